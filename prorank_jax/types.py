@@ -1,0 +1,62 @@
+"""The values that travel between the parts: texts on the host, batches and rollouts on the device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import flax.struct
+import jax
+import numpy as np
+
+Array = jax.Array | np.ndarray
+Params = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One document of a collection; `title` may be empty."""
+
+    id: str
+    text: str
+    title: str = ""
+
+    @property
+    def full_text(self) -> str:
+        """Title and text joined by one space, as BEIR gives them to a reranker."""
+        return f"{self.title} {self.text}".strip() if self.title else self.text
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A document judged (or mined) for one query; `score` is a teacher's, if there is one."""
+
+    document: Document
+    grade: int
+    score: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RankingGroup:
+    """A query with its graded candidates: the unit both stages make their examples from."""
+
+    query_id: str
+    query: str
+    candidates: tuple[Candidate, ...]
+
+
+@flax.struct.dataclass
+class Batch:
+    """Prompts of one static length, padded on the right.
+
+    Attributes:
+        tokens: [B, T] int32 token ids; anything at and after `lengths`.
+        lengths: [B] int32 real tokens of each row, at least 1.
+        labels: [B] int32, 1 where the document is relevant, else 0.
+        examples: [B] int32 position of the example in its data set; -1 for a filler row.
+    """
+
+    tokens: Array
+    lengths: Array
+    labels: Array
+    examples: Array
