@@ -1,0 +1,81 @@
+"""Attention behind one signature, and the mask that lets completions share their prompt."""
+
+from __future__ import annotations
+
+import math
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from prorank_jax.types import Array
+
+PROMPT_SEGMENT = 0
+PADDING_SEGMENT = -1
+
+
+@flax.struct.dataclass
+class TokenLayout:
+    """Where each token of a row stands; from two of these follows who sees whom.
+
+    Attributes:
+        positions: [B, Q] int32 position in the token's own sequence, for rotary embedding and causality.
+        segments: [B, Q] int32; 0 is the prompt, g ≥ 1 the g-th completion, −1 padding.
+    """
+
+    positions: Array
+    segments: Array
+
+
+def prompt_layout(lengths: Array, width: int) -> TokenLayout:
+    """The layout of prompts padded on the right to `width`; `lengths` is [B] int32."""
+    batch = lengths.shape[0]
+    positions = jnp.broadcast_to(jnp.arange(width, dtype=jnp.int32), (batch, width))
+    segments = jnp.where(positions < lengths[:, None], PROMPT_SEGMENT, PADDING_SEGMENT)
+    return TokenLayout(positions, segments)
+
+
+def completion_layout(lengths: Array, group: int, width: int) -> TokenLayout:
+    """The layout of `group` completions of `width` tokens each, all following one prompt: [B, G·width]."""
+    batch = lengths.shape[0]
+    offsets = jnp.tile(jnp.arange(width, dtype=jnp.int32), group)
+    segments = jnp.repeat(jnp.arange(1, group + 1, dtype=jnp.int32), width)
+    return TokenLayout(lengths[:, None] + offsets, jnp.broadcast_to(segments, (batch, group * width)))
+
+
+def concatenate_layouts(first: TokenLayout, second: TokenLayout) -> TokenLayout:
+    """Two layouts side by side along the token axis."""
+    return jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=1), first, second)
+
+
+def visibility(queries: TokenLayout, keys: TokenLayout) -> jax.Array:
+    """Who sees whom: [B, Q, S] bool.
+
+    A key is visible when it is no padding, stands at or before the query, and belongs to the prompt or
+    to the query's own completion. Without completions this is the causal mask with padding.
+    """
+    key_segments = keys.segments[:, None, :]
+    same_sequence = (key_segments == PROMPT_SEGMENT) | (key_segments == queries.segments[:, :, None])
+    not_later = keys.positions[:, None, :] <= queries.positions[:, :, None]
+    return same_sequence & not_later & (key_segments != PADDING_SEGMENT)
+
+
+def dot_product_attention(query: Array, key: Array, value: Array, visible: Array) -> jax.Array:
+    """Grouped-query attention with a float32 softmax, portable to every backend.
+
+    Args:
+        query: [B, Q, H, C]; key, value: [B, S, J, C], H a multiple of J; one dtype.
+        visible: [B, Q, S] bool; a row that sees nothing averages over all keys (never NaN).
+
+    Returns:
+        [B, Q, H, C] in the dtype of `value`.
+    """
+    batch, queries, heads, head_dim = query.shape
+    kv_heads = key.shape[2]
+    grouped = query.reshape(batch, queries, kv_heads, heads // kv_heads, head_dim)
+    logits = jnp.einsum("bqjgc,bsjc->bjgqs", grouped, key, preferred_element_type=jnp.float32)
+    logits = logits / math.sqrt(head_dim)
+    logits = jnp.where(visible[:, None, None], logits, jnp.finfo(jnp.float32).min)
+    weights = jax.nn.softmax(logits, axis=-1).astype(value.dtype)
+    mixed = jnp.einsum("bjgqs,bsjc->bqjgc", weights, value)
+    return mixed.reshape(batch, queries, heads, head_dim)

@@ -1,0 +1,148 @@
+"""The architecture of a decoder-only language model, and its Hugging Face form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+FAMILIES = ("qwen2", "qwen3", "llama")
+_ARCHITECTURES = {"qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM", "llama": "LlamaForCausalLM"}
+_REQUIRED = (
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Sizes and variants of a model; the letters are those of the whole project.
+
+    `family` decides the variants: Qwen2 and Qwen2.5 add biases to queries, keys and values; Qwen3
+    normalises queries and keys per head; Llama does neither.
+    """
+
+    family: str
+    vocab_size: int  # V
+    dim: int  # D
+    layers: int  # N
+    heads: int  # H
+    kv_heads: int  # J
+    head_dim: int  # C
+    mlp_dim: int  # F
+    rope_theta: float
+    norm_eps: float
+    tied: bool
+    max_positions: int
+
+    def __post_init__(self) -> None:
+        if self.family not in FAMILIES:
+            raise ValueError(f"model_type={self.family!r}: supported are {', '.join(FAMILIES)}")
+        for name in (
+            "vocab_size",
+            "dim",
+            "layers",
+            "heads",
+            "kv_heads",
+            "head_dim",
+            "mlp_dim",
+            "max_positions",
+        ):
+            size = getattr(self, name)
+            if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+                raise ValueError(f"model config: {name}={size!r} must be a whole number above 0")
+        if self.heads % self.kv_heads:
+            raise ValueError(f"model config: {self.heads} heads are no multiple of {self.kv_heads} KV heads")
+        if self.head_dim % 2:
+            raise ValueError(f"model config: head_dim={self.head_dim} must be even for rotary embedding")
+        for name in ("rope_theta", "norm_eps"):
+            if not 0 < float(getattr(self, name)) < float("inf"):
+                raise ValueError(f"model config: {name}={getattr(self, name)!r} must be finite and above 0")
+
+    @property
+    def qkv_bias(self) -> bool:
+        """Whether queries, keys and values have a bias."""
+        return self.family == "qwen2"
+
+    @property
+    def qk_norm(self) -> bool:
+        """Whether queries and keys are normalised per head before the rotary embedding."""
+        return self.family == "qwen3"
+
+    @classmethod
+    def from_hf(cls, values: Mapping[str, Any]) -> ModelConfig:
+        """Reads the mapping in a Hugging Face `config.json`.
+
+        Raises:
+            ValueError: a family or a variant that this port does not compute, or a missing field.
+        """
+        family = values.get("model_type")
+        if family not in FAMILIES:
+            raise ValueError(f"config.json: model_type={family!r}; supported are {', '.join(FAMILIES)}")
+        missing = [name for name in _REQUIRED if name not in values]
+        if missing:
+            raise ValueError(f"config.json: {', '.join(missing)} missing; take the model's own config.json")
+        _refuse_unsupported_variants(family, values)
+        heads = values["num_attention_heads"]
+        return cls(
+            family=family,
+            vocab_size=values["vocab_size"],
+            dim=values["hidden_size"],
+            layers=values["num_hidden_layers"],
+            heads=heads,
+            kv_heads=values.get("num_key_value_heads") or heads,
+            head_dim=values.get("head_dim") or values["hidden_size"] // heads,
+            mlp_dim=values["intermediate_size"],
+            rope_theta=float(_rope_parameters(values).get("rope_theta", 10_000.0)),
+            norm_eps=float(values.get("rms_norm_eps", 1e-6)),
+            tied=bool(values.get("tie_word_embeddings", False)),
+            max_positions=values.get("max_position_embeddings", 2048),
+        )
+
+    def to_hf(self) -> dict[str, Any]:
+        """The mapping for a `config.json` that transformers loads; inverse of `from_hf`."""
+        values: dict[str, Any] = {
+            "architectures": [_ARCHITECTURES[self.family]],
+            "model_type": self.family,
+            "vocab_size": self.vocab_size,
+            "hidden_size": self.dim,
+            "num_hidden_layers": self.layers,
+            "num_attention_heads": self.heads,
+            "num_key_value_heads": self.kv_heads,
+            "head_dim": self.head_dim,
+            "intermediate_size": self.mlp_dim,
+            "rope_theta": self.rope_theta,
+            "rms_norm_eps": self.norm_eps,
+            "tie_word_embeddings": self.tied,
+            "max_position_embeddings": self.max_positions,
+            "hidden_act": "silu",
+        }
+        if self.family != "qwen2":
+            values["attention_bias"] = False
+        return values
+
+
+def _rope_parameters(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Rotary settings from either place: top level (transformers 4) or `rope_parameters` (5)."""
+    nested = values.get("rope_parameters") or {}
+    legacy = {"rope_theta": values["rope_theta"]} if "rope_theta" in values else {}
+    return {**(values.get("rope_scaling") or {}), **legacy, **nested}
+
+
+def _refuse_unsupported_variants(family: str, values: Mapping[str, Any]) -> None:
+    rope = _rope_parameters(values)
+    rope_type = rope.get("rope_type", rope.get("type", "default"))
+    refused = {
+        "hidden_act": values.get("hidden_act", "silu") != "silu",
+        "rope_scaling": rope_type != "default",
+        "use_sliding_window": bool(values.get("use_sliding_window")),
+        "attention_bias": family != "qwen2" and bool(values.get("attention_bias")),
+        "mlp_bias": bool(values.get("mlp_bias")),
+    }
+    for name, is_refused in refused.items():
+        if is_refused:
+            value = rope_type if name == "rope_scaling" else values.get(name)
+            raise ValueError(f"config.json: {name}={value!r} is not supported; use a model without it")

@@ -1,0 +1,134 @@
+"""The parts of a decoder block: RMSNorm, rotary embedding, attention, gated MLP (Flax Linen).
+
+Every parameter is float32 and carries logical axis names; `sharding.py` maps those to the mesh.
+"""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from prorank_jax.models.attention import dot_product_attention
+from prorank_jax.models.config import ModelConfig
+from prorank_jax.types import Array
+
+
+@flax.struct.dataclass
+class KeyValues:
+    """Rotated keys and values: [B, S, J, C] of one layer, or [N, B, S, J, C] of all."""
+
+    keys: Array
+    values: Array
+
+
+def _kernel(
+    fan_in: tuple[int, ...], fan_out: tuple[int, ...], axes: tuple[str, ...]
+) -> nn.initializers.Initializer:
+    in_axis = tuple(range(len(fan_in)))
+    out_axis = tuple(range(len(fan_in), len(fan_in) + len(fan_out)))
+    init = nn.initializers.variance_scaling(1.0, "fan_in", "normal", in_axis=in_axis, out_axis=out_axis)
+    return nn.with_logical_partitioning(init, axes)
+
+
+class Projection(nn.Module):
+    """A linear map from the last `len(fan_in)` axes to `fan_out`, with an optional bias."""
+
+    fan_in: tuple[int, ...]
+    fan_out: tuple[int, ...]
+    axes: tuple[str, ...]
+    use_bias: bool = False
+
+    @nn.compact
+    def __call__(self, x: Array) -> jax.Array:
+        kernel = self.param(
+            "kernel",
+            _kernel(self.fan_in, self.fan_out, self.axes),
+            (*self.fan_in, *self.fan_out),
+            jnp.float32,
+        )
+        contracted = tuple(range(x.ndim - len(self.fan_in), x.ndim))
+        y = jax.lax.dot_general(
+            x, kernel.astype(x.dtype), ((contracted, tuple(range(len(self.fan_in)))), ((), ()))
+        )
+        if self.use_bias:
+            bias_axes = self.axes[len(self.fan_in) :]
+            init = nn.with_logical_partitioning(nn.initializers.zeros, bias_axes)
+            y = y + self.param("bias", init, self.fan_out, jnp.float32).astype(x.dtype)
+        return y
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square normalisation over the last axis, computed in float32 (arXiv 1910.07467)."""
+
+    eps: float
+    axis_name: str
+
+    @nn.compact
+    def __call__(self, x: Array) -> jax.Array:
+        init = nn.with_logical_partitioning(nn.initializers.ones, (self.axis_name,))
+        scale = self.param("scale", init, (x.shape[-1],), jnp.float32)
+        wide = jnp.asarray(x, jnp.float32)
+        mean_square = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
+        return (wide * jax.lax.rsqrt(mean_square + self.eps) * scale).astype(x.dtype)
+
+
+def rotary_angles(positions: Array, head_dim: int, theta: float) -> tuple[jax.Array, jax.Array]:
+    """Cosine and sine of the rotary embedding: two [B, Q, C/2] float32 (arXiv 2104.09864, eq. 15)."""
+    frequencies = theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
+    angles = jnp.asarray(positions, jnp.float32)[..., None] * frequencies
+    return jnp.cos(angles), jnp.sin(angles)
+
+
+def rotate(x: Array, cosine: Array, sine: Array) -> jax.Array:
+    """Rotates [B, Q, heads, C], pairing dimension i with i + C/2 as Llama and Qwen checkpoints do."""
+    first, second = jnp.split(jnp.asarray(x, jnp.float32), 2, axis=-1)
+    cosine, sine = cosine[:, :, None, :], sine[:, :, None, :]
+    rotated = jnp.concatenate([first * cosine - second * sine, second * cosine + first * sine], axis=-1)
+    return rotated.astype(x.dtype)
+
+
+class Attention(nn.Module):
+    """Causal grouped-query attention; keys of an optional prefix stand before the row's own."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Array,
+        angles: tuple[jax.Array, jax.Array],
+        visible: Array,
+        prefix: KeyValues | None,
+    ) -> tuple[jax.Array, KeyValues]:
+        c = self.config
+        qkv = {"use_bias": c.qkv_bias}
+        heads, kv_heads = (c.heads, c.head_dim), (c.kv_heads, c.head_dim)
+        query = Projection((c.dim,), heads, ("embed", "heads", "head_dim"), name="query", **qkv)(x)
+        key = Projection((c.dim,), kv_heads, ("embed", "kv_heads", "head_dim"), name="key", **qkv)(x)
+        value = Projection((c.dim,), kv_heads, ("embed", "kv_heads", "head_dim"), name="value", **qkv)(x)
+        if c.qk_norm:
+            query = RMSNorm(c.norm_eps, "head_dim", name="query_norm")(query)
+            key = RMSNorm(c.norm_eps, "head_dim", name="key_norm")(key)
+        query, key = rotate(query, *angles), rotate(key, *angles)
+        own = KeyValues(key, value)  # [B, Q, J, C]
+        if prefix is not None:
+            key = jnp.concatenate([prefix.keys, key], axis=1)  # [B, S, J, C]
+            value = jnp.concatenate([prefix.values, value], axis=1)
+        mixed = dot_product_attention(query, key, value, visible)  # [B, Q, H, C]
+        output = Projection(heads, (c.dim,), ("heads", "head_dim", "embed"), name="output")(mixed)
+        return output, own
+
+
+class GatedMLP(nn.Module):
+    """SwiGLU: down(silu(gate(x)) · up(x)) (arXiv 2002.05202)."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, x: Array) -> jax.Array:
+        c = self.config
+        gate = Projection((c.dim,), (c.mlp_dim,), ("embed", "mlp"), name="gate")(x)
+        up = Projection((c.dim,), (c.mlp_dim,), ("embed", "mlp"), name="up")(x)
+        return Projection((c.mlp_dim,), (c.dim,), ("mlp", "embed"), name="down")(nn.silu(gate) * up)

@@ -1,0 +1,122 @@
+"""The decoder-only transformer: Qwen2, Qwen2.5, Qwen3 and Llama-style, as pure functions of params.
+
+Layers are stacked on a leading axis and run by one `nn.scan`, so a model compiles as fast as one block.
+The vocabulary projection is apart from the layers: callers gather the few positions they need first,
+so that no `[B, T, V]` array is ever made.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from prorank_jax.models.attention import TokenLayout, concatenate_layouts, visibility
+from prorank_jax.models.config import ModelConfig
+from prorank_jax.models.layers import Attention, GatedMLP, KeyValues, RMSNorm, rotary_angles
+from prorank_jax.types import Array
+
+_REMAT_POLICIES: dict[str, Any] = {
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_saveable,
+    "dots_no_batch": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
+
+class Block(nn.Module):
+    """One pre-norm decoder layer; the scan carries `x` and collects each layer's keys and values."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(
+        self, x: Array, angles: tuple[jax.Array, jax.Array], visible: Array, prefix: KeyValues | None
+    ) -> tuple[jax.Array, KeyValues]:
+        c = self.config
+        normed = RMSNorm(c.norm_eps, "norm", name="attention_norm")(x)
+        mixed, keyvalues = Attention(c, name="attention")(normed, angles, visible, prefix)
+        x = x + mixed
+        x = x + GatedMLP(c, name="mlp")(RMSNorm(c.norm_eps, "norm", name="mlp_norm")(x))
+        x = nn.with_logical_constraint(x, ("batch", "length", "activation"))
+        return x, keyvalues
+
+
+class Transformer(nn.Module):
+    """The language model without its head; `answer_logits` is the head.
+
+    Attributes:
+        config: the architecture.
+        compute_dtype: `float32` or `bfloat16` for matrix products; parameters stay float32.
+        remat: what the backward pass recomputes: `none`, `dots`, `dots_no_batch`, `full`.
+    """
+
+    config: ModelConfig
+    compute_dtype: str = "float32"
+    remat: str = "none"
+
+    def setup(self) -> None:
+        c = self.config
+        shape = (c.vocab_size, c.dim)
+        init = nn.with_logical_partitioning(nn.initializers.normal(0.02), ("vocab", "embed"))
+        self.embedding = self.param("embedding", init, shape, jnp.float32)
+        if not c.tied:
+            self.unembedding = self.param("unembedding", init, shape, jnp.float32)
+        self.final_norm = RMSNorm(c.norm_eps, "norm")
+        block: Any = Block
+        if self.remat != "none":
+            # The scan already keeps the compiler from merging the recomputed part with the first.
+            block = nn.remat(Block, policy=_REMAT_POLICIES[self.remat], prevent_cse=False)
+        self.layers = nn.scan(
+            block,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=(nn.broadcast, nn.broadcast, 0),
+            length=c.layers,
+            metadata_params={nn.PARTITION_NAME: "layers"},
+        )(c)
+
+    def __call__(
+        self,
+        tokens: Array,
+        layout: TokenLayout,
+        prefix: KeyValues | None = None,
+        prefix_layout: TokenLayout | None = None,
+    ) -> tuple[jax.Array, KeyValues]:
+        """Runs the layers over rows of tokens, after an optional prefix that was run before.
+
+        Args:
+            tokens: [B, Q] int32.
+            layout: of those tokens.
+            prefix: [N, B, P, J, C] keys and values that `layout`'s tokens may attend to.
+            prefix_layout: of the prefix, [B, P].
+
+        Returns:
+            The normalised hidden states [B, Q, D] in the compute dtype, and this row's own keys and
+            values [N, B, Q, J, C] (dropped by the compiler where nobody uses them).
+        """
+        x = self.embedding[tokens].astype(self.compute_dtype)  # [B, Q, D]
+        x = nn.with_logical_constraint(x, ("batch", "length", "activation"))
+        keys_layout = layout if prefix_layout is None else concatenate_layouts(prefix_layout, layout)
+        angles = rotary_angles(layout.positions, self.config.head_dim, self.config.rope_theta)
+        x, keyvalues = self.layers(x, angles, visibility(layout, keys_layout), prefix)
+        return self.final_norm(x), keyvalues
+
+    def answer_logits(self, hidden: Array) -> jax.Array:
+        """Projects the hidden states of a few positions [..., D] onto the vocabulary: [..., V] float32."""
+        table = self._output_table().astype(hidden.dtype)
+        return jnp.einsum("...d,vd->...v", hidden, table, preferred_element_type=jnp.float32)
+
+    def answer_direction(self, zero: int, one: int) -> jax.Array:
+        """w₁ − w₀, the only part of the output embedding a score needs: [D] float32."""
+        table = self._output_table()
+        return table[one] - table[zero]
+
+    def _output_table(self) -> Array:
+        return self.embedding if self.config.tied else self.unembedding
+
+
+def last_positions(hidden: Array, lengths: Array) -> jax.Array:
+    """The hidden state of each row's last real token: [B, T, D] and [B] → [B, D]."""
+    return jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)[:, 0]
