@@ -29,11 +29,11 @@ def _require_choice(name: str, value: str, choices: Sequence[str]) -> None:
 
 
 def _require_at_least(name: str, value: float, bound: float) -> None:
-    _require(value >= bound and math.isfinite(value), name, value, f"must be at least {bound}")
+    _require(bound <= value < math.inf, name, value, f"must be at least {bound}")
 
 
 def _require_positive(name: str, value: float) -> None:
-    _require(value > 0 and math.isfinite(value), name, value, "must be a finite number above 0")
+    _require(0 < value < math.inf, name, value, "must be a finite number above 0")
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class TrainOptions:
 
     def __post_init__(self) -> None:
         _require_at_least("train.steps", self.steps, 1)
-        _require_at_least("train.seed", self.seed, 0)
+        _require(0 <= self.seed < 2**32, "train.seed", self.seed, "from 0 to 4294967295 (32 bits)")
         is_even = self.batch_size >= 2 and self.batch_size % 2 == 0
         _require(is_even, "train.batch_size", self.batch_size, "an even number: half of a batch is relevant")
         _require_at_least("train.sample_every", self.sample_every, 0)
@@ -168,6 +168,8 @@ class GrpoOptions:
     entropy_coefficient: float = 0.01
     format_weight: float = 0.5
     correct_weight: float = 1.0
+    forced_ends: int = 1
+    """Completions of each group made to end their turn after an answer, so that it can be learned."""
     mask_tied_groups: bool = True
     """Leave groups whose rewards are all equal out of the policy loss's average."""
 
@@ -184,6 +186,8 @@ class GrpoOptions:
         _require_at_least("grpo.entropy_coefficient", self.entropy_coefficient, 0.0)
         _require_at_least("grpo.format_weight", self.format_weight, 0.0)
         _require_at_least("grpo.correct_weight", self.correct_weight, 0.0)
+        forced_fit = 0 <= self.forced_ends < self.group_size
+        _require(forced_fit, "grpo.forced_ends", self.forced_ends, "from 0 to below grpo.group_size")
         total = self.format_weight + self.correct_weight
         _require(total > 0, "grpo.correct_weight", self.correct_weight, "one reward weight must be above 0")
 

@@ -28,46 +28,59 @@ def field_paths(cls: type = RunConfig, prefix: str = "") -> dict[str, Any]:
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested mapping as one level of dotted names."""
+    """A nested mapping as one level of dotted names; an empty mapping stays as it is."""
     flat: dict[str, Any] = {}
     for name, value in tree.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and value:
             flat |= flatten(value, f"{prefix}{name}.")
         else:
             flat[f"{prefix}{name}"] = value
     return flat
 
 
+def _matches(value: Any, wanted: Any) -> bool:
+    is_integer = isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
+    if wanted is int:
+        return is_integer
+    if wanted is float:
+        return isinstance(value, float) or is_integer
+    if wanted in (bool, str):
+        return isinstance(value, wanted)
+    item_type = typing.get_args(wanted)[0]
+    return isinstance(value, list | tuple) and all(_matches(item, item_type) for item in value)
+
+
+def _type_name(wanted: Any) -> str:
+    return wanted.__name__ if wanted in (int, float, bool, str) else "list of int"
+
+
 def _check_field(name: str, value: Any, paths: dict[str, Any], origin: str) -> None:
-    if name not in paths:
-        close = difflib.get_close_matches(name, paths, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"the fields are {', '.join(paths)}"
-        raise ValueError(f"{origin}: unknown field {name}={value!r}; {hint}")
-    wanted = paths[name]
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    matches = {
-        int: is_number and float(value).is_integer() and not isinstance(value, float),
-        float: is_number,
-        bool: isinstance(value, bool),
-        str: isinstance(value, str),
-    }.get(wanted, isinstance(value, list | tuple))
-    type_name = (
-        getattr(wanted, "__name__", str(wanted)) if wanted in (int, float, bool, str) else "list of int"
-    )
-    if not matches:
-        raise ValueError(f"{origin}: {name}={value!r} has the wrong type; give a value of type {type_name}")
+    if name in paths:
+        if not _matches(value, paths[name]):
+            remedy = f"give a value of type {_type_name(paths[name])}"
+            raise ValueError(f"{origin}: {name}={value!r} has the wrong type; {remedy}")
+        return
+    inside = [path for path in paths if path.startswith(f"{name}.")]
+    if inside:
+        raise ValueError(f"{origin}: {name}={value!r} is a section; name a field of it, e.g. {inside[0]}")
+    close = difflib.get_close_matches(name, paths, n=1)
+    hint = f"did you mean {close[0]}?" if close else f"the fields are {', '.join(paths)}"
+    raise ValueError(f"{origin}: unknown field {name}={value!r}; {hint}")
 
 
 def _parse_override(text: str, wanted: Any) -> Any:
+    """The value a text stands for, or the text itself where it is none of that type."""
+    if wanted in (int, float):
+        try:
+            return wanted(text)
+        except ValueError:
+            return text
     if wanted is str:
         return text
     try:
-        value = yaml.safe_load(text)
-        if wanted is float and isinstance(value, str):  # YAML 1.1 reads 1e-5 as a string
-            value = float(value)
-    except (yaml.YAMLError, ValueError):
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError):
         return text
-    return value
 
 
 def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
@@ -88,9 +101,26 @@ def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
             if not rest:
                 raise ValueError(f"command line: --{name} has no value; write --{name} VALUE")
             text = rest.pop(0)
-        overrides[name] = _parse_override(text, paths.get(name))
-        _check_field(name, overrides[name], paths, "command line")
+        value = _parse_override(text, paths.get(name, str))
+        _check_field(name, value, paths, "command line")
+        overrides[name] = value
     return overrides
+
+
+class _ConfigLoader(yaml.SafeLoader):
+    """Plain YAML only: a key given twice would silently win, and an alias could contain itself."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError(f"the alias *{self.peek_event().anchor} is not allowed; write the value out")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [key.value for key, _ in node.value]
+        twice = sorted({str(name) for name in names if names.count(name) > 1})
+        if twice:
+            raise yaml.YAMLError(f"{twice[0]} is given twice; merge the two")
+        return super().construct_mapping(node, deep=deep)
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -99,25 +129,36 @@ def _read_yaml(path: Path) -> dict[str, Any]:
             f"--config={str(path)!r}: no such file; name a YAML file such as configs/stage1.yaml"
         )
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        # A subclass of SafeLoader: it builds plain values only.
+        tree = yaml.load(path.read_text(encoding="utf-8"), _ConfigLoader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not readable as YAML ({' '.join(str(error).split())})") from error
     if tree is None:
         return {}
     if not isinstance(tree, dict):
         raise ValueError(f"{path}: a config is a mapping of sections, not {type(tree).__name__}")
-    paths, flat = field_paths(), flatten(tree)
-    for name, value in flat.items():
+    paths = field_paths()
+    flat: dict[str, Any] = {}
+    for name, value in flatten(tree).items():
+        if value in (None, {}) and any(path.startswith(f"{name}.") for path in paths):
+            continue  # a section with nothing in it
         if paths.get(name) is float and isinstance(value, str):
-            flat[name] = _parse_override(value, float)
-        _check_field(name, flat[name], paths, str(path))
+            value = _parse_override(value, float)  # YAML 1.1 reads 1e-5 as a string
+        _check_field(name, value, paths, str(path))
+        flat[name] = value
     return flat
 
 
 def config_from_flat(flat: dict[str, Any]) -> RunConfig:
-    """A checked `RunConfig` from dotted names; the fields that are not named keep their defaults."""
+    """A checked `RunConfig` from dotted names; the fields that are not named keep their defaults.
+
+    Raises:
+        ValueError: unknown field, wrong type, or a value that cannot work; the message names it.
+    """
+    paths = field_paths()
     tree: dict[str, Any] = {}
     for name, value in flat.items():
+        _check_field(name, value, paths, "config")
         *sections, leaf = name.split(".")
         node = tree
         for section in sections:
@@ -146,3 +187,26 @@ def load_config(path: str | Path | None = None, overrides: dict[str, Any] | None
 def config_to_dict(config: RunConfig) -> dict[str, Any]:
     """The config as nested plain values, ready for YAML or JSON."""
     return draccus.encode(config)
+
+
+def parse_command_line(arguments: Sequence[str]) -> tuple[str | None, dict[str, Any]]:
+    """Splits a launcher's arguments into the `--config` file, if one is named, and the overrides.
+
+    Raises:
+        ValueError: as `parse_overrides`.
+    """
+    rest = [
+        part for text in arguments for part in (text.split("=", 1) if "--config=" in text[:9] else [text])
+    ]
+    if "--config" not in rest:
+        return None, parse_overrides(rest)
+    at = rest.index("--config")
+    if at + 1 == len(rest):
+        raise ValueError("command line: --config has no value; name a YAML file such as configs/stage1.yaml")
+    return rest[at + 1], parse_overrides(rest[:at] + rest[at + 2 :])
+
+
+def describe_fields() -> str:
+    """One line for each field of a config, with its default: the launchers' help text."""
+    defaults = flatten(config_to_dict(RunConfig()))
+    return "\n".join(f"  --{name} (default {value!r})" for name, value in defaults.items())

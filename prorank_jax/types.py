@@ -60,3 +60,33 @@ class Batch:
     lengths: Array
     labels: Array
     examples: Array
+
+
+@flax.struct.dataclass
+class Rollout:
+    """The sampled completions of a batch of prompts, and what they earned.
+
+    Attributes:
+        tokens: [B, G, L] int32; whatever follows an end-of-turn token is that token again.
+        mask: [B, G, L] float32, 1 up to and including the first end-of-turn token.
+        log_probs: [B, G, L] float32 log-probabilities under the policy that sampled them.
+        rewards: [B, G] float32.
+        advantages: [B, G] float32.
+        tied: [B] bool, groups whose rewards are all equal.
+    """
+
+    tokens: Array
+    mask: Array
+    log_probs: Array
+    rewards: Array
+    advantages: Array
+    tied: Array
+
+
+@flax.struct.dataclass
+class TrainState:
+    """What a step reads and writes: `step` counts optimizer steps' batches, int32."""
+
+    step: Array
+    params: Params
+    opt_state: Any

@@ -87,6 +87,9 @@ class ModelConfig:
             raise ValueError(f"config.json: {', '.join(missing)} missing; take the model's own config.json")
         _refuse_unsupported_variants(family, values)
         heads = values["num_attention_heads"]
+        for name in ("hidden_size", "num_attention_heads"):  # divided below, before the sizes are checked
+            if type(values[name]) is not int or values[name] < 1:
+                raise ValueError(f"config.json: {name}={values[name]!r} must be a whole number above 0")
         return cls(
             family=family,
             vocab_size=values["vocab_size"],
@@ -96,8 +99,8 @@ class ModelConfig:
             kv_heads=values.get("num_key_value_heads") or heads,
             head_dim=values.get("head_dim") or values["hidden_size"] // heads,
             mlp_dim=values["intermediate_size"],
-            rope_theta=float(_rope_parameters(values).get("rope_theta", 10_000.0)),
-            norm_eps=float(values.get("rms_norm_eps", 1e-6)),
+            rope_theta=_number("rope_theta", _rope_parameters(values).get("rope_theta", 10_000.0)),
+            norm_eps=_number("rms_norm_eps", values.get("rms_norm_eps", 1e-6)),
             tied=bool(values.get("tie_word_embeddings", False)),
             max_positions=values.get("max_position_embeddings", 2048),
         )
@@ -125,11 +128,25 @@ class ModelConfig:
         return values
 
 
+def _number(name: str, value: Any) -> float:
+    if type(value) not in (int, float):
+        raise ValueError(f"config.json: {name}={value!r} must be a number")
+    return float(value)
+
+
 def _rope_parameters(values: Mapping[str, Any]) -> dict[str, Any]:
     """Rotary settings from either place: top level (transformers 4) or `rope_parameters` (5)."""
-    nested = values.get("rope_parameters") or {}
+    for name in ("rope_parameters", "rope_scaling"):
+        nested = values.get(name) or {}
+        # transformers 5 allows one mapping for each kind of layer; those models need more than this port.
+        if not isinstance(nested, Mapping) or any(isinstance(v, Mapping) for v in nested.values()):
+            raise ValueError(f"config.json: {name}={nested!r} is not supported; one flat mapping is")
     legacy = {"rope_theta": values["rope_theta"]} if "rope_theta" in values else {}
-    return {**(values.get("rope_scaling") or {}), **legacy, **nested}
+    return {**(values.get("rope_scaling") or {}), **legacy, **(values.get("rope_parameters") or {})}
+
+
+def _partial_rotary_factor(values: Mapping[str, Any]) -> Any:
+    return _rope_parameters(values).get("partial_rotary_factor", values.get("partial_rotary_factor", 1.0))
 
 
 def _refuse_unsupported_variants(family: str, values: Mapping[str, Any]) -> None:
@@ -141,8 +158,10 @@ def _refuse_unsupported_variants(family: str, values: Mapping[str, Any]) -> None
         "use_sliding_window": bool(values.get("use_sliding_window")),
         "attention_bias": family != "qwen2" and bool(values.get("attention_bias")),
         "mlp_bias": bool(values.get("mlp_bias")),
+        "layer_types": any(kind != "full_attention" for kind in values.get("layer_types") or ()),
+        "partial_rotary_factor": _partial_rotary_factor(values) != 1.0,
     }
     for name, is_refused in refused.items():
         if is_refused:
-            value = rope_type if name == "rope_scaling" else values.get(name)
+            value = rope_type if name == "rope_scaling" else values.get(name, rope.get(name))
             raise ValueError(f"config.json: {name}={value!r} is not supported; use a model without it")

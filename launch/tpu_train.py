@@ -1,0 +1,47 @@
+"""Trains on the devices there are: `python launch/tpu_train.py --stage 1 [--config FILE] [--a.b VALUE]`."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+# Pod workers know their peers from the environment; anywhere else there is nobody to wait for.
+ON_TPU_POD = len(os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")) > 1
+EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_SIGTERM = 2, 130, 143
+USAGE = "usage: python launch/tpu_train.py --stage 1 [--config FILE.yaml] [--section.field VALUE ...]"
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the job; returns the exit code: 0 done, 2 bad input, 130 interrupted, 143 stopped by SIGTERM."""
+    if {"-h", "--help"} & set(arguments):
+        from prorank_jax.config_files import describe_fields
+
+        print(f"{USAGE}\n\n{describe_fields()}")
+        return 0
+    from prorank_jax.config_files import load_config, parse_command_line
+
+    try:
+        config_file, overrides = parse_command_line(arguments)
+        config = load_config(config_file, overrides)
+        if ON_TPU_POD:
+            import jax
+
+            jax.distributed.initialize()
+        from prorank_jax.train import Interrupted, train
+
+        try:
+            train(config)
+        except Interrupted as stop:
+            print(stop, file=sys.stderr)
+            return EXIT_SIGTERM
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except KeyboardInterrupt:
+        print("interrupted; the same command resumes from the last checkpoint", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

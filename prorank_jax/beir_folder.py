@@ -1,0 +1,107 @@
+"""Reads a collection from a folder in BEIR's layout: corpus.jsonl, queries.jsonl, qrels/<split>.tsv."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from prorank_jax.collection import Collection, check_collection
+from prorank_jax.jsonl import read_jsonl, read_lines, take_text
+from prorank_jax.types import Document
+
+INTEGER = re.compile(r"[+-]?[0-9]+")
+LAYOUT = "a BEIR folder holds corpus.jsonl, queries.jsonl and qrels/<split>.tsv"
+
+
+def beir_files(folder: Path, split: str) -> tuple[Path, Path, Path]:
+    """The corpus, query and judgement files of a folder.
+
+    Raises:
+        ValueError: one of them is missing; a missing split lists those there are.
+    """
+    corpus, queries, qrels = folder / "corpus.jsonl", folder / "queries.jsonl", folder / "qrels"
+    missing = [path.name for path in (corpus, queries) if not path.is_file()]
+    missing += [] if qrels.is_dir() else ["qrels/"]
+    if missing:
+        raise ValueError(f"data.source={str(folder)!r}: {', '.join(missing)} missing; {LAYOUT}")
+    judgements = qrels / f"{split}.tsv"
+    if not judgements.is_file():
+        splits = sorted(path.stem for path in qrels.glob("*.tsv"))
+        there = f"choose one of {', '.join(splits)}" if splits else "qrels/ holds no .tsv file"
+        raise ValueError(f"data.split={split!r}: {judgements} does not exist; {there}")
+    return corpus, queries, judgements
+
+
+def _take_new_id(record: dict[str, object], place: str, known: dict[str, object]) -> str:
+    identifier = take_text(record, "_id", place)
+    if not identifier:
+        raise ValueError(f"{place}: _id is empty; give each record an id")
+    if identifier in known:
+        raise ValueError(f"{place}: the id {identifier!r} was there before; ids must be unique")
+    return identifier
+
+
+def read_documents(path: Path) -> dict[str, Document]:
+    """Documents of a corpus.jsonl (`_id`, `text`, optional `title`), in the file's order."""
+    documents: dict[str, Document] = {}
+    for place, record in read_jsonl(path):
+        identifier = _take_new_id(record, place, documents)  # type: ignore[arg-type]
+        title = take_text(record, "title", place) if record.get("title") is not None else ""
+        documents[identifier] = Document(identifier, take_text(record, "text", place), title)
+    return documents
+
+
+def read_queries(path: Path) -> dict[str, str]:
+    """Texts of a queries.jsonl (`_id`, `text`), in the file's order."""
+    queries: dict[str, str] = {}
+    for place, record in read_jsonl(path):
+        identifier = _take_new_id(record, place, queries)  # type: ignore[arg-type]
+        text = take_text(record, "text", place)
+        if not text.strip():
+            raise ValueError(f"{place}: the query {identifier!r} has an empty text; give it one")
+        queries[identifier] = text
+    return queries
+
+
+def read_qrels(path: Path) -> dict[str, dict[str, int]]:
+    """Judgements of a tab-separated `query-id corpus-id score` file, with or without its header.
+
+    Raises:
+        ValueError: not three columns, a grade that is no integer, or two grades for one pair.
+    """
+    qrels: dict[str, dict[str, int]] = {}
+    for number, line in read_lines(path):
+        columns = line.split("\t")
+        place = f"{path}, line {number}"
+        if len(columns) != 3:
+            raise ValueError(
+                f"{place}: {len(columns)} columns; write query-id, corpus-id and score, separated by tabs"
+            )
+        query, document, grade = (column.strip() for column in columns)
+        if number == 1 and not any(map(str.isdigit, grade)):
+            continue  # the header
+        if not INTEGER.fullmatch(grade):
+            raise ValueError(f"{place}: the grade {grade!r} is not an integer; write 0, 1, 2 ...")
+        grades = qrels.setdefault(query, {})
+        if grades.setdefault(document, int(grade)) != int(grade):
+            raise ValueError(
+                f"{place}: query {query!r} and document {document!r} have the grades "
+                f"{grades[document]} and {grade}; keep one"
+            )
+    return qrels
+
+
+def read_beir_folder(folder: Path, split: str) -> Collection:
+    """The collection of a BEIR folder with the judgements of one split.
+
+    Raises:
+        ValueError: the folder is no BEIR folder, the split is missing, or a file has a flaw.
+    """
+    corpus, queries, judgements = beir_files(folder, split)
+    collection = Collection(
+        name=f"{folder}/{split}",
+        qrels=read_qrels(judgements),
+        queries=read_queries(queries),
+        documents=read_documents(corpus),
+    )
+    return check_collection(collection, f"check {corpus.name}, {queries.name} and {judgements}")

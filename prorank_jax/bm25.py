@@ -1,0 +1,77 @@
+"""BM25 over documents in memory: the lexical first stage and the source of hard negatives."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import Stemmer
+
+K1, B = 0.9, 0.4
+
+
+def _import_bm25s() -> Any:
+    # bm25s calls jax.lax.top_k while it is imported, which starts the accelerator: too early for
+    # jax.distributed, and for nothing, since numpy selects here. It takes a failed import for an answer.
+    if "bm25s" in sys.modules:
+        return sys.modules["bm25s"]
+    hidden = sys.modules.get("jax.lax")
+    sys.modules["jax.lax"] = None  # type: ignore[assignment]
+    try:
+        import bm25s
+    finally:
+        del sys.modules["jax.lax"]
+        if hidden is not None:
+            sys.modules["jax.lax"] = hidden
+    bm25s.logger.setLevel(logging.WARNING)  # it sets itself to DEBUG
+    return bm25s
+
+
+class Bm25Index:
+    """An index of documents: English stop words, Porter-style stemmer, k1 0.9, b 0.4."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        """Indexes the texts; a document is later named by its position.
+
+        Raises:
+            ValueError: no text holds a single word.
+        """
+        self._bm25s = _import_bm25s()
+        self._stemmer = Stemmer.Stemmer("english")
+        tokens = self._tokenize(texts)
+        if not any(tokens):
+            raise ValueError(
+                f"BM25: none of the {len(texts)} documents holds a word to index; check their text"
+            )
+        self._retriever = self._bm25s.BM25(k1=K1, b=B)
+        self._retriever.index(tokens, show_progress=False)
+        self._size = len(texts)
+
+    def _tokenize(self, texts: Sequence[str]) -> list[list[str]]:
+        return self._bm25s.tokenize(
+            list(texts), stopwords="en", stemmer=self._stemmer, return_ids=False, show_progress=False
+        )
+
+    def scores(self, query: str) -> np.ndarray:
+        """float32 [documents]: the score of every document, 0 where no word is shared."""
+        known = self._retriever.get_tokens_ids(self._tokenize([query])[0])
+        if not len(known):
+            return np.zeros(self._size, np.float32)
+        return np.asarray(self._retriever.get_scores_from_ids(known), np.float32)
+
+    def top(self, query: str, count: int) -> list[tuple[int, float]]:
+        """The best `count` documents that share a word with the query, as (position, score).
+
+        Best first; equal scores in the documents' order.
+        """
+        scores = self.scores(query)
+        if count < len(scores):
+            threshold = np.partition(scores, -count)[-count]
+            positions = np.flatnonzero((scores >= threshold) & (scores > 0))
+        else:
+            positions = np.flatnonzero(scores > 0)
+        ordered = positions[np.argsort(-scores[positions], kind="stable")][:count]
+        return [(int(position), float(scores[position])) for position in ordered]

@@ -1,0 +1,72 @@
+"""A retrieval collection in memory: documents, queries and graded judgements."""
+
+from __future__ import annotations
+
+from collections.abc import Collection as Sized
+from dataclasses import dataclass
+
+from prorank_jax.types import Document
+
+EXAMPLES_NAMED = 3
+
+
+@dataclass(frozen=True)
+class Collection:
+    """Documents, queries and the judgements of one split.
+
+    Attributes:
+        name: what messages call it, e.g. `demo/train`.
+        documents: document id → document.
+        queries: query id → text, also those that this split does not judge.
+        qrels: query id → document id → grade; 0 or less is not relevant.
+    """
+
+    name: str
+    documents: dict[str, Document]
+    queries: dict[str, str]
+    qrels: dict[str, dict[str, int]]
+
+
+def name_a_few(ids: Sized[str]) -> str:
+    """`'a', 'b', 'c' and 4 more`: the start of a list of ids, for messages."""
+    ordered = sorted(ids)
+    shown = ", ".join(repr(identifier) for identifier in ordered[:EXAMPLES_NAMED])
+    rest = len(ordered) - EXAMPLES_NAMED
+    return f"{shown} and {rest} more" if rest > 0 else shown
+
+
+def absent_ids(collection: Collection) -> tuple[set[str], set[str]]:
+    """The query ids and the document ids that are judged but not there."""
+    queries = set(collection.qrels) - set(collection.queries)
+    judged = {document for grades in collection.qrels.values() for document in grades}
+    return queries, judged - set(collection.documents)
+
+
+def check_collection(collection: Collection, remedy: str) -> Collection:
+    """Returns the collection when it can be trained on and measured on.
+
+    Raises:
+        ValueError: no documents, queries or judgements, an empty query, or judgements that name
+            absent documents or queries.
+    """
+    for part in ("documents", "queries", "qrels"):
+        if not getattr(collection, part):
+            raise ValueError(f"{collection.name}: holds no {part}; {remedy}")
+    empty = [identifier for identifier, text in collection.queries.items() if not text.strip()]
+    if empty:
+        raise ValueError(
+            f"{collection.name}: {len(empty)} queries have an empty text ({name_a_few(empty)}); "
+            "give each query a text or leave it out"
+        )
+    absent_queries, absent_documents = absent_ids(collection)
+    if absent_queries:
+        raise ValueError(
+            f"{collection.name}: the judgements name {len(absent_queries)} absent queries "
+            f"({name_a_few(absent_queries)}); {remedy}"
+        )
+    if absent_documents:
+        raise ValueError(
+            f"{collection.name}: the judgements name {len(absent_documents)} absent documents "
+            f"({name_a_few(absent_documents)}); {remedy}"
+        )
+    return collection

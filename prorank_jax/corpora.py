@@ -1,0 +1,103 @@
+"""Loads collections and ranking groups from any source that `data.source` may name."""
+
+from __future__ import annotations
+
+import hashlib
+from importlib.metadata import version
+from pathlib import Path
+
+from prorank_jax.beir_folder import beir_files, read_beir_folder
+from prorank_jax.collection import Collection, check_collection
+from prorank_jax.config import DataOptions
+from prorank_jax.demo_collection import demo_collection
+from prorank_jax.embedding_jsonl import read_embedding_groups
+from prorank_jax.irds import PREFIX, read_ir_dataset
+from prorank_jax.negatives import make_groups
+from prorank_jax.types import RankingGroup
+
+__all__ = ["Collection", "load_collection", "load_groups", "source_fingerprint"]
+
+DEMO = "demo"
+SOURCES = f"give {DEMO!r}, a BEIR folder, {PREFIX}ID, or a FlagEmbedding .jsonl file"
+
+
+def _is_embedding_file(source: str) -> bool:
+    return source.endswith((".jsonl", ".json")) and Path(source).is_file()
+
+
+def _reject_unknown(source: str) -> None:
+    if not Path(source).exists():
+        raise ValueError(f"data.source={source!r}: no such file or folder; {SOURCES}")
+    if not Path(source).is_dir():
+        raise ValueError(f"data.source={source!r}: not a kind of source; {SOURCES}")
+
+
+def load_collection(source: str, split: str) -> Collection:
+    """The documents, queries and judgements of a source.
+
+    Args:
+        source: `demo`, a BEIR folder, or `ir_datasets:ID`.
+        split: the judgements to load; ignored for ir_datasets, whose ids name their own split.
+
+    Raises:
+        ValueError: an unknown source or split, or a flaw in its files.
+    """
+    if source == DEMO:
+        return demo_collection(split)
+    if source.startswith(PREFIX):
+        return read_ir_dataset(source.removeprefix(PREFIX))
+    if _is_embedding_file(source):
+        raise ValueError(
+            f"data.source={source!r}: a FlagEmbedding file holds training groups, no collection; "
+            "give a BEIR folder"
+        )
+    _reject_unknown(source)
+    return read_beir_folder(Path(source), split)
+
+
+def load_groups(source: str, split: str, options: DataOptions, seed: int = 0) -> list[RankingGroup]:
+    """The ranking groups of any source.
+
+    A collection gives every query with all its judged documents and mined negatives
+    (`negatives.make_groups`); a FlagEmbedding file gives its own candidates.
+
+    Raises:
+        ValueError: an unknown source or split, a flaw in its files, or no relevant document at all.
+    """
+    if not _is_embedding_file(source):
+        return make_groups(load_collection(source, split), options, seed)
+    if options.relevant_grade > 1:
+        raise ValueError(
+            f"data.relevant_grade={options.relevant_grade}: the relevant passages of {source} have grade 1; "
+            "set it to 1"
+        )
+    groups = read_embedding_groups(Path(source), split, seed)
+    kept = [group for group in groups if any(candidate.grade >= 1 for candidate in group.candidates)]
+    if not kept:
+        raise ValueError(
+            f"data.source={source!r}: no query of the split {split!r} has a pos passage; add some"
+        )
+    return kept
+
+
+def _hash_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def source_fingerprint(source: str, split: str) -> dict[str, str]:
+    """What decides the content of a source: hashes of its files, or the version that generates it.
+
+    Raises:
+        ValueError: an unknown source or split.
+    """
+    if source == DEMO:
+        collection = check_collection(demo_collection(split), "")
+        content = repr((collection.documents, collection.queries, collection.qrels))
+        return {DEMO: hashlib.sha256(content.encode()).hexdigest()}
+    if source.startswith(PREFIX):
+        return {source: version("ir_datasets")}
+    if _is_embedding_file(source):
+        return {Path(source).name: _hash_file(Path(source))}
+    _reject_unknown(source)
+    return {path.name: _hash_file(path) for path in beir_files(Path(source), split)}

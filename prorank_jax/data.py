@@ -1,0 +1,168 @@
+"""Training data in one place: `open_dataset` for the examples, then their batches through grain."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import threading
+from collections.abc import Sequence
+
+import grain
+import numpy as np
+
+from prorank_jax.batch_order import BalancedOrder, EpochPlan, choose_buckets, permutation
+from prorank_jax.examples import Example, ExampleSet, build_examples, open_dataset
+from prorank_jax.types import Batch
+
+__all__ = [
+    "Example",
+    "ExampleSet",
+    "build_examples",
+    "choose_buckets",
+    "open_dataset",
+    "probe_batches",
+    "train_iterator",
+]
+
+PADDING_TOKEN = 0
+FILLER_EXAMPLE = -1
+READ_AHEAD_THREADS = 2
+READ_AHEAD_BATCHES = 8
+ENDLESS = 2**40
+_RELEVANT_STREAM, _IRRELEVANT_STREAM = 101, 102
+
+_log = logging.getLogger(__name__)
+
+
+def _make_batch(example_set: ExampleSet, positions: np.ndarray, length: int, rows: int) -> Batch:
+    """A batch [rows, length]; rows beyond the positions are fillers of one padding token."""
+    tokens = np.full((rows, length), PADDING_TOKEN, np.int32)
+    lengths = np.ones(rows, np.int32)
+    labels = np.zeros(rows, np.int32)
+    examples = np.full(rows, FILLER_EXAMPLE, np.int32)
+    for row, position in enumerate(positions):
+        example = example_set[position]
+        lengths[row] = len(example.tokens)
+        tokens[row, : lengths[row]] = example.tokens
+        labels[row] = example.label
+        examples[row] = position
+    return Batch(tokens=tokens, lengths=lengths, labels=labels, examples=examples)
+
+
+class _BatchSource:
+    """grain's random access to batches: step → this process's rows of the global batch."""
+
+    def __init__(self, example_set: ExampleSet, order: BalancedOrder, rows: slice) -> None:
+        self._example_set = example_set
+        self._order = order
+        self._rows = rows
+        self._plans = functools.lru_cache(maxsize=2)(order.epoch)
+        self._planning = threading.Lock()
+
+    def __len__(self) -> int:
+        return ENDLESS
+
+    def __getitem__(self, step: int) -> Batch:
+        epoch, position = divmod(int(step), self._order.batches_per_epoch)
+        plan = self._plan(epoch)
+        positions = plan.examples[position, self._rows]
+        return _make_batch(self._example_set, positions, int(plan.buckets[position]), len(positions))
+
+    def _plan(self, epoch: int) -> EpochPlan:
+        with self._planning:  # otherwise each reading thread would work the same plan out
+            return self._plans(epoch)
+
+
+def train_iterator(
+    example_set: ExampleSet,
+    *,
+    batch_size: int,
+    seed: int,
+    buckets: Sequence[int],
+    process_index: int = 0,
+    process_count: int = 1,
+    start_step: int = 0,
+) -> grain.DatasetIterator[Batch]:
+    """An endless iterator over this process's part of the training batches.
+
+    The batch of a step is a function of (examples, batch_size, seed, buckets, step), see `BalancedOrder`;
+    a process gets contiguous rows of it. The state of `get_state()` is JSON-able and holds only the
+    number of the next step, so that it may be set on any process of any process count.
+
+    Args:
+        batch_size: rows B of the global batch over all processes, even.
+        buckets: static lengths T, ascending; see `choose_buckets`.
+        start_step: the step whose batch comes first.
+
+    Raises:
+        ValueError: a batch size that cannot be balanced or shared by the processes, buckets that do not
+            hold the prompts, too few examples of a label, or a process or step out of range.
+    """
+    if process_count < 1 or not 0 <= process_index < process_count:
+        raise ValueError(
+            f"process_index={process_index}: must be from 0 to process_count-1={process_count - 1}"
+        )
+    if batch_size % process_count:
+        raise ValueError(
+            f"train.batch_size={batch_size}: cannot be shared by {process_count} processes; give a multiple"
+        )
+    if not 0 <= start_step < ENDLESS:
+        raise ValueError(f"start_step={start_step}: must be at least 0")
+    order = BalancedOrder(example_set.lengths, example_set.labels, buckets, batch_size, seed)
+    local = batch_size // process_count
+    rows = slice(process_index * local, (process_index + 1) * local)
+    source = _BatchSource(example_set, order, rows)
+    read_ahead = grain.ReadOptions(num_threads=READ_AHEAD_THREADS, prefetch_buffer_size=READ_AHEAD_BATCHES)
+    batches = grain.MapDataset.source(source).to_iter_dataset(read_ahead)
+    iterator = iter(batches)
+    if start_step:
+        iterator.set_state(iterator.get_state() | {"next_index": start_step})
+    return iterator
+
+
+def _sample_label(example_set: ExampleSet, label: int, wanted: int, seed: int, stream: int) -> np.ndarray:
+    positions = np.flatnonzero(example_set.labels == label)
+    return positions[permutation(len(positions), seed, stream)][:wanted]
+
+
+def probe_batches(
+    example_set: ExampleSet, *, count: int, batch_size: int, buckets: Sequence[int], seed: int = 0
+) -> list[Batch]:
+    """A fixed held-out sample, half relevant and half not, in batches of ascending length.
+
+    Args:
+        count: examples of the sample; cut to twice the rarer label's number, with a warning.
+        batch_size: rows B of each batch; the last one is filled up with rows whose `examples` is -1.
+        buckets: static lengths; a batch takes the shortest that holds its longest prompt.
+
+    Raises:
+        ValueError: a label has no example, or a prompt is longer than the last bucket.
+    """
+    relevant = int(np.sum(example_set.labels == 1))
+    half = min(count // 2, relevant, len(example_set) - relevant)
+    if half < 1:
+        raise ValueError(
+            f"probe.examples={count}: {example_set.name} has {relevant} relevant and "
+            f"{len(example_set) - relevant} irrelevant examples; a probe needs both"
+        )
+    if half < count // 2:
+        _log.warning("probe.examples=%d: %s has enough for %d only", count, example_set.name, 2 * half)
+    sample = np.concatenate(
+        [
+            _sample_label(example_set, 1, half, seed, _RELEVANT_STREAM),
+            _sample_label(example_set, 0, half, seed, _IRRELEVANT_STREAM),
+        ]
+    )
+    sample = sample[np.argsort(example_set.lengths[sample], kind="stable")]
+    chunks = [sample[start : start + batch_size] for start in range(0, len(sample), batch_size)]
+    longest = [int(example_set.lengths[chunk].max()) for chunk in chunks]
+    if longest[-1] > max(buckets):
+        raise ValueError(
+            f"data.buckets={tuple(buckets)}: a held-out prompt has {longest[-1]} tokens; "
+            "the last bucket must hold it"
+        )
+    fitting = [min(bucket for bucket in buckets if bucket >= length) for length in longest]
+    return [
+        _make_batch(example_set, chunk, length, batch_size)
+        for chunk, length in zip(chunks, fitting, strict=True)
+    ]

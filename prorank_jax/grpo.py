@@ -1,0 +1,133 @@
+"""GRPO for answers of a token or two, with one copy of the prompt for all completions of a group.
+
+Deviations from textbook GRPO (arXiv 2402.03300):
+
+1. One prompt, one forward pass. The G completions attend to a single set of prompt keys and values;
+   a gradient flows back through them once. Textbook code lays out G full sequences.
+2. With one update per rollout, sampling and gradient share that pass: the logits a token was drawn
+   from are those its gradient goes through. The ratio is then exactly 1 and clipping idle.
+3. The advantage is reward minus the group's mean, without division by the standard deviation unless
+   asked for (Dr. GRPO, arXiv 2503.20783): dividing blows up groups that differ by chance.
+4. The loss averages over all completion tokens of a batch (DAPO, arXiv 2503.14476), not per sequence first.
+5. The upper clip is wider than the lower one (also DAPO).
+6. Groups in which every reward is equal carry no signal; they leave the average and are counted.
+7. The KL term is off by default and, where on, exact over the vocabulary instead of a one-sample estimate.
+8. The entropy bonus is on the answer alone: the entropy of {`0`, `1`} given that one of them is said. It
+   makes `logit("1") − logit("0")` settle at (2q − 1)·w/β, with q the model's belief that the document is
+   relevant, w the weight of a correct answer and β the coefficient, where a bare reward drives
+   it to ±∞ and the policy into one constant answer. Entropy over the whole vocabulary would undo the format.
+9. Of each group, `forced_ends` completions end their turn right after an answer, whatever was sampled.
+   SmolLM2 does so by itself once in 2,000 to 100,000 tries, too rarely for any reward to reinforce. They
+   count as if sampled (ratio 1, no importance weight), and change nothing once the policy ends its turns.
+10. Log-probabilities are those of the tempered distribution that was sampled from.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from prorank_jax.config import GrpoOptions
+from prorank_jax.prompts import AnswerTokens
+from prorank_jax.rollouts import AnswerLogits, log_probs_of
+from prorank_jax.types import Rollout
+
+ADVANTAGE_EPS = 1e-4  # TRL adds the same to the standard deviation
+
+
+def group_advantages(rewards: jax.Array, kind: str) -> tuple[jax.Array, jax.Array]:
+    """Reward relative to the group: [B, G] → advantages [B, G] and tied [B] bool.
+
+    `mean`: r − mean(r). `mean_std`: (r − mean(r)) / (std(r) + 1e-4), with the sample standard
+    deviation, as in eq. 21 of arXiv 2402.03300 and in TRL.
+    """
+    centred = rewards - rewards.mean(axis=1, keepdims=True)
+    tied = rewards.max(axis=1) == rewards.min(axis=1)
+    if kind == "mean_std":
+        centred = centred / (rewards.std(axis=1, keepdims=True, ddof=1) + ADVANTAGE_EPS)
+    return jnp.where(tied[:, None], 0.0, centred), tied
+
+
+def clipped_objective(
+    log_ratio: jax.Array, advantages: jax.Array, clip_low: float, clip_high: float
+) -> tuple[jax.Array, jax.Array]:
+    """The surrogate to maximise, per token, and which tokens the clip holds back.
+
+    min(ρA, clip(ρ, 1 − low, 1 + high)A) with ρ = exp(log_ratio) (arXiv 1707.06347, eq. 7).
+    """
+    ratio = jnp.exp(log_ratio)
+    clipped = jnp.clip(ratio, 1 - clip_low, 1 + clip_high)
+    held = ((ratio < 1 - clip_low) & (advantages < 0)) | ((ratio > 1 + clip_high) & (advantages > 0))
+    return jnp.minimum(ratio * advantages, clipped * advantages), held.astype(jnp.float32)
+
+
+def k3_estimate(log_probs: jax.Array, reference_log_probs: jax.Array) -> jax.Array:
+    """The k3 estimate of KL(policy ‖ reference) from sampled tokens: e^d − d − 1, d = log ref − log p."""
+    difference = reference_log_probs - log_probs
+    return jnp.exp(difference) - difference - 1
+
+
+def exact_kl(logits: jax.Array, reference: jax.Array) -> jax.Array:
+    """KL(policy ‖ reference) over the vocabulary: two [..., V] → [...]."""
+    log_p, log_q = jax.nn.log_softmax(logits), jax.nn.log_softmax(reference)
+    return jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)
+
+
+def kl_per_token(
+    logits: AnswerLogits, reference: AnswerLogits, tokens: jax.Array, log_probs: jax.Array, estimator: str
+) -> jax.Array:
+    """KL of the policy to the reference at each completion token: [B, G, L]."""
+    if estimator == "k3":
+        return k3_estimate(log_probs, log_probs_of(reference, tokens))
+    first = jnp.broadcast_to(exact_kl(logits.first, reference.first)[:, None], tokens.shape[:2])
+    return jnp.concatenate([first[..., None], exact_kl(logits.later, reference.later)], axis=-1)
+
+
+def entropy(logits: jax.Array) -> jax.Array:
+    """Entropy of the softmax over the last axis, in nats: [..., V] → [...]."""
+    log_p = jax.nn.log_softmax(logits)
+    return -jnp.sum(jnp.exp(log_p) * log_p, axis=-1)
+
+
+def answer_entropy(first_logits: jax.Array, answers: AnswerTokens) -> jax.Array:
+    """Entropy of {`0`, `1`} given that one of them is said, in nats: [B, V] → [B]."""
+    pair = jnp.stack([first_logits[:, answers.zero], first_logits[:, answers.one]], axis=-1)
+    return entropy(pair)
+
+
+def policy_loss(
+    logits: AnswerLogits,
+    rollout: Rollout,
+    answers: AnswerTokens,
+    options: GrpoOptions,
+    reference: AnswerLogits | None,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """The loss of one update and its metrics, each a float32 scalar.
+
+    Token averages divide by the number of tokens in groups that are not tied (deviations 4 and 6); the
+    KL term averages over all tokens, the entropy bonus over prompts.
+    """
+    log_probs = log_probs_of(logits, rollout.tokens)
+    objective, held = clipped_objective(
+        log_probs - rollout.log_probs, rollout.advantages[..., None], options.clip_low, options.clip_high
+    )
+    counted = rollout.mask
+    if options.mask_tied_groups:
+        counted = counted * (~rollout.tied)[:, None, None]
+    tokens = jnp.maximum(counted.sum(), 1.0)
+    loss = -(objective * counted).sum() / tokens
+    said = answer_entropy(logits.first, answers).mean()
+    loss = loss - options.entropy_coefficient * said
+    kl = jnp.zeros(())
+    if reference is not None:
+        per_token = kl_per_token(logits, reference, rollout.tokens, log_probs, options.kl_estimator)
+        kl = (per_token * rollout.mask).sum() / rollout.mask.sum()
+        loss = loss + options.kl_coefficient * kl
+    metrics = {
+        "loss": loss,
+        "kl": kl,
+        "answer_entropy": said,
+        "entropy": entropy(logits.first).mean(),
+        "clip_fraction": (held * counted).sum() / tokens,
+    }
+    return loss, metrics

@@ -1,0 +1,106 @@
+"""Loads collections by their id from the library ir_datasets, which downloads what is missing."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import logging
+from typing import Any
+
+from prorank_jax.collection import Collection, absent_ids, check_collection, name_a_few
+from prorank_jax.types import Document
+
+PREFIX = "ir_datasets:"
+_TEXT_FIELDS = ("text", "body", "abstract", "contents")
+
+_log = logging.getLogger(__name__)
+
+
+def _nearest_ids(identifier: str, known: list[str]) -> list[str]:
+    children = [name for name in known if name.startswith(identifier.rstrip("/") + "/")]
+    return (children or difflib.get_close_matches(identifier, known, n=5, cutoff=0.5))[:5]
+
+
+def _load_dataset(identifier: str) -> Any:
+    # Imported here: it reads its whole catalogue, and only this source needs it.
+    import ir_datasets
+
+    try:
+        return ir_datasets.load(identifier)
+    except KeyError as error:
+        nearest = _nearest_ids(identifier, list(ir_datasets.registry))
+        hint = f"did you mean {' or '.join(nearest)}?" if nearest else "see https://ir-datasets.com"
+        raise ValueError(f"data.source='{PREFIX}{identifier}': unknown id; {hint}") from error
+
+
+def _check_parts(dataset: Any, identifier: str) -> None:
+    missing = [part for part in ("docs", "queries", "qrels") if not getattr(dataset, f"has_{part}")()]
+    if missing:
+        import ir_datasets
+
+        nearest = _nearest_ids(identifier, list(ir_datasets.registry))
+        hint = f"; try {' or '.join(nearest)}" if nearest else ""
+        raise ValueError(
+            f"data.source='{PREFIX}{identifier}': has no {', '.join(missing)}; "
+            f"name an id with documents, queries and qrels{hint}"
+        )
+
+
+def _to_document(record: Any) -> Document:
+    title = getattr(record, "title", None) or ""
+    text = next((getattr(record, name) for name in _TEXT_FIELDS if getattr(record, name, None)), None)
+    if text is None:
+        return Document(record.doc_id, record.default_text())
+    return Document(record.doc_id, text, title)
+
+
+def _query_text(record: Any) -> str:
+    text = getattr(record, "text", None)
+    return text if isinstance(text, str) else record.default_text()
+
+
+def _without_absent(collection: Collection) -> Collection:
+    """Some public judgements name documents that their corpus lacks; nobody here can repair those."""
+    queries, documents = absent_ids(collection)
+    if not queries and not documents:
+        return collection
+    if documents:
+        _log.warning(
+            "%s: %d judged documents are absent: %s", collection.name, len(documents), name_a_few(documents)
+        )
+    if queries:
+        _log.warning(
+            "%s: %d judged queries are absent: %s", collection.name, len(queries), name_a_few(queries)
+        )
+    kept = {
+        query: {document: grade for document, grade in grades.items() if document not in documents}
+        for query, grades in collection.qrels.items()
+        if query not in queries
+    }
+    return dataclasses.replace(collection, qrels={query: grades for query, grades in kept.items() if grades})
+
+
+def read_ir_dataset(identifier: str) -> Collection:
+    """The collection with this id, e.g. `beir/nfcorpus/train`; the id names its own split.
+
+    Judgements of documents or queries that the collection lacks are left out with a warning.
+
+    Raises:
+        ValueError: an unknown id (the nearest ones are named), an id without documents, queries or
+            judgements, or data that cannot be read or downloaded.
+    """
+    dataset = _load_dataset(identifier)
+    _check_parts(dataset, identifier)
+    try:
+        qrels: dict[str, dict[str, int]] = {}
+        for judgement in dataset.qrels_iter():
+            qrels.setdefault(judgement.query_id, {})[judgement.doc_id] = int(judgement.relevance)
+        queries = {record.query_id: _query_text(record) for record in dataset.queries_iter()}
+        documents = {record.doc_id: _to_document(record) for record in dataset.docs_iter()}
+    except (OSError, RuntimeError) as error:
+        raise ValueError(
+            f"data.source='{PREFIX}{identifier}': ir_datasets cannot read it ({error}); "
+            "check the network, or give a local BEIR folder"
+        ) from error
+    collection = Collection(f"{PREFIX}{identifier}", documents, queries, qrels)
+    return check_collection(_without_absent(collection), "choose another id")

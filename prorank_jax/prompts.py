@@ -1,0 +1,216 @@
+"""Renders a query and a document as the token ids of the relevance prompt.
+
+The prompt, its pieces and its limits are those of mxbai-rerank v2, token for token, with one exception:
+the texts of a query, a document and an instruction are always plain text here. `<|im_end|>` inside a
+document is spelled out and can end no turn. The pieces are encoded one by one and then joined.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import logging
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from tokenizers import Tokenizer
+
+from prorank_jax.chat_templates import make_chat_frame
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+# The prompt of the published checkpoints (mixedbread-ai/mxbai-rerank-base-v2 and -large-v2).
+TASK = (
+    "You are a search relevance expert who evaluates how well documents match search queries. "
+    "For each query-document pair, carefully analyze the semantic relationship between them, then provide "
+    "your binary relevance judgment (0 for not relevant, 1 for relevant).\nRelevance:"
+)
+SEPARATOR = "\n"
+INSTRUCTION_HEAD, QUERY_HEAD, DOCUMENT_HEAD = "instruction: ", "query: ", "document: "
+# Least tokens left to a query after its head, and to a document beside the longest query.
+LEAST_TEXT_TOKENS = 4
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class AnswerTokens:
+    """Token ids of the two answers and of the end of a turn."""
+
+    zero: int
+    one: int
+    end: int
+
+
+@dataclass(eq=False)
+class PromptRenderer:
+    """Turns texts into prompts; made by `make_renderer`.
+
+    Attributes:
+        max_length: longest prompt in tokens, template included.
+        fixed_length: tokens of the prompt of an empty query and an empty document.
+        answer_tokens: ids of `0`, `1` and the end of the turn.
+        fingerprint: equal for two renderers exactly when they give the same ids for every text.
+        truncated_queries: how many queries were cut so far.
+    """
+
+    max_length: int
+    answer_tokens: AnswerTokens
+    plain_text: Tokenizer
+    prefix: list[int]
+    separator: list[int]
+    ending: list[int]
+    query_head: str
+    fixed_length: int = field(init=False)
+    fingerprint: str = field(init=False)
+    truncated_queries: int = field(init=False, default=0)
+
+    def __post_init__(self) -> None:
+        self._check_room()
+        self.fixed_length = len(self.render("", ""))
+        self.fingerprint = self._compute_fingerprint()
+
+    @property
+    def room(self) -> int:
+        """Tokens for query, separator and document: what mxbai-rerank calls `max_length`."""
+        return self.max_length - len(self.prefix) - len(self.ending)
+
+    def render(self, query: str, document: str) -> list[int]:
+        """The prompt's token ids, at most `max_length`: first a too long query is cut, then the document."""
+        query_ids = self._cut_query(self._encode(self.query_head + query))
+        document_ids = self._encode(DOCUMENT_HEAD + document)
+        document_room = self.room - len(query_ids) - len(self.separator)
+        return self.prefix + query_ids + self.separator + document_ids[:document_room] + self.ending
+
+    def _cut_query(self, query_ids: list[int]) -> list[int]:
+        limit = _query_limit(self.room)
+        if len(query_ids) <= limit:
+            return query_ids
+        if self.truncated_queries == 0:
+            _log.warning(
+                "a query of %d tokens is cut to %d, three quarters of the room data.max_length=%d leaves it; "
+                "further ones are only counted",
+                len(query_ids),
+                limit,
+                self.max_length,
+            )
+        self.truncated_queries += 1
+        return query_ids[:limit]
+
+    def _encode(self, text: str) -> list[int]:
+        # JSON can hold halves of surrogate pairs, which no tokenizer accepts.
+        valid = text.encode("utf-8", errors="replace").decode("utf-8")
+        return self.plain_text.encode(valid, add_special_tokens=False).ids
+
+    def _check_room(self) -> None:
+        query_needs = len(self._encode(self.query_head)) + LEAST_TEXT_TOKENS
+        document_needs = len(self.separator) + len(self._encode(DOCUMENT_HEAD)) + LEAST_TEXT_TOKENS
+
+        def suffices(room: int) -> bool:
+            return _query_limit(room) >= query_needs and room - _query_limit(room) >= document_needs
+
+        if self.room < 1 or not suffices(self.room):
+            least = self.max_length - self.room + next(filter(suffices, itertools.count(1)))
+            raise ValueError(
+                f"data.max_length={self.max_length}: too short for the prompt's fixed text; "
+                f"give at least {least}, or shorten data.instruction or data.system"
+            )
+
+    def _compute_fingerprint(self) -> str:
+        deciding = {
+            "tokenizer": json.loads(self.plain_text.to_str()),
+            "ids": [self.prefix, self.separator, self.ending],
+            "heads": [self.query_head, DOCUMENT_HEAD],
+            "max_length": self.max_length,
+            "answers": [self.answer_tokens.zero, self.answer_tokens.one, self.answer_tokens.end],
+        }
+        return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
+
+
+def make_renderer(
+    tokenizer: PreTrainedTokenizerFast, *, max_length: int, instruction: str = "", system: str = ""
+) -> PromptRenderer:
+    """Builds the renderer of a model's prompts.
+
+    Args:
+        max_length: longest prompt in tokens, template included (`data.max_length`).
+        instruction: a line before each query; empty: none.
+        system: the system sentence; empty: the model's own.
+
+    Raises:
+        ValueError: `0` or `1` is not one token, the template cannot be used, or no room is left for text.
+    """
+    frame = make_chat_frame(tokenizer, system)
+    separator = _encode_template(tokenizer, SEPARATOR)
+    instruction_line = f"{INSTRUCTION_HEAD}{instruction}{SEPARATOR}" if instruction else ""
+    return PromptRenderer(
+        max_length=max_length,
+        answer_tokens=AnswerTokens(
+            zero=_single_token(tokenizer, "0"), one=_single_token(tokenizer, "1"), end=frame.end_token
+        ),
+        plain_text=plain_text_tokenizer(tokenizer),
+        prefix=_encode_template(tokenizer, frame.prefix),
+        separator=separator,
+        ending=separator + _encode_template(tokenizer, TASK) + _encode_template(tokenizer, frame.suffix),
+        query_head=instruction_line + QUERY_HEAD,
+    )
+
+
+def plain_text_tokenizer(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
+    """A copy of the tokenizer that knows no control or added token, so that no text can spell one.
+
+    For text without such tokens it gives the ids the tokenizer itself gives.
+    (`split_special_tokens=True` would still match added tokens that are not special: `<tool_call>`.)
+
+    Raises:
+        ValueError: a tokenizer without a Rust backend.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if not isinstance(backend, Tokenizer):
+        raise ValueError(
+            f"model.source: {type(tokenizer).__name__} is no fast tokenizer; save one as tokenizer.json"
+        )
+    parts: dict[str, Any] = json.loads(backend.to_str())
+    added = {token["content"] for token in parts["added_tokens"]}
+    parts |= {
+        "added_tokens": [],
+        "post_processor": None,
+        "decoder": None,
+        "truncation": None,
+        "padding": None,
+    }
+    if parts["model"]["type"] == "BPE":
+        _remove_from_bpe(parts["model"], added)
+    return Tokenizer.from_str(json.dumps(parts))
+
+
+def _remove_from_bpe(model: dict[str, Any], added: set[str]) -> None:
+    """Takes tokens out of a BPE vocabulary, with the merges that need them; ids of the others stay."""
+    removed = {token for token in added if len(token) > 1}  # a single character spells ordinary text
+    model["vocab"] = {token: index for token, index in model["vocab"].items() if token not in removed}
+    model["merges"] = [
+        (left, right) for left, right in model["merges"] if removed.isdisjoint((left, right, left + right))
+    ]
+    if model["unk_token"] in removed:
+        model["unk_token"] = None
+
+
+def _query_limit(room: int) -> int:
+    return room * 3 // 4
+
+
+def _encode_template(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
+    """Ids of the prompt's own text, in which control tokens mean themselves."""
+    return tokenizer.encode(text, add_special_tokens=False, split_special_tokens=False)
+
+
+def _single_token(tokenizer: PreTrainedTokenizerFast, answer: str) -> int:
+    ids = _encode_template(tokenizer, answer)
+    if len(ids) != 1:
+        name = tokenizer.name_or_path or type(tokenizer).__name__
+        raise ValueError(
+            f"model.source: the tokenizer {name} encodes the answer {answer!r} as {ids}, not as one token"
+        )
+    return ids[0]

@@ -1,0 +1,170 @@
+"""Writes tokenized examples once as ArrayRecord through tensorflow-datasets, without TensorFlow."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from rich.progress import track
+
+RECORD_SPLIT = "examples"
+INDEX_FILES = ("lengths", "labels")
+DESCRIPTION_FILE = "content.json"
+FILE_FORMAT = "array_record"
+UNFINISHED = ".unfinished-"
+LEFTOVER_SECONDS = 24 * 3600
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One tokenized prompt: `label` is 1 for a relevant document, `grade` is its judgement."""
+
+    query_id: str
+    document_id: str
+    tokens: np.ndarray
+    label: int
+    grade: int
+
+
+class PromptRecords(tfds.core.GeneratorBasedBuilder):
+    """Examples in their given order, as ArrayRecord files."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    # tfds looks for download checksums beside the code, with a package it does not install.
+    code_path = None
+
+    def __init__(self, *, examples: Iterable[Example] = (), **builder_options: Any) -> None:
+        self._examples = examples
+        super().__init__(**builder_options)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        features = {
+            "tokens": tfds.features.Tensor(shape=(None,), dtype=np.int32),
+            "label": tfds.features.Scalar(np.int32),
+            "grade": tfds.features.Scalar(np.int32),
+            "query_id": tfds.features.Text(),
+            "document_id": tfds.features.Text(),
+        }
+        # A batch is named by positions, so the records must keep the order they are written in.
+        return tfds.core.DatasetInfo(
+            builder=self, features=tfds.features.FeaturesDict(features), disable_shuffling=True
+        )
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
+        del dl_manager  # nothing is downloaded
+        return {RECORD_SPLIT: self._generate_examples()}
+
+    def _generate_examples(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        for position, example in enumerate(self._examples):
+            yield (
+                position,
+                {
+                    "tokens": np.asarray(example.tokens, np.int32),
+                    "label": example.label,
+                    "grade": example.grade,
+                    "query_id": example.query_id,
+                    "document_id": example.document_id,
+                },
+            )
+
+
+class RecordReader:
+    """Random access to written examples; safe to use from several threads."""
+
+    def __init__(self, folder: Path) -> None:
+        builder = tfds.builder_from_directory(_builder_folder(folder))
+        self._source = builder.as_data_source(split=RECORD_SPLIT)
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, position: int) -> Example:
+        record = self._source[position]
+        return Example(
+            query_id=record["query_id"].decode("utf-8"),
+            document_id=record["document_id"].decode("utf-8"),
+            tokens=np.asarray(record["tokens"], np.int32),
+            label=int(record["label"]),
+            grade=int(record["grade"]),
+        )
+
+
+def content_key(deciding: Mapping[str, Any]) -> str:
+    """A short name that differs for any difference in what decides the content (JSON values)."""
+    return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:20]
+
+
+def _builder_folder(folder: Path) -> Path:
+    return folder / PromptRecords.name / str(PromptRecords.VERSION)
+
+
+def _write(examples: Sequence[Example], folder: Path) -> None:
+    shown = track(examples, "writing examples", transient=True, disable=not sys.stderr.isatty())
+    builder = PromptRecords(examples=shown, data_dir=folder, file_format=FILE_FORMAT)
+    tfds.disable_progress_bar()
+    with contextlib.redirect_stdout(io.StringIO()):  # it announces downloads that do not happen
+        builder.download_and_prepare()
+    shutil.rmtree(folder / "downloads", ignore_errors=True)  # tfds makes it, empty
+    lengths = np.array([len(example.tokens) for example in examples], np.int32)
+    labels = np.array([example.label for example in examples], np.int32)
+    for name, values in zip(INDEX_FILES, (lengths, labels), strict=True):
+        np.save(folder / f"{name}.npy", values, allow_pickle=False)
+
+
+def _remove_leftovers(cache: Path) -> None:
+    """Deletes what killed runs left behind; young folders may belong to a process that still writes."""
+    for folder in cache.glob(f"{UNFINISHED}*"):
+        with contextlib.suppress(OSError):  # another process may delete it first
+            if time.time() - folder.stat().st_mtime > LEFTOVER_SECONDS:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def ensure_records(
+    cache: Path, deciding: Mapping[str, Any], make_examples: Callable[[], Sequence[Example]]
+) -> Path:
+    """The folder of the records with this content under `cache`; makes them when they are not there.
+
+    They are written to a temporary folder beside it and renamed, so a folder with the final name is
+    complete, whenever a run is killed. Two processes may build at once: the first to finish wins.
+
+    Args:
+        deciding: everything the content depends on, as JSON values; also written into the folder.
+        make_examples: called only when the records have to be written.
+    """
+    folder = cache / content_key(deciding)
+    if folder.is_dir():
+        return folder
+    examples = make_examples()
+    cache.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(cache)
+    unfinished = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=cache))
+    try:
+        _write(examples, unfinished)
+        (unfinished / DESCRIPTION_FILE).write_text(json.dumps(deciding, indent=2, sort_keys=True) + "\n")
+        unfinished.chmod(0o755)  # mkdtemp's folder is private; a cache may be shared
+        try:
+            unfinished.rename(folder)
+        except OSError:
+            if not folder.is_dir():
+                raise
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return folder
+
+
+def read_index(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """int32 lengths and labels of all records, in their order."""
+    lengths, labels = (np.load(folder / f"{name}.npy", allow_pickle=False) for name in INDEX_FILES)
+    return lengths, labels

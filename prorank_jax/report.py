@@ -1,0 +1,104 @@
+"""The end of a run: a before/after table, report.json, and a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from prorank_jax.probe import ProbeResult
+from prorank_jax.run_folder import write_json
+
+REPORT_FILE = "report.json"
+PICTURE_FILE = "report.png"
+_ROWS = (
+    ("format rate (greedy)", "format_rate"),
+    ("accuracy (greedy)", "accuracy"),
+    ("AUC of the score", "auc"),
+    ("share answered 1", "relevant_share"),
+)
+_SMOOTHING_STEPS = 10
+
+
+def before_after_table(probes: Sequence[ProbeResult]) -> Table:
+    """The held-out probe before the run, at its middle and after it."""
+    columns = [probes[0], *probes[1:-1][len(probes[1:-1]) // 2 :][:1], *probes[1:][-1:]]
+    table = Table(title=f"held-out probe, {probes[0].examples} prompts, half of them relevant")
+    table.add_column("")
+    for probe in columns:
+        table.add_column("before" if probe.step == 0 else f"after {probe.step} steps", justify="right")
+    for heading, name in _ROWS:
+        table.add_row(heading, *(f"{getattr(probe, name):.3f}" for probe in columns))
+    return table
+
+
+def write_report(
+    output_dir: Path,
+    probes: Sequence[ProbeResult],
+    metrics: Sequence[Mapping[str, Any]],
+    facts: Mapping[str, Any],
+) -> None:
+    """Writes report.json (probes, facts of the run, last metrics) and report.png beside it."""
+    summaries = [
+        {name: value for name, value in asdict(probe).items() if name not in ("scores", "labels")}
+        for probe in probes
+    ]
+    content = {
+        "before": summaries[0],
+        "after": summaries[-1],
+        "probes": summaries,
+        "last_metrics": dict(metrics[-1]) if metrics else {},
+        **facts,
+    }
+    write_json(output_dir / REPORT_FILE, content)
+    draw_report(output_dir / PICTURE_FILE, probes, metrics)
+
+
+def _smooth(values: Sequence[float | None]) -> np.ndarray:
+    """Trailing mean over a few steps; the first values average what there is."""
+    series = np.asarray([np.nan if value is None else value for value in values], float)
+    windows = [series[max(0, i + 1 - _SMOOTHING_STEPS) : i + 1] for i in range(len(series))]
+    return np.asarray([np.nanmean(w) if np.isfinite(w).any() else np.nan for w in windows])
+
+
+def draw_report(file: Path, probes: Sequence[ProbeResult], metrics: Sequence[Mapping[str, Any]]) -> None:
+    """Draws training curves, probe curves, and the scores of both classes before and after, as a PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(13, 8), layout="constrained")
+    FigureCanvasAgg(figure)
+    training, held_out, before, after = figure.subplots(2, 2).flatten()
+    steps = [record["step"] for record in metrics]
+    for name, label in (
+        ("reward", "reward"),
+        ("format_rate", "format rate"),
+        ("accuracy", "accuracy"),
+        ("answer_entropy", "answer entropy (nats)"),
+        ("tied_groups", "tied groups"),
+    ):
+        training.plot(steps, _smooth([record[name] for record in metrics]), label=label)
+    training.set(title=f"sampled in training (mean of {_SMOOTHING_STEPS} steps)", xlabel="step")
+    probe_steps = [probe.step for probe in probes]
+    for heading, name in _ROWS[:3]:
+        held_out.plot(probe_steps, [getattr(probe, name) for probe in probes], marker="o", label=heading)
+    held_out.axhline(0.5, color="grey", linewidth=0.8, linestyle=":", label="chance")
+    held_out.set(title=f"held out ({probes[0].examples} prompts)", xlabel="step", ylim=(-0.03, 1.03))
+    for axes, probe, title in ((before, probes[0], "before"), (after, probes[-1], "after")):
+        _draw_scores(axes, probe, f"{title}: AUC {probe.auc:.3f}")
+    for axes in (training, held_out, before, after):
+        axes.legend(fontsize=8)
+        axes.grid(alpha=0.3)
+    figure.savefig(file, dpi=110)
+
+
+def _draw_scores(axes: Any, probe: ProbeResult, title: str) -> None:
+    scores, labels = np.asarray(probe.scores), np.asarray(probe.labels)
+    edges = np.linspace(scores.min(), scores.max() + 1e-6, 31)
+    for label, name in ((1, "relevant"), (0, "irrelevant")):
+        axes.hist(scores[labels == label], bins=edges, alpha=0.6, label=name)
+    axes.set(title=title, xlabel='score = logit("1") - logit("0")', ylabel="held-out prompts")

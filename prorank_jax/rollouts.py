@@ -1,0 +1,225 @@
+"""Sampling completions and replaying them, with one copy of the prompt for a whole group.
+
+A prompt is run once; completions attend to its keys and values. `sample_completions` keeps the logits
+differentiable, so that an on-policy update needs no second pass; `replay_logits` computes them again
+for stored completions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from prorank_jax.models.attention import (
+    TokenLayout,
+    completion_layout,
+    concatenate_layouts,
+    prompt_layout,
+)
+from prorank_jax.models.layers import KeyValues
+from prorank_jax.models.transformer import Transformer, last_positions
+from prorank_jax.prompts import AnswerTokens
+from prorank_jax.sampling import sample_categorical
+from prorank_jax.types import Batch, Params
+
+
+class AnswerLogits(NamedTuple):
+    """Logits at the positions that produce a completion's tokens, divided by the temperature.
+
+    The first token's are the same for the whole group, so they are kept once per prompt.
+
+    Attributes:
+        first: [B, V] float32.
+        later: [B, G, L−1, V] float32, of the second token and on.
+    """
+
+    first: jax.Array
+    later: jax.Array
+
+
+class _Prompt(NamedTuple):
+    """A prompt pass: its last hidden state [B, D], its keys and values, and its layout."""
+
+    last: jax.Array
+    keyvalues: KeyValues
+    layout: TokenLayout
+
+
+def _run_prompt(model: Transformer, params: Params, batch: Batch) -> _Prompt:
+    layout = prompt_layout(batch.lengths, batch.tokens.shape[1])
+    hidden, keyvalues = model.apply({"params": params}, batch.tokens, layout)
+    return _Prompt(last_positions(hidden, batch.lengths), keyvalues, layout)
+
+
+def _head(model: Transformer, params: Params, hidden: jax.Array, temperature: float) -> jax.Array:
+    return model.apply({"params": params}, hidden, method="answer_logits") / temperature
+
+
+def _later_logits(
+    model: Transformer, params: Params, batch: Batch, prompt: _Prompt, tokens: jax.Array, temperature: float
+) -> jax.Array:
+    """Logits after each of the given completion tokens: [B, G, S] → [B, G, S, V]."""
+    rows, group, width = tokens.shape
+    layout = completion_layout(batch.lengths, group, width)
+    hidden, _ = model.apply(
+        {"params": params}, tokens.reshape(rows, group * width), layout, prompt.keyvalues, prompt.layout
+    )
+    return _head(model, params, hidden.reshape(rows, group, width, -1), temperature)
+
+
+Choose = Callable[[jax.Array, jax.Array, int], jax.Array]
+"""Picks tokens from logits: (key, logits [..., V], draws per row) → [..., draws] int32."""
+
+Edit = Callable[[jax.Array, jax.Array], jax.Array]
+"""Changes tokens after the first before they are fed: (chosen [B, G], previous [B, G]) → [B, G]."""
+
+
+def choose_by_sampling(key: jax.Array, logits: jax.Array, draws: int) -> jax.Array:
+    """Draws from the softmax of the logits."""
+    return sample_categorical(key, logits, draws)
+
+
+def choose_greedily(key: jax.Array, logits: jax.Array, draws: int) -> jax.Array:
+    """Takes the most likely token, `draws` times."""
+    del key
+    best = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    return jnp.repeat(best[..., None], draws, axis=-1)
+
+
+def keep_tokens(tokens: jax.Array, previous: jax.Array) -> jax.Array:
+    """The edit that changes nothing."""
+    del previous
+    return tokens
+
+
+def end_some_after_answer(
+    tokens: jax.Array, previous: jax.Array, answers: AnswerTokens, count: int
+) -> jax.Array:
+    """Makes the first `count` members of each group end their turn where they have just answered.
+
+    Args:
+        tokens: [B, G] int32, as sampled; `previous` [B, G] the tokens before them.
+        answers: which tokens are answers, and which ends the turn.
+        count: members of each group; 0 changes nothing.
+    """
+    member = jnp.arange(tokens.shape[1]) < count
+    answered = (previous == answers.zero) | (previous == answers.one)
+    return jnp.where(member & answered, answers.end, tokens)
+
+
+def _extend(
+    model: Transformer,
+    params: Params,
+    batch: Batch,
+    prompt: _Prompt,
+    first: jax.Array,
+    keys: jax.Array,
+    temperature: float,
+    choose: Choose,
+    edit: Edit,
+) -> jax.Array:
+    """Decodes with a cache from the first tokens [B, G] to [B, G, 1 + len(keys)]."""
+    rows, group = first.shape
+    width = keys.shape[0]
+    full = completion_layout(batch.lengths, group, width)  # a slot for each token that is fed
+    stacked = prompt.keyvalues.keys.shape
+    empty = jnp.zeros((stacked[0], rows, group * width, *stacked[3:]), prompt.keyvalues.keys.dtype)
+    slots = jnp.arange(group) * width
+
+    def feed(carry: tuple[KeyValues, jax.Array], now: tuple[jax.Array, jax.Array]) -> tuple:
+        cache, token = carry
+        key, offset = now
+        here = TokenLayout(
+            jnp.broadcast_to((batch.lengths + offset)[:, None], (rows, group)),
+            jnp.broadcast_to(jnp.arange(1, group + 1, dtype=jnp.int32), (rows, group)),
+        )
+        # Slots at this position and later are empty; giving them a later position hides them.
+        unfilled = full.positions >= (batch.lengths + offset)[:, None]
+        seen = full.replace(positions=jnp.where(unfilled, jnp.iinfo(jnp.int32).max, full.positions))
+        prefix = jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=2), prompt.keyvalues, cache)
+        prefix_layout = concatenate_layouts(prompt.layout, seen)
+        hidden, own = model.apply({"params": params}, token, here, prefix, prefix_layout)
+        cache = jax.tree.map(lambda slot, new: slot.at[:, :, slots + offset].set(new), cache, own)
+        following = choose(key, _head(model, params, hidden, temperature), 1)[..., 0]
+        following = edit(following, token)
+        return (cache, following), following
+
+    offsets = jnp.arange(width, dtype=jnp.int32)
+    _, sampled = jax.lax.scan(feed, (KeyValues(empty, empty), first), (keys, offsets))
+    return jnp.concatenate([first[:, :, None], jnp.moveaxis(sampled, 0, 2)], axis=2)
+
+
+def sample_completions(
+    model: Transformer,
+    params: Params,
+    batch: Batch,
+    key: jax.Array,
+    *,
+    group: int,
+    new_tokens: int,
+    temperature: float = 1.0,
+    choose: Choose = choose_by_sampling,
+    edit: Edit = keep_tokens,
+) -> tuple[jax.Array, AnswerLogits]:
+    """Samples G completions per prompt; the logits returned are differentiable in `params`.
+
+    The prompt runs once. Each later token but the last is decoded against a cache; one differentiable
+    pass over the completions then gives all later logits and the last token. For two tokens, the
+    default, that pass is the decode.
+
+    Returns:
+        Tokens [B, G, L] int32, not yet cut at the end of the turn, and the logits they came from.
+    """
+    keys = jax.random.split(key, new_tokens)
+    prompt = _run_prompt(model, params, batch)
+    first_logits = _head(model, params, prompt.last, temperature)
+    first = choose(keys[0], jax.lax.stop_gradient(first_logits), group)
+    rows, vocabulary = first_logits.shape
+    if new_tokens == 1:
+        nothing = jnp.zeros((rows, group, 0, vocabulary), first_logits.dtype)
+        return first[..., None], AnswerLogits(first_logits, nothing)
+    fed = first[..., None]
+    if new_tokens > 2:
+        frozen = jax.lax.stop_gradient((params, prompt))
+        fed = _extend(model, frozen[0], batch, frozen[1], first, keys[1:-1], temperature, choose, edit)
+    later = _later_logits(model, params, batch, prompt, fed, temperature)
+    last = edit(choose(keys[-1], jax.lax.stop_gradient(later[:, :, -1]), 1)[..., 0], fed[:, :, -1])
+    return jnp.concatenate([fed, last[..., None]], axis=2), AnswerLogits(first_logits, later)
+
+
+def replay_logits(
+    model: Transformer, params: Params, batch: Batch, tokens: jax.Array, temperature: float = 1.0
+) -> AnswerLogits:
+    """The logits behind given completions [B, G, L], with one copy of the prompt."""
+    prompt = _run_prompt(model, params, batch)
+    first = _head(model, params, prompt.last, temperature)
+    if tokens.shape[2] == 1:
+        return AnswerLogits(first, jnp.zeros((*tokens.shape[:2], 0, first.shape[1]), first.dtype))
+    return AnswerLogits(first, _later_logits(model, params, batch, prompt, tokens[:, :, :-1], temperature))
+
+
+def completion_mask(tokens: jax.Array, end: int) -> jax.Array:
+    """1 up to and including the first end-of-turn token: [B, G, L] → [B, G, L] float32."""
+    ends = (tokens == end).astype(jnp.int32)
+    ended_before = jnp.cumsum(ends, axis=-1) - ends
+    return (ended_before == 0).astype(jnp.float32)
+
+
+def close_completions(tokens: jax.Array, end: int) -> jax.Array:
+    """Replaces whatever follows the first end-of-turn token by that token."""
+    return jnp.where(completion_mask(tokens, end) > 0, tokens, end)
+
+
+def log_probs_of(logits: AnswerLogits, tokens: jax.Array) -> jax.Array:
+    """Log-probability of each completion token: [B, G, L] float32."""
+
+    def pick(values: jax.Array, chosen: jax.Array) -> jax.Array:
+        picked = jnp.take_along_axis(values, chosen, axis=-1)
+        return picked - jax.nn.logsumexp(values, axis=-1, keepdims=True)
+
+    first = pick(logits.first, tokens[:, :, 0])  # [B, V], [B, G] → [B, G]
+    later = pick(logits.later, tokens[:, :, 1:, None])[..., 0]  # [B, G, L−1]
+    return jnp.concatenate([first[..., None], later], axis=-1)

@@ -1,0 +1,99 @@
+"""The output directory of a run: whose it is, and the files that describe it."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from prorank_jax.config import RunConfig
+from prorank_jax.config_files import config_to_dict, flatten
+
+CONFIG_FILE = "config.yaml"
+LOCK_FILE = ".lock"
+# What may differ when a run goes on: where it lives, what it shows, and the machine it runs on.
+FREE_FIELDS = ("output_dir", "train.sample_every", "checkpoint.", "mesh.")
+
+
+def _is_free(name: str) -> bool:
+    return any(name == free or (free.endswith(".") and name.startswith(free)) for free in FREE_FIELDS)
+
+
+def check_same_run(output_dir: Path, config: RunConfig) -> None:
+    """Refuses to go on in a directory that holds a run of another config, or anything else.
+
+    Raises:
+        ValueError: names the fields that differ, or says that the folder is no run's.
+    """
+    if output_dir.exists() and not output_dir.is_dir():
+        raise ValueError(f"output_dir={str(output_dir)!r}: is a file; name a folder")
+    file = output_dir / CONFIG_FILE
+    if not file.is_file():
+        strangers = (
+            sorted(p.name for p in output_dir.iterdir() if p.name != LOCK_FILE) if output_dir.is_dir() else []
+        )
+        if strangers:
+            raise ValueError(
+                f"output_dir={str(output_dir)!r}: holds {strangers[0]!r} but no {CONFIG_FILE} of a run; "
+                "name an empty or new folder"
+            )
+        return
+    try:
+        saved = flatten(yaml.safe_load(file.read_text(encoding="utf-8")))
+    except (yaml.YAMLError, AttributeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file}: not the config of a run; name another output_dir") from error
+    current = flatten(config_to_dict(config))
+    differing = [n for n in sorted(saved | current) if saved.get(n) != current.get(n) and not _is_free(n)]
+    if differing:
+        changes = ", ".join(f"{n} is {saved.get(n)!r} there, {current.get(n)!r} here" for n in differing)
+        raise ValueError(
+            f"output_dir={str(output_dir)!r}: belongs to a run of another config ({changes}); "
+            "name another output_dir, or repeat that run's config to resume it"
+        )
+
+
+def write_text_atomically(file: Path, text: str) -> None:
+    """Writes a file so that a reader, or a kill, sees the old one or the whole new one."""
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(file)
+
+
+def write_config(output_dir: Path, config: RunConfig) -> None:
+    """Writes config.yaml, the file that makes a folder a run's."""
+    write_text_atomically(output_dir / CONFIG_FILE, yaml.safe_dump(config_to_dict(config), sort_keys=False))
+
+
+def write_json(file: Path, content: Any) -> None:
+    """Writes JSON, whole or not at all; refuses NaN and infinity, which JSON has no words for."""
+    write_text_atomically(file, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+@contextmanager
+def only_run_in(output_dir: Path) -> Iterator[None]:
+    """Holds the directory for this process, so that two runs never write to it at once.
+
+    Raises:
+        ValueError: another process holds it, or the folder cannot be written to.
+    """
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        lock = (output_dir / LOCK_FILE).open("w")
+    except OSError as error:
+        raise ValueError(
+            f"output_dir={str(output_dir)!r}: cannot be written to ({error.strerror})"
+        ) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ValueError(
+                f"output_dir={str(output_dir)!r}: another run is writing there; wait for it or name another"
+            ) from error
+        yield

@@ -1,0 +1,251 @@
+"""Runs stage 1: opens a run's folder, resumes what is there, trains, probes and reports."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import resource
+import signal
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+
+from prorank_jax import __version__
+from prorank_jax.checkpoint import Checkpoints
+from prorank_jax.config import RunConfig
+from prorank_jax.config_files import config_to_dict
+from prorank_jax.metrics_log import (
+    METRICS_FILE,
+    CompilationCounter,
+    MetricsLog,
+    TrainingProgress,
+    completions_table,
+    keep_lines_up_to,
+    read_lines,
+)
+from prorank_jax.probe import ProbeResult, run_probe
+from prorank_jax.report import PICTURE_FILE, REPORT_FILE, before_after_table, write_report
+from prorank_jax.run_folder import check_same_run, only_run_in, write_config
+from prorank_jax.setup import Run, prepare_run
+from prorank_jax.sharding import put_batch
+from prorank_jax.types import Batch, Params, TrainState
+
+PROBES_FILE = "probes.jsonl"
+SHOWN_GROUPS = 4
+
+
+class Interrupted(Exception):  # noqa: N818 - an order to stop is no error
+    """A SIGTERM was obeyed: the state is saved and the run can be resumed."""
+
+
+def train(config: RunConfig, console: Console | None = None) -> dict[str, Any]:
+    """Runs or resumes the run that a config describes, and returns the content of its report.
+
+    Raises:
+        ValueError: a config, model, collection or output directory that cannot work; nothing was
+            written over.
+        Interrupted: SIGTERM arrived; a checkpoint was saved.
+    """
+    console = console or Console()
+    output_dir = Path(config.output_dir)
+    check_same_run(output_dir, config)
+    with only_run_in(output_dir):
+        compilations = CompilationCounter()
+        run = prepare_run(config, console)
+        if jax.process_index() == 0:
+            write_config(output_dir, config)
+            run.save_descriptions(output_dir)
+        with (
+            Checkpoints(output_dir, config.checkpoint.keep) as checkpoints,
+            jax.set_mesh(run.mesh),
+            _sigterm_noticed() as stop_requested,
+        ):
+            loop = _Loop(run, checkpoints, compilations, stop_requested, console)
+            loop.run_to_end()
+        return _finish(run, console)
+
+
+@contextmanager
+def _sigterm_noticed() -> Iterator[list[int]]:
+    """A list that SIGTERM makes non-empty, so that a preempted run can save its state and leave."""
+    received: list[int] = []
+    previous = signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
+    try:
+        yield received
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+@dataclasses.dataclass
+class _Pending:
+    """A step that was dispatched and whose metrics are not read yet."""
+
+    step: int
+    metrics: dict[str, jax.Array]
+    prompts: int
+    tokens: int
+
+
+class _Loop:
+    """The training loop; its fields are what one step hands to the next."""
+
+    def __init__(
+        self,
+        run: Run,
+        checkpoints: Checkpoints,
+        compilations: CompilationCounter,
+        stop_requested: list[int],
+        console: Console,
+    ) -> None:
+        self._run = run
+        self._checkpoints = checkpoints
+        self._compilations = compilations
+        self._stop_requested = stop_requested
+        self._console = console
+        self._output_dir = Path(run.config.output_dir)
+        self._batches = run.batches()
+        self._leads = jax.process_index() == 0
+        self._pending: _Pending | None = None
+        self._reference: Params | None = None
+        self._state, self._done = self._resume_or_start()
+        self._clock = time.perf_counter()
+
+    def _resume_or_start(self) -> tuple[TrainState, int]:
+        run, latest = self._run, self._checkpoints.latest()
+        if run.config.grpo.kl_coefficient > 0:
+            self._reference = run.load_initial_params()
+        if latest is None:
+            # The state is donated step by step; the reference must not share its buffers.
+            params = run.load_initial_params()
+            return run.init_state(params), 0
+        restored = self._checkpoints.restore(latest, run.abstract_state)
+        self._batches.set_state(restored.iterator)
+        self._console.print(f"resuming {self._output_dir} after step {latest}")
+        return restored.state, latest
+
+    def run_to_end(self) -> None:
+        """Trains the steps that are left, with the probes and checkpoints that fall due."""
+        config, steps = self._run.config, self._run.config.train.steps
+        key = jax.random.key(config.train.seed)
+        if self._leads:
+            keep_lines_up_to(self._output_dir / PROBES_FILE, self._done)
+        if self._done == 0:
+            self._probe(0)
+        log = MetricsLog(self._output_dir, self._done) if self._leads else None
+        with TrainingProgress(self._console, steps, self._done) as progress:
+            for step in range(self._done + 1, steps + 1):
+                batch = next(self._batches)
+                on_mesh = put_batch(batch, self._run.mesh)
+                self._state, metrics, completions = self._run.grpo_step(
+                    self._state, self._reference, on_mesh, jax.random.fold_in(key, step)
+                )
+                self._settle(log, progress)
+                rows = config.train.batch_size
+                self._pending = _Pending(
+                    step, metrics, rows, int(np.sum(batch.lengths)) * jax.process_count()
+                )
+                if self._due(config.train.sample_every, step):
+                    self._show_completions(step, batch, completions)
+                if self._due(config.probe.every, step) or step == steps:
+                    self._settle(log, progress)
+                    self._probe(step)
+                if self._due(config.checkpoint.every, step) or step == steps or self._stop_requested:
+                    self._settle(log, progress)
+                    self._save(step)
+                if self._stop_requested:
+                    raise Interrupted(f"stopped after step {step}; the same command goes on from there")
+        if log is not None:
+            log.close()
+
+    @staticmethod
+    def _due(every: int, step: int) -> bool:
+        return every > 0 and step % every == 0
+
+    def _settle(self, log: MetricsLog | None, progress: TrainingProgress) -> None:
+        """Waits for the dispatched step's metrics and logs them."""
+        if self._pending is None:
+            return
+        pending, self._pending = self._pending, None
+        metrics = {name: float(value) for name, value in jax.device_get(pending.metrics).items()}
+        seconds = time.perf_counter() - self._clock
+        self._clock = time.perf_counter()
+        metrics["prompts_per_second"] = pending.prompts / seconds
+        metrics["tokens_per_second"] = pending.tokens / seconds
+        metrics["compilations"] = self._compilations.count
+        if log is not None:
+            log.write(pending.step, metrics)
+        progress.update(pending.step, metrics)
+
+    def _probe(self, step: int) -> None:
+        run = self._run
+        result = run_probe(
+            run.probe_step,
+            self._state.params,
+            run.held_out,
+            run.renderer.answer_tokens,
+            run.mesh,
+            step,
+            show_progress=self._console.is_terminal,
+        )
+        self._console.print(
+            f"held out after {step} steps: format {result.format_rate:.3f}, accuracy {result.accuracy:.3f}, "
+            f"AUC {result.auc:.3f}",
+            highlight=False,
+        )
+        if self._leads:
+            with (self._output_dir / PROBES_FILE).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(dataclasses.asdict(result)) + "\n")
+        self._clock = time.perf_counter()
+
+    def _save(self, step: int) -> None:
+        self._checkpoints.save(
+            self._state,
+            step,
+            self._batches.get_state(),
+            config_to_dict(self._run.config),
+            self._run.model_config.to_hf(),
+        )
+        self._clock = time.perf_counter()
+
+    def _show_completions(self, step: int, batch: Batch, completions: jax.Array) -> None:
+        if not self._leads:
+            return
+        half = len(batch.labels) // 2
+        rows = [*range(min(SHOWN_GROUPS // 2, half)), *range(half, min(half + SHOWN_GROUPS // 2, 2 * half))]
+        tokens = np.asarray(jnp.asarray(completions)[np.asarray(rows)])
+        queries = [self._run.examples[batch.examples[row]].query_id for row in rows]
+        labels = [int(batch.labels[row]) for row in rows]
+        decode = self._run.tokenizer.decode
+        self._console.print(completions_table(step, tokens.tolist(), labels, queries, decode))
+
+
+def _finish(run: Run, console: Console) -> dict[str, Any]:
+    """Writes and shows the report of a finished run."""
+    output_dir = Path(run.config.output_dir)
+    probes = [ProbeResult(**record) for record in read_lines(output_dir / PROBES_FILE)]
+    metrics = read_lines(output_dir / METRICS_FILE)
+    speeds = [record["prompts_per_second"] for record in metrics[1:]] or [metrics[0]["prompts_per_second"]]
+    device = jax.devices()[0]
+    facts = {
+        "model": run.config.model.source,
+        "data": run.config.data.source,
+        "steps": run.config.train.steps,
+        "median_prompts_per_second": statistics.median(speeds),
+        "peak_memory_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "devices": f"{jax.device_count()} x {device.device_kind}",
+        "prorank_jax": __version__,
+        "jax": jax.__version__,
+    }
+    if jax.process_index() == 0:
+        write_report(output_dir, probes, metrics, facts)
+        console.print(before_after_table(probes))
+        console.print(f"report: {output_dir / REPORT_FILE}, picture: {output_dir / PICTURE_FILE}")
+    return json.loads((output_dir / REPORT_FILE).read_text(encoding="utf-8"))

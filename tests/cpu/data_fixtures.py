@@ -1,0 +1,74 @@
+"""Small collections, files and a renderer for the tests of data; no model and no tokenizer."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from prorank_jax.records import Example
+
+REAL_DATA = Path(os.environ.get("PRORANK_DATA") or Path(__file__).parents[3] / "shared" / "data")
+
+
+class WordRenderer:
+    """One token a word, between a head and a tail: a stand-in for `prompts.PromptRenderer`."""
+
+    def __init__(self, max_length: int = 96) -> None:
+        self.max_length = max_length
+        self.fixed_length = 4
+        self.fingerprint = f"words-{max_length}"
+
+    def render(self, query: str, document: str) -> list[int]:
+        words = f"{query} {document}".split()[: self.max_length - self.fixed_length]
+        return [1, 2, *(int(hashlib.sha256(word.encode()).hexdigest()[:4], 16) for word in words), 3, 4]
+
+
+class MemoryExamples:
+    """Examples of given lengths and labels, without files; token j of example i is 1000 i + j."""
+
+    name = "memory"
+
+    def __init__(self, lengths: Iterable[int], labels: Iterable[int]) -> None:
+        self.lengths = np.array(list(lengths), np.int32)
+        self.labels = np.array(list(labels), np.int32)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, position: int) -> Example:
+        tokens = 1000 * int(position) + np.arange(self.lengths[position], dtype=np.int32)
+        label = int(self.labels[position])
+        return Example(f"q{position}", f"d{position}", tokens, label, label)
+
+
+def write_jsonl(path: Path, records: Iterable[Any]) -> Path:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    return path
+
+
+WORDS = ("apple", "river", "stone", "cloud", "tiger", "piano", "bread", "ocean", "candle", "garden")
+
+
+def write_beir_folder(folder: Path, queries: int = 10, split: str = "train") -> Path:
+    """A valid folder: query i asks for word i; document i-0 (grade 2) and i-1 (grade 1) hold it."""
+    (folder / "qrels").mkdir(parents=True)
+    numbers = range(queries)
+    names = [f"{WORDS[i % 10]}{i // 10}" for i in numbers]
+    write_jsonl(
+        folder / "corpus.jsonl",
+        [
+            {"_id": f"d{i}-{part}", "title": f"about {names[i]}", "text": f"{names[i]} text number {part}"}
+            for i in numbers
+            for part in range(3)
+        ],
+    )
+    write_jsonl(folder / "queries.jsonl", [{"_id": f"q{i}", "text": f"what is {names[i]}"} for i in numbers])
+    rows = [f"q{i}\td{i}-{part}\t{2 - part}\n" for i in numbers for part in range(2)]
+    (folder / "qrels" / f"{split}.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join(rows))
+    return folder

@@ -1,0 +1,111 @@
+"""Weights out: bit-equal round trips, transformers' own names, shards, and nothing half-written."""
+
+from __future__ import annotations
+
+import json
+
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors import safe_open
+from safetensors.numpy import load_file
+
+from prorank_jax.models.export import save_params
+from prorank_jax.models.weights import load_model_config, load_params
+from tests.cpu.models.checkpoint_files import (
+    assert_bit_equal,
+    hf_tensors,
+)
+
+
+def test_import_export_import_is_bit_equal(golden, tmp_path):
+    save_params(golden.params, golden.config, tmp_path / "out")
+    assert load_model_config(tmp_path / "out") == golden.config
+    assert_bit_equal(load_params(tmp_path / "out", golden.config), golden.params)
+
+
+def test_exported_names_are_those_of_transformers(golden, tmp_path):
+    save_params(golden.params, golden.config, tmp_path / "out")
+    ours, theirs = load_file(tmp_path / "out" / "model.safetensors"), hf_tensors(golden)
+    assert ours.keys() == theirs.keys()
+    for name, tensor in theirs.items():
+        np.testing.assert_array_equal(ours[name], tensor.astype(np.float32))
+    with safe_open(tmp_path / "out" / "model.safetensors", framework="np") as file:
+        assert file.metadata() == {"format": "pt"}
+
+
+def test_shards_and_their_index_load_back(golden, tmp_path):
+    folder = tmp_path / "out"
+    save_params(golden.params, golden.config, folder, max_shard_bytes=20_000)
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    assert len(set(index["weight_map"].values())) > 2
+    assert index["metadata"]["total_size"] == sum(4 * leaf.size for leaf in jax.tree.leaves(golden.params))
+    assert_bit_equal(load_params(folder, golden.config), golden.params)
+
+
+def test_bfloat16_export_rounds_to_nearest(qwen2, tmp_path):
+    params = jax.tree.map(lambda leaf: leaf * np.float32(1.001), qwen2.params)
+    save_params(params, qwen2.config, tmp_path / "out", dtype="bfloat16")
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["torch_dtype"] == "bfloat16"
+    rounded = jax.tree.map(
+        lambda leaf: np.asarray(leaf).astype(ml_dtypes.bfloat16).astype(np.float32), params
+    )
+    assert_bit_equal(load_params(tmp_path / "out", qwen2.config), rounded)
+
+
+def test_export_refuses_to_overwrite_and_leaves_nothing_behind(qwen2, tmp_path):
+    save_params(qwen2.params, qwen2.config, tmp_path / "out")
+    before = (tmp_path / "out" / "model.safetensors").read_bytes()
+    with pytest.raises(ValueError, match="already holds"):
+        save_params(qwen2.params, qwen2.config, tmp_path / "out")
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_export_keeps_other_files_of_the_folder(qwen2, tmp_path):
+    (tmp_path / "tokenizer.json").write_text("{}")
+    save_params(qwen2.params, qwen2.config, tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+    ]
+
+
+def test_an_interrupted_export_leaves_no_model(qwen2, tmp_path, monkeypatch):
+    def fail(*_args, **_options):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("prorank_jax.models.export.save_file", fail)
+    with pytest.raises(OSError, match="disk full"):
+        save_params(qwen2.params, qwen2.config, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("problem", ["missing", "extra", "shape", "dtype", "shard size", "file"])
+def test_export_names_what_does_not_fit(qwen2, tmp_path, problem):
+    params, options = jax.tree.map(lambda leaf: leaf, qwen2.params), {}
+    folder = tmp_path / "out"
+    if problem == "missing":
+        del params["layers"]["mlp"]["down"]["kernel"]
+    elif problem == "extra":
+        params["adapter"] = np.zeros(3, np.float32)
+    elif problem == "shape":
+        params["final_norm"]["scale"] = np.zeros(3, np.float32)
+    elif problem == "dtype":
+        options["dtype"] = "float16"
+    elif problem == "shard size":
+        options["max_shard_bytes"] = 0
+    else:
+        folder.write_text("")
+    named = {
+        "missing": r"layers\.mlp\.down\.kernel",
+        "extra": "arrays",
+        "shape": r"final_norm\.scale",
+        "dtype": "dtype='float16'",
+        "shard size": "max_shard_bytes",
+        "file": "is a file",
+    }
+    with pytest.raises(ValueError, match=named[problem]):
+        save_params(params, qwen2.config, folder, **options)

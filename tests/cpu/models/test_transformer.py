@@ -1,0 +1,186 @@
+"""The transformer against transformers' logits, and what must not change a row: padding, batch, future."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from prorank_jax.models.attention import completion_layout, prompt_layout
+from prorank_jax.models.key_table import at_path, key_table
+from prorank_jax.models.transformer import Transformer, last_positions
+
+# Logits of the goldens are up to 11. bfloat16 keeps 8 bits: a few percent after 3 layers of random weights.
+PARITY = 2e-4
+# Another shape is another order of summation: 1.3e-5 was seen, with logits up to 11.
+ROUNDING = 5e-5
+BFLOAT16_WORST, BFLOAT16_MEAN = 1.0, 0.08
+
+
+def test_logits_equal_transformers(golden, all_logits):
+    got = all_logits(golden.params, golden.tokens, golden.lengths, config=golden.config)
+    assert got.dtype == jnp.float32
+    np.testing.assert_allclose(np.asarray(got)[golden.real], golden.logits[golden.real], atol=PARITY, rtol=0)
+
+
+@pytest.mark.parametrize("golden", ["qwen2_tied", "qwen3"], indirect=True)
+def test_bfloat16_stays_near_float32(golden, all_logits):
+    low = all_logits(
+        golden.params, golden.tokens, golden.lengths, config=golden.config, compute_dtype="bfloat16"
+    )
+    difference = np.abs(np.asarray(low) - golden.logits)[golden.real]
+    assert low.dtype == jnp.float32
+    assert difference.max() <= BFLOAT16_WORST
+    assert difference.mean() <= BFLOAT16_MEAN
+
+
+def test_padding_tokens_change_nothing(golden, all_logits):
+    other = np.where(golden.real, golden.tokens, (golden.tokens + 17) % golden.config.vocab_size)
+    assert (other != golden.tokens).any()
+    first = all_logits(golden.params, golden.tokens, golden.lengths, config=golden.config)
+    second = all_logits(golden.params, other, golden.lengths, config=golden.config)
+    np.testing.assert_array_equal(np.asarray(first)[golden.real], np.asarray(second)[golden.real])
+
+
+def test_the_width_of_the_padding_changes_nothing(golden, all_logits):
+    wide = np.pad(golden.tokens, ((0, 0), (0, 5)), constant_values=3)
+    got = np.asarray(all_logits(golden.params, wide, golden.lengths, config=golden.config))
+    narrow = np.asarray(all_logits(golden.params, golden.tokens, golden.lengths, config=golden.config))
+    np.testing.assert_allclose(
+        got[:, : narrow.shape[1]][golden.real], narrow[golden.real], atol=ROUNDING, rtol=0
+    )
+
+
+def test_the_batch_around_a_row_changes_nothing(golden, all_logits):
+    together = np.asarray(all_logits(golden.params, golden.tokens, golden.lengths, config=golden.config))
+    for row, length in enumerate(golden.lengths):
+        tokens, lengths = golden.tokens[row : row + 1], golden.lengths[row : row + 1]
+        alone = np.asarray(all_logits(golden.params, tokens, lengths, config=golden.config))
+        np.testing.assert_allclose(alone[0, :length], together[row, :length], atol=ROUNDING, rtol=0)
+
+
+def test_the_future_has_no_gradient(qwen2):
+    width = 6
+    tokens = jnp.arange(width, dtype=jnp.int32)[None]  # a token each, so that embedding rows are positions
+    model = Transformer(qwen2.config)
+
+    @jax.jit
+    @jax.jacrev
+    def by_position(embedding):
+        params = {**qwen2.params, "embedding": embedding}
+        hidden, _ = model.apply({"params": params}, tokens, prompt_layout(jnp.array([width]), width))
+        return jnp.sin(hidden[0]).sum(-1)  # [T]
+
+    reach = np.abs(by_position(qwen2.params["embedding"])).max(-1)[:, :width]  # [T of output, T of input]
+    np.testing.assert_array_equal(reach[np.triu_indices(width, 1)], 0.0)
+    assert (reach[np.tril_indices(width)] > 0).all()
+
+
+class TestSharedPrompt:
+    """Completions that attend to one cached copy of their prompt, against whole rows."""
+
+    WIDTH, GROUP, NEW = 8, 3, 3
+    LENGTHS = (8, 1, 5)
+
+    def _tokens(self, config):
+        rng = np.random.default_rng(0)
+        size = len(self.LENGTHS)
+        prompts = rng.integers(0, config.vocab_size, (size, self.WIDTH), dtype=np.int32)
+        completions = rng.integers(0, config.vocab_size, (size, self.GROUP, self.NEW), dtype=np.int32)
+        return prompts, completions, jnp.array(self.LENGTHS, jnp.int32)
+
+    def _runner(self, golden, lengths):
+        """A function that gives hidden states of the completions [B, G, NEW, D], the prompt run once."""
+        variables, model = {"params": golden.params}, Transformer(golden.config)
+
+        @jax.jit
+        def run(prompts, completions):
+            layout = prompt_layout(lengths, self.WIDTH)
+            _, prefix = model.apply(variables, prompts, layout)
+            own = completion_layout(lengths, self.GROUP, self.NEW)
+            flat = completions.reshape(len(self.LENGTHS), -1)  # [B, G·NEW]
+            hidden, _ = model.apply(variables, flat, own, prefix, layout)
+            return hidden.reshape(*completions.shape, golden.config.dim)
+
+        return lambda *tokens: np.asarray(run(*tokens))
+
+    @pytest.mark.parametrize("golden", ["qwen2_tied", "qwen3"], indirect=True)
+    def test_equals_whole_rows(self, golden):
+        prompts, completions, lengths = self._tokens(golden.config)
+        shared = self._runner(golden, lengths)(prompts, completions)
+        width = self.WIDTH + self.NEW
+        rows = np.zeros((len(self.LENGTHS) * self.GROUP, width), np.int32)
+        for row, (prompt, group) in enumerate(np.ndindex(len(self.LENGTHS), self.GROUP)):
+            whole = [*prompts[prompt, : self.LENGTHS[prompt]], *completions[prompt, group]]
+            rows[row, : len(whole)] = whole
+        whole_lengths = jnp.repeat(lengths, self.GROUP) + self.NEW
+        model, layout = Transformer(golden.config), prompt_layout(whole_lengths, width)
+        hidden = jax.jit(lambda rows: model.apply({"params": golden.params}, rows, layout)[0])(rows)
+        for row, (prompt, group) in enumerate(np.ndindex(len(self.LENGTHS), self.GROUP)):
+            start = self.LENGTHS[prompt]
+            np.testing.assert_allclose(
+                shared[prompt, group], hidden[row, start : start + self.NEW], atol=2e-5, rtol=0
+            )
+
+    def test_prompt_padding_and_siblings_change_nothing(self, qwen2):
+        prompts, completions, lengths = self._tokens(qwen2.config)
+        run = self._runner(qwen2, lengths)
+        first = run(prompts, completions)
+        real = np.arange(self.WIDTH) < np.asarray(lengths)[:, None]
+        padding = np.where(real, prompts, (prompts + 5) % qwen2.config.vocab_size)
+        np.testing.assert_array_equal(first, run(padding, completions))
+        other = completions.copy()
+        other[:, 1] = (other[:, 1] + 7) % qwen2.config.vocab_size
+        second = run(prompts, other)
+        np.testing.assert_array_equal(first[:, [0, 2]], second[:, [0, 2]])
+        assert (first[:, 1] != second[:, 1]).any(axis=-1).all()
+
+
+@pytest.mark.parametrize(
+    "remat",
+    [
+        "full",
+        pytest.param("dots", marks=pytest.mark.slow),
+        pytest.param("dots_no_batch", marks=pytest.mark.slow),
+    ],
+)
+def test_recomputing_changes_no_gradient(qwen2, all_logits, remat):
+    def loss(params, remat):
+        logits = all_logits(params, qwen2.tokens, qwen2.lengths, config=qwen2.config, remat=remat)
+        return jnp.where(qwen2.real[..., None], jnp.sin(logits), 0.0).mean()
+
+    gradient_of = jax.jit(jax.grad(loss), static_argnums=1)
+    expected, got = gradient_of(qwen2.params, "none"), gradient_of(qwen2.params, remat)
+    for path, gradient in jax.tree_util.tree_leaves_with_path(got):
+        reference = at_path(expected, tuple(part.key for part in path))
+        np.testing.assert_allclose(gradient, reference, atol=1e-6, err_msg=str(path))
+
+
+def test_last_positions_and_direction_give_the_logit_difference(golden):
+    model, variables = Transformer(golden.config), {"params": golden.params}
+    width = golden.tokens.shape[1]
+
+    @jax.jit
+    def score(tokens, lengths):
+        hidden, _ = model.apply(variables, tokens, prompt_layout(lengths, width))
+        return last_positions(hidden, lengths) @ model.apply(variables, 7, 9, method="answer_direction")
+
+    logits = golden.logits[np.arange(len(golden.lengths)), golden.lengths - 1]
+    np.testing.assert_allclose(
+        score(golden.tokens, golden.lengths), logits[:, 9] - logits[:, 7], atol=PARITY, rtol=0
+    )
+
+
+def test_the_key_table_is_the_models_parameters(golden):
+    for tied in (False, True):
+        config = dataclasses.replace(golden.config, tied=tied)
+        model, layout = Transformer(config), prompt_layout(jnp.array([2]), 2)
+        made = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 2), jnp.int32), layout)
+        shapes = jax.tree.map(lambda leaf: leaf.shape, nn.unbox(made)["params"])
+        listed = {key.path: key.full_shape(config.layers) for key in key_table(config)}
+        paths = jax.tree_util.tree_leaves_with_path(shapes, is_leaf=lambda leaf: isinstance(leaf, tuple))
+        assert listed == {tuple(part.key for part in path): shape for path, shape in paths}

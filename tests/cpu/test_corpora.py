@@ -1,0 +1,320 @@
+"""Collections are read from every source, and each flaw is one clear ValueError."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections import namedtuple
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from prorank_jax import irds
+from prorank_jax.bm25 import Bm25Index
+from prorank_jax.config import DataOptions
+from prorank_jax.corpora import load_collection, load_groups, source_fingerprint
+from prorank_jax.embedding_jsonl import split_of
+from tests.cpu.data_fixtures import REAL_DATA, write_beir_folder, write_jsonl
+
+
+def test_beir_folder_is_read_in_full(tmp_path: Path) -> None:
+    collection = load_collection(str(write_beir_folder(tmp_path / "beir")), "train")
+    assert len(collection.documents) == 30
+    assert collection.documents["d3-1"].full_text == "about cloud0 cloud0 text number 1"
+    assert collection.queries["q2"] == "what is stone0"
+    assert collection.qrels["q2"] == {"d2-0": 2, "d2-1": 1}
+
+
+def test_beir_folder_without_header_titles_and_with_surrogates(tmp_path: Path) -> None:
+    folder = write_beir_folder(tmp_path / "beir", queries=1)
+    (folder / "corpus.jsonl").write_text(
+        '{"_id": "a", "text": "x \\ud800 y"}\n\n{"_id": "b", "title": null, "text": ""}\n'
+    )
+    (folder / "qrels" / "train.tsv").write_text("q0\ta\t-1\r\nq0\tb\t+1\r\n")
+    collection = load_collection(str(folder), "train")
+    assert collection.documents["a"].full_text == "x ? y"
+    assert collection.qrels == {"q0": {"a": -1, "b": 1}}
+
+
+def _replace_line(path: Path, number: int, line: bytes) -> None:
+    lines = path.read_bytes().split(b"\n")
+    lines[number - 1] = line
+    path.write_bytes(b"\n".join(lines))
+
+
+@pytest.mark.parametrize(
+    ("file", "number", "line", "expected"),
+    [
+        ("corpus.jsonl", 2, b"{oops", "corpus.jsonl, line 2: not JSON"),
+        ("corpus.jsonl", 2, b"[1]", "corpus.jsonl, line 2: list instead of an object"),
+        ("corpus.jsonl", 2, b'{"_id": "x", "text": "\xff"}', "corpus.jsonl, line 2: byte 23 is not UTF-8"),
+        ("corpus.jsonl", 2, b'{"_id": "d0-0", "text": "x"}', "line 2: the id 'd0-0' was there before"),
+        ("corpus.jsonl", 2, b'{"_id": 7, "text": "x"}', "line 2: _id=7 is int; write it as a string"),
+        ("corpus.jsonl", 2, b'{"_id": "", "text": "x"}', "line 2: _id is empty"),
+        ("corpus.jsonl", 2, b'{"_id": "x"}', "line 2: no field 'text'"),
+        ("corpus.jsonl", 2, b'{"_id": "x", "text": null}', "line 2: text=None is NoneType"),
+        ("corpus.jsonl", 2, b'{"_id": "x", "text": "", "title": 3}', "line 2: title=3 is int"),
+        ("corpus.jsonl", 2, b'{"_id": "x", "text": "x"}', "name 1 absent documents ('d0-1')"),
+        ("queries.jsonl", 2, b'{"_id": "q1", "text": " "}', "line 2: the query 'q1' has an empty text"),
+        ("queries.jsonl", 2, b'{"_id": "x", "text": "x"}', "name 1 absent queries ('q1')"),
+        ("qrels/train.tsv", 3, b"q0\td0-0\t1.5", "train.tsv, line 3: the grade '1.5' is not an integer"),
+        ("qrels/train.tsv", 1, b"q0\td0-0\t2.5", "train.tsv, line 1: the grade '2.5' is not an integer"),
+        ("qrels/train.tsv", 3, b"q0 d0-0 1", "train.tsv, line 3: 1 columns"),
+        ("qrels/train.tsv", 3, b"q0\t0\td0-0\t1", "train.tsv, line 3: 4 columns"),
+        ("qrels/train.tsv", 3, b"q0\td0-0\t1", "have the grades 2 and 1; keep one"),
+    ],
+)
+def test_flaws_of_beir_files_name_their_line(
+    tmp_path: Path, file: str, number: int, line: bytes, expected: str
+) -> None:
+    folder = write_beir_folder(tmp_path / "beir")
+    _replace_line(folder / file, number, line)
+    with pytest.raises(ValueError, match=re.escape(expected)):
+        load_collection(str(folder), "train")
+
+
+@pytest.mark.parametrize("name", ["corpus.jsonl", "queries.jsonl", "qrels/train.tsv"])
+def test_empty_files_are_refused(tmp_path: Path, name: str) -> None:
+    folder = write_beir_folder(tmp_path / "beir")
+    (folder / name).write_text("")
+    with pytest.raises(ValueError, match=r"holds no (documents|queries|qrels)"):
+        load_collection(str(folder), "train")
+
+
+def test_absent_documents_are_counted_and_some_named(tmp_path: Path) -> None:
+    folder = write_beir_folder(tmp_path / "beir")
+    write_jsonl(folder / "corpus.jsonl", [{"_id": "other", "text": "x"}])
+    with pytest.raises(ValueError, match=r"20 absent documents \('d0-0', 'd0-1', 'd1-0' and 17 more\)"):
+        load_collection(str(folder), "train")
+
+
+def test_folder_that_is_not_beir_says_what_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "queries.jsonl").write_text("")
+    with pytest.raises(ValueError, match=r"corpus.jsonl, qrels/ missing; a BEIR folder holds"):
+        load_collection(str(tmp_path), "train")
+
+
+def test_missing_split_lists_those_there_are(tmp_path: Path) -> None:
+    folder = write_beir_folder(tmp_path / "beir")
+    (folder / "qrels" / "dev.tsv").write_text("")
+    with pytest.raises(ValueError, match=r"data.split='test'.*choose one of dev, train"):
+        load_collection(str(folder), "test")
+
+
+@pytest.mark.parametrize("load", [load_collection, source_fingerprint])
+def test_unknown_sources_are_refused(tmp_path: Path, load: Any) -> None:
+    with pytest.raises(ValueError, match=r"data.source='nowhere': no such file or folder; give 'demo'"):
+        load("nowhere", "train")
+    (tmp_path / "corpus.txt").write_text("")
+    with pytest.raises(ValueError, match=r"not a kind of source"):
+        load(str(tmp_path / "corpus.txt"), "train")
+
+
+# --- ir_datasets -------------------------------------------------------------------------------------
+
+Doc = namedtuple("Doc", "doc_id title text")
+Query = namedtuple("Query", "query_id text")
+Qrel = namedtuple("Qrel", "query_id doc_id relevance")
+
+
+def _fake_dataset(**changes: Any) -> SimpleNamespace:
+    parts = {
+        "docs": [Doc("a", "T", "tea"), Doc("b", "", "milk")],
+        "queries": [Query("1", "what is tea")],
+        "qrels": [Qrel("1", "a", 2)],
+    } | changes
+    methods = {f"has_{name}": lambda part=part: part is not None for name, part in parts.items()}
+    methods |= {f"{name}_iter": lambda part=part: iter(part) for name, part in parts.items()}
+    return SimpleNamespace(**methods)
+
+
+@pytest.fixture
+def serve_dataset(monkeypatch: pytest.MonkeyPatch) -> Any:
+    def serve(dataset: Any) -> None:
+        monkeypatch.setattr(irds, "_load_dataset", lambda _: dataset)
+
+    return serve
+
+
+def test_ir_datasets_collections(serve_dataset: Any) -> None:
+    serve_dataset(_fake_dataset())
+    collection = load_collection("ir_datasets:fake/train", "ignored")
+    assert collection.documents["a"].full_text == "T tea"
+    assert collection.queries == {"1": "what is tea"}
+    assert collection.qrels == {"1": {"a": 2}}
+
+
+def test_ir_datasets_records_with_other_fields(serve_dataset: Any) -> None:
+    class Record(SimpleNamespace):
+        def default_text(self) -> str:
+            return "default"
+
+    serve_dataset(_fake_dataset(docs=[Record(doc_id="a", parts=("x",))], queries=[Record(query_id="1")]))
+    collection = load_collection("ir_datasets:fake", "")
+    assert collection.documents["a"].full_text == "default"
+    assert collection.queries["1"] == "default"
+
+
+def test_ir_datasets_judgements_of_absent_documents_are_left_out(
+    serve_dataset: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    serve_dataset(_fake_dataset(qrels=[Qrel("1", "a", 1), Qrel("1", "gone", 1), Qrel("9", "a", 1)]))
+    assert load_collection("ir_datasets:fake", "").qrels == {"1": {"a": 1}}
+    assert "1 judged documents are absent: 'gone'" in caplog.text
+    assert "1 judged queries are absent: '9'" in caplog.text
+
+
+def test_ir_datasets_without_judgements_or_network(serve_dataset: Any) -> None:
+    serve_dataset(_fake_dataset(qrels=None))
+    with pytest.raises(ValueError, match=r"has no qrels; name an id with .*beir/nfcorpus/"):
+        load_collection("ir_datasets:beir/nfcorpus", "")
+    broken = _fake_dataset()
+    broken.docs_iter = lambda: (_ for _ in ()).throw(OSError("no route"))
+    serve_dataset(broken)
+    with pytest.raises(ValueError, match=r"cannot read it \(no route\); check the network"):
+        load_collection("ir_datasets:fake", "")
+
+
+def test_unknown_ir_datasets_id_names_near_ones() -> None:
+    with pytest.raises(ValueError, match=r"unknown id; did you mean .*beir/nfcorpus"):
+        load_collection("ir_datasets:beir/nfcorpuz", "")
+
+
+# --- FlagEmbedding -----------------------------------------------------------------------------------
+
+
+def _embedding_records(count: int = 60) -> list[dict[str, Any]]:
+    return [
+        {"query": f"query {i}", "pos": [f"yes {i}"], "neg": [f"no {i} {j}" for j in range(6)], "prompt": "p"}
+        for i in range(count)
+    ]
+
+
+def test_embedding_file_becomes_groups(tmp_path: Path) -> None:
+    record = {
+        "id": 5,
+        "query": "query 0",
+        "pos": ["a"],
+        "neg": ["b", "a"],
+        "pos_scores": [2],
+        "neg_scores": [0.5, 1],
+    }
+    path = write_jsonl(tmp_path / "train.jsonl", [record])
+    (group,) = load_groups(str(path), split_of("query 0"), DataOptions())
+    assert (group.query_id, group.query) == ("5", "query 0")
+    assert [(c.document.text, c.grade, c.score) for c in group.candidates] == [("a", 1, 2.0), ("b", 0, 0.5)]
+
+
+def test_embedding_splits_share_no_query_and_do_not_depend_on_the_order(tmp_path: Path) -> None:
+    records = _embedding_records(300)
+    path, reverse = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
+    write_jsonl(path, records)
+    write_jsonl(reverse, records[::-1])
+    options = DataOptions()
+    splits = {
+        split: {group.query for group in load_groups(str(path), split, options)} for split in ("train", "dev")
+    }
+    assert not splits["train"] & splits["dev"]
+    assert len(splits["train"]) + len(splits["dev"]) == 300
+    assert 0.05 < len(splits["dev"]) / 300 < 0.16
+    assert {group.query for group in load_groups(str(reverse), "dev", options)} == splits["dev"]
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"query": " "}, "line 2: query is empty"),
+        ({"query": None}, "line 2: query=None is NoneType"),
+        ({"pos": "text"}, "line 2: pos must be a list of strings"),
+        ({"neg": [1]}, "line 2: neg must be a list of strings"),
+        ({"pos_scores": [1, 2]}, "line 2: pos_scores has 2 numbers for 1 passages"),
+        ({"neg_scores": ["a"] * 6}, "line 2: neg_scores must be a list of finite numbers"),
+        ({"neg_scores": [float("nan")] * 6}, "line 2: neg_scores must be a list of finite numbers"),
+        ({"id": [1]}, "line 2: id=[1] is list"),
+    ],
+)
+def test_flaws_of_embedding_files_name_their_line(
+    tmp_path: Path, change: dict[str, Any], expected: str
+) -> None:
+    records = _embedding_records()
+    records[1] |= change
+    path = write_jsonl(tmp_path / "train.jsonl", records)
+    with pytest.raises(ValueError, match=re.escape(expected)):
+        load_groups(str(path), "train", DataOptions())
+
+
+def test_embedding_files_with_nothing_to_give(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "train.jsonl", _embedding_records())
+    with pytest.raises(ValueError, match=r"data.split='test'.*choose one of train, dev"):
+        load_groups(str(path), "test", DataOptions())
+    with pytest.raises(ValueError, match=r"data.relevant_grade=2.*set it to 1"):
+        load_groups(str(path), "train", DataOptions(relevant_grade=2))
+    with pytest.raises(ValueError, match=r"holds training groups, no collection"):
+        load_collection(str(path), "train")
+    write_jsonl(path, [{"query": "x", "pos": [], "neg": ["a"]}])
+    with pytest.raises(ValueError, match=r"has a pos passage"):
+        load_groups(str(path), split_of("x"), DataOptions())
+    write_jsonl(path, [{"query": "x", "pos": ["a"]}])
+    with pytest.raises(ValueError, match=r"line 1: no field 'neg'"):
+        load_groups(str(path), "train", DataOptions())
+    path.write_text("")
+    with pytest.raises(ValueError, match=r"none of its 0 queries"):
+        load_groups(str(path), "train", DataOptions())
+
+
+def test_fingerprints_follow_the_content(tmp_path: Path) -> None:
+    folder = write_beir_folder(tmp_path / "beir")
+    before = source_fingerprint(str(folder), "train")
+    assert set(before) == {"corpus.jsonl", "queries.jsonl", "train.tsv"}
+    _replace_line(folder / "corpus.jsonl", 1, b'{"_id": "d0-0", "text": "changed"}')
+    after = source_fingerprint(str(folder), "train")
+    assert [name for name in before if before[name] != after[name]] == ["corpus.jsonl"]
+    assert source_fingerprint("demo", "train") != source_fingerprint("demo", "dev")
+
+
+# --- BM25 and real collections -----------------------------------------------------------------------
+
+
+def test_bm25_orders_ties_by_position_and_leaves_out_strangers() -> None:
+    index = Bm25Index(["cats sleeping", "", "a cat sleeps", "dogs run", "cat"])
+    assert [position for position, _ in index.top("cats", 10)] == [4, 0, 2]
+    assert [position for position, _ in index.top("cats sleep", 2)] == [0, 2]
+    assert index.top("zebra", 3) == []
+    assert index.top("the", 3) == []
+
+
+def test_bm25_refuses_texts_without_words() -> None:
+    with pytest.raises(ValueError, match=r"none of the 2 documents holds a word"):
+        Bm25Index(["", "the"])
+
+
+def test_bm25_starts_no_accelerator() -> None:
+    code = (
+        "from prorank_jax.bm25 import Bm25Index; Bm25Index(['one two']).top('two', 1);"
+        "import jax.lax; from jax._src import xla_bridge; assert not xla_bridge._backends"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "documents", "queries", "recall"),
+    [("scifact", "dev", 5183, 159, 0.926), ("cranfield", "test", 1400, 65, 0.722)],
+)
+def test_real_collections(name: str, split: str, documents: int, queries: int, recall: float) -> None:
+    folder = REAL_DATA / name
+    if not folder.is_dir():
+        pytest.skip(f"no {folder}; set PRORANK_DATA to the folder that holds {name}")
+    collection = load_collection(str(folder), split)
+    assert len(collection.documents) == documents
+    assert len(collection.qrels) == queries
+    ids = list(collection.documents)
+    index = Bm25Index([document.full_text for document in collection.documents.values()])
+    found = []
+    for query, grades in collection.qrels.items():
+        relevant = {document for document, grade in grades.items() if grade > 0}
+        top = {ids[position] for position, _ in index.top(collection.queries[query], 100)}
+        found.append(len(relevant & top) / len(relevant))
+    assert sum(found) / len(found) == pytest.approx(recall, abs=0.06)

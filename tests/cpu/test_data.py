@@ -1,0 +1,303 @@
+"""Examples are written once, and batches come in an order that survives stops and restarts."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prorank_jax import examples as examples_module
+from prorank_jax.config import DataOptions
+from prorank_jax.data import build_examples, choose_buckets, open_dataset, probe_batches, train_iterator
+from prorank_jax.types import Batch, Candidate, Document, RankingGroup
+from tests.cpu.data_fixtures import REAL_DATA, MemoryExamples, WordRenderer, write_beir_folder
+
+OPTIONS = DataOptions(max_length=96)
+MEMORY = MemoryExamples([5 + 3 * (i % 9) for i in range(50)], [int(i % 5 < 2) for i in range(50)])
+READ: dict[str, Any] = {"batch_size": 8, "seed": 3, "buckets": (16, 32)}
+
+
+def _equal(left: Batch, right: Batch) -> None:
+    for field in dataclasses.fields(Batch):
+        np.testing.assert_array_equal(getattr(left, field.name), getattr(right, field.name))
+
+
+def _take(count: int, **changes: Any) -> list[Batch]:
+    iterator = train_iterator(MEMORY, **(READ | changes))
+    return [next(iterator) for _ in range(count)]
+
+
+# --- examples ----------------------------------------------------------------------------------------
+
+
+def _group(grades: list[int]) -> RankingGroup:
+    candidates = (Candidate(Document(f"d{i}", f"text {i}", "title"), grade) for i, grade in enumerate(grades))
+    return RankingGroup("q", "the query", tuple(candidates))
+
+
+def test_examples_are_all_relevant_candidates_and_the_first_others() -> None:
+    options = DataOptions(relevant_grade=2, negatives_per_query=2)
+    examples = build_examples([_group([0, 3, 1, 2, 0])], WordRenderer(), options)
+    made = [(example.document_id, example.label, example.grade) for example in examples]
+    assert made == [("d1", 1, 3), ("d3", 1, 2), ("d0", 0, 0), ("d2", 0, 1)]
+    assert examples[0].tokens.tolist() == WordRenderer().render("the query", "title text 1")
+    assert examples[0].tokens.dtype == np.int32
+
+
+def test_examples_need_groups_and_prompts_within_the_limit() -> None:
+    with pytest.raises(ValueError, match=r"no ranking groups"):
+        build_examples([], WordRenderer(), OPTIONS)
+
+    class Endless(WordRenderer):
+        def render(self, query: str, document: str) -> list[int]:
+            return super().render(query, document) * 50
+
+    with pytest.raises(ValueError, match=r"the prompt of query 'q' and document 'd0' has \d+ tokens"):
+        build_examples([_group([1])], Endless(), OPTIONS)
+
+
+def test_records_give_back_what_was_written(tmp_path: Path) -> None:
+    source = str(write_beir_folder(tmp_path / "beir"))
+    examples = open_dataset(source, "train", OPTIONS, WordRenderer(), tmp_path / "cache", seed=0)
+    assert len(examples) == 10 * (2 + OPTIONS.negatives_per_query)
+    assert examples.labels.sum() == 20
+    read = [examples[i] for i in range(len(examples))]
+    assert [len(example.tokens) for example in read] == examples.lengths.tolist()
+    assert [example.label for example in read] == examples.labels.tolist()
+    assert (read[0].query_id, read[0].document_id, read[0].grade) == ("q0", "d0-0", 2)
+    expected = WordRenderer().render("what is apple0", "about apple0 apple0 text number 0")
+    assert read[0].tokens.tolist() == expected
+    assert "tensorflow" not in sys.modules
+
+
+def test_records_are_used_again_until_something_that_decides_them_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, cache = write_beir_folder(tmp_path / "beir"), tmp_path / "cache"
+    builds = []
+
+    def count_builds(*arguments: Any) -> Any:
+        builds.append(arguments)
+        return build_examples(*arguments)
+
+    monkeypatch.setattr(examples_module, "build_examples", count_builds)
+
+    def opened(options: DataOptions = OPTIONS, renderer: WordRenderer | None = None, seed: int = 0) -> Path:
+        return open_dataset(str(folder), "train", options, renderer or WordRenderer(), cache, seed).folder
+
+    first = opened()
+    # These decide nothing about the examples.
+    assert opened(dataclasses.replace(OPTIONS, buckets=(48, 96), probe_split="test")) == first
+    assert len(builds) == 1
+    others = {
+        opened(seed=1),
+        opened(renderer=WordRenderer(80)),
+        opened(dataclasses.replace(OPTIONS, relevant_grade=2)),
+        opened(dataclasses.replace(OPTIONS, hard_negatives=0.0)),
+    }
+    with (folder / "corpus.jsonl").open("a") as file:
+        file.write('{"_id": "new", "text": "one more"}\n')
+    others.add(opened())
+    assert len(others - {first}) == len(builds) - 1 == 5
+    assert sorted(path.name for path in cache.iterdir()) == sorted({p.name for p in others | {first}})
+
+
+def test_a_kill_while_writing_leaves_nothing_that_is_taken_for_whole(tmp_path: Path) -> None:
+    source = str(write_beir_folder(tmp_path / "beir"))
+    code = f"""
+import os, signal
+from tests.cpu.data_fixtures import WordRenderer
+from prorank_jax import records
+from prorank_jax.config import DataOptions
+from prorank_jax.data import open_dataset
+records.np.save = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
+open_dataset({source!r}, "train", DataOptions(max_length=96), WordRenderer(), {str(tmp_path / "cache")!r}, 0)
+"""
+    root = Path(__file__).parents[2]
+    killed = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, timeout=100)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    (leftover,) = (tmp_path / "cache").iterdir()
+    assert leftover.name.startswith(".unfinished-")
+    os.utime(leftover, (0, 0))
+    examples = open_dataset(source, "train", OPTIONS, WordRenderer(), tmp_path / "cache", 0)
+    assert len(examples) == 60
+    assert list((tmp_path / "cache").iterdir()) == [examples.folder]
+
+
+def test_an_error_while_writing_cleans_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = str(write_beir_folder(tmp_path / "beir"))
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("prorank_jax.records.np.save", fail)
+        with pytest.raises(OSError, match=r"disk full"):
+            open_dataset(source, "train", OPTIONS, WordRenderer(), tmp_path / "cache", 0)
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_two_builders_at_once_agree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, cache = str(write_beir_folder(tmp_path / "beir")), tmp_path / "cache"
+    first = []
+
+    def overtaken(*arguments: Any) -> Any:
+        if not first:
+            first.append(None)
+            first[0] = open_dataset(source, "train", OPTIONS, WordRenderer(), cache, 0).folder
+        return build_examples(*arguments)
+
+    monkeypatch.setattr(examples_module, "build_examples", overtaken)
+    second = open_dataset(source, "train", OPTIONS, WordRenderer(), cache, 0)
+    assert second.folder == first[0]
+    assert list(cache.iterdir()) == [second.folder]
+
+
+# --- batches -----------------------------------------------------------------------------------------
+
+
+def test_batches_hold_the_examples_they_name() -> None:
+    for batch in _take(12):
+        rows, length = batch.tokens.shape
+        assert rows == 8
+        assert length in READ["buckets"]
+        assert batch.labels.sum() == 4
+        assert {array.dtype for array in (batch.tokens, batch.lengths, batch.labels, batch.examples)} == {
+            np.dtype(np.int32)
+        }
+        for tokens, count, label, position in zip(
+            batch.tokens, batch.lengths, batch.labels, batch.examples, strict=True
+        ):
+            example = MEMORY[position]
+            np.testing.assert_array_equal(tokens[:count], example.tokens)
+            assert not tokens[count:].any()
+            assert label == example.label
+
+
+@given(stop=st.integers(0, 25), seed=st.integers(0, 3), data=st.data())
+@settings(max_examples=15, deadline=None)
+def test_a_resumed_run_reads_what_one_never_stopped_reads(stop: int, seed: int, data: st.DataObject) -> None:
+    whole = _take(30, seed=seed)
+    stopped = train_iterator(MEMORY, **(READ | {"seed": seed}))
+    for _ in range(stop):
+        next(stopped)
+    state = json.loads(json.dumps(stopped.get_state()))
+    resumed = train_iterator(MEMORY, **(READ | {"seed": seed}))
+    for _ in range(data.draw(st.integers(0, 3))):
+        next(resumed)  # a state may be set on an iterator that was used before
+    resumed.set_state(state)
+    started = train_iterator(MEMORY, **(READ | {"seed": seed}), start_step=stop)
+    for step in range(stop, stop + 5):
+        _equal(next(resumed), whole[step])
+        _equal(next(started), whole[step])
+    assert started.get_state() == resumed.get_state()
+
+
+@given(process_count=st.sampled_from([1, 2, 4, 8]), start=st.integers(0, 20))
+@settings(max_examples=12, deadline=None)
+def test_processes_share_the_global_batch(process_count: int, start: int) -> None:
+    whole = _take(3, start_step=start)
+    shares = [
+        _take(3, start_step=start, process_index=index, process_count=process_count)
+        for index in range(process_count)
+    ]
+    for step, batch in enumerate(whole):
+        parts = [share[step] for share in shares]
+        joined = Batch(
+            *(
+                np.concatenate([getattr(part, field.name) for part in parts])
+                for field in dataclasses.fields(Batch)
+            )
+        )
+        _equal(joined, batch)
+
+
+def test_a_state_moves_to_another_number_of_processes() -> None:
+    alone = train_iterator(MEMORY, **READ)
+    for _ in range(7):
+        next(alone)
+    states = alone.get_state()
+    half = train_iterator(MEMORY, **READ, process_index=1, process_count=2)
+    half.set_state(states)
+    np.testing.assert_array_equal(next(half).tokens, next(alone).tokens[4:])
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"batch_size": 6, "process_count": 4}, "train.batch_size=6: cannot be shared by 4 processes"),
+        ({"process_index": 2, "process_count": 2}, "process_index=2: must be from 0 to process_count-1=1"),
+        ({"start_step": -1}, "start_step=-1: must be at least 0"),
+        ({"buckets": (16,)}, "a prompt has 29 tokens"),
+        ({"batch_size": 42}, "half of a batch is 21 examples"),
+    ],
+)
+def test_impossible_iterators_are_refused(changes: dict[str, Any], expected: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(expected)):
+        train_iterator(MEMORY, **(READ | changes))
+
+
+# --- the probe ---------------------------------------------------------------------------------------
+
+
+def test_the_probe_is_balanced_fixed_and_filled_up() -> None:
+    batches = probe_batches(MEMORY, count=20, batch_size=8, buckets=(16, 32))
+    assert [batch.tokens.shape[0] for batch in batches] == [8, 8, 8]
+    examples = np.concatenate([batch.examples for batch in batches])
+    labels = np.concatenate([batch.labels for batch in batches])
+    assert (examples == -1).sum() == 4
+    assert (examples[-4:] == -1).all()
+    assert len(set(examples[:20])) == 20
+    assert labels[:20].sum() == 10
+    assert (batches[-1].lengths[4:] == 1).all()
+    for left, right in zip(
+        batches, probe_batches(MEMORY, count=20, batch_size=8, buckets=(16, 32)), strict=True
+    ):
+        _equal(left, right)
+    other = probe_batches(MEMORY, count=20, batch_size=8, buckets=(16, 32), seed=1)
+    assert not np.array_equal(other[0].examples, batches[0].examples)
+
+
+def test_the_probe_is_cut_to_what_there_is(caplog: pytest.LogCaptureFixture) -> None:
+    batches = probe_batches(MEMORY, count=128, batch_size=16, buckets=(32,))
+    assert sum(int((batch.examples >= 0).sum()) for batch in batches) == 40
+    assert "probe.examples=128: memory has enough for 40 only" in caplog.text
+
+
+def test_impossible_probes_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"memory has 3 relevant and 0 irrelevant examples"):
+        probe_batches(MemoryExamples([4] * 3, [1] * 3), count=2, batch_size=2, buckets=(16,))
+    with pytest.raises(ValueError, match=r"a held-out prompt has 29 tokens"):
+        probe_batches(MEMORY, count=40, batch_size=8, buckets=(16,))
+
+
+# --- from end to end ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("source", ["demo", "cranfield"])
+def test_from_a_source_to_batches(source: str, tmp_path: Path) -> None:
+    folder = REAL_DATA / source
+    if source != "demo" and not folder.is_dir():
+        pytest.skip(f"no {folder}; set PRORANK_DATA to the folder that holds {source}")
+    name = source if source == "demo" else str(folder)
+    options = dataclasses.replace(OPTIONS, relevant_grade=2)
+    examples = open_dataset(name, "train", options, WordRenderer(), tmp_path, seed=0)
+    buckets = choose_buckets(examples.lengths, options.max_length)
+    iterator = train_iterator(examples, batch_size=8, seed=0, buckets=buckets)
+    for _ in range(5):
+        batch = next(iterator)
+        assert batch.labels.sum() == 4
+        assert batch.tokens.shape[1] in buckets
+        for tokens, count, position in zip(batch.tokens, batch.lengths, batch.examples, strict=True):
+            np.testing.assert_array_equal(tokens[:count], examples[position].tokens)

@@ -1,0 +1,136 @@
+"""Advantages, clip, KL and entropy against formulas written out by hand, as TRL has them."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.cpu.tiny import ANSWERS
+
+from prorank_jax.config import GrpoOptions
+from prorank_jax.grpo import (
+    answer_entropy,
+    clipped_objective,
+    entropy,
+    exact_kl,
+    group_advantages,
+    k3_estimate,
+    kl_per_token,
+    policy_loss,
+)
+from prorank_jax.rollouts import AnswerLogits, log_probs_of
+from prorank_jax.types import Rollout
+
+
+def test_advantages_are_trls():
+    rewards = np.random.default_rng(0).normal(size=(6, 8)).astype(np.float32)
+    mean, tied = group_advantages(jnp.asarray(rewards), "mean")
+    scaled, _ = group_advantages(jnp.asarray(rewards), "mean_std")
+    centred = rewards - rewards.mean(1, keepdims=True)
+    np.testing.assert_allclose(mean, centred, atol=1e-6)
+    # TRL 1.x: (rewards - mean) / (std + 1e-4) with torch's unbiased std
+    np.testing.assert_allclose(scaled, centred / (rewards.std(1, ddof=1, keepdims=True) + 1e-4), rtol=1e-5)
+    assert not tied.any()
+
+
+@given(st.floats(-5, 5, width=32), st.integers(2, 9))
+def test_a_tied_group_has_no_advantage(reward, group):
+    for kind in ("mean", "mean_std"):
+        advantages, tied = group_advantages(jnp.full((2, group), reward), kind)
+        assert tied.all()
+        np.testing.assert_array_equal(advantages, 0)
+
+
+@settings(max_examples=50)
+@given(st.floats(-3, 3, width=32), st.floats(-3, 3, width=32))
+def test_clip_is_asymmetric_and_only_holds_what_it_should(log_ratio, advantage):
+    objective, held = clipped_objective(jnp.float32(log_ratio), jnp.float32(advantage), 0.2, 0.28)
+    ratio = np.exp(np.float32(log_ratio))
+    expected = min(ratio * advantage, np.clip(ratio, 0.8, 1.28) * advantage)
+    np.testing.assert_allclose(objective, expected, rtol=1e-5, atol=1e-6)
+    gradient = jax.grad(lambda x: clipped_objective(x, jnp.float32(advantage), 0.2, 0.28)[0])(
+        jnp.float32(log_ratio)
+    )
+    if float(held):
+        assert gradient == 0
+    elif abs(advantage) > 1e-3 and min(abs(ratio - 0.8), abs(ratio - 1.28)) > 1e-3:
+        assert gradient != 0
+
+
+def test_k3_is_nonnegative_and_unbiased_for_the_exact_kl():
+    key = jax.random.key(0)
+    policy, reference = jax.random.normal(key, (2, 5, 12))
+    exact = exact_kl(policy, reference)
+    log_p, log_q = jax.nn.log_softmax(policy), jax.nn.log_softmax(reference)
+    np.testing.assert_allclose(exact, (jnp.exp(log_p) * (log_p - log_q)).sum(-1), rtol=1e-5)
+    k3 = k3_estimate(log_p, log_q)
+    assert (k3 >= 0).all()
+    np.testing.assert_allclose((jnp.exp(log_p) * k3).sum(-1), exact, rtol=1e-4)  # its expectation
+
+
+def test_entropies():
+    np.testing.assert_allclose(entropy(jnp.zeros((2, 8))), np.log(8), rtol=1e-6)
+    logits = jnp.zeros((1, 24)).at[0, 1].set(50.0)
+    np.testing.assert_allclose(answer_entropy(logits, ANSWERS), [np.log(2)], rtol=1e-6)
+
+
+def _random_case(seed: int = 0):
+    keys = jax.random.split(jax.random.key(seed), 7)
+    logits = AnswerLogits(jax.random.normal(keys[0], (3, 24)), jax.random.normal(keys[1], (3, 4, 1, 24)))
+    reference = AnswerLogits(jax.random.normal(keys[2], (3, 24)), jax.random.normal(keys[3], (3, 4, 1, 24)))
+    tokens = jax.random.randint(keys[4], (3, 4, 2), 0, 24)
+    rewards = jax.random.normal(keys[5], (3, 4)).at[1].set(0.5)
+    advantages, tied = group_advantages(rewards, "mean")
+    old = log_probs_of(logits, tokens) + 0.3 * jax.random.normal(keys[6], tokens.shape)
+    mask = jnp.ones((3, 4, 2)).at[0, 0, 1].set(0)
+    return logits, reference, Rollout(tokens, mask, old, rewards, advantages, tied)
+
+
+@pytest.mark.parametrize("estimator", ["exact", "k3"])
+def test_loss_written_out(estimator):
+    logits, reference, rollout = _random_case()
+    options = GrpoOptions(
+        group_size=4,
+        kl_coefficient=0.3,
+        kl_estimator=estimator,
+        entropy_coefficient=0.2,
+        mask_tied_groups=True,
+    )
+    loss, metrics = policy_loss(logits, rollout, ANSWERS, options, reference)
+    log_p = np.asarray(log_probs_of(logits, rollout.tokens))
+    ratio = np.exp(log_p - rollout.log_probs)
+    advantages = np.asarray(rollout.advantages)[..., None]
+    surrogate = np.minimum(ratio * advantages, np.clip(ratio, 0.8, 1.28) * advantages)
+    weight = np.asarray(rollout.mask) * ~np.asarray(rollout.tied)[:, None, None]
+    kl = np.asarray(kl_per_token(logits, reference, rollout.tokens, jnp.asarray(log_p), estimator))
+    kl = (kl * rollout.mask).sum() / rollout.mask.sum()
+    said = answer_entropy(logits.first, ANSWERS).mean()
+    expected = -(surrogate * weight).sum() / weight.sum() + 0.3 * kl - 0.2 * said
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    np.testing.assert_allclose(metrics["kl"], kl, rtol=1e-5)
+    assert 0 < metrics["clip_fraction"] < 1
+
+
+def test_a_batch_of_tied_groups_has_no_policy_gradient():
+    logits, _, rollout = _random_case()
+    rollout = rollout.replace(tied=jnp.ones(3, bool), advantages=jnp.zeros((3, 4)))
+    options = GrpoOptions(group_size=4, entropy_coefficient=0.0)
+    gradient = jax.grad(lambda x: policy_loss(x, rollout, ANSWERS, options, None)[0])(logits)
+    assert all(not np.asarray(leaf).any() for leaf in gradient)
+
+
+def test_answer_entropy_bonus_settles_at_belief_over_coefficient():
+    """Deviation 8: with belief q that the document is relevant, the score's optimum is (2q - 1) / β."""
+    belief, beta = 0.8, 0.25
+    score = jnp.float32(0.0)
+
+    def objective(s):
+        p = jax.nn.sigmoid(s)
+        return p * belief + (1 - p) * (1 - belief) + beta * entropy(jnp.stack([jnp.float32(0), s]))
+
+    for _ in range(4000):
+        score = score + 1.0 * jax.grad(objective)(score)
+    np.testing.assert_allclose(score, (2 * belief - 1) / beta, rtol=1e-3)

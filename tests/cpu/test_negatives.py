@@ -1,0 +1,100 @@
+"""Negatives are irrelevant, as many as asked for, and the same whatever the order of the queries."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prorank_jax.collection import Collection
+from prorank_jax.config import DataOptions
+from prorank_jax.negatives import choose_negatives, make_groups
+from prorank_jax.types import Document
+
+TOPICS = ("tea cup kettle", "boat sail harbour", "horse saddle stable", "piano organ choir")
+
+
+def _collection() -> Collection:
+    documents = {f"d{i}": Document(f"d{i}", f"{TOPICS[i % 4]} number {i}") for i in range(80)}
+    queries = {f"q{i}": f"{TOPICS[i % 4]} question" for i in range(12)}
+    qrels = {f"q{i}": {f"d{i}": 2, f"d{i + 4}": 1, f"d{i + 8}": 0} for i in range(12)}
+    return Collection("made up", documents, queries, qrels)
+
+
+def _negative_ids(
+    options: DataOptions, collection: Collection | None = None, seed: int = 0
+) -> dict[str, list[str]]:
+    groups = make_groups(collection or _collection(), options, seed)
+    return {
+        group.query_id: [c.document.id for c in group.candidates if c.grade < options.relevant_grade]
+        for group in groups
+    }
+
+
+def test_groups_hold_all_judged_documents_and_the_mined_ones() -> None:
+    (group, *_) = make_groups(_collection(), DataOptions(relevant_grade=1))
+    graded = {candidate.document.id: candidate.grade for candidate in group.candidates}
+    assert len(graded) == len(group.candidates) == 2 + 4
+    assert list(graded.items())[:3] == [("d0", 2), ("d4", 1), ("d8", 0)]
+    assert sum(grade == 0 for grade in graded.values()) == 4
+
+
+def test_judged_negatives_that_were_not_drawn_come_last() -> None:
+    (group, *_) = make_groups(_collection(), DataOptions(relevant_grade=2, negatives_per_query=1))
+    assert len(group.candidates) == 3
+    assert {candidate.document.id for candidate in group.candidates[1:]} == {"d4", "d8"}
+
+
+def test_hard_negatives_share_the_topic_and_random_ones_need_not() -> None:
+    hard = _negative_ids(DataOptions(negatives_per_query=5, hard_negatives=1.0, negative_depth=15))
+    same = [int(d[1:]) % 4 == int(q[1:]) % 4 for q, ids in hard.items() for d in ids]
+    assert all(same)
+    easy = _negative_ids(DataOptions(negatives_per_query=5, hard_negatives=0.0))
+    same = [int(d[1:]) % 4 == int(q[1:]) % 4 for q, ids in easy.items() for d in ids]
+    assert 0 < sum(same) < len(same) / 2
+
+
+def test_the_choice_depends_on_seed_and_query_only() -> None:
+    options = DataOptions(negatives_per_query=6)
+    collection = _collection()
+    part = dataclasses.replace(collection, qrels=dict(reversed(list(collection.qrels.items())[3:7])))
+    whole, partly = _negative_ids(options, collection), _negative_ids(options, part)
+    assert partly == {query: whole[query] for query in partly}
+    assert whole == _negative_ids(options, collection)
+    assert whole != _negative_ids(options, collection, seed=1)
+
+
+def test_queries_without_relevant_documents_are_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    collection = _collection()
+    collection.qrels["q3"] = {"d1": 0}
+    groups = make_groups(collection, DataOptions())
+    assert "q3" not in {group.query_id for group in groups}
+    assert "1 queries without a relevant document" in caplog.text
+    with pytest.raises(
+        ValueError, match=r"data.relevant_grade=4: none of the 12 queries.*highest grade there is 2"
+    ):
+        make_groups(collection, DataOptions(relevant_grade=4))
+
+
+@given(
+    judged=st.dictionaries(st.integers(0, 29), st.integers(-1, 3), max_size=30),
+    ranking=st.lists(st.integers(0, 29), unique=True),
+    wanted=st.integers(1, 12),
+    share=st.floats(0, 1),
+    seed=st.integers(0, 5),
+)
+@settings(deadline=None)
+def test_negatives_are_distinct_irrelevant_and_as_many_as_there_can_be(
+    judged: dict[int, int], ranking: list[int], wanted: int, share: float, seed: int
+) -> None:
+    grades = {f"d{number}": grade for number, grade in judged.items()}
+    ids = [f"d{number}" for number in range(30)]
+    options = DataOptions(negatives_per_query=wanted, hard_negatives=share)
+    bm25 = [f"d{number}" for number in ranking]
+    negatives = choose_negatives(grades, bm25, ids, options, random.Random(seed))
+    possible = [identifier for identifier in ids if grades.get(identifier, 0) < options.relevant_grade]
+    assert len(set(negatives)) == len(negatives) == min(wanted, len(possible))
+    assert set(negatives) <= set(possible)
