@@ -27,7 +27,8 @@ def main(arguments: list[str]) -> int:
             import jax
 
             jax.distributed.initialize()
-        from prorank_jax.train import Interrupted, train
+        from prorank_jax.preemption import Interrupted
+        from prorank_jax.train import train
 
         try:
             train(config)

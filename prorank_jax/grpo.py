@@ -12,10 +12,10 @@ Deviations from textbook GRPO (arXiv 2402.03300):
 5. The upper clip is wider than the lower one (also DAPO).
 6. Groups in which every reward is equal carry no signal; they leave the average and are counted.
 7. The KL term is off by default and, where on, exact over the vocabulary instead of a one-sample estimate.
-8. The entropy bonus is on the answer alone: the entropy of {`0`, `1`} given that one of them is said. It
-   makes `logit("1") − logit("0")` settle at (2q − 1)·w/β, with q the model's belief that the document is
-   relevant, w the weight of a correct answer and β the coefficient, where a bare reward drives
-   it to ±∞ and the policy into one constant answer. Entropy over the whole vocabulary would undo the format.
+8. The entropy bonus is on the answer alone: −KL(uniform ‖ policy) over {`0`, `1`}, given that one of them
+   is said. Entropy over the whole vocabulary would undo the format; the entropy of the pair has a gradient
+   that vanishes just where it is needed, at a constant answer. This one pulls a score s back with
+   β·(sigmoid(s) − ½), at most β/2, so that a policy which gives every prompt one answer recovers.
 9. Of each group, `forced_ends` completions end their turn right after an answer, whatever was sampled.
    SmolLM2 does so by itself once in 2,000 to 100,000 tries, too rarely for any reward to reinforce. They
    count as if sampled (ratio 1, no importance weight), and change nothing once the policy ends its turns.
@@ -89,10 +89,15 @@ def entropy(logits: jax.Array) -> jax.Array:
     return -jnp.sum(jnp.exp(log_p) * log_p, axis=-1)
 
 
-def answer_entropy(first_logits: jax.Array, answers: AnswerTokens) -> jax.Array:
-    """Entropy of {`0`, `1`} given that one of them is said, in nats: [B, V] → [B]."""
+def answer_log_probs(first_logits: jax.Array, answers: AnswerTokens) -> jax.Array:
+    """Log-probabilities of `0` and `1` given that one of them is said: [B, V] → [B, 2]."""
     pair = jnp.stack([first_logits[:, answers.zero], first_logits[:, answers.one]], axis=-1)
-    return entropy(pair)
+    return jax.nn.log_softmax(pair)
+
+
+def divergence_from_uniform(log_probs: jax.Array) -> jax.Array:
+    """KL(uniform ‖ p) over the last axis, in nats: [..., n] → [...]; unbounded as p turns one-sided."""
+    return -jnp.log(log_probs.shape[-1]) - log_probs.mean(axis=-1)
 
 
 def policy_loss(
@@ -116,8 +121,8 @@ def policy_loss(
         counted = counted * (~rollout.tied)[:, None, None]
     tokens = jnp.maximum(counted.sum(), 1.0)
     loss = -(objective * counted).sum() / tokens
-    said = answer_entropy(logits.first, answers).mean()
-    loss = loss - options.entropy_coefficient * said
+    said = answer_log_probs(logits.first, answers)
+    loss = loss + options.entropy_coefficient * divergence_from_uniform(said).mean()
     kl = jnp.zeros(())
     if reference is not None:
         per_token = kl_per_token(logits, reference, rollout.tokens, log_probs, options.kl_estimator)
@@ -126,7 +131,7 @@ def policy_loss(
     metrics = {
         "loss": loss,
         "kl": kl,
-        "answer_entropy": said,
+        "answer_entropy": entropy(said).mean(),
         "entropy": entropy(logits.first).mean(),
         "clip_fraction": (held * counted).sum() / tokens,
     }

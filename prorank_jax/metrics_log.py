@@ -34,8 +34,8 @@ class CompilationCounter:
         self.count = 0
         jax.monitoring.register_event_duration_secs_listener(self._on_event)
 
-    def _on_event(self, event: str, duration: float, **_: Any) -> None:
-        del duration
+    def _on_event(self, event: str, duration_secs: float, **_: Any) -> None:
+        del duration_secs
         self.count += event == _COMPILE_EVENT
 
 

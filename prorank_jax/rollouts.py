@@ -8,7 +8,7 @@ for stored completions.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ from prorank_jax.models.layers import KeyValues
 from prorank_jax.models.transformer import Transformer, last_positions
 from prorank_jax.prompts import AnswerTokens
 from prorank_jax.sampling import sample_categorical
-from prorank_jax.types import Batch, Params
+from prorank_jax.types import Array, Batch, Params
 
 
 class AnswerLogits(NamedTuple):
@@ -48,25 +48,32 @@ class _Prompt(NamedTuple):
     layout: TokenLayout
 
 
+def _apply(
+    model: Transformer, params: Params, tokens: Array, layout: TokenLayout, *prefix: Any
+) -> tuple[jax.Array, KeyValues]:
+    outputs: Any = model.apply({"params": params}, tokens, layout, *prefix)
+    return outputs
+
+
 def _run_prompt(model: Transformer, params: Params, batch: Batch) -> _Prompt:
     layout = prompt_layout(batch.lengths, batch.tokens.shape[1])
-    hidden, keyvalues = model.apply({"params": params}, batch.tokens, layout)
+    hidden, keyvalues = _apply(model, params, batch.tokens, layout)
     return _Prompt(last_positions(hidden, batch.lengths), keyvalues, layout)
 
 
 def _head(model: Transformer, params: Params, hidden: jax.Array, temperature: float) -> jax.Array:
-    return model.apply({"params": params}, hidden, method="answer_logits") / temperature
+    logits: Any = model.apply({"params": params}, hidden, method="answer_logits")
+    return logits / temperature
 
 
 def _later_logits(
-    model: Transformer, params: Params, batch: Batch, prompt: _Prompt, tokens: jax.Array, temperature: float
+    model: Transformer, params: Params, batch: Batch, prompt: _Prompt, tokens: Array, temperature: float
 ) -> jax.Array:
     """Logits after each of the given completion tokens: [B, G, S] → [B, G, S, V]."""
     rows, group, width = tokens.shape
     layout = completion_layout(batch.lengths, group, width)
-    hidden, _ = model.apply(
-        {"params": params}, tokens.reshape(rows, group * width), layout, prompt.keyvalues, prompt.layout
-    )
+    fed = tokens.reshape(rows, group * width)
+    hidden, _ = _apply(model, params, fed, layout, prompt.keyvalues, prompt.layout)
     return _head(model, params, hidden.reshape(rows, group, width, -1), temperature)
 
 
@@ -138,16 +145,17 @@ def _extend(
         )
         # Slots at this position and later are empty; giving them a later position hides them.
         unfilled = full.positions >= (batch.lengths + offset)[:, None]
-        seen = full.replace(positions=jnp.where(unfilled, jnp.iinfo(jnp.int32).max, full.positions))
+        seen = TokenLayout(jnp.where(unfilled, jnp.iinfo(jnp.int32).max, full.positions), full.segments)
         prefix = jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=2), prompt.keyvalues, cache)
         prefix_layout = concatenate_layouts(prompt.layout, seen)
-        hidden, own = model.apply({"params": params}, token, here, prefix, prefix_layout)
+        hidden, own = _apply(model, params, token, here, prefix, prefix_layout)
         cache = jax.tree.map(lambda slot, new: slot.at[:, :, slots + offset].set(new), cache, own)
         following = choose(key, _head(model, params, hidden, temperature), 1)[..., 0]
         following = edit(following, token)
         return (cache, following), following
 
     offsets = jnp.arange(width, dtype=jnp.int32)
+    sampled: jax.Array
     _, sampled = jax.lax.scan(feed, (KeyValues(empty, empty), first), (keys, offsets))
     return jnp.concatenate([first[:, :, None], jnp.moveaxis(sampled, 0, 2)], axis=2)
 
@@ -191,7 +199,7 @@ def sample_completions(
 
 
 def replay_logits(
-    model: Transformer, params: Params, batch: Batch, tokens: jax.Array, temperature: float = 1.0
+    model: Transformer, params: Params, batch: Batch, tokens: Array, temperature: float = 1.0
 ) -> AnswerLogits:
     """The logits behind given completions [B, G, L], with one copy of the prompt."""
     prompt = _run_prompt(model, params, batch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -51,8 +52,9 @@ def train_state_shardings(
     """The sharding of every leaf of a `TrainState`, optimizer included."""
     params = abstract_params(model)
     opt_state = jax.eval_shape(optimizer.init, params)
+    where: Any = replicated(mesh)
     return TrainState(
-        step=replicated(mesh),
+        step=where,
         params=state_shardings(params, mesh),
         opt_state=state_shardings(opt_state, mesh),
     )
@@ -163,7 +165,9 @@ def make_grpo_step(
 
     def update(state: TrainState, gradients: Params) -> TrainState:
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-        return state.replace(params=optax.apply_updates(state.params, updates), opt_state=opt_state)
+        return dataclasses.replace(
+            state, params=optax.apply_updates(state.params, updates), opt_state=opt_state
+        )
 
     def several_updates(
         state: TrainState, reference: Params | None, batch: Batch, key: jax.Array
@@ -197,7 +201,7 @@ def make_grpo_step(
             run = one_update if options.updates_per_rollout == 1 else several_updates
             state, metrics, rollout = run(state, reference, batch, key)
         metrics |= _rollout_metrics(rollout, batch, answers) | {"learning_rate": jnp.asarray(rate)}
-        return state.replace(step=state.step + 1), metrics, rollout.tokens
+        return dataclasses.replace(state, step=state.step + 1), metrics, rollout.tokens
 
     shardings = train_state_shardings(model, optimizer, mesh)
     frozen = shardings.params if options.kl_coefficient > 0 else None

@@ -5,16 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import resource
-import signal
 import statistics
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
@@ -22,6 +19,7 @@ from prorank_jax import __version__
 from prorank_jax.checkpoint import Checkpoints
 from prorank_jax.config import RunConfig
 from prorank_jax.config_files import config_to_dict
+from prorank_jax.flops import grpo_step_flops, measured_matmul_flops
 from prorank_jax.metrics_log import (
     METRICS_FILE,
     CompilationCounter,
@@ -31,6 +29,7 @@ from prorank_jax.metrics_log import (
     keep_lines_up_to,
     read_lines,
 )
+from prorank_jax.preemption import Interrupted, sigterm_noticed
 from prorank_jax.probe import ProbeResult, run_probe
 from prorank_jax.report import PICTURE_FILE, REPORT_FILE, before_after_table, write_report
 from prorank_jax.run_folder import check_same_run, only_run_in, write_config
@@ -40,10 +39,6 @@ from prorank_jax.types import Batch, Params, TrainState
 
 PROBES_FILE = "probes.jsonl"
 SHOWN_GROUPS = 4
-
-
-class Interrupted(Exception):  # noqa: N818 - an order to stop is no error
-    """A SIGTERM was obeyed: the state is saved and the run can be resumed."""
 
 
 def train(config: RunConfig, console: Console | None = None) -> dict[str, Any]:
@@ -66,22 +61,11 @@ def train(config: RunConfig, console: Console | None = None) -> dict[str, Any]:
         with (
             Checkpoints(output_dir, config.checkpoint.keep) as checkpoints,
             jax.set_mesh(run.mesh),
-            _sigterm_noticed() as stop_requested,
+            sigterm_noticed() as stop_requested,
         ):
             loop = _Loop(run, checkpoints, compilations, stop_requested, console)
             loop.run_to_end()
         return _finish(run, console)
-
-
-@contextmanager
-def _sigterm_noticed() -> Iterator[list[int]]:
-    """A list that SIGTERM makes non-empty, so that a preempted run can save its state and leave."""
-    received: list[int] = []
-    previous = signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
-    try:
-        yield received
-    finally:
-        signal.signal(signal.SIGTERM, previous)
 
 
 @dataclasses.dataclass
@@ -92,6 +76,7 @@ class _Pending:
     metrics: dict[str, jax.Array]
     prompts: int
     tokens: int
+    flops: int
 
 
 class _Loop:
@@ -148,10 +133,7 @@ class _Loop:
                     self._state, self._reference, on_mesh, jax.random.fold_in(key, step)
                 )
                 self._settle(log, progress)
-                rows = config.train.batch_size
-                self._pending = _Pending(
-                    step, metrics, rows, int(np.sum(batch.lengths)) * jax.process_count()
-                )
+                self._pending = self._describe(step, metrics, batch)
                 if self._due(config.train.sample_every, step):
                     self._show_completions(step, batch, completions)
                 if self._due(config.probe.every, step) or step == steps:
@@ -164,6 +146,12 @@ class _Loop:
                     raise Interrupted(f"stopped after step {step}; the same command goes on from there")
         if log is not None:
             log.close()
+
+    def _describe(self, step: int, metrics: dict[str, jax.Array], batch: Batch) -> _Pending:
+        run, rows = self._run, self._run.config.train.batch_size
+        tokens = int(np.sum(batch.lengths)) * jax.process_count()
+        flops = grpo_step_flops(run.model_config, run.config.grpo, rows, batch.tokens.shape[1])
+        return _Pending(step, metrics, rows, tokens, flops)
 
     @staticmethod
     def _due(every: int, step: int) -> bool:
@@ -179,6 +167,7 @@ class _Loop:
         self._clock = time.perf_counter()
         metrics["prompts_per_second"] = pending.prompts / seconds
         metrics["tokens_per_second"] = pending.tokens / seconds
+        metrics["model_tflops"] = pending.flops / seconds / 1e12
         metrics["compilations"] = self._compilations.count
         if log is not None:
             log.write(pending.step, metrics)
@@ -218,13 +207,17 @@ class _Loop:
     def _show_completions(self, step: int, batch: Batch, completions: jax.Array) -> None:
         if not self._leads:
             return
-        half = len(batch.labels) // 2
-        rows = [*range(min(SHOWN_GROUPS // 2, half)), *range(half, min(half + SHOWN_GROUPS // 2, 2 * half))]
-        tokens = np.asarray(jnp.asarray(completions)[np.asarray(rows)])
-        queries = [self._run.examples[batch.examples[row]].query_id for row in rows]
+        relevant = np.flatnonzero(batch.labels == 1)[: SHOWN_GROUPS // 2]
+        irrelevant = np.flatnonzero(batch.labels == 0)[: SHOWN_GROUPS // 2]
+        rows = np.concatenate([relevant, irrelevant])
+        tokens = np.asarray(completions)[rows]
+        queries = [self._run.examples[int(batch.examples[row])].query_id for row in rows]
         labels = [int(batch.labels[row]) for row in rows]
-        decode = self._run.tokenizer.decode
-        self._console.print(completions_table(step, tokens.tolist(), labels, queries, decode))
+        table = completions_table(step, tokens.tolist(), labels, queries, self._decode)
+        self._console.print(table)
+
+    def _decode(self, tokens: Sequence[int]) -> str:
+        return str(self._run.tokenizer.decode(list(tokens)))
 
 
 def _finish(run: Run, console: Console) -> dict[str, Any]:
@@ -232,13 +225,18 @@ def _finish(run: Run, console: Console) -> dict[str, Any]:
     output_dir = Path(run.config.output_dir)
     probes = [ProbeResult(**record) for record in read_lines(output_dir / PROBES_FILE)]
     metrics = read_lines(output_dir / METRICS_FILE)
-    speeds = [record["prompts_per_second"] for record in metrics[1:]] or [metrics[0]["prompts_per_second"]]
+    warm = metrics[1:] or metrics  # the first step compiles
+    model_tflops = statistics.median(record["model_tflops"] for record in warm)
+    matmul_tflops = measured_matmul_flops(run.config.model.compute_dtype) / 1e12 * jax.device_count()
     device = jax.devices()[0]
     facts = {
         "model": run.config.model.source,
         "data": run.config.data.source,
         "steps": run.config.train.steps,
-        "median_prompts_per_second": statistics.median(speeds),
+        "median_prompts_per_second": statistics.median(record["prompts_per_second"] for record in warm),
+        "median_model_tflops": model_tflops,
+        "matmul_tflops": matmul_tflops,
+        "share_of_matmul_peak": model_tflops / matmul_tflops,
         "peak_memory_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
         "devices": f"{jax.device_count()} x {device.device_kind}",
         "prorank_jax": __version__,

@@ -75,18 +75,18 @@ class Rollout:
         tied: [B] bool, groups whose rewards are all equal.
     """
 
-    tokens: Array
-    mask: Array
-    log_probs: Array
-    rewards: Array
-    advantages: Array
-    tied: Array
+    tokens: jax.Array
+    mask: jax.Array
+    log_probs: jax.Array
+    rewards: jax.Array
+    advantages: jax.Array
+    tied: jax.Array
 
 
 @flax.struct.dataclass
 class TrainState:
     """What a step reads and writes: `step` counts optimizer steps' batches, int32."""
 
-    step: Array
+    step: jax.Array
     params: Params
     opt_state: Any

@@ -5,6 +5,8 @@ Every parameter is float32 and carries logical axis names; `sharding.py` maps th
 
 from __future__ import annotations
 
+from typing import Any
+
 import flax.linen as nn
 import flax.struct
 import jax
@@ -42,7 +44,7 @@ class Projection(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> jax.Array:
-        kernel = self.param(
+        kernel: Any = self.param(
             "kernel",
             _kernel(self.fan_in, self.fan_out, self.axes),
             (*self.fan_in, *self.fan_out),
@@ -55,7 +57,8 @@ class Projection(nn.Module):
         if self.use_bias:
             bias_axes = self.axes[len(self.fan_in) :]
             init = nn.with_logical_partitioning(nn.initializers.zeros, bias_axes)
-            y = y + self.param("bias", init, self.fan_out, jnp.float32).astype(x.dtype)
+            bias: Any = self.param("bias", init, self.fan_out, jnp.float32)
+            y = y + bias.astype(x.dtype)
         return y
 
 
@@ -68,7 +71,7 @@ class RMSNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> jax.Array:
         init = nn.with_logical_partitioning(nn.initializers.ones, (self.axis_name,))
-        scale = self.param("scale", init, (x.shape[-1],), jnp.float32)
+        scale: Any = self.param("scale", init, (x.shape[-1],), jnp.float32)
         wide = jnp.asarray(x, jnp.float32)
         mean_square = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
         return (wide * jax.lax.rsqrt(mean_square + self.eps) * scale).astype(x.dtype)
@@ -103,11 +106,10 @@ class Attention(nn.Module):
         prefix: KeyValues | None,
     ) -> tuple[jax.Array, KeyValues]:
         c = self.config
-        qkv = {"use_bias": c.qkv_bias}
         heads, kv_heads = (c.heads, c.head_dim), (c.kv_heads, c.head_dim)
-        query = Projection((c.dim,), heads, ("embed", "heads", "head_dim"), name="query", **qkv)(x)
-        key = Projection((c.dim,), kv_heads, ("embed", "kv_heads", "head_dim"), name="key", **qkv)(x)
-        value = Projection((c.dim,), kv_heads, ("embed", "kv_heads", "head_dim"), name="value", **qkv)(x)
+        query = Projection((c.dim,), heads, ("embed", "heads", "head_dim"), c.qkv_bias, name="query")(x)
+        key = Projection((c.dim,), kv_heads, ("embed", "kv_heads", "head_dim"), c.qkv_bias, name="key")(x)
+        value = Projection((c.dim,), kv_heads, ("embed", "kv_heads", "head_dim"), c.qkv_bias, name="value")(x)
         if c.qk_norm:
             query = RMSNorm(c.norm_eps, "head_dim", name="query_norm")(query)
             key = RMSNorm(c.norm_eps, "head_dim", name="key_norm")(key)

@@ -32,7 +32,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Array, angles: tuple[jax.Array, jax.Array], visible: Array, prefix: KeyValues | None
+        self, x: jax.Array, angles: tuple[jax.Array, jax.Array], visible: Array, prefix: KeyValues | None
     ) -> tuple[jax.Array, KeyValues]:
         c = self.config
         normed = RMSNorm(c.norm_eps, "norm", name="attention_norm")(x)
@@ -60,9 +60,9 @@ class Transformer(nn.Module):
         c = self.config
         shape = (c.vocab_size, c.dim)
         init = nn.with_logical_partitioning(nn.initializers.normal(0.02), ("vocab", "embed"))
-        self.embedding = self.param("embedding", init, shape, jnp.float32)
+        self.embedding: Any = self.param("embedding", init, shape, jnp.float32)
         if not c.tied:
-            self.unembedding = self.param("unembedding", init, shape, jnp.float32)
+            self.unembedding: Any = self.param("unembedding", init, shape, jnp.float32)
         self.final_norm = RMSNorm(c.norm_eps, "norm")
         block: Any = Block
         if self.remat != "none":
@@ -113,7 +113,7 @@ class Transformer(nn.Module):
         table = self._output_table()
         return table[one] - table[zero]
 
-    def _output_table(self) -> Array:
+    def _output_table(self) -> Any:
         return self.embedding if self.config.tied else self.unembedding
 
 

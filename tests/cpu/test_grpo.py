@@ -12,8 +12,9 @@ from tests.cpu.tiny import ANSWERS
 
 from prorank_jax.config import GrpoOptions
 from prorank_jax.grpo import (
-    answer_entropy,
+    answer_log_probs,
     clipped_objective,
+    divergence_from_uniform,
     entropy,
     exact_kl,
     group_advantages,
@@ -74,7 +75,9 @@ def test_k3_is_nonnegative_and_unbiased_for_the_exact_kl():
 def test_entropies():
     np.testing.assert_allclose(entropy(jnp.zeros((2, 8))), np.log(8), rtol=1e-6)
     logits = jnp.zeros((1, 24)).at[0, 1].set(50.0)
-    np.testing.assert_allclose(answer_entropy(logits, ANSWERS), [np.log(2)], rtol=1e-6)
+    pair = answer_log_probs(logits, ANSWERS)
+    np.testing.assert_allclose(entropy(pair), [np.log(2)], rtol=1e-6)
+    np.testing.assert_allclose(divergence_from_uniform(pair), [0], atol=1e-6)
 
 
 def _random_case(seed: int = 0):
@@ -107,7 +110,7 @@ def test_loss_written_out(estimator):
     weight = np.asarray(rollout.mask) * ~np.asarray(rollout.tied)[:, None, None]
     kl = np.asarray(kl_per_token(logits, reference, rollout.tokens, jnp.asarray(log_p), estimator))
     kl = (kl * rollout.mask).sum() / rollout.mask.sum()
-    said = answer_entropy(logits.first, ANSWERS).mean()
+    said = -divergence_from_uniform(answer_log_probs(logits.first, ANSWERS)).mean()
     expected = -(surrogate * weight).sum() / weight.sum() + 0.3 * kl - 0.2 * said
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
     np.testing.assert_allclose(metrics["kl"], kl, rtol=1e-5)
@@ -122,15 +125,12 @@ def test_a_batch_of_tied_groups_has_no_policy_gradient():
     assert all(not np.asarray(leaf).any() for leaf in gradient)
 
 
-def test_answer_entropy_bonus_settles_at_belief_over_coefficient():
-    """Deviation 8: with belief q that the document is relevant, the score's optimum is (2q - 1) / β."""
-    belief, beta = 0.8, 0.25
-    score = jnp.float32(0.0)
+@pytest.mark.parametrize("score", [-30.0, -2.0, 0.0, 2.0, 30.0])
+def test_the_bonus_pulls_back_hardest_where_the_answer_is_constant(score):
+    """Deviation 8: its slope is sigmoid(s) - 1/2, which does not vanish for a one-sided policy."""
 
-    def objective(s):
-        p = jax.nn.sigmoid(s)
-        return p * belief + (1 - p) * (1 - belief) + beta * entropy(jnp.stack([jnp.float32(0), s]))
+    def bonus(s):
+        return divergence_from_uniform(jax.nn.log_softmax(jnp.stack([jnp.float32(0), s])))
 
-    for _ in range(4000):
-        score = score + 1.0 * jax.grad(objective)(score)
-    np.testing.assert_allclose(score, (2 * belief - 1) / beta, rtol=1e-3)
+    slope = jax.grad(bonus)(jnp.float32(score))
+    np.testing.assert_allclose(slope, 1 / (1 + np.exp(-score)) - 0.5, atol=1e-6)

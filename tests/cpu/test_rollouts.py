@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tests.cpu.tiny import ANSWERS, VOCABULARY, random_batch, tiny_model
+from tests.cpu.tiny import ANSWERS, VOCABULARY, tiny_model
 
 from prorank_jax.config import GrpoOptions
-from prorank_jax.grpo import group_advantages, policy_loss
 from prorank_jax.models.attention import prompt_layout
 from prorank_jax.rewards import answer_reward
 from prorank_jax.rollouts import (
@@ -17,73 +18,87 @@ from prorank_jax.rollouts import (
     close_completions,
     completion_mask,
     end_some_after_answer,
-    log_probs_of,
     replay_logits,
     sample_completions,
 )
+from prorank_jax.steps import _loss_on_policy, _loss_on_samples
 from prorank_jax.types import Batch, Rollout
 
+LENGTHS = (3, 8, 3)  # rows 0 and 2 run together in the reference; row 1 has no padding
 
-def plain_logits(model, params, batch: Batch, tokens: jax.Array) -> jax.Array:
-    """[B, G, L, V] logits from full sequences, one at a time, nothing padded and nothing shared."""
-    table = params["embedding"]
-    rows = []
-    for row, completions in enumerate(np.asarray(tokens)):
-        prompt = np.asarray(batch.tokens[row][: batch.lengths[row]])
-        group = []
-        for completion in completions:
-            sequence = jnp.asarray(np.concatenate([prompt, completion]))[None]
-            length = sequence.shape[1]
-            hidden, _ = model.apply({"params": params}, sequence, prompt_layout(jnp.array([length]), length))
-            every = hidden[0] @ table.T
-            group.append(every[len(prompt) - 1 : length - 1])
-        rows.append(jnp.stack(group))
+
+def uneven_batch(seed: int = 0) -> Batch:
+    rows, width = len(LENGTHS), max(LENGTHS)
+    tokens = np.random.default_rng(seed).integers(0, VOCABULARY, (rows, width)).astype(np.int32)
+    labels = (np.arange(rows) % 2).astype(np.int32)
+    return Batch(tokens, np.array(LENGTHS, np.int32), labels, np.arange(rows, dtype=np.int32))
+
+
+@partial(jax.jit, static_argnums=0)
+def plain_logits(model, params, prompts: jax.Array, completions: jax.Array) -> jax.Array:
+    """[B, G, L, V] logits of full sequences, nothing shared; padding is never computed on."""
+    group, new_tokens = completions.shape[1:]
+    rows = [None] * len(LENGTHS)
+    for length in set(LENGTHS):
+        here = [row for row, of_row in enumerate(LENGTHS) if of_row == length]
+        repeated = jnp.repeat(prompts[np.array(here), :length], group, axis=0)
+        sequences = jnp.concatenate([repeated, completions[np.array(here)].reshape(-1, new_tokens)], axis=1)
+        full = jnp.full(len(sequences), sequences.shape[1])
+        hidden, _ = model.apply({"params": params}, sequences, prompt_layout(full, sequences.shape[1]))
+        predicting = hidden[:, length - 1 : -1] @ params["embedding"].T
+        for row, logits in zip(here, predicting.reshape(len(here), group, new_tokens, -1), strict=True):
+            rows[row] = logits
     return jnp.stack(rows)
 
 
-@pytest.mark.parametrize("family", ["qwen2", "qwen3", "llama"])
-@pytest.mark.parametrize(("group", "new_tokens"), [(1, 1), (3, 1), (4, 2), (2, 3), (3, 5)])
+@pytest.mark.parametrize(
+    ("family", "group", "new_tokens"),
+    [("qwen2", 1, 1), ("qwen2", 4, 2), ("qwen3", 3, 1), ("qwen3", 2, 3), ("llama", 3, 5)],
+)
 def test_replay_equals_full_sequences(family, group, new_tokens):
     model, params = tiny_model(family)
-    batch = random_batch(3, 8)
-    tokens = jax.random.randint(jax.random.key(5), (3, group, new_tokens), 0, VOCABULARY)
-    logits = replay_logits(model, params, batch, tokens)
-    plain = plain_logits(model, params, batch, tokens)
+    batch = uneven_batch()
+    tokens = jax.random.randint(jax.random.key(5), (len(LENGTHS), group, new_tokens), 0, VOCABULARY)
+    logits = jax.jit(partial(replay_logits, model))(params, batch, tokens)
+    plain = plain_logits(model, params, batch.tokens, tokens)
+    assert logits.later.shape == (len(LENGTHS), group, new_tokens - 1, VOCABULARY)
     np.testing.assert_allclose(
         np.broadcast_to(logits.first[:, None], plain[:, :, 0].shape), plain[:, :, 0], atol=1e-4
     )
     np.testing.assert_allclose(logits.later, plain[:, :, 1:], atol=1e-4)
 
 
-@pytest.mark.parametrize(("group", "new_tokens"), [(2, 1), (5, 2), (3, 3), (4, 6)])
-def test_logits_of_sampling_are_those_of_replay(group, new_tokens):
+@pytest.mark.parametrize(("group", "new_tokens"), [(2, 1), (5, 2), (4, 5)])
+def test_logits_of_sampling_are_those_of_full_sequences(group, new_tokens):
     model, params = tiny_model()
-    batch = random_batch()
-    sample = jax.jit(
-        lambda p: sample_completions(
-            model, p, batch, jax.random.key(3), group=group, new_tokens=new_tokens, temperature=0.7
-        )
-    )
-    tokens, logits = sample(params)
-    replayed = replay_logits(model, params, batch, tokens, 0.7)
-    assert tokens.shape == (4, group, new_tokens)
-    np.testing.assert_allclose(logits.first, replayed.first, atol=1e-4)
-    np.testing.assert_allclose(logits.later, replayed.later, atol=1e-4)
+    batch = uneven_batch()
+    sample = partial(sample_completions, model, group=group, new_tokens=new_tokens, temperature=0.7)
+    tokens, logits = jax.jit(sample)(params, batch, jax.random.key(3))
+    assert tokens.shape == (len(LENGTHS), group, new_tokens)
+    plain = plain_logits(model, params, batch.tokens, tokens) / 0.7
+    np.testing.assert_allclose(logits.first, plain[:, 0, 0], atol=1e-4)
+    np.testing.assert_allclose(logits.later, plain[:, :, 1:], atol=1e-4)
 
 
-@pytest.mark.parametrize("new_tokens", [1, 2, 5])
-def test_greedy_decoding_takes_the_likeliest_token_of_the_full_sequence(new_tokens):
-    model, params = tiny_model()
-    batch = random_batch()
-    tokens, _ = sample_completions(
-        model, params, batch, jax.random.key(0), group=1, new_tokens=new_tokens, choose=choose_greedily
-    )
-    np.testing.assert_array_equal(plain_logits(model, params, batch, tokens).argmax(-1), tokens)
+@pytest.mark.parametrize(("family", "new_tokens"), [("qwen2", 1), ("llama", 2), ("qwen3", 5)])
+def test_greedy_decoding_takes_the_likeliest_token_of_the_full_sequence(family, new_tokens):
+    model, params = tiny_model(family)
+    batch = uneven_batch()
+    decode = partial(sample_completions, model, group=1, new_tokens=new_tokens, choose=choose_greedily)
+    tokens, _ = jax.jit(decode)(params, batch, jax.random.key(0))
+    np.testing.assert_array_equal(plain_logits(model, params, batch.tokens, tokens).argmax(-1), tokens)
 
 
-def _plain_loss(params, model, batch, rollout: Rollout, options: GrpoOptions) -> jax.Array:
+def _plain_kl(log_p, log_q, tokens, estimator: str) -> jax.Array:
+    if estimator == "exact":
+        return (jnp.exp(log_p) * (log_p - log_q)).sum(-1)
+    difference = jnp.take_along_axis(log_q - log_p, tokens[..., None], axis=-1)[..., 0]
+    return jnp.exp(difference) - difference - 1
+
+
+def _plain_loss(params, model, reference, batch: Batch, rollout: Rollout, options: GrpoOptions) -> jax.Array:
     """Textbook form: [B, G, L, V] log-probabilities, every token written out."""
-    logits = plain_logits(model, params, batch, rollout.tokens) / options.temperature
+    logits = plain_logits(model, params, batch.tokens, rollout.tokens) / options.temperature
     log_p = jax.nn.log_softmax(logits)
     chosen = jnp.take_along_axis(log_p, rollout.tokens[..., None], axis=-1)[..., 0]
     ratio = jnp.exp(chosen - rollout.log_probs)
@@ -93,39 +108,79 @@ def _plain_loss(params, model, batch, rollout: Rollout, options: GrpoOptions) ->
     weight = rollout.mask * jnp.where(rollout.tied, 0.0, 1.0)[:, None, None]
     loss = -(objective * weight).sum() / jnp.maximum(weight.sum(), 1)
     pair = jax.nn.softmax(logits[:, 0, 0, jnp.array([ANSWERS.zero, ANSWERS.one])])
-    return loss + options.entropy_coefficient * (pair * jnp.log(pair)).sum(-1).mean()
+    loss = loss + options.entropy_coefficient * (pair * jnp.log(pair)).sum(-1).mean()
+    if reference is None:
+        return loss
+    log_q = plain_logits(model, reference, batch.tokens, rollout.tokens) / options.temperature
+    kl = _plain_kl(log_p, jax.nn.log_softmax(log_q), rollout.tokens, options.kl_estimator)
+    return loss + options.kl_coefficient * (kl * rollout.mask).sum() / rollout.mask.sum()
 
 
-@pytest.mark.parametrize(("group", "new_tokens"), [(2, 1), (6, 2), (3, 4)])
-@pytest.mark.parametrize("remat", ["none", "full"])
-def test_fused_loss_and_gradients_equal_the_plain_reference(group, new_tokens, remat):
-    model, params = tiny_model(remat=remat)
-    batch = random_batch(4, 9, seed=2)
-    options = GrpoOptions(group_size=group, max_new_tokens=new_tokens, entropy_coefficient=0.05)
-    reward = answer_reward(ANSWERS, 0.5, 1.0)
+def _assert_same_loss_and_gradients(ours, plain) -> None:
+    np.testing.assert_allclose(ours[0], plain[0], rtol=1e-4, atol=1e-6)
+    for fused, textbook in zip(jax.tree.leaves(ours[1]), jax.tree.leaves(plain[1]), strict=True):
+        assert float(jnp.linalg.norm(textbook)) > 1e-5
+        np.testing.assert_allclose(fused, textbook, rtol=1e-4, atol=1e-4 * float(jnp.abs(textbook).max()))
 
-    def fused(params):
-        tokens, logits = sample_completions(
-            model, params, batch, jax.random.key(11), group=group, new_tokens=new_tokens
+
+def _reward_that_differs(tokens, labels):
+    """An untrained model earns nothing, and tied groups have no gradient to compare."""
+    return answer_reward(ANSWERS, 0.5, 1.0)(tokens, labels) + 0.1 * (tokens.sum(-1) % 3)
+
+
+def _moved(params, seed: int):
+    """Other parameters nearby: a policy that has been updated, or the one it started from."""
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(seed), len(leaves))
+    moved = [leaf + 0.02 * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys, strict=True)]
+    return jax.tree.unflatten(tree, moved)
+
+
+@pytest.mark.parametrize(
+    ("family", "group", "new_tokens", "remat", "estimator"),
+    [
+        ("qwen2", 6, 2, "none", ""),
+        ("qwen2", 2, 1, "dots", "exact"),
+        ("qwen3", 5, 2, "full", "k3"),
+        ("llama", 3, 4, "dots_no_batch", "exact"),
+    ],
+)
+def test_fused_loss_and_gradients_equal_the_plain_reference(family, group, new_tokens, remat, estimator):
+    model, params = tiny_model(family, remat=remat)
+    batch, reference = uneven_batch(2), _moved(params, 1) if estimator else None
+    options = GrpoOptions(
+        group_size=group,
+        max_new_tokens=new_tokens,
+        temperature=0.8,
+        entropy_coefficient=0.05,
+        kl_coefficient=0.3 if estimator else 0.0,
+        kl_estimator=estimator or "exact",
+    )
+    plain = jax.jit(
+        lambda params, rollout: jax.value_and_grad(_plain_loss)(
+            params, model, reference, batch, rollout, options
         )
-        tokens = close_completions(tokens, ANSWERS.end)
-        rewards = reward(tokens, batch.labels)
-        rewards = rewards + 0.1 * (
-            tokens.sum(-1) % 3
-        )  # an untrained model earns nothing: no signal to compare
-        advantages, tied = group_advantages(rewards, "mean")
-        mask = completion_mask(tokens, ANSWERS.end)
-        rollout = Rollout(tokens, mask, log_probs_of(logits, tokens), rewards, advantages, tied)
-        rollout = jax.lax.stop_gradient(rollout)
-        return policy_loss(logits, rollout, ANSWERS, options, None)[0], rollout
+    )
 
-    (loss, rollout), gradients = jax.jit(jax.value_and_grad(fused, has_aux=True))(params)
+    @jax.jit
+    def on_policy(params):
+        of_loss = jax.value_and_grad(_loss_on_policy, has_aux=True)
+        key = jax.random.key(11)
+        return of_loss(params, model, reference, batch, key, _reward_that_differs, ANSWERS, options)
+
+    (loss, (_, rollout)), gradients = on_policy(params)
     assert bool((~rollout.tied).any())
-    plain, plain_gradients = jax.value_and_grad(_plain_loss)(params, model, batch, rollout, options)
-    np.testing.assert_allclose(loss, plain, rtol=1e-4, atol=1e-6)
-    for ours, theirs in zip(jax.tree.leaves(gradients), jax.tree.leaves(plain_gradients), strict=True):
-        scale = float(jnp.abs(theirs).max())
-        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4 * scale + 1e-7)
+    _assert_same_loss_and_gradients((loss, gradients), plain(params, rollout))
+
+    @jax.jit
+    def on_stored_samples(params):
+        of_loss = jax.value_and_grad(_loss_on_samples, has_aux=True)
+        return of_loss(params, model, reference, batch, rollout, ANSWERS, options)
+
+    updated = _moved(params, 2)
+    (loss, (metrics, _)), gradients = on_stored_samples(updated)
+    _assert_same_loss_and_gradients((loss, gradients), plain(updated, rollout))
+    assert 0 <= metrics["clip_fraction"] < 1
 
 
 def test_mask_ends_with_the_first_end_token():

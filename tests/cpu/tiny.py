@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from prorank_jax.models.attention import prompt_layout
 from prorank_jax.models.config import ModelConfig
 from prorank_jax.models.transformer import Transformer
 from prorank_jax.prompts import AnswerTokens
+from prorank_jax.steps import abstract_params
 from prorank_jax.types import Batch, Params
 
 ANSWERS = AnswerTokens(zero=3, one=5, end=7)
@@ -35,18 +38,24 @@ def tiny_config(family: str = "qwen2", *, tied: bool = True) -> ModelConfig:
 
 
 def tiny_model(
-    family: str = "qwen2", *, seed: int = 0, scale: float = 4.0, remat: str = "none"
+    family: str = "qwen2", *, seed: int = 0, scale: float = 4.0, remat: str = "none", **sizes: Any
 ) -> tuple[Transformer, Params]:
     """A model whose logits differ enough to tell tokens apart; biases are random too."""
-    model = Transformer(tiny_config(family), remat=remat)
-    layout = prompt_layout(jnp.array([4]), 4)
-    params = nn.unbox(model.init(jax.random.key(seed), jnp.zeros((1, 4), jnp.int32), layout))["params"]
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
-    noisy = [leaf + 0.1 * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys, strict=True)]
-    params = jax.tree.unflatten(tree, noisy)
-    params["embedding"] = params["embedding"] * scale
-    return model, params
+    model = Transformer(dataclasses.replace(tiny_config(family), **sizes), remat=remat)
+    rng = np.random.default_rng(seed)
+
+    def draw(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        noise = rng.normal(size=leaf.shape)
+        values = {
+            "scale": 1 + 0.1 * noise,
+            "bias": 0.1 * noise,
+            "kernel": 0.27 * noise,
+            "embedding": 0.1 * scale * noise,
+            "unembedding": 0.1 * scale * noise,
+        }
+        return jnp.asarray(values[path[-1].key], leaf.dtype)
+
+    return model, jax.tree_util.tree_map_with_path(draw, nn.unbox(abstract_params(model)))
 
 
 def random_batch(rows: int = 4, width: int = 10, seed: int = 0) -> Batch:

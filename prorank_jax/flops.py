@@ -1,0 +1,61 @@
+"""Arithmetic of a GRPO step, counted by hand, and the matrix-product speed the machine really has."""
+
+from __future__ import annotations
+
+import time
+
+import jax
+import jax.numpy as jnp
+
+from prorank_jax.config import GrpoOptions
+from prorank_jax.models.config import ModelConfig
+
+_PEAK_SIZE = 2048
+_PEAK_PRODUCTS = 4
+BACKWARD_FACTOR = 2  # two products in the backward pass for each one forward
+
+
+def layer_weights(config: ModelConfig) -> int:
+    """Weights of one layer's matrices."""
+    attention = config.dim * config.head_dim * (2 * config.heads + 2 * config.kv_heads)
+    return attention + 3 * config.dim * config.mlp_dim
+
+
+def forward_flops(config: ModelConfig, queries: int, keys: int) -> int:
+    """FLOPs of running `queries` tokens of one row through the layers, each over `keys` keys.
+
+    A multiply and an add count two; every key counts, masked or not, as dense attention computes it.
+    """
+    matrices = 2 * layer_weights(config) * queries
+    attention = 4 * config.heads * config.head_dim * queries * keys
+    return config.layers * (matrices + attention)
+
+
+def grpo_step_flops(config: ModelConfig, options: GrpoOptions, rows: int, width: int) -> int:
+    """FLOPs of one GRPO step on `rows` prompts padded to `width` tokens, heads included.
+
+    A fused update is one forward and one backward pass over prompts and completions. Several updates
+    add the rollout's own pass, a KL term adds the reference's. What remat recomputes is not counted, nor
+    is decoding beyond the second token.
+    """
+    later = options.group_size * (options.max_new_tokens - 1)
+    layers = forward_flops(config, width, width) + forward_flops(config, later, width + later)
+    head = 2 * config.dim * config.vocab_size * (1 + later)
+    updates = options.updates_per_rollout
+    passes = updates * (1 + BACKWARD_FACTOR)
+    passes += 1 if updates > 1 else 0
+    passes += updates if options.kl_coefficient > 0 else 0
+    return rows * passes * (layers + head)
+
+
+def measured_matmul_flops(dtype: str = "float32") -> float:
+    """FLOPs per second of large square matrix products on one device, the best of a few tries."""
+    square = jnp.ones((_PEAK_SIZE, _PEAK_SIZE), dtype)
+    multiply = jax.jit(jnp.matmul)
+    multiply(square, square).block_until_ready()
+    fastest = float("inf")
+    for _ in range(3):
+        started = time.perf_counter()
+        jax.block_until_ready([multiply(square, square) for _ in range(_PEAK_PRODUCTS)])
+        fastest = min(fastest, time.perf_counter() - started)
+    return _PEAK_PRODUCTS * 2 * _PEAK_SIZE**3 / fastest

@@ -1,0 +1,49 @@
+"""The hand count against what XLA counts on programs without a loop."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from prorank_jax.config import GrpoOptions
+from prorank_jax.flops import forward_flops, grpo_step_flops, layer_weights
+from prorank_jax.models.attention import prompt_layout
+from prorank_jax.models.transformer import Transformer
+from tests.cpu.tiny import tiny_config
+
+
+def test_forward_count_is_close_to_xlas_own():
+    config = dataclasses.replace(
+        tiny_config("llama"), dim=64, heads=8, kv_heads=4, head_dim=16, mlp_dim=256, layers=1
+    )
+    model, width = Transformer(config), 32
+    tokens, layout = jnp.zeros((1, width), jnp.int32), prompt_layout(jnp.array([width]), width)
+    params = model.init(jax.random.key(0), tokens, layout)
+    run = jax.jit(lambda p: model.apply(p, tokens, layout)[0])
+    counted = run.lower(params).compile().cost_analysis()["flops"]
+    assert forward_flops(config, width, width) == pytest.approx(
+        counted, rel=0.12
+    )  # XLA adds norms and softmax
+
+
+def test_layer_weights_are_the_matrices():
+    config = tiny_config()
+    assert layer_weights(config) == 16 * 16 * 2 + 16 * 8 * 2 + 3 * 16 * 24
+
+
+def test_a_step_is_three_forwards_and_grows_only_with_the_later_tokens():
+    config = tiny_config()
+
+    def flops(**options):
+        return grpo_step_flops(config, GrpoOptions(**options), rows=2, width=10)
+
+    head = 2 * config.dim * config.vocab_size
+    forward = 2 * (forward_flops(config, 10, 10) + head)
+    assert flops(group_size=8, max_new_tokens=1) == 3 * forward
+    assert flops(group_size=64, max_new_tokens=1) == 3 * forward
+    assert flops(group_size=8, max_new_tokens=2) > 3 * forward
+    assert flops(max_new_tokens=1, updates_per_rollout=4) == 13 * forward
+    assert flops(max_new_tokens=1, kl_coefficient=0.1) == 4 * forward

@@ -1,0 +1,276 @@
+"""The jitted steps: what they never build, that they learn, and what they report."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.extend.core import ClosedJaxpr, Jaxpr
+from tests.cpu.tiny import ANSWERS, VOCABULARY, random_batch, tiny_model
+
+from prorank_jax.config import GrpoOptions, MeshOptions, OptimizerOptions
+from prorank_jax.optimizer import make_optimizer, make_schedule
+from prorank_jax.rewards import answer_reward
+from prorank_jax.scoring import relevance_scores
+from prorank_jax.sharding import make_mesh
+from prorank_jax.steps import init_state, make_grpo_step, make_score_step, train_state_shardings
+from prorank_jax.types import Batch
+
+# No two of these share a factor above 2, so that the size of an array tells what it is made of.
+B, G, L, T, V, D, F, C = 3, 5, 3, 53, 37, 2 * 7, 11, 2 * 13
+KEY = jax.random.key(0)
+
+
+def one_device():
+    return make_mesh(MeshOptions(), jax.devices()[:1])
+
+
+def distinct_model(remat: str = "none"):
+    return tiny_model(remat=remat, vocab_size=V, dim=D, mlp_dim=F, head_dim=C, max_positions=128)
+
+
+def distinct_batch() -> Batch:
+    tokens = np.random.default_rng(0).integers(0, V, (B, T)).astype(np.int32)
+    rows = np.arange(B, dtype=np.int32)
+    return Batch(tokens, np.array([T, 20, 31], np.int32), rows % 2, rows)
+
+
+def build(model, params, options: GrpoOptions, optimizer=None, reward=None, schedule=None):
+    """The jitted step and its first state, on one device."""
+    mesh = one_device()
+    optimizer = optimizer or optax.sgd(1.0)
+    reward = reward or answer_reward(ANSWERS, 0.5, 1.0)
+    schedule = schedule or optax.constant_schedule(1.0)
+    step = make_grpo_step(model, optimizer, schedule, options, ANSWERS, reward, mesh)
+    shardings = train_state_shardings(model, optimizer, mesh)
+    # The step donates its state; the caller keeps its parameters.
+    copied = jax.tree.map(jnp.array, params)
+    return step, init_state(jax.device_put(copied, shardings.params), optimizer, shardings)
+
+
+def equations(jaxpr: Jaxpr) -> Iterator:
+    """Every equation of a program and of the programs inside it."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for value in equation.params.values():
+            for inner in value if isinstance(value, list | tuple) else (value,):
+                if isinstance(inner, ClosedJaxpr):
+                    yield from equations(inner.jaxpr)
+                elif isinstance(inner, Jaxpr):
+                    yield from equations(inner)
+
+
+def intermediate_shapes(function, *arguments) -> set[tuple[int, ...]]:
+    program = jax.make_jaxpr(function)(*arguments).jaxpr
+    return {v.aval.shape for e in equations(program) for v in e.outvars if hasattr(v.aval, "shape")}
+
+
+def vocabulary_at_each_position(shapes) -> list[tuple[int, ...]]:
+    return [shape for shape in shapes if math.prod(shape) % (T * V) == 0 and math.prod(shape)]
+
+
+def prompt_for_each_completion(shapes) -> list[tuple[int, ...]]:
+    """Features of prompt tokens once for every completion, as [B, G, T, …] or as [B·G, T + some, …]."""
+    found = []
+    for shape in shapes:
+        features = any(math.prod(shape) % factor == 0 for factor in (7, 11, 13, V))
+        multiplied = math.prod(shape) % (T * G) == 0 and features
+        per_completion = shape[:1] == (B * G,) or shape[:2] == (B, G) or shape[1:3] == (B, G)
+        stretched = per_completion and any(T <= size <= T + L for size in shape)
+        if math.prod(shape) and (multiplied or stretched):
+            found.append(shape)
+    return found
+
+
+def test_the_shape_checks_notice_what_they_look_for():
+    model, params = distinct_model()
+    batch = distinct_batch()
+
+    def wasteful(params):
+        repeated = jax.tree.map(lambda rows: jnp.repeat(rows, G, axis=0), batch)
+        scores = relevance_scores(model, params, repeated, ANSWERS)
+        return scores.sum(), jnp.ones((B, T, D)) @ params["embedding"].T, jnp.ones((B * G, T + 2, D)) * 2
+
+    shapes = intermediate_shapes(wasteful, params)
+    assert (B, T, V) in vocabulary_at_each_position(shapes)
+    found = prompt_for_each_completion(shapes)
+    assert (B * G, T, D) in found
+    assert (B * G, T + 2, D) in found
+
+
+@pytest.mark.parametrize(
+    ("new_tokens", "updates", "kl", "remat"), [(2, 1, 0.0, "none"), (L, 1, 0.1, "full"), (2, 2, 0.1, "dots")]
+)
+def test_grpo_step_shares_the_prompt_and_keeps_the_vocabulary_small(new_tokens, updates, kl, remat):
+    model, params = distinct_model(remat)
+    options = GrpoOptions(
+        group_size=G, max_new_tokens=new_tokens, updates_per_rollout=updates, kl_coefficient=kl
+    )
+    step, state = build(model, params, options)
+    shapes = intermediate_shapes(step, state, params if kl else None, distinct_batch(), KEY)
+    assert (B, T, D) in shapes  # the walk went into the layers
+    assert any(math.prod(shape) == B * G * (new_tokens - 1) * V for shape in shapes)
+    assert not vocabulary_at_each_position(shapes)
+    assert not prompt_for_each_completion(shapes)
+
+
+def test_score_never_projects_on_the_vocabulary_at_each_position_forward_or_backward():
+    model, params = distinct_model()
+    batch = distinct_batch()
+    forward = intermediate_shapes(make_score_step(model, ANSWERS, one_device()), params, batch)
+    backward = intermediate_shapes(
+        jax.grad(lambda params: relevance_scores(model, params, batch, ANSWERS).sum()), params
+    )
+    for shapes in (forward, backward):
+        assert (B, T, D) in shapes
+        assert not vocabulary_at_each_position(shapes)
+        assert not [shape for shape in shapes if V in shape and shape not in ((V, D), (V,))]
+
+
+def layer_scans(step, *arguments) -> int:
+    program = jax.make_jaxpr(step)(*arguments).jaxpr
+    return sum(e.primitive.name == "scan" and e.params["length"] == 2 for e in equations(program))
+
+
+def test_without_kl_there_is_no_reference_and_one_pass_less():
+    model, params = tiny_model()
+    batch = random_batch()
+    counts = {}
+    for coefficient in (0.0, 0.1):
+        step, state = build(model, params, GrpoOptions(group_size=3, kl_coefficient=coefficient))
+        counts[coefficient] = layer_scans(step, state, params if coefficient else None, batch, KEY)
+    assert counts[0.0] == 4  # prompt and completions, forward and backward
+    assert counts[0.1] == counts[0.0] + 2  # the reference's prompt and completions, forward only
+    step, state = build(model, params, GrpoOptions(group_size=3))
+    step(state, None, batch, KEY)
+
+
+MARKS = (10, 11)
+
+
+def readable_batch(seed: int) -> Batch:
+    """The last token says which answer is right."""
+    batch = random_batch(8, 6, seed)
+    tokens = np.array(batch.tokens)
+    tokens[np.arange(8), batch.lengths - 1] = np.array(MARKS)[batch.labels]
+    return batch.replace(tokens=tokens)
+
+
+@pytest.mark.parametrize("updates", [1, 2])
+def test_reward_rises_on_a_task_that_can_be_learned(updates):
+    model, params = tiny_model(scale=1.0)
+    options = GrpoOptions(group_size=16, entropy_coefficient=0.0, updates_per_rollout=updates)
+    rates = OptimizerOptions(learning_rate=0.02, schedule="constant", warmup_steps=0)
+    step, state = build(model, params, options, make_optimizer(rates, 120), None, make_schedule(rates, 120))
+    rewards = []
+    for number in range(60):
+        state, metrics, _ = step(state, None, readable_batch(number), jax.random.fold_in(KEY, number))
+        rewards.append(float(metrics["reward"]))
+    assert np.mean(rewards[:3]) < 0.4
+    assert np.mean(rewards[-5:]) > 1.3  # of 1.5
+    assert int(state.step) == 60
+    assert step._cache_size() == 1
+
+
+def test_another_reward_function_is_obeyed():
+    model, params = tiny_model(scale=1.0)
+
+    def loves_token_two(tokens, labels):
+        del labels
+        return (tokens[..., 0] == 2).astype(jnp.float32)
+
+    options = GrpoOptions(group_size=16, max_new_tokens=1, entropy_coefficient=0.0)
+    step, state = build(model, params, options, optax.adam(0.02), loves_token_two)
+    for number in range(40):
+        state, metrics, completions = step(state, None, random_batch(8, 6, number), KEY)
+    assert float(metrics["reward"]) > 0.9
+    assert completions.shape == (8, 16, 1)
+    assert np.mean(np.asarray(completions) == 2) == pytest.approx(float(metrics["reward"]))
+
+
+def test_tied_groups_change_nothing():
+    model, params = tiny_model()
+
+    def indifferent(tokens, labels):
+        del labels
+        return jnp.full(tokens.shape[:2], 0.7)
+
+    options = GrpoOptions(group_size=4, entropy_coefficient=0.0)
+    step, state = build(model, params, options, reward=indifferent)
+    state, metrics, _ = step(state, None, random_batch(), KEY)
+    assert float(metrics["tied_groups"]) == 1
+    assert float(metrics["grad_norm"]) == 0
+    jax.tree.map(np.testing.assert_array_equal, state.params, params)
+
+
+def sum_of_digits(tokens, labels):
+    return (tokens.sum(-1) % 5 + labels[:, None]).astype(jnp.float32)
+
+
+@pytest.mark.parametrize("new_tokens", [1, 2])
+def test_several_updates_begin_with_the_single_one(new_tokens):
+    """An optimizer that rests after its first update shows the first of two updates alone."""
+    model, params = tiny_model()
+    first_only = optax.sgd(lambda count: jnp.where(count == 0, 1.0, 0.0))
+    results = []
+    for updates in (1, 2):
+        options = GrpoOptions(group_size=4, max_new_tokens=new_tokens, updates_per_rollout=updates)
+        step, state = build(model, params, options, first_only, sum_of_digits)
+        results.append(step(state, None, random_batch(), KEY))
+    (single, _, tokens), (several, _, same_tokens) = results
+    np.testing.assert_array_equal(tokens, same_tokens)
+    for before, one, two in zip(*map(jax.tree.leaves, (params, single.params, several.params)), strict=True):
+        moved = float(jnp.abs(one - before).max())
+        np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-5 * moved + 1e-7)
+
+
+def test_metrics_have_the_names_that_runs_log():
+    model, params = tiny_model()
+    step, state = build(model, params, GrpoOptions(group_size=4), schedule=optax.constant_schedule(0.25))
+    _, metrics, _ = step(state, None, random_batch(), KEY)
+    named = ("reward", "format_rate", "accuracy", "entropy", "kl", "tied_groups", "clip_fraction")
+    assert {*named, "grad_norm", "learning_rate"} <= set(metrics)
+    assert all(value.shape == () for value in metrics.values())
+    assert float(metrics["learning_rate"]) == 0.25
+    assert float(metrics["clip_fraction"]) == 0  # the ratio is 1 on policy
+    assert float(metrics["kl"]) == 0
+    assert 0 < float(metrics["entropy"]) <= np.log(VOCABULARY)
+
+
+def test_the_rate_reported_is_the_one_applied():
+    model, params = tiny_model()
+    rates = OptimizerOptions(learning_rate=0.01, warmup_steps=3)
+    options = GrpoOptions(group_size=4, updates_per_rollout=2)
+    schedule = make_schedule(rates, 12)
+    step, state = build(model, params, options, make_optimizer(rates, 12), sum_of_digits, schedule)
+    for number in range(3):
+        state, metrics, _ = step(state, None, random_batch(), KEY)
+        assert float(metrics["learning_rate"]) == pytest.approx(float(schedule(2 * number)))
+
+
+def test_a_bucket_is_compiled_once():
+    model, params = tiny_model()
+    step, state = build(model, params, GrpoOptions(group_size=4))
+    score = make_score_step(model, ANSWERS, one_device())
+    for number, width in enumerate((6, 10, 6, 10, 6)):
+        batch = random_batch(4, width, number)
+        state, _, _ = step(state, None, batch, jax.random.fold_in(KEY, number))
+        score(state.params, batch)
+    assert step._cache_size() == 2
+    assert score._cache_size() == 2
+
+
+def test_a_reference_is_left_as_it_was():
+    model, params = tiny_model()
+    step, state = build(model, params, GrpoOptions(group_size=4, kl_coefficient=0.5), reward=sum_of_digits)
+    reference = jax.device_put(params, jax.tree.map(lambda leaf: leaf.sharding, state.params))
+    state, first, _ = step(state, reference, random_batch(), KEY)
+    state, second, _ = step(state, reference, random_batch(), KEY)
+    assert float(first["kl"]) == pytest.approx(0, abs=1e-6)
+    assert float(second["kl"]) > 1e-4
+    jax.tree.map(np.testing.assert_array_equal, reference, params)
