@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository need not be installed
 
 # Pod workers know their peers from the environment; anywhere else there is nobody to wait for.
 ON_TPU_POD = len(os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")) > 1
@@ -35,8 +38,8 @@ def main(arguments: list[str]) -> int:
         except Interrupted as stop:
             print(stop, file=sys.stderr)
             return EXIT_SIGTERM
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (ValueError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:
         print("interrupted; the same command resumes from the last checkpoint", file=sys.stderr)

@@ -44,12 +44,12 @@ def keep_lines_up_to(file: Path, step: int) -> None:
     if not file.is_file():
         return
     kept = []
-    for line in file.read_text(encoding="utf-8").splitlines():
+    for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
+            is_wanted = json.loads(line)["step"] <= step
+        except (json.JSONDecodeError, TypeError, KeyError):  # cut off anywhere, `3` is JSON too
             break
-        if record["step"] <= step:
+        if is_wanted:
             kept.append(line + "\n")
     temporary = file.with_suffix(".tmp")
     temporary.write_text("".join(kept), encoding="utf-8")

@@ -17,12 +17,18 @@ from prorank_jax.config_files import config_to_dict, flatten
 
 CONFIG_FILE = "config.yaml"
 LOCK_FILE = ".lock"
+DATA_FOLDER = "data"
 # What may differ when a run goes on: where it lives, what it shows, and the machine it runs on.
 FREE_FIELDS = ("output_dir", "train.sample_every", "checkpoint.", "mesh.")
 
 
 def _is_free(name: str) -> bool:
     return any(name == free or (free.endswith(".") and name.startswith(free)) for free in FREE_FIELDS)
+
+
+def _is_left_by_an_early_stop(name: str) -> bool:
+    """What a run writes before its config.yaml."""
+    return name in (LOCK_FILE, DATA_FOLDER) or (name.startswith(f".{CONFIG_FILE}.") and name.endswith(".tmp"))
 
 
 def check_same_run(output_dir: Path, config: RunConfig) -> None:
@@ -35,9 +41,8 @@ def check_same_run(output_dir: Path, config: RunConfig) -> None:
         raise ValueError(f"output_dir={str(output_dir)!r}: is a file; name a folder")
     file = output_dir / CONFIG_FILE
     if not file.is_file():
-        strangers = (
-            sorted(p.name for p in output_dir.iterdir() if p.name != LOCK_FILE) if output_dir.is_dir() else []
-        )
+        there = sorted(path.name for path in output_dir.iterdir()) if output_dir.is_dir() else []
+        strangers = [name for name in there if not _is_left_by_an_early_stop(name)]
         if strangers:
             raise ValueError(
                 f"output_dir={str(output_dir)!r}: holds {strangers[0]!r} but no {CONFIG_FILE} of a run; "
@@ -79,10 +84,13 @@ def write_json(file: Path, content: Any) -> None:
 def only_run_in(output_dir: Path) -> Iterator[None]:
     """Holds the directory for this process, so that two runs never write to it at once.
 
+    A directory that was not there is taken away again if the run fails before it writes to it.
+
     Raises:
         ValueError: another process holds it, or the folder cannot be written to.
     """
     try:
+        is_new = not output_dir.exists()
         output_dir.mkdir(parents=True, exist_ok=True)
         lock = (output_dir / LOCK_FILE).open("w")
     except OSError as error:
@@ -96,4 +104,16 @@ def only_run_in(output_dir: Path) -> Iterator[None]:
             raise ValueError(
                 f"output_dir={str(output_dir)!r}: another run is writing there; wait for it or name another"
             ) from error
-        yield
+        try:
+            yield
+        except BaseException:
+            if is_new:
+                _remove_if_unused(output_dir)
+            raise
+
+
+def _remove_if_unused(output_dir: Path) -> None:
+    """Takes a folder away again in which nothing but the lock was made."""
+    if [path.name for path in output_dir.iterdir()] == [LOCK_FILE]:
+        (output_dir / LOCK_FILE).unlink()
+        output_dir.rmdir()

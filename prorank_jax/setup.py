@@ -19,12 +19,12 @@ from prorank_jax.models.config import ModelConfig
 from prorank_jax.models.sources import resolve_source
 from prorank_jax.models.tokenizer import load_tokenizer, save_tokenizer
 from prorank_jax.models.transformer import Transformer
-from prorank_jax.models.weights import load_model_config, load_params
+from prorank_jax.models.weights import check_weights, load_model_config, load_params
 from prorank_jax.optimizer import make_optimizer, make_schedule
 from prorank_jax.probe import ProbeStep
 from prorank_jax.prompts import PromptRenderer, make_renderer
 from prorank_jax.rewards import answer_reward
-from prorank_jax.run_folder import write_json
+from prorank_jax.run_folder import DATA_FOLDER, write_json
 from prorank_jax.sharding import check_batch_size, make_mesh
 from prorank_jax.steps import (
     GrpoStep,
@@ -39,7 +39,6 @@ from prorank_jax.types import Batch, Params, TrainState
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-DATA_FOLDER = "data"
 TOKENIZER_FOLDER = "tokenizer"
 MODEL_CONFIG_FILE = "model_config.json"
 
@@ -88,7 +87,7 @@ class Run:
 
 
 def prepare_run(config: RunConfig, console: Console) -> Run:
-    """Loads and checks everything but the weights; examples are built at the first call.
+    """Loads everything but the weights, which are only checked; examples are built at the first call.
 
     Raises:
         ValueError: the mesh, model, tokenizer, collection or lengths cannot work.
@@ -98,6 +97,7 @@ def prepare_run(config: RunConfig, console: Console) -> Run:
     check_batch_size("probe.batch_size", config.probe.batch_size, mesh)
     path = resolve_source(config.model.source)
     model_config = load_model_config(path)
+    check_weights(path, model_config)
     tokenizer = load_tokenizer(config.model.source)
     data = config.data
     renderer = make_renderer(
@@ -127,7 +127,7 @@ def prepare_run(config: RunConfig, console: Console) -> Run:
     def start(params: Params) -> TrainState:
         return init_state(params, optimizer, shardings)
 
-    return Run(
+    run = Run(
         config=config,
         model_config=model_config,
         tokenizer=tokenizer,
@@ -142,6 +142,8 @@ def prepare_run(config: RunConfig, console: Console) -> Run:
         init_state=start,
         abstract_state=_abstract_state(model, start, shardings),
     )
+    run.batches()  # refuses examples that make no batch
+    return run
 
 
 def _probe_source(data: DataOptions) -> str:

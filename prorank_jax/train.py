@@ -121,31 +121,39 @@ class _Loop:
         config, steps = self._run.config, self._run.config.train.steps
         key = jax.random.key(config.train.seed)
         if self._leads:
-            keep_lines_up_to(self._output_dir / PROBES_FILE, self._done)
+            # A run killed before its first checkpoint repeats the probe before the first step.
+            keep_lines_up_to(self._output_dir / PROBES_FILE, self._done or -1)
         if self._done == 0:
             self._probe(0)
         log = MetricsLog(self._output_dir, self._done) if self._leads else None
-        with TrainingProgress(self._console, steps, self._done) as progress:
-            for step in range(self._done + 1, steps + 1):
-                batch = next(self._batches)
-                on_mesh = put_batch(batch, self._run.mesh)
-                self._state, metrics, completions = self._run.grpo_step(
-                    self._state, self._reference, on_mesh, jax.random.fold_in(key, step)
-                )
-                self._settle(log, progress)
-                self._pending = self._describe(step, metrics, batch)
-                if self._due(config.train.sample_every, step):
-                    self._show_completions(step, batch, completions)
-                if self._due(config.probe.every, step) or step == steps:
-                    self._settle(log, progress)
-                    self._probe(step)
-                if self._due(config.checkpoint.every, step) or step == steps or self._stop_requested:
-                    self._settle(log, progress)
-                    self._save(step)
-                if self._stop_requested:
-                    raise Interrupted(f"stopped after step {step}; the same command goes on from there")
-        if log is not None:
-            log.close()
+        try:
+            with TrainingProgress(self._console, steps, self._done) as progress:
+                for step in range(self._done + 1, steps + 1):
+                    self._run_step(step, jax.random.fold_in(key, step), log, progress)
+        finally:
+            if log is not None:
+                log.close()
+
+    def _run_step(
+        self, step: int, key: jax.Array, log: MetricsLog | None, progress: TrainingProgress
+    ) -> None:
+        config = self._run.config
+        batch = next(self._batches)
+        on_mesh = put_batch(batch, self._run.mesh)
+        self._state, metrics, completions = self._run.grpo_step(self._state, self._reference, on_mesh, key)
+        self._settle(log, progress)  # the step before: its metrics are read while this one runs
+        self._pending = self._describe(step, metrics, batch)
+        last = step == config.train.steps
+        if self._due(config.train.sample_every, step):
+            self._show_completions(step, batch, completions)
+        if last or self._due(config.probe.every, step):
+            self._settle(log, progress)
+            self._probe(step)
+        if last or self._due(config.checkpoint.every, step) or self._stop_requested:
+            self._settle(log, progress)
+            self._save(step)
+        if self._stop_requested and not last:
+            raise Interrupted(f"stopped after step {step}; the same command goes on from there")
 
     def _describe(self, step: int, metrics: dict[str, jax.Array], batch: Batch) -> _Pending:
         run, rows = self._run, self._run.config.train.batch_size

@@ -69,18 +69,32 @@ def load_params(path: Path, config: ModelConfig, shardings: Any = None) -> Param
     Raises:
         ValueError: tensors that are unknown, missing or of another shape, or a file that is damaged.
     """
-    layout = GGUF if path.is_file() else HF
-    tensors = gguf_tensors(path) if layout == GGUF else folder_tensors(path)
-    if layout == HF and config.tied:
-        tensors = _without_tied_head(tensors)
-    keys = key_table(config)
-    _check_complete(path, config, keys, layout, tensors)
+    layout, tensors = _open_tensors(path, config)
     params: Params = {}
-    for key in keys:
+    for key in key_table(config):
         stored = [tensors[name] for name in key.names(layout, config.layers)]
         sharding = _default_sharding() if shardings is None else at_path(shardings, key.path)
         _put(params, key.path, _load_parameter(key, layout, stored, sharding))
     return params
+
+
+def check_weights(path: Path, config: ModelConfig) -> None:
+    """Checks all that can be known of a model's weights without loading them.
+
+    Raises:
+        ValueError: as `load_params`.
+    """
+    _open_tensors(path, config)
+
+
+def _open_tensors(path: Path, config: ModelConfig) -> tuple[str, dict[str, StoredTensor]]:
+    """The layout of a checkpoint and its tensors, complete but unread."""
+    layout = GGUF if path.is_file() else HF
+    tensors = gguf_tensors(path) if layout == GGUF else folder_tensors(path)
+    if layout == HF and config.tied:
+        tensors = _without_tied_head(tensors)
+    _check_complete(path, config, key_table(config), layout, tensors)
+    return layout, tensors
 
 
 def _load_parameter(

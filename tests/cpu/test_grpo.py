@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.cpu.tiny import ANSWERS
 
 from prorank_jax.config import GrpoOptions
 from prorank_jax.grpo import (
@@ -24,6 +23,7 @@ from prorank_jax.grpo import (
 )
 from prorank_jax.rollouts import AnswerLogits, log_probs_of
 from prorank_jax.types import Rollout
+from tests.cpu.tiny import ANSWERS
 
 
 def test_advantages_are_trls():

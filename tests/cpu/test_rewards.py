@@ -5,9 +5,9 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tests.cpu.tiny import ANSWERS
 
 from prorank_jax.rewards import answer_reward, is_answer, is_correct, is_formatted
+from tests.cpu.tiny import ANSWERS
 
 ZERO, ONE, END, OTHER = ANSWERS.zero, ANSWERS.one, ANSWERS.end, 1
 COMPLETIONS = jnp.array([[[ONE, END], [ONE, OTHER], [ZERO, END], [OTHER, END]]] * 2)

@@ -14,9 +14,11 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from transformers import (
     AutoModelForCausalLM,
     LlamaConfig,
@@ -90,8 +92,10 @@ def write_random_checkpoint(name: str, output: Path, seed: int, max_shard_size: 
     """Saves one variant and its logits in `output/transformers_{name}`."""
     model_class, config_class, extra, dtype = VARIANTS[name]
     torch.manual_seed(seed)
-    theta = {"rope_theta": 1_000_000.0 if name.startswith("qwen") else 50_000.0}
-    model = model_class(config_class(**{**SIZES, **extra}, rope_parameters={"rope_type": "default", **theta}))
+    rope: dict[str, Any] = {"rope_theta": 1_000_000.0 if name.startswith("qwen") else 50_000.0}
+    if int(transformers.__version__.split(".")[0]) >= 5:
+        rope = {"rope_parameters": {"rope_type": "default", **rope}}
+    model = model_class(config_class(**{**SIZES, **extra}, **rope))
     randomise(model)
     folder = output / f"transformers_{name}"
     model.to(dtype).save_pretrained(folder, max_shard_size=max_shard_size)

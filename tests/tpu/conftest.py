@@ -1,4 +1,8 @@
-"""Prepares a process that compiles for TPU with no TPU attached. It needs libtpu, and a process of its own."""
+"""Prepares a process of its own, with libtpu, to compile for TPU with no TPU attached.
+
+The variables are read once, when jax is imported and libtpu loaded. `make test-tpu` therefore starts pytest
+with `--confcutdir`, so that tests/conftest.py does not import jax first.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ import sys
 
 import pytest
 
-# Read once, when jax is imported and libtpu loaded: run on the CPU, look for no TPU host, write no logs.
+MUST_RUN_VARIABLE = "PRORANK_TPU_TESTS_MUST_RUN"
 TPU_ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",
     "TPU_SKIP_MDS_QUERY": "1",
@@ -24,8 +28,9 @@ if HAS_OWN_PROCESS:
 
 @pytest.fixture(autouse=True, scope="session")
 def _compiler_for_tpu() -> None:
-    """Skips, with a reason, where these tests cannot work."""
+    """Skips, with a reason, where these tests cannot work; fails where they were promised to."""
+    give_up = pytest.fail if os.environ.get(MUST_RUN_VARIABLE) else pytest.skip
     if importlib.util.find_spec("libtpu") is None:
-        pytest.skip("libtpu is not installed: `make test-tpu` installs it and runs these tests")
+        give_up("libtpu is not installed: `make test-tpu` installs it and runs these tests")
     if not HAS_OWN_PROCESS:
-        pytest.skip("jax was imported before the TPU environment was set: `make test-tpu` runs these alone")
+        give_up("jax was imported before the TPU environment was set: `make test-tpu` runs these alone")

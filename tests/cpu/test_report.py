@@ -1,0 +1,56 @@
+"""The files and the table a finished run leaves."""
+
+from __future__ import annotations
+
+import json
+
+import matplotlib.image
+import pytest
+
+from prorank_jax.probe import ProbeResult
+from prorank_jax.report import PICTURE_FILE, REPORT_FILE, before_after_table, write_report
+
+
+def probe(step: int, auc: float = 0.5) -> ProbeResult:
+    return ProbeResult(step, 4, 0.25, 0.5, auc, 0.125, [-1.0, 2.0, 0.5, 0.5], [0, 1, 0, 1])
+
+
+def metrics(steps: int) -> list[dict]:
+    names = ("reward", "format_rate", "accuracy", "answer_entropy", "tied_groups")
+    return [{"step": step} | dict.fromkeys(names, step / 10) for step in range(1, steps + 1)]
+
+
+@pytest.mark.parametrize("steps", [0, 1, 25])
+def test_report_and_picture(tmp_path, steps):
+    records = metrics(steps)
+    for record in records[:1]:
+        record["reward"] = None  # a NaN that was logged
+    write_report(tmp_path, [probe(0), probe(steps, 0.875)], records, {"model": "tiny"})
+    report = json.loads((tmp_path / REPORT_FILE).read_text())
+    assert report["before"]["step"] == 0
+    assert report["after"]["auc"] == 0.875
+    assert report["model"] == "tiny"
+    assert report["last_metrics"] == (records[-1] if records else {})
+    assert "scores" not in report["after"]
+    assert (tmp_path / PICTURE_FILE).read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+    height, width = matplotlib.image.imread(tmp_path / PICTURE_FILE).shape[:2]
+    assert 1000 < width < 3000
+    assert 600 < height < 2000
+    assert sorted(path.name for path in tmp_path.iterdir()) == [REPORT_FILE, PICTURE_FILE]
+
+
+@pytest.mark.parametrize(
+    ("steps", "headings"),
+    [
+        ([0], ["before"]),
+        ([0, 9], ["before", "after 9 steps"]),
+        ([0, 3, 9], ["before", "after 3 steps", "after 9 steps"]),
+        ([0, 2, 4, 6, 9], ["before", "after 4 steps", "after 9 steps"]),
+    ],
+)
+def test_the_table_has_what_was_before_and_what_came_after(steps, headings):
+    table = before_after_table([probe(step, step / 10) for step in steps])
+    assert [column.header for column in table.columns[1:]] == headings
+    assert [list(column.cells)[2] for column in table.columns[1:]] == [
+        f"{int(heading.split()[1]) / 10 if ' ' in heading else 0:.3f}" for heading in headings
+    ]

@@ -1,0 +1,185 @@
+"""A whole run of a tiny model: what it leaves, and that stopping and resuming changes no bit of it."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+import yaml
+from rich.console import Console
+
+import prorank_jax.setup
+import prorank_jax.train
+from prorank_jax.config_files import config_to_dict, load_config
+from prorank_jax.metrics_log import METRICS_FILE, MetricsLog, read_lines
+from prorank_jax.preemption import Interrupted
+from prorank_jax.report import PICTURE_FILE, REPORT_FILE
+from prorank_jax.sharding import make_mesh
+from prorank_jax.train import PROBES_FILE, train
+from tests.cpu.tiny_run import LAUNCHER, STEPS, tiny_fields, write_collection, write_model_folder
+
+SPEEDS = {"prompts_per_second", "tokens_per_second", "model_tflops", "compilations"}
+LOGGED = {"step", "reward", "format_rate", "accuracy", "entropy", "kl", "tied_groups", "clip_fraction"}
+LOGGED |= {"grad_norm", "learning_rate", "prompts_per_second", "tokens_per_second", "compilations"}
+KILL_AFTER_LINES = 6
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory) -> Iterator[Path]:
+    """A folder with a model, a collection and compiled programs, for runs on one device."""
+    folder = tmp_path_factory.mktemp("runs")
+    write_model_folder(folder / "model")
+    write_collection(folder / "collection")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prorank_jax.setup, "make_mesh", lambda options: make_mesh(options, jax.devices()[:1]))
+        patch.setattr(prorank_jax.train, "measured_matmul_flops", lambda _: 1e12)
+        yield folder
+
+
+def fields_of(workshop: Path, output_dir: Path) -> dict[str, Any]:
+    return tiny_fields(workshop / "model", workshop / "collection", output_dir)
+
+
+def run(workshop: Path, output_dir: Path) -> dict[str, Any]:
+    console = Console(file=io.StringIO(), width=120)
+    return train(load_config(None, fields_of(workshop, output_dir)), console)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(workshop) -> Path:
+    folder = workshop / "uninterrupted"
+    run(workshop, folder)
+    return folder
+
+
+def final_state(output_dir: Path) -> Any:
+    with ocp.StandardCheckpointer() as reader:
+        return reader.restore(output_dir / "checkpoints" / str(STEPS) / "state")
+
+
+def without_speeds(output_dir: Path) -> list[dict[str, Any]]:
+    records = read_lines(output_dir / METRICS_FILE)
+    return [{name: value for name, value in r.items() if name not in SPEEDS} for r in records]
+
+
+def assert_same_run(ours: Path, theirs: Path) -> None:
+    assert without_speeds(ours) == without_speeds(theirs)
+    assert read_lines(ours / PROBES_FILE) == read_lines(theirs / PROBES_FILE)
+    mine, expected = jax.tree.leaves(final_state(ours)), jax.tree.leaves(final_state(theirs))
+    assert len(mine) == len(expected) > 10
+    for a, b in zip(mine, expected, strict=True):
+        assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+
+
+def at_step(step: int, act: Callable[[], None]) -> Callable[..., None]:
+    """A `MetricsLog.write` that acts once the line of a step is written."""
+    original = MetricsLog.write
+
+    def write(log: MetricsLog, number: int, metrics: dict[str, float]) -> None:
+        original(log, number, metrics)
+        if number == step:
+            act()
+
+    return write
+
+
+@pytest.mark.slow
+def test_a_run_logs_every_step_and_reports(uninterrupted):
+    records = read_lines(uninterrupted / METRICS_FILE)
+    assert [record["step"] for record in records] == list(range(1, STEPS + 1))
+    assert all(set(record) >= LOGGED for record in records)
+    assert all(value is not None for record in records for value in record.values())
+    assert [record["step"] for record in read_lines(uninterrupted / PROBES_FILE)] == [0, 12, 24]
+    report = json.loads((uninterrupted / REPORT_FILE).read_text())
+    assert report["before"]["step"] == 0
+    assert report["after"]["step"] == STEPS
+    assert (uninterrupted / PICTURE_FILE).stat().st_size > 10_000
+    assert list((uninterrupted / "tensorboard").iterdir())
+
+
+def test_nothing_is_compiled_after_the_warm_up(uninterrupted):
+    counts = [record["compilations"] for record in read_lines(uninterrupted / METRICS_FILE)]
+    assert counts[0] > 0
+    assert len(set(counts[STEPS // 2 :])) == 1
+
+
+def test_the_run_moves_the_parameters(uninterrupted):
+    records = read_lines(uninterrupted / METRICS_FILE)
+    assert len({record["grad_norm"] for record in records}) > STEPS // 2
+    assert records[0]["learning_rate"] < records[2]["learning_rate"]
+
+
+@pytest.mark.slow
+def test_a_crash_and_a_sigterm_change_nothing(workshop, uninterrupted, monkeypatch):
+    folder = workshop / "stopped"
+
+    def crash() -> None:
+        raise RuntimeError("crashed before the first checkpoint")
+
+    monkeypatch.setattr(MetricsLog, "write", at_step(2, crash))
+    with pytest.raises(RuntimeError, match="crashed"):
+        run(workshop, folder)
+    monkeypatch.undo()
+
+    monkeypatch.setattr(MetricsLog, "write", at_step(5, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+    with pytest.raises(Interrupted, match="stopped after step"):
+        run(workshop, folder)
+    monkeypatch.undo()
+    assert len(read_lines(folder / METRICS_FILE)) < 8
+    assert not (folder / REPORT_FILE).exists()
+
+    run(workshop, folder)
+    assert_same_run(folder, uninterrupted)
+    assert (folder / REPORT_FILE).exists()
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_any_moment_resumes_to_the_same_bits(workshop, uninterrupted, tmp_path):
+    folder = tmp_path / "killed"
+    config = load_config(None, fields_of(workshop, folder))
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(config_to_dict(config)))
+    environment = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "true", "JAX_NUM_CPU_DEVICES": "1"}
+    process = subprocess.Popen(
+        [sys.executable, str(LAUNCHER), "--config", str(tmp_path / "run.yaml")],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    metrics = folder / METRICS_FILE
+    try:
+        while process.poll() is None and not (
+            metrics.exists() and metrics.read_bytes().count(b"\n") >= KILL_AFTER_LINES
+        ):
+            time.sleep(0.002)
+    finally:
+        process.kill()
+        said = process.communicate()[0].decode()
+    assert process.returncode == -signal.SIGKILL, said
+    assert metrics.read_bytes().count(b"\n") < STEPS
+    assert not (folder / REPORT_FILE).exists()
+
+    run(workshop, folder)
+    assert_same_run(folder, uninterrupted)
+
+
+@pytest.mark.slow
+def test_a_finished_run_can_be_run_again(workshop, uninterrupted):
+    kept = [METRICS_FILE, PROBES_FILE, "config.yaml"]
+    before = [(uninterrupted / name).read_bytes() for name in kept]
+    state = final_state(uninterrupted)
+    report = run(workshop, uninterrupted)
+    assert [(uninterrupted / name).read_bytes() for name in kept] == before
+    jax.tree.map(np.testing.assert_array_equal, final_state(uninterrupted), state)
+    assert report["after"]["step"] == STEPS
