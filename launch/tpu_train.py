@@ -11,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository n
 # Pod workers know their peers from the environment; anywhere else there is nobody to wait for.
 ON_TPU_POD = len(os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")) > 1
 EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_SIGTERM = 2, 130, 143
+os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it misses PyTorch, which is not needed
 USAGE = "usage: python launch/tpu_train.py --stage 1 [--config FILE.yaml] [--section.field VALUE ...]"
 
 

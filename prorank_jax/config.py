@@ -165,7 +165,8 @@ class GrpoOptions:
     """Weight of the KL term to the initial policy; 0 keeps no reference model at all."""
     kl_estimator: str = "exact"
     """`exact` over the vocabulary at each answer position, or `k3` on the sampled token."""
-    entropy_coefficient: float = 0.01
+    entropy_coefficient: float = 0.2
+    """Weight of the pull towards an undecided answer, against policies that give one answer to all."""
     format_weight: float = 0.5
     correct_weight: float = 1.0
     forced_ends: int = 1
