@@ -39,7 +39,7 @@ def group_advantages(rewards: jax.Array, kind: str) -> tuple[jax.Array, jax.Arra
     """Reward relative to the group: [B, G] → advantages [B, G] and tied [B] bool.
 
     `mean`: r − mean(r). `mean_std`: (r − mean(r)) / (std(r) + 1e-4), with the sample standard
-    deviation, as in eq. 21 of arXiv 2402.03300 and in TRL.
+    deviation, as in section 4.1.2 of arXiv 2402.03300 and in TRL.
     """
     centred = rewards - rewards.mean(axis=1, keepdims=True)
     tied = rewards.max(axis=1) == rewards.min(axis=1)
