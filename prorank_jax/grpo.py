@@ -17,7 +17,7 @@ Deviations from textbook GRPO (arXiv 2402.03300):
    that vanishes just where it is needed, at a constant answer. This one pulls a score s back with
    β·(sigmoid(s) − ½), at most β/2, so that a policy which gives every prompt one answer recovers.
 9. Of each group, `forced_ends` completions end their turn right after an answer, whatever was sampled.
-   SmolLM2 does so by itself once in 2,000 to 100,000 tries, too rarely for any reward to reinforce. They
+   SmolLM2 does so by itself once in 1,000 to 150,000 tries, too rarely for any reward to reinforce. They
    count as if sampled (ratio 1, no importance weight), and change nothing once the policy ends its turns.
 10. Log-probabilities are those of the tempered distribution that was sampled from.
 """

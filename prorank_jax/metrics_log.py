@@ -22,6 +22,8 @@ from rich.table import Table
 from rich.text import Text
 from tensorboardX import SummaryWriter
 
+from prorank_jax.run_folder import write_text_atomically
+
 METRICS_FILE = "metrics.jsonl"
 _COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
 _SHOWN = ("reward", "format_rate", "accuracy", "answer_entropy", "tied_groups", "prompts_per_second")
@@ -51,9 +53,7 @@ def keep_lines_up_to(file: Path, step: int) -> None:
             break
         if is_wanted:
             kept.append(line + "\n")
-    temporary = file.with_suffix(".tmp")
-    temporary.write_text("".join(kept), encoding="utf-8")
-    temporary.replace(file)
+    write_text_atomically(file, "".join(kept))
 
 
 def read_lines(file: Path) -> list[dict[str, Any]]:

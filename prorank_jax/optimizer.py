@@ -9,7 +9,9 @@ from prorank_jax.config import OptimizerOptions
 
 
 def make_schedule(options: OptimizerOptions, updates: int) -> optax.Schedule:
-    """Linear warmup from 0, then `constant`, `linear` or `cosine` to `final_fraction` of the peak.
+    """Linear warmup from peak / (warmup + 1), then the decay of `options.schedule`.
+
+    A `linear` or `cosine` decay ends at `final_fraction` of the peak.
 
     Args:
         options: of the optimizer.
