@@ -10,9 +10,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
-from prorank_jax.types import TrainState
+from prorank_jax.models.config import ModelConfig
+from prorank_jax.models.key_table import at_path, key_table, put_at_path
+from prorank_jax.models.weights import default_sharding
+from prorank_jax.types import Params, TrainState
 
 FOLDER = "checkpoints"
 
@@ -78,3 +82,32 @@ class Checkpoints:
             ),
         )
         return Restored(restored["state"], restored["iterator"])
+
+
+def restore_params(output_dir: Path, config: ModelConfig, shardings: Any = None) -> Params:
+    """The parameters of the newest checkpoint of a run, and nothing else of it.
+
+    Args:
+        output_dir: of the run.
+        config: its architecture.
+        shardings: a sharding for each parameter, nested like the parameters; None: the first device.
+
+    Raises:
+        ValueError: no complete checkpoint, or one of another architecture.
+    """
+    wanted: Params = {}
+    for key in key_table(config):
+        sharding = default_sharding() if shardings is None else at_path(shardings, key.path)
+        leaf = jax.ShapeDtypeStruct(key.full_shape(config.layers), jnp.float32, sharding=sharding)
+        put_at_path(wanted, key.path, leaf)
+    item = {"params": wanted}
+    with ocp.CheckpointManager((output_dir / FOLDER).absolute()) as manager:
+        step = manager.latest_step()
+        if step is None:
+            raise ValueError(f"{output_dir}: holds no complete checkpoint; let the run train on")
+        how = ocp.args.PyTreeRestore(
+            item=item,
+            restore_args=ocp.checkpoint_utils.construct_restore_args(item),
+            partial_restore=True,
+        )
+        return manager.restore(step, args=ocp.args.Composite(state=how))["state"]["params"]

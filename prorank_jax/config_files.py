@@ -149,7 +149,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return flat
 
 
-def config_from_flat(flat: dict[str, Any]) -> RunConfig:
+def config_from_flat(flat: dict[str, Any], origin: str = "config") -> RunConfig:
     """A checked `RunConfig` from dotted names; the fields that are not named keep their defaults.
 
     Raises:
@@ -158,7 +158,7 @@ def config_from_flat(flat: dict[str, Any]) -> RunConfig:
     paths = field_paths()
     tree: dict[str, Any] = {}
     for name, value in flat.items():
-        _check_field(name, value, paths, "config")
+        _check_field(name, value, paths, origin)
         *sections, leaf = name.split(".")
         node = tree
         for section in sections:

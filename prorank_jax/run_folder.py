@@ -18,6 +18,8 @@ from prorank_jax.config_files import config_to_dict, flatten
 CONFIG_FILE = "config.yaml"
 LOCK_FILE = ".lock"
 DATA_FOLDER = "data"
+TOKENIZER_FOLDER = "tokenizer"
+MODEL_CONFIG_FILE = "model_config.json"
 # What may differ when a run goes on: where it lives, what it shows, and the machine it runs on.
 FREE_FIELDS = ("output_dir", "train.sample_every", "checkpoint.", "mesh.")
 

@@ -24,7 +24,7 @@ from prorank_jax.optimizer import make_optimizer, make_schedule
 from prorank_jax.probe import ProbeStep
 from prorank_jax.prompts import PromptRenderer, make_renderer
 from prorank_jax.rewards import answer_reward
-from prorank_jax.run_folder import DATA_FOLDER, write_json
+from prorank_jax.run_folder import DATA_FOLDER, MODEL_CONFIG_FILE, TOKENIZER_FOLDER, write_json
 from prorank_jax.sharding import check_batch_size, make_mesh
 from prorank_jax.steps import (
     GrpoStep,
@@ -38,9 +38,6 @@ from prorank_jax.types import Batch, Params, TrainState
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
-
-TOKENIZER_FOLDER = "tokenizer"
-MODEL_CONFIG_FILE = "model_config.json"
 
 
 @dataclass(frozen=True)

@@ -109,6 +109,13 @@ def key_table(config: ModelConfig) -> tuple[Key, ...]:
     return tuple(keys)
 
 
+def put_at_path(tree: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
+    """Sets an entry of a nested dict, making the dicts on the way."""
+    for name in path[:-1]:
+        tree = tree.setdefault(name, {})
+    tree[path[-1]] = value
+
+
 def at_path(tree: Any, path: tuple[str, ...]) -> Any:
     """The entry of a nested dict.
 

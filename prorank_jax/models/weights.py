@@ -19,7 +19,7 @@ import numpy as np
 
 from prorank_jax.models.config import ModelConfig
 from prorank_jax.models.gguf_weights import gguf_model_config, gguf_tensors
-from prorank_jax.models.key_table import GGUF, HF, Key, at_path, key_table
+from prorank_jax.models.key_table import GGUF, HF, Key, at_path, key_table, put_at_path
 from prorank_jax.models.safetensors_weights import CONFIG_FILE, folder_tensors
 from prorank_jax.models.stored_tensor import StoredTensor
 from prorank_jax.types import Params
@@ -36,9 +36,17 @@ def load_model_config(path: Path) -> ModelConfig:
     """
     if path.is_file():
         return gguf_model_config(path)
-    file = path / CONFIG_FILE
-    if not file.is_file():
+    if not (path / CONFIG_FILE).is_file():
         raise ValueError(f"{path}: holds no {CONFIG_FILE}; name a folder of a Hugging Face model")
+    return read_model_config(path / CONFIG_FILE)
+
+
+def read_model_config(file: Path) -> ModelConfig:
+    """The architecture that a config.json of transformers describes.
+
+    Raises:
+        ValueError: unreadable JSON, or an architecture this port does not compute.
+    """
     try:
         values = json.loads(file.read_bytes())
     except (ValueError, RecursionError) as error:
@@ -48,7 +56,7 @@ def load_model_config(path: Path) -> ModelConfig:
     try:
         return ModelConfig.from_hf(values)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise ValueError(f"{file.parent}: {error}") from error
 
 
 def load_params(path: Path, config: ModelConfig, shardings: Any = None) -> Params:
@@ -73,8 +81,8 @@ def load_params(path: Path, config: ModelConfig, shardings: Any = None) -> Param
     params: Params = {}
     for key in key_table(config):
         stored = [tensors[name] for name in key.names(layout, config.layers)]
-        sharding = _default_sharding() if shardings is None else at_path(shardings, key.path)
-        _put(params, key.path, _load_parameter(key, layout, stored, sharding))
+        sharding = default_sharding() if shardings is None else at_path(shardings, key.path)
+        put_at_path(params, key.path, _load_parameter(key, layout, stored, sharding))
     return params
 
 
@@ -169,11 +177,6 @@ def _without_tied_head(tensors: dict[str, StoredTensor]) -> dict[str, StoredTens
     return {name: tensor for name, tensor in tensors.items() if name != "lm_head.weight"}
 
 
-def _default_sharding() -> jax.sharding.Sharding:
+def default_sharding() -> jax.sharding.Sharding:
+    """All of an array on the first device of this process."""
     return jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-
-
-def _put(tree: Params, path: tuple[str, ...], value: jax.Array) -> None:
-    for name in path[:-1]:
-        tree = tree.setdefault(name, {})
-    tree[path[-1]] = value

