@@ -9,13 +9,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import orbax.checkpoint as ocp
+from jax.sharding import NamedSharding, PartitionSpec
 
 from prorank_jax.models.config import ModelConfig
-from prorank_jax.models.key_table import at_path, key_table, put_at_path
+from prorank_jax.models.lora import combine, merge_factors, split_factors
+from prorank_jax.models.transformer import Transformer, abstract_params
 from prorank_jax.models.weights import default_sharding
+from prorank_jax.stage_options import LoraOptions
 from prorank_jax.types import Params, TrainState
 
 FOLDER = "checkpoints"
@@ -84,23 +87,42 @@ class Checkpoints:
         return Restored(restored["state"], restored["iterator"])
 
 
-def restore_params(output_dir: Path, config: ModelConfig, shardings: Any = None) -> Params:
-    """The parameters of the newest checkpoint of a run, and nothing else of it.
+def restore_params(
+    output_dir: Path, config: ModelConfig, lora: LoraOptions, shardings: Any = None
+) -> Params:
+    """The parameters of the newest checkpoint of a run, low-rank factors merged in, and nothing else.
 
     Args:
         output_dir: of the run.
         config: its architecture.
+        lora: of the run.
         shardings: a sharding for each parameter, nested like the parameters; None: the first device.
 
     Raises:
-        ValueError: no complete checkpoint, or one of another architecture.
+        ValueError: no complete checkpoint.
     """
-    wanted: Params = {}
-    for key in key_table(config):
-        sharding = default_sharding() if shardings is None else at_path(shardings, key.path)
-        leaf = jax.ShapeDtypeStruct(key.full_shape(config.layers), jnp.float32, sharding=sharding)
-        put_at_path(wanted, key.path, leaf)
-    item = {"params": wanted}
+    factors, rest = split_factors(nn.unbox(abstract_params(Transformer(config, lora=lora))))
+    everywhere = jax.tree.map(lambda _: default_sharding(), rest) if shardings is None else shardings
+    placed = jax.tree.map(_abstract, rest, everywhere)
+    if not lora.rank:
+        return _restore_state(output_dir, {"params": placed})["params"]
+    mesh = jax.tree.leaves(everywhere)[0]
+    whole = NamedSharding(mesh.mesh, PartitionSpec()) if isinstance(mesh, NamedSharding) else mesh
+    small = jax.tree.map(lambda leaf: _abstract(leaf, whole), factors)
+    state = _restore_state(output_dir, {"params": small, "frozen": placed})
+
+    def merge(state: dict[str, Params]) -> Params:
+        return merge_factors(combine(state["frozen"], state["params"]), lora.scale)
+
+    return jax.jit(merge, out_shardings=everywhere, donate_argnums=0)(state)
+
+
+def _abstract(leaf: Any, sharding: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def _restore_state(output_dir: Path, item: dict[str, Any]) -> dict[str, Any]:
+    """The named parts of the newest checkpoint's state."""
     with ocp.CheckpointManager((output_dir / FOLDER).absolute()) as manager:
         step = manager.latest_step()
         if step is None:
@@ -110,4 +132,4 @@ def restore_params(output_dir: Path, config: ModelConfig, shardings: Any = None)
             restore_args=ocp.checkpoint_utils.construct_restore_args(item),
             partial_restore=True,
         )
-        return manager.restore(step, args=ocp.args.Composite(state=how))["state"]["params"]
+        return manager.restore(step, args=ocp.args.Composite(state=how))["state"]

@@ -7,33 +7,29 @@ computed or written for a run that cannot work.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
+
+from prorank_jax.config_checks import require, require_at_least, require_choice, require_positive
+from prorank_jax.stage_options import GrpoOptions, LoraOptions, RankingOptions
+
+__all__ = [
+    "CheckpointOptions",
+    "DataOptions",
+    "GrpoOptions",
+    "LoraOptions",
+    "MeshOptions",
+    "ModelOptions",
+    "OptimizerOptions",
+    "ProbeOptions",
+    "RankingOptions",
+    "RunConfig",
+    "TrainOptions",
+]
 
 COMPUTE_DTYPES = ("float32", "bfloat16")
 REMAT_POLICIES = ("none", "dots", "dots_no_batch", "full")
 ATTENTION_IMPLEMENTATIONS = ("xla",)
 SCHEDULES = ("constant", "linear", "cosine")
-ADVANTAGES = ("mean", "mean_std")
-KL_ESTIMATORS = ("exact", "k3")
-
-
-def _require(condition: bool, name: str, value: object, remedy: str) -> None:
-    if not condition:
-        raise ValueError(f"{name}={value!r}: {remedy}")
-
-
-def _require_choice(name: str, value: str, choices: Sequence[str]) -> None:
-    _require(value in choices, name, value, f"choose one of {', '.join(choices)}")
-
-
-def _require_at_least(name: str, value: float, bound: float) -> None:
-    _require(bound <= value < math.inf, name, value, f"must be at least {bound}")
-
-
-def _require_positive(name: str, value: float) -> None:
-    _require(0 < value < math.inf, name, value, "must be a finite number above 0")
 
 
 @dataclass(frozen=True)
@@ -49,10 +45,10 @@ class ModelOptions:
     attention: str = "xla"
 
     def __post_init__(self) -> None:
-        _require(bool(self.source), "model.source", self.source, "name a folder, hub id or GGUF file")
-        _require_choice("model.compute_dtype", self.compute_dtype, COMPUTE_DTYPES)
-        _require_choice("model.remat", self.remat, REMAT_POLICIES)
-        _require_choice("model.attention", self.attention, ATTENTION_IMPLEMENTATIONS)
+        require(bool(self.source), "model.source", self.source, "name a folder, hub id or GGUF file")
+        require_choice("model.compute_dtype", self.compute_dtype, COMPUTE_DTYPES)
+        require_choice("model.remat", self.remat, REMAT_POLICIES)
+        require_choice("model.attention", self.attention, ATTENTION_IMPLEMENTATIONS)
 
 
 @dataclass(frozen=True)
@@ -80,20 +76,27 @@ class DataOptions:
     hard_negatives: float = 0.5
     """Share of those that come from BM25's top `negative_depth`; the others are drawn at random."""
     negative_depth: int = 50
+    teacher_scores: str = ""
+    """A TREC run, or a TSV of query id, document id and score: a teacher's scores, for stage 2."""
+    teacher_depth: int = 0
+    """Best documents of the teacher that become candidates though nobody judged them."""
 
     def __post_init__(self) -> None:
-        _require(bool(self.source), "data.source", self.source, "name a collection, e.g. demo")
-        _require_at_least("data.max_length", self.max_length, 16)
+        require(bool(self.source), "data.source", self.source, "name a collection, e.g. demo")
+        require_at_least("data.max_length", self.max_length, 16)
         ascending = list(self.buckets) == sorted(set(self.buckets)) and all(b > 0 for b in self.buckets)
-        _require(ascending, "data.buckets", self.buckets, "list positive lengths in ascending order")
+        require(ascending, "data.buckets", self.buckets, "list positive lengths in ascending order")
         reaches = not self.buckets or self.buckets[-1] == self.max_length
         remedy = f"the last bucket must equal data.max_length={self.max_length}"
-        _require(reaches, "data.buckets", self.buckets, remedy)
-        _require_at_least("data.relevant_grade", self.relevant_grade, 1)
-        _require_at_least("data.negatives_per_query", self.negatives_per_query, 1)
+        require(reaches, "data.buckets", self.buckets, remedy)
+        require_at_least("data.relevant_grade", self.relevant_grade, 1)
+        require_at_least("data.negatives_per_query", self.negatives_per_query, 1)
         share_is_valid = 0.0 <= self.hard_negatives <= 1.0
-        _require(share_is_valid, "data.hard_negatives", self.hard_negatives, "a share, from 0 to 1")
-        _require_at_least("data.negative_depth", self.negative_depth, 1)
+        require(share_is_valid, "data.hard_negatives", self.hard_negatives, "a share, from 0 to 1")
+        require_at_least("data.negative_depth", self.negative_depth, 1)
+        require_at_least("data.teacher_depth", self.teacher_depth, 0)
+        useless = self.teacher_depth > 0 and not self.teacher_scores
+        require(not useless, "data.teacher_depth", self.teacher_depth, "needs data.teacher_scores")
 
 
 @dataclass(frozen=True)
@@ -103,16 +106,21 @@ class TrainOptions:
     steps: int = 200
     seed: int = 0
     batch_size: int = 16
-    """Prompts of one update over all devices; half of them relevant."""
+    """Stage 1: prompts of one update over all devices, half of them relevant. Stage 2: lists."""
+    accumulation: int = 1
+    """Parts a batch of lists is computed in, one after the other, to save memory; the result is the same."""
     sample_every: int = 20
     """Steps between two tables of sampled completions; 0: none."""
 
     def __post_init__(self) -> None:
-        _require_at_least("train.steps", self.steps, 1)
-        _require(0 <= self.seed < 2**32, "train.seed", self.seed, "from 0 to 4294967295 (32 bits)")
-        is_even = self.batch_size >= 2 and self.batch_size % 2 == 0
-        _require(is_even, "train.batch_size", self.batch_size, "an even number: half of a batch is relevant")
-        _require_at_least("train.sample_every", self.sample_every, 0)
+        require_at_least("train.steps", self.steps, 1)
+        require(0 <= self.seed < 2**32, "train.seed", self.seed, "from 0 to 4294967295 (32 bits)")
+        require_at_least("train.batch_size", self.batch_size, 1)
+        require_at_least("train.accumulation", self.accumulation, 1)
+        divides = self.batch_size % self.accumulation == 0
+        remedy = f"must divide train.batch_size={self.batch_size}"
+        require(divides, "train.accumulation", self.accumulation, remedy)
+        require_at_least("train.sample_every", self.sample_every, 0)
 
 
 @dataclass(frozen=True)
@@ -131,66 +139,17 @@ class OptimizerOptions:
     max_grad_norm: float = 1.0
 
     def __post_init__(self) -> None:
-        _require_positive("optimizer.learning_rate", self.learning_rate)
-        _require_choice("optimizer.schedule", self.schedule, SCHEDULES)
-        _require_at_least("optimizer.warmup_steps", self.warmup_steps, 0)
-        _require(
-            0 <= self.final_fraction <= 1, "optimizer.final_fraction", self.final_fraction, "from 0 to 1"
-        )
-        _require_at_least("optimizer.weight_decay", self.weight_decay, 0.0)
+        require_positive("optimizer.learning_rate", self.learning_rate)
+        require_choice("optimizer.schedule", self.schedule, SCHEDULES)
+        require_at_least("optimizer.warmup_steps", self.warmup_steps, 0)
+        require(0 <= self.final_fraction <= 1, "optimizer.final_fraction", self.final_fraction, "from 0 to 1")
+        require_at_least("optimizer.weight_decay", self.weight_decay, 0.0)
         for name in ("b1", "b2"):
-            _require(
+            require(
                 0 <= getattr(self, name) < 1, f"optimizer.{name}", getattr(self, name), "from 0 to below 1"
             )
-        _require_positive("optimizer.eps", self.eps)
-        _require_positive("optimizer.max_grad_norm", self.max_grad_norm)
-
-
-@dataclass(frozen=True)
-class GrpoOptions:
-    """Group-relative policy optimisation of the answer (GRPO: arXiv 2402.03300)."""
-
-    group_size: int = 16
-    """Completions G sampled for each prompt."""
-    max_new_tokens: int = 2
-    """The answer and the end-of-turn token."""
-    temperature: float = 1.0
-    advantage: str = "mean"
-    """`mean` subtracts the group's mean reward; `mean_std` also divides by its standard deviation."""
-    clip_low: float = 0.2
-    clip_high: float = 0.28
-    updates_per_rollout: int = 1
-    """1: the rollout's own forward pass carries the gradient. More: clipped updates on stored samples."""
-    kl_coefficient: float = 0.0
-    """Weight of the KL term to the initial policy; 0 keeps no reference model at all."""
-    kl_estimator: str = "exact"
-    """`exact` over the vocabulary at each answer position, or `k3` on the sampled token."""
-    entropy_coefficient: float = 0.2
-    """Weight of the pull towards an undecided answer, against policies that give one answer to all."""
-    format_weight: float = 0.5
-    correct_weight: float = 1.0
-    forced_ends: int = 1
-    """Completions of each group made to end their turn after an answer, so that it can be learned."""
-    mask_tied_groups: bool = True
-    """Leave groups whose rewards are all equal out of the policy loss's average."""
-
-    def __post_init__(self) -> None:
-        _require_at_least("grpo.group_size", self.group_size, 2)
-        _require_at_least("grpo.max_new_tokens", self.max_new_tokens, 1)
-        _require_positive("grpo.temperature", self.temperature)
-        _require_choice("grpo.advantage", self.advantage, ADVANTAGES)
-        _require(0 < self.clip_low < 1, "grpo.clip_low", self.clip_low, "between 0 and 1")
-        _require_positive("grpo.clip_high", self.clip_high)
-        _require_at_least("grpo.updates_per_rollout", self.updates_per_rollout, 1)
-        _require_at_least("grpo.kl_coefficient", self.kl_coefficient, 0.0)
-        _require_choice("grpo.kl_estimator", self.kl_estimator, KL_ESTIMATORS)
-        _require_at_least("grpo.entropy_coefficient", self.entropy_coefficient, 0.0)
-        _require_at_least("grpo.format_weight", self.format_weight, 0.0)
-        _require_at_least("grpo.correct_weight", self.correct_weight, 0.0)
-        forced_fit = 0 <= self.forced_ends < self.group_size
-        _require(forced_fit, "grpo.forced_ends", self.forced_ends, "from 0 to below grpo.group_size")
-        total = self.format_weight + self.correct_weight
-        _require(total > 0, "grpo.correct_weight", self.correct_weight, "one reward weight must be above 0")
+        require_positive("optimizer.eps", self.eps)
+        require_positive("optimizer.max_grad_norm", self.max_grad_norm)
 
 
 @dataclass(frozen=True)
@@ -203,8 +162,8 @@ class MeshOptions:
 
     def __post_init__(self) -> None:
         sizes = (self.data, self.fsdp, self.tensor)
-        _require(all(s == -1 or s >= 1 for s in sizes), "mesh", sizes, "axis sizes are -1 or at least 1")
-        _require(sizes.count(-1) <= 1, "mesh", sizes, "at most one axis may be -1")
+        require(all(s == -1 or s >= 1 for s in sizes), "mesh", sizes, "axis sizes are -1 or at least 1")
+        require(sizes.count(-1) <= 1, "mesh", sizes, "at most one axis may be -1")
 
 
 @dataclass(frozen=True)
@@ -215,8 +174,8 @@ class CheckpointOptions:
     keep: int = 2
 
     def __post_init__(self) -> None:
-        _require_at_least("checkpoint.every", self.every, 1)
-        _require_at_least("checkpoint.keep", self.keep, 1)
+        require_at_least("checkpoint.every", self.every, 1)
+        require_at_least("checkpoint.keep", self.keep, 1)
 
 
 @dataclass(frozen=True)
@@ -229,10 +188,10 @@ class ProbeOptions:
     batch_size: int = 16
 
     def __post_init__(self) -> None:
-        _require_at_least("probe.every", self.every, 1)
+        require_at_least("probe.every", self.every, 1)
         even = self.examples >= 2 and self.examples % 2 == 0
-        _require(even, "probe.examples", self.examples, "an even number: half of the probe is relevant")
-        _require_at_least("probe.batch_size", self.batch_size, 1)
+        require(even, "probe.examples", self.examples, "an even number: half of the probe is relevant")
+        require_at_least("probe.batch_size", self.batch_size, 1)
 
 
 @dataclass(frozen=True)
@@ -240,16 +199,26 @@ class RunConfig:
     """Everything that decides what a run computes, and the folder it writes to."""
 
     stage: int = 1
+    """1: GRPO prompt warmup; 2: fine-grained score learning."""
     output_dir: str = "runs/stage1"
     model: ModelOptions = field(default_factory=ModelOptions)
     data: DataOptions = field(default_factory=DataOptions)
     train: TrainOptions = field(default_factory=TrainOptions)
     optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
     grpo: GrpoOptions = field(default_factory=GrpoOptions)
+    ranking: RankingOptions = field(default_factory=RankingOptions)
+    lora: LoraOptions = field(default_factory=LoraOptions)
     mesh: MeshOptions = field(default_factory=MeshOptions)
     checkpoint: CheckpointOptions = field(default_factory=CheckpointOptions)
     probe: ProbeOptions = field(default_factory=ProbeOptions)
 
     def __post_init__(self) -> None:
-        _require(self.stage == 1, "stage", self.stage, "stage 1 (GRPO prompt warmup) is the one there is")
-        _require(bool(self.output_dir), "output_dir", self.output_dir, "name a folder to write to")
+        require(self.stage in (1, 2), "stage", self.stage, "1 (prompt warmup) or 2 (score learning)")
+        require(bool(self.output_dir), "output_dir", self.output_dir, "name a folder to write to")
+        if self.stage == 1:
+            batch, parts = self.train.batch_size, self.train.accumulation
+            require(batch % 2 == 0, "train.batch_size", batch, "an even number: half of a batch is relevant")
+            require(parts == 1, "train.accumulation", parts, "stage 1 computes a batch at once; set it to 1")
+        else:
+            remedy = "stage 2 chooses its lengths from the data; leave it empty"
+            require(not self.data.buckets, "data.buckets", self.data.buckets, remedy)

@@ -15,6 +15,10 @@ import yaml
 from prorank_jax.config import RunConfig
 
 
+# `--init runs/stage1` says in a word what stage 2 starts from.
+SHORT_NAMES = {"init": "model.source"}
+
+
 def field_paths(cls: type = RunConfig, prefix: str = "") -> dict[str, Any]:
     """Every dotted leaf field of a config class with its type, e.g. `train.steps: int`."""
     hints = typing.get_type_hints(cls)
@@ -86,6 +90,8 @@ def _parse_override(text: str, wanted: Any) -> Any:
 def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
     """`["--train.steps", "3"]` or `["--train.steps=3"]` as `{"train.steps": 3}`.
 
+    `--init X` stands for `--model.source X`.
+
     Raises:
         ValueError: an argument that is no `--name value` pair, or a field there is not.
     """
@@ -97,6 +103,7 @@ def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
         if not argument.startswith("--"):
             raise ValueError(f"command line: {argument!r} is no option; write --section.field VALUE")
         name, equals, text = argument[2:].partition("=")
+        name = SHORT_NAMES.get(name, name)
         if not equals:
             if not rest:
                 raise ValueError(f"command line: --{name} has no value; write --{name} VALUE")
@@ -181,7 +188,10 @@ def load_config(path: str | Path | None = None, overrides: dict[str, Any] | None
         ValueError: unknown field, wrong type, or a value that cannot work; the message names it.
     """
     flat = _read_yaml(Path(path)) if path else {}
-    return config_from_flat(flat | (overrides or {}))
+    flat |= overrides or {}
+    if flat.get("stage") == 2:
+        flat.setdefault("output_dir", "runs/stage2")
+    return config_from_flat(flat)
 
 
 def config_to_dict(config: RunConfig) -> dict[str, Any]:

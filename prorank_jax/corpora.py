@@ -13,9 +13,10 @@ from prorank_jax.demo_collection import demo_collection
 from prorank_jax.embedding_jsonl import read_embedding_groups
 from prorank_jax.irds import PREFIX, read_ir_dataset
 from prorank_jax.negatives import make_groups
+from prorank_jax.teacher_scores import add_teacher_candidates, read_teacher_scores
 from prorank_jax.types import RankingGroup
 
-__all__ = ["Collection", "load_collection", "load_groups", "source_fingerprint"]
+__all__ = ["Collection", "load_collection", "load_groups", "source_fingerprint", "teacher_fingerprint"]
 
 DEMO = "demo"
 SOURCES = f"give {DEMO!r}, a BEIR folder, {PREFIX}ID, or a FlagEmbedding .jsonl file"
@@ -59,13 +60,20 @@ def load_groups(source: str, split: str, options: DataOptions, seed: int = 0) ->
     """The ranking groups of any source.
 
     A collection gives every query with all its judged documents and mined negatives
-    (`negatives.make_groups`); a FlagEmbedding file gives its own candidates.
+    (`negatives.make_groups`), and the scores of `options.teacher_scores`; a FlagEmbedding file gives its
+    own candidates and scores.
 
     Raises:
         ValueError: an unknown source or split, a flaw in its files, or no relevant document at all.
     """
     if not _is_embedding_file(source):
-        return make_groups(load_collection(source, split), options, seed)
+        collection = load_collection(source, split)
+        return _add_teacher(make_groups(collection, options, seed), collection, options)
+    if options.teacher_scores:
+        raise ValueError(
+            f"data.teacher_scores={options.teacher_scores!r}: {source} names no documents; write the scores "
+            "into its pos_scores and neg_scores"
+        )
     if options.relevant_grade > 1:
         raise ValueError(
             f"data.relevant_grade={options.relevant_grade}: the relevant passages of {source} have grade 1; "
@@ -80,9 +88,33 @@ def load_groups(source: str, split: str, options: DataOptions, seed: int = 0) ->
     return kept
 
 
+def _add_teacher(
+    groups: list[RankingGroup], collection: Collection, options: DataOptions
+) -> list[RankingGroup]:
+    if not options.teacher_scores:
+        return groups
+    scores = read_teacher_scores(options.teacher_scores)
+    return add_teacher_candidates(groups, scores, collection, options.teacher_depth)
+
+
 def _hash_file(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def teacher_fingerprint(options: DataOptions) -> str:
+    """What decides the content of the teacher's scores: empty without a teacher, else the file's hash.
+
+    Raises:
+        ValueError: no such file.
+    """
+    if not options.teacher_scores:
+        return ""
+    if not Path(options.teacher_scores).is_file():
+        raise ValueError(
+            f"data.teacher_scores={options.teacher_scores!r}: no such file; name a TREC run or a TSV"
+        )
+    return _hash_file(Path(options.teacher_scores))
 
 
 def source_fingerprint(source: str, split: str) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -12,12 +13,12 @@ import numpy as np
 from rich.progress import track
 
 from prorank_jax.config import DataOptions
-from prorank_jax.corpora import load_groups, source_fingerprint
+from prorank_jax.corpora import load_groups, source_fingerprint, teacher_fingerprint
 from prorank_jax.records import Example, RecordReader, ensure_records, read_index
-from prorank_jax.types import RankingGroup
+from prorank_jax.types import Candidate, RankingGroup
 
 # Raised by hand when the same inputs give other records than before.
-CONTENT_VERSION = 1
+CONTENT_VERSION = 2
 
 
 class Renderer(Protocol):
@@ -36,15 +37,16 @@ class ExampleSet:
 
     Attributes:
         name: what messages call it.
-        lengths: int32 [examples] tokens of each prompt.
-        labels: int32 [examples] 1 where the document is relevant.
+        lengths, labels, grades, scores, starts, queries: of each example; see `records.make_index`.
     """
 
     def __init__(self, name: str, folder: Path) -> None:
         """Opens a folder that `ensure_records` made."""
         self.name = name
         self.folder = folder
-        self.lengths, self.labels = read_index(folder)
+        index = read_index(folder)
+        self.lengths, self.labels, self.grades = index["lengths"], index["labels"], index["grades"]
+        self.scores, self.starts, self.queries = index["scores"], index["starts"], index["queries"]
         self._reader = RecordReader(folder)
 
     def __len__(self) -> int:
@@ -54,8 +56,29 @@ class ExampleSet:
         return self._reader[int(position)]
 
 
-def build_examples(groups: Sequence[RankingGroup], renderer: Renderer, options: DataOptions) -> list[Example]:
-    """Renders every relevant candidate of each group, and the first `negatives_per_query` others.
+def common_start(prompts: Sequence[Sequence[int]]) -> int:
+    """Tokens that all of the prompts start with."""
+    shortest = min(map(len, prompts))
+    heads = np.array([prompt[:shortest] for prompt in prompts])
+    differing = np.flatnonzero((heads != heads[0]).any(axis=0))
+    return int(differing[0]) if len(differing) else shortest
+
+
+def choose_candidates(
+    group: RankingGroup, options: DataOptions, every_candidate: bool
+) -> tuple[Candidate, ...]:
+    """All candidates, or the relevant ones and the first `negatives_per_query` others."""
+    if every_candidate:
+        return group.candidates
+    relevant = [candidate for candidate in group.candidates if candidate.grade >= options.relevant_grade]
+    others = [candidate for candidate in group.candidates if candidate.grade < options.relevant_grade]
+    return (*relevant, *others[: options.negatives_per_query])
+
+
+def build_examples(
+    groups: Sequence[RankingGroup], renderer: Renderer, options: DataOptions, every_candidate: bool = False
+) -> list[Example]:
+    """Renders the candidates of each group that `choose_candidates` picks.
 
     Raises:
         ValueError: no groups, or a prompt longer than the renderer's limit.
@@ -66,22 +89,36 @@ def build_examples(groups: Sequence[RankingGroup], renderer: Renderer, options: 
         )
     examples = []
     for group in track(groups, "rendering prompts", transient=True, disable=not sys.stderr.isatty()):
-        relevant = [candidate for candidate in group.candidates if candidate.grade >= options.relevant_grade]
-        others = [candidate for candidate in group.candidates if candidate.grade < options.relevant_grade]
-        for candidate in (*relevant, *others[: options.negatives_per_query]):
-            tokens = np.asarray(renderer.render(group.query, candidate.document.full_text), np.int32)
-            if not 1 <= len(tokens) <= renderer.max_length:
+        candidates = choose_candidates(group, options, every_candidate)
+        prompts = [renderer.render(group.query, candidate.document.full_text) for candidate in candidates]
+        for candidate, prompt in zip(candidates, prompts, strict=True):
+            if not 1 <= len(prompt) <= renderer.max_length:
                 raise ValueError(
                     f"data.max_length={renderer.max_length}: the prompt of query {group.query_id!r} "
-                    f"and document {candidate.document.id!r} has {len(tokens)} tokens; check the renderer"
+                    f"and document {candidate.document.id!r} has {len(prompt)} tokens; check the renderer"
                 )
-            label = int(candidate.grade >= options.relevant_grade)
-            examples.append(Example(group.query_id, candidate.document.id, tokens, label, candidate.grade))
+        # With two texts that share nothing, the start is the same place of the template in every query.
+        start = common_start([renderer.render(group.query, text) for text in ("a", "b")] + prompts)
+        examples += [_example(group, *pair, start, options) for pair in zip(candidates, prompts, strict=True)]
     return examples
 
 
+def _example(
+    group: RankingGroup, candidate: Candidate, prompt: list[int], start: int, options: DataOptions
+) -> Example:
+    return Example(
+        query_id=group.query_id,
+        document_id=candidate.document.id,
+        tokens=np.asarray(prompt, np.int32),
+        label=int(candidate.grade >= options.relevant_grade),
+        grade=candidate.grade,
+        score=math.nan if candidate.score is None else candidate.score,
+        document_start=min(start, len(prompt) - 1),
+    )
+
+
 def _deciding_content(
-    source: str, split: str, options: DataOptions, renderer: Renderer, seed: int
+    source: str, split: str, options: DataOptions, renderer: Renderer, seed: int, every_candidate: bool
 ) -> dict[str, Any]:
     return {
         "content_version": CONTENT_VERSION,
@@ -95,13 +132,22 @@ def _deciding_content(
         "hard_negatives": options.hard_negatives,
         "negative_depth": options.negative_depth,
         "seed": seed,
+        "every_candidate": every_candidate,
+        "teacher": teacher_fingerprint(options),
+        "teacher_depth": options.teacher_depth,
         "bm25s": version("bm25s"),
         "PyStemmer": version("PyStemmer"),
     }
 
 
 def open_dataset(
-    source: str, split: str, options: DataOptions, renderer: Renderer, folder: str | Path, seed: int
+    source: str,
+    split: str,
+    options: DataOptions,
+    renderer: Renderer,
+    folder: str | Path,
+    seed: int,
+    every_candidate: bool = False,
 ) -> ExampleSet:
     """The examples of one split of a source, tokenized and written under `folder` at the first call.
 
@@ -110,13 +156,15 @@ def open_dataset(
         split: its split; likewise.
         folder: the cache that holds one folder for each content.
         seed: decides which negatives are mined.
+        every_candidate: keep all judged documents, as lists of graded documents need them.
 
     Raises:
         ValueError: an unknown source or split, a flaw in its files, or no relevant document.
     """
-    deciding = _deciding_content(source, split, options, renderer, seed)
+    deciding = _deciding_content(source, split, options, renderer, seed, every_candidate)
 
     def make_examples() -> list[Example]:
-        return build_examples(load_groups(source, split, options, seed), renderer, options)
+        groups = load_groups(source, split, options, seed)
+        return build_examples(groups, renderer, options, every_candidate)
 
     return ExampleSet(f"{source}/{split}", ensure_records(Path(folder), deciding, make_examples))

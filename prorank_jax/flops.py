@@ -1,4 +1,4 @@
-"""Arithmetic of a GRPO step, counted by hand, and the matrix-product speed the machine really has."""
+"""Arithmetic of a training step, counted by hand, and the matrix-product speed the machine really has."""
 
 from __future__ import annotations
 
@@ -46,6 +46,27 @@ def grpo_step_flops(config: ModelConfig, options: GrpoOptions, rows: int, width:
     passes += 1 if updates > 1 else 0
     passes += updates if options.kl_coefficient > 0 else 0
     return rows * passes * (layers + head)
+
+
+def ranking_step_flops(
+    config: ModelConfig,
+    lists: int,
+    documents: int,
+    prefix: int,
+    rest: int,
+    *,
+    low_rank: bool = False,
+    uses_reference: bool = False,
+) -> int:
+    """FLOPs of one step on lists of `documents` prompts that share `prefix` tokens and have `rest` more.
+
+    One forward and one backward pass, the reference's forward pass where it is used. With low-rank
+    factors the backward pass makes one product for each of the forward pass's; the factors themselves,
+    the heads, and what remat recomputes are not counted.
+    """
+    shared = forward_flops(config, prefix, prefix)
+    passes = 1 + (1 if low_rank else BACKWARD_FACTOR) + (1 if uses_reference else 0)
+    return lists * passes * (shared + documents * forward_flops(config, rest, prefix + rest))
 
 
 def measured_matmul_flops(dtype: str = "float32") -> float:

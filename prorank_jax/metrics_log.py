@@ -26,7 +26,6 @@ from prorank_jax.run_folder import write_text_atomically
 
 METRICS_FILE = "metrics.jsonl"
 _COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
-_SHOWN = ("reward", "format_rate", "accuracy", "answer_entropy", "tied_groups", "prompts_per_second")
 
 
 class CompilationCounter:
@@ -93,7 +92,8 @@ class MetricsLog:
 class TrainingProgress:
     """A progress bar with the metrics that matter; a context manager."""
 
-    def __init__(self, console: Console, steps: int, done: int) -> None:
+    def __init__(self, console: Console, steps: int, done: int, shown: Sequence[str]) -> None:
+        """Starts after `done` steps; `shown` names the metrics beside the bar."""
         self._progress = Progress(
             TextColumn("step"),
             MofNCompleteColumn(),
@@ -108,6 +108,7 @@ class TrainingProgress:
         self._task = self._progress.add_task("train", total=steps, completed=done, metrics="compiling")
         self._console = console
         self._steps = steps
+        self._shown = shown
 
     def __enter__(self) -> TrainingProgress:
         self._progress.start()
@@ -118,7 +119,7 @@ class TrainingProgress:
 
     def update(self, step: int, metrics: Mapping[str, float]) -> None:
         """Shows the metrics of a step; where there is no terminal, one line every tenth step."""
-        shown = " ".join(f"{name.removesuffix('_per_second')} {metrics[name]:.3g}" for name in _SHOWN)
+        shown = " ".join(f"{name.removesuffix('_per_second')} {metrics[name]:.3g}" for name in self._shown)
         self._progress.update(self._task, completed=step, metrics=shown)
         if not self._console.is_terminal and (step % 10 == 0 or step == self._steps):
             self._console.print(f"step {step}/{self._steps} {shown}", soft_wrap=True, highlight=False)

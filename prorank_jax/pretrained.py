@@ -99,5 +99,5 @@ def _open_run(source: str, path: Path) -> Pretrained:
         config=config,
         tokenizer=load_tokenizer(str(path / TOKENIZER_FOLDER)),
         run=run,
-        load_params=lambda shardings: restore_params(path, config, shardings),
+        load_params=lambda shardings: restore_params(path, config, run.lora, shardings),
     )

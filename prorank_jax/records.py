@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import io
 import json
+import math
 import shutil
 import sys
 import tempfile
@@ -20,7 +21,7 @@ import tensorflow_datasets as tfds
 from rich.progress import track
 
 RECORD_SPLIT = "examples"
-INDEX_FILES = ("lengths", "labels")
+INDEX_FILES = ("lengths", "labels", "grades", "scores", "starts", "queries")
 DESCRIPTION_FILE = "content.json"
 FILE_FORMAT = "array_record"
 UNFINISHED = ".unfinished-"
@@ -29,13 +30,23 @@ LEFTOVER_SECONDS = 24 * 3600
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One tokenized prompt: `label` is 1 for a relevant document, `grade` is its judgement."""
+    """One tokenized prompt.
+
+    Attributes:
+        tokens: int32 [tokens].
+        label: 1 for a relevant document, else 0.
+        grade: its judgement.
+        score: a teacher's; NaN if there is none.
+        document_start: tokens that every prompt of this query starts with.
+    """
 
     query_id: str
     document_id: str
     tokens: np.ndarray
     label: int
     grade: int
+    score: float = math.nan
+    document_start: int = 0
 
 
 class PromptRecords(tfds.core.GeneratorBasedBuilder):
@@ -54,6 +65,8 @@ class PromptRecords(tfds.core.GeneratorBasedBuilder):
             "tokens": tfds.features.Tensor(shape=(None,), dtype=np.int32),
             "label": tfds.features.Scalar(np.int32),
             "grade": tfds.features.Scalar(np.int32),
+            "score": tfds.features.Scalar(np.float32),
+            "document_start": tfds.features.Scalar(np.int32),
             "query_id": tfds.features.Text(),
             "document_id": tfds.features.Text(),
         }
@@ -74,6 +87,8 @@ class PromptRecords(tfds.core.GeneratorBasedBuilder):
                     "tokens": np.asarray(example.tokens, np.int32),
                     "label": example.label,
                     "grade": example.grade,
+                    "score": example.score,
+                    "document_start": example.document_start,
                     "query_id": example.query_id,
                     "document_id": example.document_id,
                 },
@@ -98,6 +113,8 @@ class RecordReader:
             tokens=np.asarray(record["tokens"], np.int32),
             label=int(record["label"]),
             grade=int(record["grade"]),
+            score=float(record["score"]),
+            document_start=int(record["document_start"]),
         )
 
 
@@ -117,10 +134,25 @@ def _write(examples: Sequence[Example], folder: Path) -> None:
     with contextlib.redirect_stdout(io.StringIO()):  # it announces downloads that do not happen
         builder.download_and_prepare()
     shutil.rmtree(folder / "downloads", ignore_errors=True)  # tfds makes it, empty
-    lengths = np.array([len(example.tokens) for example in examples], np.int32)
-    labels = np.array([example.label for example in examples], np.int32)
-    for name, values in zip(INDEX_FILES, (lengths, labels), strict=True):
+    for name, values in make_index(examples).items():
         np.save(folder / f"{name}.npy", values, allow_pickle=False)
+
+
+def make_index(examples: Sequence[Example]) -> dict[str, np.ndarray]:
+    """What batches are planned from, one entry for each example.
+
+    `lengths`, `labels`, `grades`, `starts` (tokens before the document) and `queries` (numbered from 0
+    in their order) are int32, `scores` float32.
+    """
+    numbers: dict[str, int] = {}
+    return {
+        "lengths": np.array([len(example.tokens) for example in examples], np.int32),
+        "labels": np.array([example.label for example in examples], np.int32),
+        "grades": np.array([example.grade for example in examples], np.int32),
+        "scores": np.array([example.score for example in examples], np.float32),
+        "starts": np.array([example.document_start for example in examples], np.int32),
+        "queries": np.array([numbers.setdefault(e.query_id, len(numbers)) for e in examples], np.int32),
+    }
 
 
 def _remove_leftovers(cache: Path) -> None:
@@ -164,7 +196,6 @@ def ensure_records(
     return folder
 
 
-def read_index(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """int32 lengths and labels of all records, in their order."""
-    lengths, labels = (np.load(folder / f"{name}.npy", allow_pickle=False) for name in INDEX_FILES)
-    return lengths, labels
+def read_index(folder: Path) -> dict[str, np.ndarray]:
+    """The arrays of `make_index`, of all records in their order."""
+    return {name: np.load(folder / f"{name}.npy", allow_pickle=False) for name in INDEX_FILES}

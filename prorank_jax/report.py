@@ -41,8 +41,13 @@ def write_report(
     probes: Sequence[ProbeResult],
     metrics: Sequence[Mapping[str, Any]],
     facts: Mapping[str, Any],
+    curves: Mapping[str, str],
 ) -> None:
-    """Writes report.json (probes, facts of the run, last metrics) and report.png beside it."""
+    """Writes report.json (probes, facts of the run, last metrics) and report.png beside it.
+
+    Args:
+        curves: metrics to draw over the steps, with what the legend calls them.
+    """
     summaries = [
         {name: value for name, value in asdict(probe).items() if name not in ("scores", "labels")}
         for probe in probes
@@ -55,7 +60,7 @@ def write_report(
         **facts,
     }
     write_json(output_dir / REPORT_FILE, content)
-    draw_report(output_dir / PICTURE_FILE, probes, metrics)
+    draw_report(output_dir / PICTURE_FILE, probes, metrics, curves)
 
 
 def _smooth(values: Sequence[float | None]) -> np.ndarray:
@@ -65,7 +70,12 @@ def _smooth(values: Sequence[float | None]) -> np.ndarray:
     return np.asarray([np.nanmean(w) if np.isfinite(w).any() else np.nan for w in windows])
 
 
-def draw_report(file: Path, probes: Sequence[ProbeResult], metrics: Sequence[Mapping[str, Any]]) -> None:
+def draw_report(
+    file: Path,
+    probes: Sequence[ProbeResult],
+    metrics: Sequence[Mapping[str, Any]],
+    curves: Mapping[str, str],
+) -> None:
     """Draws training curves, probe curves, and the scores of both classes before and after, as a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -74,15 +84,9 @@ def draw_report(file: Path, probes: Sequence[ProbeResult], metrics: Sequence[Map
     FigureCanvasAgg(figure)
     training, held_out, before, after = figure.subplots(2, 2).flatten()
     steps = [record["step"] for record in metrics]
-    for name, label in (
-        ("reward", "reward"),
-        ("format_rate", "format rate"),
-        ("accuracy", "accuracy"),
-        ("answer_entropy", "answer entropy (nats)"),
-        ("tied_groups", "tied groups"),
-    ):
+    for name, label in curves.items():
         training.plot(steps, _smooth([record[name] for record in metrics]), label=label)
-    training.set(title=f"sampled in training (mean of {_SMOOTHING_STEPS} steps)", xlabel="step")
+    training.set(title=f"in training (mean of {_SMOOTHING_STEPS} steps)", xlabel="step")
     probe_steps = [probe.step for probe in probes]
     for heading, name in _ROWS[:3]:
         held_out.plot(probe_steps, [getattr(probe, name) for probe in probes], marker="o", label=heading)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from prorank_jax.models.attention import prompt_layout
+from prorank_jax.models.attention import TokenLayout, prompt_layout
 from prorank_jax.models.transformer import Transformer, last_positions
 from prorank_jax.prompts import AnswerTokens
-from prorank_jax.types import Batch, Params
+from prorank_jax.types import Array, Batch, ListBatch, Params
 
 
 def relevance_scores(model: Transformer, params: Params, batch: Batch, answers: AnswerTokens) -> jax.Array:
@@ -16,8 +16,40 @@ def relevance_scores(model: Transformer, params: Params, batch: Batch, answers: 
 
     Two rows of the output embedding are all that is needed, so the vocabulary is never projected on.
     """
+    return score_from_hidden(model, params, _last_hidden(model, params, batch), answers)
+
+
+def score_from_hidden(model: Transformer, params: Params, last: Array, answers: AnswerTokens) -> jax.Array:
+    """Scores from the hidden states of last positions: [..., D] → [...] float32."""
+    direction = model.apply({"params": params}, answers.zero, answers.one, method="answer_direction")
+    wide = jnp.asarray(last, jnp.float32)
+    return jnp.einsum("...d,d->...", wide, direction, precision=jax.lax.Precision.HIGHEST)
+
+
+def _last_hidden(model: Transformer, params: Params, batch: Batch) -> jax.Array:
     layout = prompt_layout(batch.lengths, batch.tokens.shape[1])
     hidden, _ = model.apply({"params": params}, batch.tokens, layout)
-    direction = model.apply({"params": params}, answers.zero, answers.one, method="answer_direction")
-    last = last_positions(hidden, batch.lengths).astype(jnp.float32)
-    return jnp.einsum("bd,d->b", last, direction, precision=jax.lax.Precision.HIGHEST)
+    return last_positions(hidden, batch.lengths)
+
+
+def list_hidden(model: Transformer, params: Params, batch: ListBatch) -> jax.Array:
+    """The hidden state at the last position of each prompt of each list: [Q, K, D].
+
+    What the prompts of a list share runs once; the rest of each attends to its keys and values.
+    """
+    queries, documents, width = batch.tokens.shape
+    prefix_layout = prompt_layout(batch.prefix_lengths, batch.prefix.shape[1])
+    _, keyvalues = model.apply({"params": params}, batch.prefix, prefix_layout)
+
+    def for_each_document(values: jax.Array, axis: int) -> jax.Array:
+        return jnp.repeat(values, documents, axis=axis)
+
+    prefix = jax.tree.map(lambda values: for_each_document(values, 1), keyvalues)  # [N, Q·K, P, J, C]
+    prefix_layout = jax.tree.map(lambda values: for_each_document(values, 0), prefix_layout)
+    lengths = batch.lengths.reshape(queries * documents)
+    layout = prompt_layout(lengths, width)
+    starts = for_each_document(jnp.asarray(batch.prefix_lengths), 0)
+    layout = TokenLayout(layout.positions + starts[:, None], layout.segments)
+    rows = batch.tokens.reshape(queries * documents, width)
+    hidden, _ = model.apply({"params": params}, rows, layout, prefix, prefix_layout)
+    return last_positions(hidden, lengths).reshape(queries, documents, -1)

@@ -2,42 +2,39 @@
 
 from __future__ import annotations
 
+import dataclasses
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import flax.linen as nn
-import grain
 import jax
 import numpy as np
 from rich.console import Console
 
 from prorank_jax.config import DataOptions, RunConfig
-from prorank_jax.data import ExampleSet, choose_buckets, open_dataset, probe_batches, train_iterator
+from prorank_jax.data import ExampleSet, open_dataset, probe_batches
 from prorank_jax.models.config import ModelConfig
-from prorank_jax.models.sources import resolve_source
-from prorank_jax.models.tokenizer import load_tokenizer, save_tokenizer
-from prorank_jax.models.transformer import Transformer
-from prorank_jax.models.weights import check_weights, load_model_config, load_params
+from prorank_jax.models.lora import split_factors
+from prorank_jax.models.tokenizer import save_tokenizer
+from prorank_jax.models.transformer import Transformer, abstract_params
 from prorank_jax.optimizer import make_optimizer, make_schedule
+from prorank_jax.pretrained import Pretrained, open_pretrained
 from prorank_jax.probe import ProbeStep
 from prorank_jax.prompts import PromptRenderer, make_renderer
-from prorank_jax.rewards import answer_reward
 from prorank_jax.run_folder import DATA_FOLDER, MODEL_CONFIG_FILE, TOKENIZER_FOLDER, write_json
 from prorank_jax.sharding import check_batch_size, make_mesh
-from prorank_jax.steps import (
-    GrpoStep,
-    abstract_params,
-    init_state,
-    make_grpo_step,
-    make_probe_step,
-    train_state_shardings,
-)
+from prorank_jax.stages import Parts, Stage, make_stage, stage_buckets
+from prorank_jax.steps import make_probe_step
+from prorank_jax.train_state import init_state, pretrained_shardings, train_state_shardings
 from prorank_jax.types import Batch, Params, TrainState
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -45,7 +42,8 @@ class Run:
     """The parts of a run; nothing here changes while it trains.
 
     Attributes:
-        buckets: static prompt lengths, ascending.
+        stage: its batches and its jitted step.
+        examples: what it trains on.
         held_out: batches of the probe.
         load_initial_params: reads the pretrained parameters onto the mesh.
         init_state: the state of step 0 around such parameters.
@@ -57,25 +55,13 @@ class Run:
     tokenizer: PreTrainedTokenizerFast
     renderer: PromptRenderer
     mesh: jax.sharding.Mesh
+    stage: Stage
     examples: ExampleSet
-    buckets: tuple[int, ...]
     held_out: list[Batch]
-    grpo_step: GrpoStep
     probe_step: ProbeStep
     load_initial_params: Callable[[], Params]
     init_state: Callable[[Params], TrainState]
     abstract_state: TrainState
-
-    def batches(self) -> grain.DatasetIterator[Batch]:
-        """This process's rows of the training batches, from the first step on."""
-        return train_iterator(
-            self.examples,
-            batch_size=self.config.train.batch_size,
-            seed=self.config.train.seed,
-            buckets=self.buckets,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        )
 
     def save_descriptions(self, output_dir: Path) -> None:
         """Writes the tokenizer and the architecture, so that the folder can be loaded as a model."""
@@ -87,60 +73,81 @@ def prepare_run(config: RunConfig, console: Console) -> Run:
     """Loads everything but the weights, which are only checked; examples are built at the first call.
 
     Raises:
-        ValueError: the mesh, model, tokenizer, collection or lengths cannot work.
+        ValueError: the mesh, model, tokenizer, collection, losses or lengths cannot work.
     """
     mesh = make_mesh(config.mesh)
-    check_batch_size("train.batch_size", config.train.batch_size, mesh)
+    part = config.train.batch_size // config.train.accumulation
+    check_batch_size("train.batch_size / train.accumulation", part, mesh)
     check_batch_size("probe.batch_size", config.probe.batch_size, mesh)
-    path = resolve_source(config.model.source)
-    model_config = load_model_config(path)
-    check_weights(path, model_config)
-    tokenizer = load_tokenizer(config.model.source)
+    pretrained = open_pretrained(config.model.source)
+    _check_fits(config, pretrained)
+    _warn_of_other_prompt(config, pretrained.run)
     data = config.data
     renderer = make_renderer(
-        tokenizer, max_length=data.max_length, instruction=data.instruction, system=data.system
+        pretrained.tokenizer, max_length=data.max_length, instruction=data.instruction, system=data.system
     )
-    _check_fits(config, model_config, tokenizer)
-
-    console.print(f"data: {data.source} ({data.split}), held out: {data.probe_split}")
-    folder = Path(config.output_dir) / DATA_FOLDER
-    examples = open_dataset(data.source, data.split, data, renderer, folder, config.train.seed)
-    probe_source = _probe_source(data)
-    held_out = open_dataset(probe_source, data.probe_split, data, renderer, folder, config.train.seed)
-    lengths = np.concatenate([examples.lengths, held_out.lengths])
-    buckets = data.buckets or choose_buckets(lengths, data.max_length)
+    examples, held_out = _open_examples(config, renderer, console)
+    buckets = stage_buckets(config, np.concatenate([examples.lengths, held_out.lengths]))
     probes = probe_batches(
         held_out, count=config.probe.examples, batch_size=config.probe.batch_size, buckets=buckets
     )
 
-    model = Transformer(model_config, config.model.compute_dtype, config.model.remat)
-    updates = config.train.steps * config.grpo.updates_per_rollout
+    model = Transformer(pretrained.config, config.model.compute_dtype, config.model.remat, config.lora)
+    updates = config.train.steps * (config.grpo.updates_per_rollout if config.stage == 1 else 1)
     optimizer = make_optimizer(config.optimizer, updates)
-    schedule = make_schedule(config.optimizer, updates)
     shardings = train_state_shardings(model, optimizer, mesh)
-    answers, grpo = renderer.answer_tokens, config.grpo
-    reward = answer_reward(answers, grpo.format_weight, grpo.correct_weight)
+    whole = pretrained_shardings(model, mesh)
+    answers = renderer.answer_tokens
+    schedule = make_schedule(config.optimizer, updates)
+    stage = make_stage(Parts(config, model, optimizer, schedule, answers, mesh, examples), buckets)
+    stage.batches()  # refuses examples that make no batch
 
     def start(params: Params) -> TrainState:
-        return init_state(params, optimizer, shardings)
+        return init_state(params, model, optimizer, shardings, config.train.seed)
 
-    run = Run(
+    return Run(
         config=config,
-        model_config=model_config,
-        tokenizer=tokenizer,
+        model_config=pretrained.config,
+        tokenizer=pretrained.tokenizer,
         renderer=renderer,
         mesh=mesh,
+        stage=stage,
         examples=examples,
-        buckets=buckets,
         held_out=probes,
-        grpo_step=make_grpo_step(model, optimizer, schedule, grpo, answers, reward, mesh),
-        probe_step=make_probe_step(model, answers, grpo.max_new_tokens, mesh),
-        load_initial_params=lambda: load_params(path, model_config, shardings.params),
+        probe_step=make_probe_step(model, answers, config.grpo.max_new_tokens, mesh),
+        load_initial_params=lambda: pretrained.load_params(whole),
         init_state=start,
         abstract_state=_abstract_state(model, start, shardings),
     )
-    run.batches()  # refuses examples that make no batch
-    return run
+
+
+def _open_examples(
+    config: RunConfig, renderer: PromptRenderer, console: Console
+) -> tuple[ExampleSet, ExampleSet]:
+    """The examples to train on, and those held out for the probe."""
+    data, seed = config.data, config.train.seed
+    console.print(f"data: {data.source} ({data.split}), held out: {data.probe_split}")
+    folder = Path(config.output_dir) / DATA_FOLDER
+    lists = config.stage == 2
+    examples = open_dataset(data.source, data.split, data, renderer, folder, seed, every_candidate=lists)
+    without_teacher = dataclasses.replace(data, teacher_scores="", teacher_depth=0)
+    held_out = open_dataset(_probe_source(data), data.probe_split, without_teacher, renderer, folder, seed)
+    return examples, held_out
+
+
+def _warn_of_other_prompt(config: RunConfig, before: RunConfig | None) -> None:
+    if before is None:
+        return
+    for name in ("system", "instruction"):
+        here, there = getattr(config.data, name), getattr(before.data, name)
+        if here != there:
+            _log.warning(
+                "data.%s=%r: %s was trained with %r; another prompt undoes part of that",
+                name,
+                here,
+                config.model.source,
+                there,
+            )
 
 
 def _probe_source(data: DataOptions) -> str:
@@ -157,7 +164,8 @@ def _probe_source(data: DataOptions) -> str:
 def _abstract_state(
     model: Transformer, start: Callable[[Params], TrainState], shardings: TrainState
 ) -> TrainState:
-    shapes = jax.eval_shape(start, nn.unbox(abstract_params(model)))
+    pretrained = split_factors(nn.unbox(abstract_params(model)))[1]
+    shapes = jax.eval_shape(start, pretrained)
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         shapes,
@@ -165,7 +173,8 @@ def _abstract_state(
     )
 
 
-def _check_fits(config: RunConfig, model: ModelConfig, tokenizer: PreTrainedTokenizerFast) -> None:
+def _check_fits(config: RunConfig, pretrained: Pretrained) -> None:
+    model, tokenizer = pretrained.config, pretrained.tokenizer
     needed = config.data.max_length + config.grpo.max_new_tokens
     if needed > model.max_positions:
         raise ValueError(

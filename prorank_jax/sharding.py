@@ -7,7 +7,7 @@ alike, because both carry the same names. Batches are split over `data` and `fsd
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import flax.linen as nn
 import jax
@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from prorank_jax.config import MeshOptions
-from prorank_jax.types import Batch
+from prorank_jax.types import Batch, ListBatch
 
 MESH_AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")
@@ -27,6 +27,7 @@ LOGICAL_RULES: tuple[tuple[str, Any], ...] = (
     ("mlp", "tensor"),
     ("embed", "fsdp"),
     ("layers", None),
+    ("rank", None),
     ("head_dim", None),
     ("norm", None),
     ("length", None),
@@ -93,7 +94,10 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def put_batch(batch: Batch, mesh: Mesh) -> Batch:
+AnyBatch = TypeVar("AnyBatch", Batch, ListBatch)
+
+
+def put_batch(batch: AnyBatch, mesh: Mesh) -> AnyBatch:
     """Makes one global batch from the rows each process holds."""
     sharding = batch_sharding(mesh)
     return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(sharding, rows), batch)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -14,8 +13,8 @@ from jax.sharding import Mesh
 
 from prorank_jax.config import GrpoOptions
 from prorank_jax.grpo import group_advantages, policy_loss
-from prorank_jax.models.attention import prompt_layout
-from prorank_jax.models.transformer import Transformer
+from prorank_jax.models.lora import combine
+from prorank_jax.models.transformer import Transformer, abstract_params
 from prorank_jax.prompts import AnswerTokens
 from prorank_jax.rewards import RewardFunction, is_correct, is_formatted
 from prorank_jax.rollouts import (
@@ -30,41 +29,18 @@ from prorank_jax.rollouts import (
 )
 from prorank_jax.scoring import relevance_scores
 from prorank_jax.sharding import LOGICAL_RULES, batch_sharding, replicated, state_shardings
+from prorank_jax.train_state import (
+    Policy,
+    all_params,
+    apply_gradients,
+    initial_policy,
+    reference_shardings,
+    train_state_shardings,
+)
 from prorank_jax.types import Batch, Params, Rollout, TrainState
 
 Metrics = dict[str, jax.Array]
 GrpoStep = Callable[[TrainState, Params | None, Batch, jax.Array], tuple[TrainState, Metrics, jax.Array]]
-
-
-def abstract_params(model: Transformer) -> Any:
-    """Shapes, dtypes and logical axis names of the parameters; allocates nothing."""
-
-    def init() -> Any:
-        tokens = jnp.zeros((1, 8), jnp.int32)
-        return model.init(jax.random.key(0), tokens, prompt_layout(jnp.array([8]), 8))
-
-    return jax.eval_shape(init)["params"]
-
-
-def train_state_shardings(
-    model: Transformer, optimizer: optax.GradientTransformation, mesh: Mesh
-) -> TrainState:
-    """The sharding of every leaf of a `TrainState`, optimizer included."""
-    params = abstract_params(model)
-    opt_state = jax.eval_shape(optimizer.init, params)
-    where: Any = replicated(mesh)
-    return TrainState(
-        step=where,
-        params=state_shardings(params, mesh),
-        opt_state=state_shardings(opt_state, mesh),
-    )
-
-
-def init_state(params: Params, optimizer: optax.GradientTransformation, shardings: TrainState) -> TrainState:
-    """The state of step 0 around parameters that are already on the mesh."""
-    opt_state = jax.jit(optimizer.init, out_shardings=shardings.opt_state)(params)
-    step = jax.device_put(jnp.zeros((), jnp.int32), shardings.step)
-    return TrainState(step=step, params=params, opt_state=opt_state)
 
 
 def _sample_rollout(
@@ -117,7 +93,7 @@ def _rollout_metrics(rollout: Rollout, batch: Batch, answers: AnswerTokens) -> M
 def _loss_on_policy(
     params: Params,
     model: Transformer,
-    reference: Params | None,
+    reference: Policy | None,
     batch: Batch,
     key: jax.Array,
     reward: RewardFunction,
@@ -132,7 +108,7 @@ def _loss_on_policy(
 def _loss_on_samples(
     params: Params,
     model: Transformer,
-    reference: Params | None,
+    reference: Policy | None,
     batch: Batch,
     rollout: Rollout,
     answers: AnswerTokens,
@@ -143,7 +119,7 @@ def _loss_on_samples(
         logits = replay_logits(model, params, batch, rollout.tokens, options.temperature)
     reference_logits = None
     if reference is not None:
-        reference_logits = replay_logits(model, reference, batch, rollout.tokens, options.temperature)
+        reference_logits = replay_logits(*reference, batch, rollout.tokens, options.temperature)
         reference_logits = jax.lax.stop_gradient(reference_logits)
     loss, metrics = policy_loss(logits, rollout, answers, options, reference_logits)
     return loss, (metrics, rollout)
@@ -160,51 +136,52 @@ def make_grpo_step(
 ) -> GrpoStep:
     """Builds the jitted `(state, reference, batch, key) → (state, metrics, completions [B, G, L])`.
 
-    `reference` is the frozen initial policy, or None when the KL coefficient is 0. The state is donated.
+    `reference` holds the parameters of the frozen initial policy; see `initial_policy` for when it is
+    None. The state is donated.
     """
-
-    def update(state: TrainState, gradients: Params) -> TrainState:
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-        return dataclasses.replace(
-            state, params=optax.apply_updates(state.params, updates), opt_state=opt_state
-        )
+    uses_reference = options.kl_coefficient > 0
 
     def several_updates(
-        state: TrainState, reference: Params | None, batch: Batch, key: jax.Array
+        state: TrainState, reference: Policy | None, batch: Batch, key: jax.Array
     ) -> tuple[TrainState, Metrics, Rollout]:
-        rollout, _ = _sample_rollout(state.params, model, batch, key, reward, answers, options)
+        rollout, _ = _sample_rollout(all_params(state), model, batch, key, reward, answers, options)
 
         def once(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
-            gradient_of = jax.value_and_grad(_loss_on_samples, has_aux=True)
-            (_, (metrics, _)), gradients = gradient_of(
-                state.params, model, reference, batch, rollout, answers, options
-            )
-            return update(state, gradients), metrics | {"grad_norm": optax.global_norm(gradients)}
+            def loss(trained: Params) -> tuple[jax.Array, tuple[Metrics, Rollout]]:
+                params = combine(state.frozen, trained)
+                return _loss_on_samples(params, model, reference, batch, rollout, answers, options)
+
+            (_, (metrics, _)), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
+            state = apply_gradients(state, gradients, optimizer)
+            return state, metrics | {"grad_norm": optax.global_norm(gradients)}
 
         state, metrics = jax.lax.scan(once, state, length=options.updates_per_rollout)
         return state, jax.tree.map(jnp.mean, metrics), rollout
 
     def one_update(
-        state: TrainState, reference: Params | None, batch: Batch, key: jax.Array
+        state: TrainState, reference: Policy | None, batch: Batch, key: jax.Array
     ) -> tuple[TrainState, Metrics, Rollout]:
-        gradient_of = jax.value_and_grad(_loss_on_policy, has_aux=True)
-        (_, (metrics, rollout)), gradients = gradient_of(
-            state.params, model, reference, batch, key, reward, answers, options
-        )
-        return update(state, gradients), metrics | {"grad_norm": optax.global_norm(gradients)}, rollout
+        def loss(trained: Params) -> tuple[jax.Array, tuple[Metrics, Rollout]]:
+            params = combine(state.frozen, trained)
+            return _loss_on_policy(params, model, reference, batch, key, reward, answers, options)
+
+        (_, (metrics, rollout)), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
+        metrics |= {"grad_norm": optax.global_norm(gradients)}
+        return apply_gradients(state, gradients, optimizer), metrics, rollout
 
     def step(
         state: TrainState, reference: Params | None, batch: Batch, key: jax.Array
     ) -> tuple[TrainState, Metrics, jax.Array]:
+        policy = initial_policy(model, state, reference) if uses_reference else None
         with nn.logical_axis_rules(LOGICAL_RULES):
             rate = schedule(state.step * options.updates_per_rollout)
             run = one_update if options.updates_per_rollout == 1 else several_updates
-            state, metrics, rollout = run(state, reference, batch, key)
+            state, metrics, rollout = run(state, policy, batch, key)
         metrics |= _rollout_metrics(rollout, batch, answers) | {"learning_rate": jnp.asarray(rate)}
         return dataclasses.replace(state, step=state.step + 1), metrics, rollout.tokens
 
     shardings = train_state_shardings(model, optimizer, mesh)
-    frozen = shardings.params if options.kl_coefficient > 0 else None
+    frozen = reference_shardings(model, mesh) if uses_reference else None
     rows, whole = batch_sharding(mesh), replicated(mesh)
     return jax.jit(
         step,

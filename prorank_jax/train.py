@@ -1,4 +1,4 @@
-"""Runs stage 1: opens a run's folder, resumes what is there, trains, probes and reports."""
+"""Runs a stage of training: opens a run's folder, resumes what is there, trains, probes and reports."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from prorank_jax import __version__
 from prorank_jax.checkpoint import Checkpoints
 from prorank_jax.config import RunConfig
 from prorank_jax.config_files import config_to_dict
-from prorank_jax.flops import grpo_step_flops, measured_matmul_flops
+from prorank_jax.flops import measured_matmul_flops
 from prorank_jax.metrics_log import (
     METRICS_FILE,
     CompilationCounter,
@@ -35,6 +35,8 @@ from prorank_jax.report import PICTURE_FILE, REPORT_FILE, before_after_table, wr
 from prorank_jax.run_folder import check_same_run, only_run_in, write_config
 from prorank_jax.setup import Run, prepare_run
 from prorank_jax.sharding import put_batch
+from prorank_jax.stages import Work
+from prorank_jax.train_state import all_params
 from prorank_jax.types import Batch, Params, TrainState
 
 PROBES_FILE = "probes.jsonl"
@@ -74,9 +76,7 @@ class _Pending:
 
     step: int
     metrics: dict[str, jax.Array]
-    prompts: int
-    tokens: int
-    flops: int
+    work: Work
 
 
 class _Loop:
@@ -96,7 +96,7 @@ class _Loop:
         self._stop_requested = stop_requested
         self._console = console
         self._output_dir = Path(run.config.output_dir)
-        self._batches = run.batches()
+        self._batches = run.stage.batches()
         self._leads = jax.process_index() == 0
         self._pending: _Pending | None = None
         self._reference: Params | None = None
@@ -105,7 +105,7 @@ class _Loop:
 
     def _resume_or_start(self) -> tuple[TrainState, int]:
         run, latest = self._run, self._checkpoints.latest()
-        if run.config.grpo.kl_coefficient > 0:
+        if run.stage.uses_reference:
             self._reference = run.load_initial_params()
         if latest is None:
             # The state is donated step by step; the reference must not share its buffers.
@@ -127,7 +127,8 @@ class _Loop:
             self._probe(0)
         log = MetricsLog(self._output_dir, self._done) if self._leads else None
         try:
-            with TrainingProgress(self._console, steps, self._done) as progress:
+            shown = self._run.stage.shown
+            with TrainingProgress(self._console, steps, self._done, shown) as progress:
                 for step in range(self._done + 1, steps + 1):
                     self._run_step(step, jax.random.fold_in(key, step), log, progress)
         finally:
@@ -140,11 +141,11 @@ class _Loop:
         config = self._run.config
         batch = next(self._batches)
         on_mesh = put_batch(batch, self._run.mesh)
-        self._state, metrics, completions = self._run.grpo_step(self._state, self._reference, on_mesh, key)
+        self._state, metrics, completions = self._run.stage.step(self._state, self._reference, on_mesh, key)
         self._settle(log, progress)  # the step before: its metrics are read while this one runs
-        self._pending = self._describe(step, metrics, batch)
+        self._pending = _Pending(step, metrics, self._run.stage.work(batch))
         last = step == config.train.steps
-        if self._due(config.train.sample_every, step):
+        if completions is not None and self._due(config.train.sample_every, step):
             self._show_completions(step, batch, completions)
         if last or self._due(config.probe.every, step):
             self._settle(log, progress)
@@ -154,12 +155,6 @@ class _Loop:
             self._save(step)
         if self._stop_requested and not last:
             raise Interrupted(f"stopped after step {step}; the same command goes on from there")
-
-    def _describe(self, step: int, metrics: dict[str, jax.Array], batch: Batch) -> _Pending:
-        run, rows = self._run, self._run.config.train.batch_size
-        tokens = int(np.sum(batch.lengths)) * jax.process_count()
-        flops = grpo_step_flops(run.model_config, run.config.grpo, rows, batch.tokens.shape[1])
-        return _Pending(step, metrics, rows, tokens, flops)
 
     @staticmethod
     def _due(every: int, step: int) -> bool:
@@ -173,9 +168,9 @@ class _Loop:
         metrics = {name: float(value) for name, value in jax.device_get(pending.metrics).items()}
         seconds = time.perf_counter() - self._clock
         self._clock = time.perf_counter()
-        metrics["prompts_per_second"] = pending.prompts / seconds
-        metrics["tokens_per_second"] = pending.tokens / seconds
-        metrics["model_tflops"] = pending.flops / seconds / 1e12
+        metrics["prompts_per_second"] = pending.work.prompts / seconds
+        metrics["tokens_per_second"] = pending.work.tokens / seconds
+        metrics["model_tflops"] = pending.work.flops / seconds / 1e12
         metrics["compilations"] = self._compilations.count
         if log is not None:
             log.write(pending.step, metrics)
@@ -185,7 +180,7 @@ class _Loop:
         run = self._run
         result = run_probe(
             run.probe_step,
-            self._state.params,
+            all_params(self._state),
             run.held_out,
             run.renderer.answer_tokens,
             run.mesh,
@@ -238,6 +233,7 @@ def _finish(run: Run, console: Console) -> dict[str, Any]:
     matmul_tflops = measured_matmul_flops(run.config.model.compute_dtype) / 1e12 * jax.device_count()
     device = jax.devices()[0]
     facts = {
+        "stage": run.config.stage,
         "model": run.config.model.source,
         "data": run.config.data.source,
         "steps": run.config.train.steps,
@@ -251,7 +247,7 @@ def _finish(run: Run, console: Console) -> dict[str, Any]:
         "jax": jax.__version__,
     }
     if jax.process_index() == 0:
-        write_report(output_dir, probes, metrics, facts)
+        write_report(output_dir, probes, metrics, facts, run.stage.curves)
         console.print(before_after_table(probes))
         console.print(f"report: {output_dir / REPORT_FILE}, picture: {output_dir / PICTURE_FILE}")
     return json.loads((output_dir / REPORT_FILE).read_text(encoding="utf-8"))

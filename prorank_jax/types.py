@@ -63,6 +63,35 @@ class Batch:
 
 
 @flax.struct.dataclass
+class ListBatch:
+    """Lists of K documents, one for each of Q queries; what the prompts of a list share is there once.
+
+    A prompt is `prefix[q, :prefix_lengths[q]]` followed by `tokens[q, k, :lengths[q, k]]`.
+
+    Attributes:
+        prefix: [Q, P] int32 token ids up to the document; anything at and after `prefix_lengths`.
+        prefix_lengths: [Q] int32, 0 where nothing is shared.
+        tokens: [Q, K, S] int32 token ids of the rest of each prompt.
+        lengths: [Q, K] int32 real tokens of the rest, at least 1.
+        grades: [Q, K] float32 judgements.
+        teacher: [Q, K] float32 teacher scores; NaN where there is none.
+        mask: [Q, K] bool, true for a document of the query's own list.
+        in_batch: [Q, K] bool, true for a document borrowed from another query of the batch.
+        examples: [Q, K] int32 position of the example in its data set; -1 where there is none.
+    """
+
+    prefix: Array
+    prefix_lengths: Array
+    tokens: Array
+    lengths: Array
+    grades: Array
+    teacher: Array
+    mask: Array
+    in_batch: Array
+    examples: Array
+
+
+@flax.struct.dataclass
 class Rollout:
     """The sampled completions of a batch of prompts, and what they earned.
 
@@ -85,8 +114,16 @@ class Rollout:
 
 @flax.struct.dataclass
 class TrainState:
-    """What a step reads and writes: `step` counts optimizer steps' batches, int32."""
+    """What a step reads and writes.
+
+    Attributes:
+        step: int32, the batches trained on.
+        params: what is trained: all parameters, or the low-rank factors only.
+        opt_state: of the optimizer, for `params`.
+        frozen: the other parameters; empty when all are trained.
+    """
 
     step: jax.Array
     params: Params
     opt_state: Any
+    frozen: Params = flax.struct.field(default_factory=dict)

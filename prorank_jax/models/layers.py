@@ -14,6 +14,8 @@ import jax.numpy as jnp
 
 from prorank_jax.models.attention import dot_product_attention
 from prorank_jax.models.config import ModelConfig
+from prorank_jax.models.lora import FACTOR_A, FACTOR_B
+from prorank_jax.stage_options import LoraOptions
 from prorank_jax.types import Array
 
 
@@ -41,6 +43,7 @@ class Projection(nn.Module):
     fan_out: tuple[int, ...]
     axes: tuple[str, ...]
     use_bias: bool = False
+    lora: LoraOptions = LoraOptions()
 
     @nn.compact
     def __call__(self, x: Array) -> jax.Array:
@@ -50,16 +53,30 @@ class Projection(nn.Module):
             (*self.fan_in, *self.fan_out),
             jnp.float32,
         )
-        contracted = tuple(range(x.ndim - len(self.fan_in), x.ndim))
-        y = jax.lax.dot_general(
-            x, kernel.astype(x.dtype), ((contracted, tuple(range(len(self.fan_in)))), ((), ()))
-        )
+        y = _contract(x, kernel, len(self.fan_in))
+        if self.lora.rank:
+            y = y + self.lora.scale * self._low_rank(x)
         if self.use_bias:
             bias_axes = self.axes[len(self.fan_in) :]
             init = nn.with_logical_partitioning(nn.initializers.zeros, bias_axes)
             bias: Any = self.param("bias", init, self.fan_out, jnp.float32)
             y = y + bias.astype(x.dtype)
         return y
+
+    def _low_rank(self, x: Array) -> jax.Array:
+        inner, outer = self.axes[: len(self.fan_in)], self.axes[len(self.fan_in) :]
+        rank = self.lora.rank
+        a_init = _kernel(self.fan_in, (rank,), (*inner, "rank"))
+        b_init = nn.with_logical_partitioning(nn.initializers.zeros, ("rank", *outer))
+        a: Any = self.param(FACTOR_A, a_init, (*self.fan_in, rank), jnp.float32)
+        b: Any = self.param(FACTOR_B, b_init, (rank, *self.fan_out), jnp.float32)
+        return _contract(_contract(x, a, len(self.fan_in)), b, 1)
+
+
+def _contract(x: Array, kernel: Array, axes: int) -> jax.Array:
+    """The product over the last `axes` axes of x and the first of the kernel, in the dtype of x."""
+    contracted = tuple(range(x.ndim - axes, x.ndim))
+    return jax.lax.dot_general(x, kernel.astype(x.dtype), ((contracted, tuple(range(axes))), ((), ())))
 
 
 class RMSNorm(nn.Module):
@@ -96,6 +113,7 @@ class Attention(nn.Module):
     """Causal grouped-query attention; keys of an optional prefix stand before the row's own."""
 
     config: ModelConfig
+    lora: LoraOptions = LoraOptions()
 
     @nn.compact
     def __call__(
@@ -107,9 +125,10 @@ class Attention(nn.Module):
     ) -> tuple[jax.Array, KeyValues]:
         c = self.config
         heads, kv_heads = (c.heads, c.head_dim), (c.kv_heads, c.head_dim)
-        query = Projection((c.dim,), heads, ("embed", "heads", "head_dim"), c.qkv_bias, name="query")(x)
-        key = Projection((c.dim,), kv_heads, ("embed", "kv_heads", "head_dim"), c.qkv_bias, name="key")(x)
-        value = Projection((c.dim,), kv_heads, ("embed", "kv_heads", "head_dim"), c.qkv_bias, name="value")(x)
+        query_axes, key_axes = ("embed", "heads", "head_dim"), ("embed", "kv_heads", "head_dim")
+        query = Projection((c.dim,), heads, query_axes, c.qkv_bias, self.lora, name="query")(x)
+        key = Projection((c.dim,), kv_heads, key_axes, c.qkv_bias, self.lora, name="key")(x)
+        value = Projection((c.dim,), kv_heads, key_axes, c.qkv_bias, self.lora, name="value")(x)
         if c.qk_norm:
             query = RMSNorm(c.norm_eps, "head_dim", name="query_norm")(query)
             key = RMSNorm(c.norm_eps, "head_dim", name="key_norm")(key)
@@ -119,7 +138,8 @@ class Attention(nn.Module):
             key = jnp.concatenate([prefix.keys, key], axis=1)  # [B, S, J, C]
             value = jnp.concatenate([prefix.values, value], axis=1)
         mixed = dot_product_attention(query, key, value, visible)  # [B, Q, H, C]
-        output = Projection(heads, (c.dim,), ("heads", "head_dim", "embed"), name="output")(mixed)
+        output_axes = ("heads", "head_dim", "embed")
+        output = Projection(heads, (c.dim,), output_axes, lora=self.lora, name="output")(mixed)
         return output, own
 
 
@@ -127,10 +147,12 @@ class GatedMLP(nn.Module):
     """SwiGLU: down(silu(gate(x)) · up(x)) (arXiv 2002.05202)."""
 
     config: ModelConfig
+    lora: LoraOptions = LoraOptions()
 
     @nn.compact
     def __call__(self, x: Array) -> jax.Array:
-        c = self.config
-        gate = Projection((c.dim,), (c.mlp_dim,), ("embed", "mlp"), name="gate")(x)
-        up = Projection((c.dim,), (c.mlp_dim,), ("embed", "mlp"), name="up")(x)
-        return Projection((c.mlp_dim,), (c.dim,), ("mlp", "embed"), name="down")(nn.silu(gate) * up)
+        c, lora = self.config, self.lora
+        gate = Projection((c.dim,), (c.mlp_dim,), ("embed", "mlp"), lora=lora, name="gate")(x)
+        up = Projection((c.dim,), (c.mlp_dim,), ("embed", "mlp"), lora=lora, name="up")(x)
+        down = Projection((c.mlp_dim,), (c.dim,), ("mlp", "embed"), lora=lora, name="down")
+        return down(nn.silu(gate) * up)

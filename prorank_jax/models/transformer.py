@@ -13,9 +13,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from prorank_jax.models.attention import TokenLayout, concatenate_layouts, visibility
+from prorank_jax.models.attention import TokenLayout, concatenate_layouts, prompt_layout, visibility
 from prorank_jax.models.config import ModelConfig
 from prorank_jax.models.layers import Attention, GatedMLP, KeyValues, RMSNorm, rotary_angles
+from prorank_jax.stage_options import LoraOptions
 from prorank_jax.types import Array
 
 _REMAT_POLICIES: dict[str, Any] = {
@@ -29,6 +30,7 @@ class Block(nn.Module):
     """One pre-norm decoder layer; the scan carries `x` and collects each layer's keys and values."""
 
     config: ModelConfig
+    lora: LoraOptions = LoraOptions()
 
     @nn.compact
     def __call__(
@@ -36,9 +38,9 @@ class Block(nn.Module):
     ) -> tuple[jax.Array, KeyValues]:
         c = self.config
         normed = RMSNorm(c.norm_eps, "norm", name="attention_norm")(x)
-        mixed, keyvalues = Attention(c, name="attention")(normed, angles, visible, prefix)
+        mixed, keyvalues = Attention(c, self.lora, name="attention")(normed, angles, visible, prefix)
         x = x + mixed
-        x = x + GatedMLP(c, name="mlp")(RMSNorm(c.norm_eps, "norm", name="mlp_norm")(x))
+        x = x + GatedMLP(c, self.lora, name="mlp")(RMSNorm(c.norm_eps, "norm", name="mlp_norm")(x))
         x = nn.with_logical_constraint(x, ("batch", "length", "activation"))
         return x, keyvalues
 
@@ -50,11 +52,13 @@ class Transformer(nn.Module):
         config: the architecture.
         compute_dtype: `float32` or `bfloat16` for matrix products; parameters stay float32.
         remat: what the backward pass recomputes: `none`, `dots`, `dots_no_batch`, `full`.
+        lora: rank and scale of the low-rank factors beside each linear map; rank 0: none.
     """
 
     config: ModelConfig
     compute_dtype: str = "float32"
     remat: str = "none"
+    lora: LoraOptions = LoraOptions()
 
     def setup(self) -> None:
         c = self.config
@@ -75,7 +79,7 @@ class Transformer(nn.Module):
             in_axes=(nn.broadcast, nn.broadcast, 0),
             length=c.layers,
             metadata_params={nn.PARTITION_NAME: "layers"},
-        )(c)
+        )(c, self.lora)
 
     def __call__(
         self,
@@ -115,6 +119,16 @@ class Transformer(nn.Module):
 
     def _output_table(self) -> Any:
         return self.embedding if self.config.tied else self.unembedding
+
+
+def abstract_params(model: Transformer) -> Any:
+    """Shapes, dtypes and logical axis names of the parameters; allocates nothing."""
+
+    def init() -> Any:
+        tokens = jnp.zeros((1, 8), jnp.int32)
+        return model.init(jax.random.key(0), tokens, prompt_layout(jnp.array([8]), 8))
+
+    return jax.eval_shape(init)["params"]
 
 
 def last_positions(hidden: Array, lengths: Array) -> jax.Array:

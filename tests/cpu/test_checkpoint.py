@@ -12,7 +12,7 @@ import optax
 from prorank_jax.checkpoint import FOLDER, Checkpoints
 from prorank_jax.config import MeshOptions
 from prorank_jax.sharding import make_mesh
-from prorank_jax.steps import init_state, train_state_shardings
+from prorank_jax.train_state import init_state, train_state_shardings
 from prorank_jax.types import TrainState
 from tests.cpu.tiny import tiny_model
 
@@ -24,7 +24,7 @@ def some_state(step: int = 0) -> tuple[TrainState, TrainState]:
     model, params = tiny_model(seed=step)
     optimizer = optax.adam(0.1)
     shardings = train_state_shardings(model, optimizer, make_mesh(MeshOptions(), jax.devices()[:1]))
-    state = init_state(jax.device_put(params, shardings.params), optimizer, shardings)
+    state = init_state(jax.device_put(params, shardings.params), model, optimizer, shardings)
     state = state.replace(step=jax.device_put(jnp.int32(step), shardings.step))
     abstract = jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),

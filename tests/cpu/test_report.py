@@ -15,9 +15,11 @@ def probe(step: int, auc: float = 0.5) -> ProbeResult:
     return ProbeResult(step, 4, 0.25, 0.5, auc, 0.125, [-1.0, 2.0, 0.5, 0.5], [0, 1, 0, 1])
 
 
+CURVES = {"reward": "reward", "answer_entropy": "answer entropy (nats)"}
+
+
 def metrics(steps: int) -> list[dict]:
-    names = ("reward", "format_rate", "accuracy", "answer_entropy", "tied_groups")
-    return [{"step": step} | dict.fromkeys(names, step / 10) for step in range(1, steps + 1)]
+    return [{"step": step} | dict.fromkeys(CURVES, step / 10) for step in range(1, steps + 1)]
 
 
 @pytest.mark.parametrize("steps", [0, 1, 25])
@@ -25,7 +27,7 @@ def test_report_and_picture(tmp_path, steps):
     records = metrics(steps)
     for record in records[:1]:
         record["reward"] = None  # a NaN that was logged
-    write_report(tmp_path, [probe(0), probe(steps, 0.875)], records, {"model": "tiny"})
+    write_report(tmp_path, [probe(0), probe(steps, 0.875)], records, {"model": "tiny"}, CURVES)
     report = json.loads((tmp_path / REPORT_FILE).read_text())
     assert report["before"]["step"] == 0
     assert report["after"]["auc"] == 0.875

@@ -14,7 +14,8 @@ from jax.sharding import Mesh
 from prorank_jax.config import GrpoOptions, MeshOptions, OptimizerOptions
 from prorank_jax.optimizer import make_optimizer
 from prorank_jax.sharding import check_batch_size, make_mesh, put_batch
-from prorank_jax.steps import init_state, make_grpo_step, make_score_step, train_state_shardings
+from prorank_jax.steps import make_grpo_step, make_score_step
+from prorank_jax.train_state import init_state, train_state_shardings
 from tests.cpu.tiny import ANSWERS, random_batch, tiny_model
 
 needs_eight_devices = pytest.mark.skipif(len(jax.devices()) < 8, reason="needs eight devices")
@@ -50,7 +51,7 @@ def outcome_on(mesh: Mesh) -> Outcome:
     with jax.set_mesh(mesh):
         batch = put_batch(random_batch(8), mesh)
         reference = jax.device_put(tiny_model(seed=1)[1], shardings.params)
-        state = init_state(jax.device_put(params, shardings.params), optimizer, shardings)
+        state = init_state(jax.device_put(params, shardings.params), model, optimizer, shardings)
         scores = make_score_step(model, ANSWERS, mesh)(state.params, batch)
         state, metrics, completions = step(state, reference, batch, jax.random.key(5))
     return Outcome(
@@ -84,7 +85,7 @@ def test_optimizer_state_lies_where_its_parameters_lie():
     model, params = tiny_model()
     optimizer = make_optimizer(OptimizerOptions(), 100)
     shardings = train_state_shardings(model, optimizer, mesh)
-    state = init_state(jax.device_put(params, shardings.params), optimizer, shardings)
+    state = init_state(jax.device_put(params, shardings.params), model, optimizer, shardings)
     where = jax.tree.map(lambda leaf: leaf.sharding, state.params)
     (adam,) = (
         part

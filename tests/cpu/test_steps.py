@@ -17,7 +17,8 @@ from prorank_jax.optimizer import make_optimizer, make_schedule
 from prorank_jax.rewards import answer_reward
 from prorank_jax.scoring import relevance_scores
 from prorank_jax.sharding import make_mesh
-from prorank_jax.steps import init_state, make_grpo_step, make_score_step, train_state_shardings
+from prorank_jax.steps import make_grpo_step, make_score_step
+from prorank_jax.train_state import init_state, train_state_shardings
 from prorank_jax.types import Batch
 from tests.cpu.tiny import ANSWERS, VOCABULARY, random_batch, tiny_model
 
@@ -50,7 +51,7 @@ def build(model, params, options: GrpoOptions, optimizer=None, reward=None, sche
     shardings = train_state_shardings(model, optimizer, mesh)
     # The step donates its state; the caller keeps its parameters.
     copied = jax.tree.map(jnp.array, params)
-    return step, init_state(jax.device_put(copied, shardings.params), optimizer, shardings)
+    return step, init_state(jax.device_put(copied, shardings.params), model, optimizer, shardings)
 
 
 def equations(jaxpr: Jaxpr) -> Iterator:

@@ -11,9 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from prorank_jax.models.config import ModelConfig
-from prorank_jax.models.transformer import Transformer
+from prorank_jax.models.transformer import Transformer, abstract_params
 from prorank_jax.prompts import AnswerTokens
-from prorank_jax.steps import abstract_params
 from prorank_jax.types import Batch, Params
 
 ANSWERS = AnswerTokens(zero=3, one=5, end=7)

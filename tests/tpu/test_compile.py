@@ -21,18 +21,13 @@ from jax.sharding import Mesh, NamedSharding
 from prorank_jax.config import RunConfig
 from prorank_jax.config_files import load_config
 from prorank_jax.models.config import ModelConfig
-from prorank_jax.models.transformer import Transformer
+from prorank_jax.models.transformer import Transformer, abstract_params
 from prorank_jax.optimizer import make_optimizer, make_schedule
 from prorank_jax.prompts import AnswerTokens
 from prorank_jax.rewards import answer_reward
 from prorank_jax.sharding import batch_sharding, make_mesh, replicated
-from prorank_jax.steps import (
-    abstract_params,
-    init_state,
-    make_grpo_step,
-    make_score_step,
-    train_state_shardings,
-)
+from prorank_jax.steps import make_grpo_step, make_score_step
+from prorank_jax.train_state import init_state, train_state_shardings
 from prorank_jax.types import Batch, TrainState
 
 TOPOLOGY = "v5e:2x4"
@@ -84,7 +79,7 @@ def run(request: pytest.FixtureRequest) -> AbstractRun:
     optimizer = make_optimizer(config.optimizer, config.train.steps)
     shardings = train_state_shardings(model, optimizer, mesh)
     shapes = jax.eval_shape(
-        lambda params: init_state(params, optimizer, shardings), nn.unbox(abstract_params(model))
+        lambda params: init_state(params, model, optimizer, shardings), nn.unbox(abstract_params(model))
     )
     prompts, length = config.train.batch_size, config.data.max_length
     rows = batch_sharding(mesh)

@@ -1,0 +1,147 @@
+"""Batches of graded lists through grain: the training data of stage 2."""
+
+from __future__ import annotations
+
+import functools
+import threading
+
+import grain
+import numpy as np
+
+from prorank_jax.config import RankingOptions
+from prorank_jax.data import ENDLESS, PADDING_TOKEN, READ_AHEAD_BATCHES, READ_AHEAD_THREADS
+from prorank_jax.examples import ExampleSet
+from prorank_jax.list_order import ListIndex, ListOrder
+from prorank_jax.records import Example
+from prorank_jax.types import ListBatch
+
+NO_EXAMPLE = -1
+
+
+def index_lists(example_set: ExampleSet, options: RankingOptions) -> ListIndex:
+    """The lists that can be made of a data set.
+
+    Raises:
+        ValueError: no query has documents that differ.
+    """
+    return ListIndex(
+        example_set.name,
+        example_set.lengths,
+        example_set.starts,
+        example_set.queries,
+        example_set.grades,
+        example_set.scores,
+        borrowing=options.in_batch_negatives > 0,
+    )
+
+
+class _ListSource:
+    """grain's random access to batches of lists: step → this process's lists of the global batch."""
+
+    def __init__(
+        self, example_set: ExampleSet, index: ListIndex, order: ListOrder, list_size: int, rows: slice
+    ) -> None:
+        self._example_set, self._index, self._order = example_set, index, order
+        self._list_size, self._rows = list_size, rows
+        self._plans = functools.lru_cache(maxsize=2)(order.epoch)
+        self._planning = threading.Lock()
+
+    def __len__(self) -> int:
+        return ENDLESS
+
+    def __getitem__(self, step: int) -> ListBatch:
+        epoch, position = divmod(int(step), self._order.batches_per_epoch)
+        with self._planning:  # otherwise each reading thread would work the same plan out
+            queries = self._plans(epoch)[position]
+        # All lists decide the static length, which every process must agree on.
+        members = self._order.members(queries, epoch)
+        length = self._order.bucket(self._rest_lengths(members))
+        return self._assemble(members[self._rows], length)
+
+    def _rest_lengths(self, members: np.ndarray) -> np.ndarray:
+        """Of each prompt in the lists, 0 where there is none: [Q, K + borrowed]."""
+        index = self._index
+        own = np.where(members >= 0, index.lengths[members] - index.starts[members], 0)
+        first = members[:, :1]
+        over = index.starts[first] - index.shared(first)
+        return np.where(members >= 0, over + own, 0)
+
+    def _assemble(self, members: np.ndarray, length: int) -> ListBatch:
+        queries, width = members.shape
+        batch = ListBatch(
+            prefix=np.full((queries, self._index.prefix_width), PADDING_TOKEN, np.int32),
+            prefix_lengths=np.ones(queries, np.int32),
+            tokens=np.full((queries, width, length), PADDING_TOKEN, np.int32),
+            lengths=np.ones((queries, width), np.int32),
+            grades=np.zeros((queries, width), np.float32),
+            teacher=np.full((queries, width), np.nan, np.float32),
+            mask=(members >= 0) & (np.arange(width) < self._list_size),
+            in_batch=(members >= 0) & (np.arange(width) >= self._list_size),
+            examples=members.astype(np.int32),
+        )
+        for row in range(queries):
+            self._fill(batch, row, members[row])
+        return batch
+
+    def _fill(self, batch: ListBatch, row: int, members: np.ndarray) -> None:
+        places = np.flatnonzero(members >= 0)
+        examples = [self._example_set[int(members[place])] for place in places]
+        own = examples[0]  # a list has at least two documents of its own, which come first
+        shared = min(own.document_start, self._index.prefix_width)
+        batch.prefix[row, :shared] = own.tokens[:shared]
+        batch.prefix_lengths[row] = shared
+        for place, example in zip(places, examples, strict=True):
+            rest = _prompt(own, example)[shared:]
+            batch.tokens[row, place, : len(rest)] = rest
+            batch.lengths[row, place] = len(rest)
+            if batch.mask[row, place]:
+                batch.grades[row, place] = example.grade
+                batch.teacher[row, place] = example.score
+
+
+def _prompt(own: Example, other: Example) -> np.ndarray:
+    """The prompt of `own`'s query and `other`'s document."""
+    if own.query_id == other.query_id:
+        return other.tokens
+    return np.concatenate([own.tokens[: own.document_start], other.tokens[other.document_start :]])
+
+
+def list_iterator(
+    example_set: ExampleSet,
+    index: ListIndex,
+    options: RankingOptions,
+    *,
+    lists_per_batch: int,
+    seed: int,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> grain.DatasetIterator[ListBatch]:
+    """An endless iterator over this process's lists of the training batches.
+
+    The batch of a step is a function of (examples, options, seed, step); a process gets contiguous lists
+    of it. The state of `get_state()` is JSON-able and holds only the number of the next step.
+
+    Args:
+        index: of these examples; see `index_lists`.
+        lists_per_batch: lists Q of the global batch over all processes.
+
+    Raises:
+        ValueError: a batch that cannot be shared by the processes.
+    """
+    if lists_per_batch % process_count:
+        raise ValueError(
+            f"train.batch_size={lists_per_batch}: cannot be shared by {process_count} processes; "
+            "give a multiple"
+        )
+    order = ListOrder(
+        index,
+        list_size=options.list_size,
+        lists_per_batch=lists_per_batch,
+        borrowed=options.in_batch_negatives,
+        seed=seed,
+    )
+    local = lists_per_batch // process_count
+    rows = slice(process_index * local, (process_index + 1) * local)
+    source = _ListSource(example_set, index, order, options.list_size, rows)
+    read_ahead = grain.ReadOptions(num_threads=READ_AHEAD_THREADS, prefetch_buffer_size=READ_AHEAD_BATCHES)
+    return iter(grain.MapDataset.source(source).to_iter_dataset(read_ahead))

@@ -1,0 +1,191 @@
+"""The jitted step of stage 2: scores lists of graded documents and learns from their order."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from prorank_jax.grpo import exact_kl
+from prorank_jax.models.lora import combine
+from prorank_jax.models.transformer import Transformer
+from prorank_jax.prompts import AnswerTokens
+from prorank_jax.ranking_losses import (
+    ListLabels,
+    LossFunction,
+    combined_loss,
+    needs_reference,
+    weight_totals,
+)
+from prorank_jax.scoring import list_hidden, score_from_hidden
+from prorank_jax.sharding import LOGICAL_RULES, batch_sharding, replicated
+from prorank_jax.train_state import (
+    Policy,
+    apply_gradients,
+    initial_policy,
+    reference_shardings,
+    train_state_shardings,
+)
+from prorank_jax.types import Array, ListBatch, Params, TrainState
+
+Metrics = dict[str, jax.Array]
+RankingStep = Callable[[TrainState, Params | None, ListBatch], tuple[TrainState, Metrics]]
+
+
+@dataclass(frozen=True)
+class RankingObjective:
+    """What stage 2 minimises: a weighted sum of losses, and KL to the initial policy.
+
+    Attributes:
+        losses: every loss there is, by name.
+        weights: of those that are used.
+        kl_coefficient: weight of the mean KL(policy ‖ initial policy) over the vocabulary at the answer.
+    """
+
+    losses: Mapping[str, LossFunction]
+    weights: Mapping[str, float]
+    kl_coefficient: float
+
+    @property
+    def uses_reference(self) -> bool:
+        """Whether the initial policy is needed."""
+        return self.kl_coefficient > 0 or needs_reference(self.weights)
+
+
+def list_labels(batch: ListBatch) -> ListLabels:
+    """What the losses read of a batch."""
+    return ListLabels(
+        grades=jnp.asarray(batch.grades),
+        teacher=jnp.asarray(batch.teacher),
+        mask=jnp.asarray(batch.mask),
+        in_batch=jnp.asarray(batch.in_batch),
+    )
+
+
+def list_ndcg(scores: Array, grades: Array, mask: Array) -> jax.Array:
+    """nDCG of the order of each list by score, gains linear in the grade: [Q, K] → [Q].
+
+    DCG = Σ grade / log2(rank + 1) (Järvelin and Kekäläinen 2002), over the ideal order's; 0 without a
+    relevant document.
+    """
+    gains = jnp.asarray(jnp.where(mask, jnp.maximum(grades, 0.0), 0.0))
+    order = jnp.argsort(-jnp.where(mask, scores, -jnp.inf), axis=-1)
+    discounts = 1 / jnp.log2(jnp.arange(2, scores.shape[-1] + 2))
+    dcg = (jnp.take_along_axis(gains, order, axis=-1) * discounts).sum(axis=-1)
+    ideal = (-jnp.sort(-gains, axis=-1) * discounts).sum(axis=-1)
+    return dcg / jnp.where(ideal > 0, ideal, 1.0)
+
+
+def _parts(batch: ListBatch, count: int) -> ListBatch:
+    """The batch as `count` batches [count, Q / count, …], each with lists of every device."""
+    return jax.tree.map(
+        lambda rows: jnp.swapaxes(rows.reshape(rows.shape[0] // count, count, *rows.shape[1:]), 0, 1), batch
+    )
+
+
+def _part_loss(
+    params: Params,
+    model: Transformer,
+    reference: Policy | None,
+    part: ListBatch,
+    totals: Mapping[str, jax.Array],
+    documents: jax.Array,
+    lists: int,
+    objective: RankingObjective,
+    answers: AnswerTokens,
+) -> tuple[jax.Array, Metrics]:
+    """This part's share of the whole batch's loss and metrics: parts add up."""
+    labels = list_labels(part)
+    hidden = list_hidden(model, params, part)
+    scores = score_from_hidden(model, params, hidden, answers)
+    initial = None if reference is None else list_hidden(*reference, part)
+    initial_scores = None
+    if reference is not None and initial is not None:
+        initial_scores = jax.lax.stop_gradient(score_from_hidden(*reference, initial, answers))
+    loss, metrics = combined_loss(
+        scores, initial_scores, labels, objective.weights, totals, losses=objective.losses
+    )
+    if objective.kl_coefficient > 0 and reference is not None:
+        logits: Any = model.apply({"params": params}, hidden, method="answer_logits")
+        start: Any = reference.model.apply({"params": reference.params}, initial, method="answer_logits")
+        divergence = exact_kl(logits, jax.lax.stop_gradient(start))  # [Q, K]
+        metrics["kl"] = (divergence * part.mask).sum() / documents
+        loss = loss + objective.kl_coefficient * metrics["kl"]
+    real_scores = jnp.where(part.mask, scores, 0.0)
+    metrics["ndcg"] = list_ndcg(scores, labels.grades, labels.mask).sum() / lists
+    metrics["score"] = real_scores.sum() / documents
+    metrics["score_square"] = jnp.square(real_scores).sum() / documents
+    return loss, metrics | {"loss": loss}
+
+
+def make_ranking_step(
+    model: Transformer,
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    objective: RankingObjective,
+    accumulation: int,
+    answers: AnswerTokens,
+    mesh: Mesh,
+) -> RankingStep:
+    """Builds the jitted `(state, reference, batch) → (state, metrics)`; the state is donated.
+
+    Gradients of `accumulation` parts of the batch are summed before the one update. Every average is over
+    the whole batch, so the parts give what the batch at once would give.
+
+    Args:
+        objective: reference parameters are an argument of the step exactly if it needs them and the model
+            has no low-rank factors; see `initial_policy`.
+    """
+    names = tuple(objective.weights)
+
+    def gradient(state: TrainState, policy: Policy | None, batch: ListBatch) -> tuple[Params, Metrics]:
+        totals = weight_totals(list_labels(batch), names, losses=objective.losses)
+        documents = jnp.maximum(batch.mask.sum(), 1).astype(jnp.float32)
+        lists = batch.mask.shape[0]
+
+        def of_part(part: ListBatch) -> tuple[Params, Metrics]:
+            def loss(trained: Params) -> tuple[jax.Array, Metrics]:
+                params = combine(state.frozen, trained)
+                return _part_loss(params, model, policy, part, totals, documents, lists, objective, answers)
+
+            (_, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
+            return gradients, metrics
+
+        if accumulation == 1:
+            return of_part(batch)
+
+        def add(total: tuple[Params, Metrics], part: ListBatch) -> tuple[tuple[Params, Metrics], None]:
+            return jax.tree.map(jnp.add, total, of_part(part)), None
+
+        parts = _parts(batch, accumulation)
+        first = jax.tree.map(lambda rows: rows[0], parts)
+        nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(of_part, first))
+        return jax.lax.scan(add, nothing, parts)[0]
+
+    def step(state: TrainState, reference: Params | None, batch: ListBatch) -> tuple[TrainState, Metrics]:
+        policy = initial_policy(model, state, reference) if objective.uses_reference else None
+        with nn.logical_axis_rules(LOGICAL_RULES):
+            rate = schedule(state.step)
+            gradients, metrics = gradient(state, policy, batch)
+            state = apply_gradients(state, gradients, optimizer)
+        variance = metrics.pop("score_square") - metrics["score"] ** 2
+        metrics["score_deviation"] = jnp.sqrt(jnp.maximum(variance, 0.0))
+        metrics |= {"grad_norm": optax.global_norm(gradients), "learning_rate": jnp.asarray(rate)}
+        return dataclasses.replace(state, step=state.step + 1), metrics
+
+    shardings = train_state_shardings(model, optimizer, mesh)
+    frozen = reference_shardings(model, mesh) if objective.uses_reference else None
+    rows, whole = batch_sharding(mesh), replicated(mesh)
+    return jax.jit(
+        step,
+        in_shardings=(shardings, frozen, rows),
+        out_shardings=(shardings, whole),
+        donate_argnums=0,
+    )

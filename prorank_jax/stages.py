@@ -1,0 +1,206 @@
+"""What differs between the two stages of training: their batches, their step, and what it tells."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import grain
+import jax
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from prorank_jax.batch_order import choose_buckets
+from prorank_jax.config import RunConfig
+from prorank_jax.data import ExampleSet, train_iterator
+from prorank_jax.flops import grpo_step_flops, ranking_step_flops
+from prorank_jax.lists import index_lists, list_iterator
+from prorank_jax.models.transformer import Transformer
+from prorank_jax.prompts import AnswerTokens
+from prorank_jax.ranking_losses import LossOptions, make_losses, needs_teacher, parse_losses
+from prorank_jax.ranking_step import RankingObjective, make_ranking_step
+from prorank_jax.rewards import answer_reward
+from prorank_jax.steps import make_grpo_step
+from prorank_jax.types import Batch, ListBatch, Params, TrainState
+
+TrainStep = Callable[
+    [TrainState, Params | None, Any, jax.Array],
+    tuple[TrainState, dict[str, jax.Array], jax.Array | None],
+]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one process does in a step: prompts, tokens without padding, FLOPs over all processes."""
+
+    prompts: int
+    tokens: int
+    flops: int
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of training.
+
+    Attributes:
+        step: `(state, reference, batch, key) → (state, metrics, completions or None)`, jitted.
+        batches: an iterator over this process's part of the batches, from the first step on.
+        work: what a batch amounts to.
+        uses_reference: whether the step wants the initial parameters.
+        shown: metrics beside the progress bar.
+        curves: metrics of the report's picture, with their names there.
+    """
+
+    step: TrainStep
+    batches: Callable[[], grain.DatasetIterator]
+    work: Callable[[Any], Work]
+    uses_reference: bool
+    shown: tuple[str, ...]
+    curves: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a stage is built from."""
+
+    config: RunConfig
+    model: Transformer
+    optimizer: optax.GradientTransformation
+    schedule: optax.Schedule
+    answers: AnswerTokens
+    mesh: Mesh
+    examples: ExampleSet
+
+
+def make_stage(parts: Parts, buckets: tuple[int, ...]) -> Stage:
+    """The stage that the config names.
+
+    Args:
+        buckets: static prompt lengths of stage 1; stage 2 chooses its own.
+
+    Raises:
+        ValueError: losses that do not exist or lack what they need, or examples that make no batch.
+    """
+    return _warmup(parts, buckets) if parts.config.stage == 1 else _ranking(parts)
+
+
+def stage_buckets(config: RunConfig, lengths: np.ndarray) -> tuple[int, ...]:
+    """The static lengths of whole prompts: those of the config, or chosen from the data."""
+    return config.data.buckets or choose_buckets(lengths, config.data.max_length)
+
+
+def _warmup(parts: Parts, buckets: tuple[int, ...]) -> Stage:
+    config, grpo = parts.config, parts.config.grpo
+    reward = answer_reward(parts.answers, grpo.format_weight, grpo.correct_weight)
+    step = make_grpo_step(
+        parts.model, parts.optimizer, parts.schedule, grpo, parts.answers, reward, parts.mesh
+    )
+
+    def work(batch: Batch) -> Work:
+        rows, width = config.train.batch_size, batch.tokens.shape[1]
+        flops = grpo_step_flops(parts.model.config, grpo, rows, width)
+        return Work(rows, int(np.sum(batch.lengths)) * jax.process_count(), flops)
+
+    return Stage(
+        step=step,
+        batches=lambda: train_iterator(
+            parts.examples,
+            batch_size=config.train.batch_size,
+            seed=config.train.seed,
+            buckets=buckets,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        ),
+        work=work,
+        uses_reference=grpo.kl_coefficient > 0 and not config.lora.rank,
+        shown=("reward", "format_rate", "accuracy", "answer_entropy", "tied_groups", "prompts_per_second"),
+        curves={
+            "reward": "reward",
+            "format_rate": "format rate",
+            "accuracy": "accuracy",
+            "answer_entropy": "answer entropy (nats)",
+            "tied_groups": "tied groups",
+        },
+    )
+
+
+def _objective(parts: Parts) -> RankingObjective:
+    ranking, examples = parts.config.ranking, parts.examples
+    weights = parse_losses(ranking.losses)
+    wants_teacher = needs_teacher(weights) or ("pointwise" in weights and ranking.soft_labels != "grade")
+    known = examples.scores[np.isfinite(examples.scores)]
+    if wants_teacher and not len(known):
+        raise ValueError(
+            f"ranking.losses={ranking.losses!r}, ranking.soft_labels={ranking.soft_labels!r}: needs teacher "
+            f"scores, and {examples.name} has none: name a file as data.teacher_scores, or a .jsonl with "
+            "pos_scores and neg_scores"
+        )
+    if ranking.soft_labels == "teacher" and len(known) and not 0 <= known.min() <= known.max() <= 1:
+        raise ValueError(
+            f"ranking.soft_labels='teacher': the teacher's scores go from {known.min():.4g} to "
+            f"{known.max():.4g}, not from 0 to 1; choose teacher_logit, or grade"
+        )
+    options = LossOptions(
+        relevant_grade=float(parts.config.data.relevant_grade),
+        top_grade=float(max(examples.grades.max(), 1)),
+        soft_label=ranking.soft_labels,
+        beta=ranking.preference_beta,
+    )
+    return RankingObjective(make_losses(options), weights, ranking.kl_coefficient)
+
+
+def _ranking(parts: Parts) -> Stage:
+    config, ranking = parts.config, parts.config.ranking
+    objective = _objective(parts)
+    index = index_lists(parts.examples, ranking)
+    step = make_ranking_step(
+        parts.model,
+        parts.optimizer,
+        parts.schedule,
+        objective,
+        config.train.accumulation,
+        parts.answers,
+        parts.mesh,
+    )
+
+    def run(
+        state: TrainState, reference: Params | None, batch: ListBatch, key: jax.Array
+    ) -> tuple[TrainState, dict[str, jax.Array], None]:
+        del key  # nothing is drawn
+        return *step(state, reference, batch), None
+
+    def work(batch: ListBatch) -> Work:
+        _, documents, width = batch.tokens.shape
+        lists = config.train.batch_size
+        flops = ranking_step_flops(
+            parts.model.config,
+            lists,
+            documents,
+            batch.prefix.shape[1],
+            width,
+            low_rank=config.lora.rank > 0,
+            uses_reference=objective.uses_reference,
+        )
+        real = batch.mask | batch.in_batch
+        tokens = int(np.sum(batch.lengths * real) + np.sum(batch.prefix_lengths))
+        return Work(lists * documents, tokens * jax.process_count(), flops)
+
+    losses = {name: f"loss: {name}" for name in objective.weights}
+    return Stage(
+        step=run,
+        batches=lambda: list_iterator(
+            parts.examples,
+            index,
+            ranking,
+            lists_per_batch=config.train.batch_size,
+            seed=config.train.seed,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        ),
+        work=work,
+        uses_reference=objective.uses_reference and not config.lora.rank,
+        shown=("loss", "ndcg", "score_deviation", "prompts_per_second"),
+        curves={"ndcg": "nDCG within the lists"} | losses,
+    )

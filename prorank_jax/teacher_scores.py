@@ -1,0 +1,211 @@
+"""Scores that a teacher gave to pairs of query and document: read from files, put beside the judgements."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from prorank_jax.collection import Collection, name_a_few
+from prorank_jax.jsonl import read_lines
+from prorank_jax.negatives import MINED_GRADE
+from prorank_jax.types import Candidate, RankingGroup
+
+TeacherScores = Mapping[str, Mapping[str, float]]
+"""Query id → document id → score, higher is more relevant."""
+
+FORMATS = (
+    "write a TREC run (query id, Q0, document id, rank, score, tag; separated by spaces) "
+    "or a TSV (query id, document id, score; separated by tabs)"
+)
+NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+LARGEST = float(np.finfo(np.float32).max)
+
+Columns = tuple[str, str, str]
+
+_log = logging.getLogger(__name__)
+
+
+def _tsv_columns(line: str) -> Columns | None:
+    columns = [column.strip() for column in line.split("\t")]
+    return (columns[0], columns[1], columns[2]) if len(columns) == 3 else None
+
+
+def _trec_columns(line: str) -> Columns | None:
+    columns = line.split()
+    return (columns[0], columns[2], columns[4]) if len(columns) == 6 else None
+
+
+def _recognise(line: str, place: str) -> Callable[[str], Columns | None]:
+    for columns_of in (_tsv_columns, _trec_columns):
+        if columns_of(line):
+            return columns_of
+    raise ValueError(f"{place}: neither three columns between tabs nor six between spaces; {FORMATS}")
+
+
+def _is_header(columns: Columns) -> bool:
+    score = columns[2]
+    is_word = any(map(str.isalpha, score)) and not any(map(str.isdigit, score))
+    return is_word and not _is_float(score)
+
+
+def _is_float(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _to_score(text: str, place: str) -> float:
+    score = float(text) if NUMBER.fullmatch(text) else math.nan
+    if not abs(score) <= LARGEST:
+        raise ValueError(f"{place}: the score {text!r} is not a finite float32 number; correct or remove it")
+    return score
+
+
+def read_teacher_scores(path: str | Path) -> dict[str, dict[str, float]]:
+    """The scores of a TREC run or of a TSV of query id, document id and score, in the file's order.
+
+    Which of the two it is shows in the first line: three columns between tabs, or six between spaces. A TSV
+    may have a header. Of a run only the ids and the score count, not its ranks.
+
+    Raises:
+        ValueError: no such file, no scores in it, or a line that is not UTF-8, has other columns, an empty
+            id, a score that is not finite, or a pair that was there before.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file of teacher scores; {FORMATS}")
+    scores: dict[str, dict[str, float]] = {}
+    columns_of: Callable[[str], Columns | None] | None = None
+    for number, line in read_lines(path):
+        place = f"{path}, line {number}"
+        is_first = columns_of is None
+        columns_of = columns_of or _recognise(line, place)
+        columns = columns_of(line)
+        if columns is None:
+            raise ValueError(f"{place}: other columns than the lines before; {FORMATS}")
+        if is_first and columns_of is _tsv_columns and _is_header(columns):
+            continue
+        query, document, score = columns
+        if not query or not document:
+            raise ValueError(f"{place}: an empty id; {FORMATS}")
+        of_query = scores.setdefault(query, {})
+        if document in of_query:
+            raise ValueError(
+                f"{place}: query {query!r} and document {document!r} were there before; keep one score"
+            )
+        of_query[document] = _to_score(score, place)
+    if not scores:
+        raise ValueError(f"{path}: holds no scores; {FORMATS}")
+    return scores
+
+
+def _check_queries(groups: Sequence[RankingGroup], scores: TeacherScores) -> None:
+    known = {group.query_id for group in groups}
+    foreign = set(scores) - known
+    if len(foreign) == len(scores):
+        raise ValueError(
+            f"data.teacher_scores: none of their {len(scores)} queries ({name_a_few(scores)}) is among the "
+            f"{len(known)} to train on ({name_a_few(known)}); give the scores of this collection and split"
+        )
+    if foreign:
+        _log.info("teacher scores: %d queries of other splits are left out", len(foreign))
+    unscored = known - set(scores)
+    if unscored:
+        _log.warning(
+            "teacher scores: %d of %d queries have none (%s)", len(unscored), len(known), name_a_few(unscored)
+        )
+
+
+def _with_scores(group: RankingGroup, scores: TeacherScores) -> RankingGroup:
+    of_query = scores.get(group.query_id, {})
+    candidates = tuple(
+        dataclasses.replace(candidate, score=of_query.get(candidate.document.id))
+        for candidate in group.candidates
+    )
+    return dataclasses.replace(group, candidates=candidates)
+
+
+def _log_coverage(groups: Sequence[RankingGroup], scores: TeacherScores) -> None:
+    candidates = [candidate for group in groups for candidate in group.candidates]
+    used = sum(candidate.score is not None for candidate in candidates)
+    given = sum(len(scores.get(group.query_id, {})) for group in groups)
+    _log.info("teacher scores: of %d candidates %d have one", len(candidates), used)
+    if used < given:
+        _log.warning("teacher scores: %d are of documents that are no candidates", given - used)
+
+
+def attach_scores(groups: Sequence[RankingGroup], scores: TeacherScores) -> list[RankingGroup]:
+    """The groups with the teacher's score of each candidate; None where the teacher has none.
+
+    Scores that candidates had before are dropped, so that no list mixes two teachers. Queries of other
+    splits are ignored; how many scores were of documents that are no candidates is logged.
+
+    Raises:
+        ValueError: the teacher scored none of the queries, or none of their candidates.
+    """
+    _check_queries(groups, scores)
+    attached = [_with_scores(group, scores) for group in groups]
+    if all(candidate.score is None for group in attached for candidate in group.candidates):
+        given = {document for group in groups for document in scores.get(group.query_id, {})}
+        wanted = {candidate.document.id for group in groups for candidate in group.candidates}
+        raise ValueError(
+            f"data.teacher_scores: none of the documents scored ({name_a_few(given)}) is a candidate "
+            f"of its query (candidates: {name_a_few(wanted)}); set data.teacher_depth above 0 to add them"
+        )
+    _log_coverage(attached, scores)
+    return attached
+
+
+def _check_documents(groups: Sequence[RankingGroup], scores: TeacherScores, collection: Collection) -> None:
+    scored = {document for group in groups for document in scores.get(group.query_id, {})}
+    unknown = scored - set(collection.documents)
+    if unknown:
+        raise ValueError(
+            f"data.teacher_scores: {len(unknown)} documents are not in {collection.name} "
+            f"({name_a_few(unknown)}); give the scores of this collection"
+        )
+
+
+def _best_unjudged(
+    group: RankingGroup, scores: TeacherScores, collection: Collection, depth: int
+) -> list[str]:
+    """Ids of the teacher's best documents that nobody judged, best first, equal scores by id."""
+    judged = collection.qrels.get(group.query_id, {})
+    of_query = scores.get(group.query_id, {})
+    unjudged = [document for document in of_query if document not in judged]
+    return sorted(unjudged, key=lambda document: (-of_query[document], document))[:depth]
+
+
+def add_teacher_candidates(
+    groups: Sequence[RankingGroup], scores: TeacherScores, collection: Collection, depth: int
+) -> list[RankingGroup]:
+    """`attach_scores`, after the teacher's best `depth` unjudged documents became candidates too.
+
+    New candidates follow those there are, best first, with the grade of a mined negative. Some of them may
+    be relevant though nobody judged them: losses that learn from the teacher know, those that compare
+    grades do not.
+
+    Raises:
+        ValueError: as `attach_scores`; a negative depth; scores of documents that the collection has not.
+    """
+    if depth < 0:
+        raise ValueError(f"data.teacher_depth={depth}: must be at least 0")
+    _check_documents(groups, scores, collection)
+    widened = []
+    for group in groups:
+        there = {candidate.document.id for candidate in group.candidates}
+        added = tuple(
+            Candidate(collection.documents[document], MINED_GRADE)
+            for document in _best_unjudged(group, scores, collection, depth)
+            if document not in there
+        )
+        widened.append(dataclasses.replace(group, candidates=group.candidates + added))
+    return attach_scores(widened, scores)

@@ -1,0 +1,110 @@
+"""Lists of graded documents: what they hold, and that they depend on the seed and the step alone."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prorank_jax.list_order import ListIndex, ListOrder, choose_members
+
+graded = st.lists(st.integers(-1, 3), min_size=1, max_size=20)
+
+
+def make_index(grades: list[list[int]], scores: list[list[float]] | None = None, **options) -> ListIndex:
+    """One query for each inner list; prompt j of query i has 20 + 3 i + j tokens, 10 + i of them shared."""
+    queries = np.concatenate([np.full(len(row), i) for i, row in enumerate(grades)])
+    places = np.concatenate([np.arange(len(row)) for row in grades])
+    flat_scores = np.full(len(queries), np.nan) if scores is None else np.concatenate(scores)
+    return ListIndex(
+        "test",
+        lengths=(20 + 3 * queries + places).astype(np.int32),
+        starts=(10 + queries).astype(np.int32),
+        queries=queries.astype(np.int32),
+        grades=np.concatenate(grades).astype(np.int32),
+        scores=flat_scores.astype(np.float32),
+        **options,
+    )
+
+
+def make_order(
+    index: ListIndex, lists: int = 2, size: int = 4, borrowed: int = 0, seed: int = 0
+) -> ListOrder:
+    return ListOrder(index, list_size=size, lists_per_batch=lists, borrowed=borrowed, seed=seed)
+
+
+@settings(max_examples=80, deadline=None)
+@given(graded, st.integers(1, 12), st.integers(0, 5))
+def test_members_are_spread_over_the_grades(grades, size, seed):
+    grades = np.array(grades)
+    taken = choose_members(grades, size, seed)
+    assert len(taken) == min(size, len(grades)) == len(set(taken.tolist()))
+    assert grades[taken[0]] == grades.max()
+    counts = {grade: int((grades[taken] == grade).sum()) for grade in set(grades.tolist())}
+    for grade, count in counts.items():
+        there = int((grades == grade).sum())
+        # A grade has fewer than another only when it ran out, or the last round ended before it.
+        assert all(count >= other - 1 or count == there for other in counts.values())
+    np.testing.assert_array_equal(taken, choose_members(grades, size, seed))
+
+
+def test_every_query_is_seen_once_in_an_epoch_and_the_last_batch_is_filled():
+    order = make_order(make_index([[1, 0]] * 7), lists=3)
+    assert order.batches_per_epoch == 3
+    seen = np.bincount(order.epoch(0).ravel(), minlength=7)
+    assert sorted(seen.tolist()) == [1, 1, 1, 1, 1, 2, 2]
+    assert not np.array_equal(order.epoch(0), order.epoch(1))
+    np.testing.assert_array_equal(order.epoch(1), order.epoch(1))
+
+
+def test_a_batch_larger_than_the_data_repeats_queries():
+    order = make_order(make_index([[1, 0]] * 2), lists=5)
+    assert np.bincount(order.epoch(0).ravel()).min() >= 2
+
+
+def test_short_lists_are_marked_and_hold_their_own_documents_only():
+    index = make_index([[2, 0], [1, 1, 0, 0, 0]])
+    order = make_order(index, size=4)
+    members = order.members(np.array([0, 1]), epoch=0)
+    assert (members[0] >= 0).tolist() == [True, True, False, False]
+    assert set(members[0, :2]) == {0, 1}
+    assert set(members[1]) <= {2, 3, 4, 5, 6}
+    assert len({tuple(order.members(np.array([1]), epoch)[0]) for epoch in range(8)}) > 3
+
+
+def test_documents_are_borrowed_from_other_queries_of_the_batch():
+    order = make_order(make_index([[3, 0, 0], [2, 0], [1, 0, 0]], borrowing=True), size=2, borrowed=3)
+    members = order.members(np.array([0, 2, 1]), epoch=0)
+    borrowed = members[:, 2:]
+    assert set(borrowed[0]) <= {3, 4, 5, 6, 7}
+    assert (np.isin([3, 5], borrowed[0])).all()  # the best of each other list come first
+    lonely = order.members(np.array([0]), epoch=0)
+    assert (lonely[0, 2:] == -1).all()
+    twice = order.members(np.array([0, 0]), epoch=0)  # the same query again lends nothing
+    assert (twice[:, 2:] == -1).all()
+
+
+def test_queries_that_teach_nothing_are_left_out_and_counted(caplog):
+    nan = np.nan
+    with caplog.at_level(logging.WARNING):
+        index = make_index([[1, 1], [0], [1, 0], [2, 2]], [[nan, nan], [0.5], [nan, nan], [0.25, 0.5]])
+    assert [group.tolist() for group in index.members] == [[3, 4], [5, 6]]
+    assert "2 queries whose documents are all alike are left out" in caplog.text
+    with pytest.raises(ValueError, match=r"all 2 queries of test have documents of one grade only"):
+        make_index([[1, 1], [0, 0]])
+
+
+@pytest.mark.parametrize("borrowed", [0, 2])
+def test_the_static_lengths_hold_every_list(borrowed):
+    index = make_index([[1, 0, 0]] * 40, borrowing=borrowed > 0)
+    assert index.prefix_width % 8 == 0
+    order = make_order(index, lists=4, size=3, borrowed=borrowed)
+    for queries in order.epoch(0):
+        members = order.members(queries, 0)
+        first = members[:, :1]
+        over = index.starts[first] - index.shared(first)
+        rests = np.where(members >= 0, over + index.lengths[members] - index.starts[members], 0)
+        assert order.bucket(rests) >= rests.max()

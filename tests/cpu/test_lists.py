@@ -1,0 +1,138 @@
+"""Batches of lists put prompts together as they were rendered, once for what they share."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from prorank_jax.config import DataOptions, RankingOptions
+from prorank_jax.data import build_examples
+from prorank_jax.lists import index_lists, list_iterator
+from prorank_jax.records import make_index
+from prorank_jax.types import Candidate, Document, RankingGroup
+from tests.cpu.data_fixtures import WordRenderer
+
+OPTIONS = DataOptions()
+
+
+class ListedExamples:
+    """Built examples without files."""
+
+    name = "listed"
+
+    def __init__(self, examples) -> None:
+        self._examples = examples
+        for name, values in make_index(examples).items():
+            setattr(self, name, values)
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def __getitem__(self, position: int):
+        return self._examples[int(position)]
+
+
+def group(number: int, grades: list[int], scores: list[float] | None = None) -> RankingGroup:
+    words = " ".join(f"word{number}" for _ in range(2 + number))
+    scores = scores or [None] * len(grades)
+    candidates = tuple(
+        Candidate(Document(f"d{number}-{i}", f"text{number} " + "more " * i), grade, score)
+        for i, (grade, score) in enumerate(zip(grades, scores, strict=True))
+    )
+    return RankingGroup(f"q{number}", f"what about {words}", candidates)
+
+
+def listed(groups, renderer=None) -> ListedExamples:
+    return ListedExamples(build_examples(groups, renderer or WordRenderer(), OPTIONS, every_candidate=True))
+
+
+GROUPS = [group(i, [2, 1, 0, 0, 0][: 3 + i % 3], [0.5, 0.25, -1.0, 0.0, 3.0][: 3 + i % 3]) for i in range(5)]
+
+
+def batches(examples, options: RankingOptions, lists: int = 2, **place):
+    index = index_lists(examples, options)
+    return list_iterator(examples, index, options, lists_per_batch=lists, seed=3, **place)
+
+
+def prompt(batch, row: int, place: int) -> list[int]:
+    head = batch.prefix[row, : batch.prefix_lengths[row]]
+    return [*head.tolist(), *batch.tokens[row, place, : batch.lengths[row, place]].tolist()]
+
+
+def test_prefix_and_rest_are_the_rendered_prompt():
+    examples, seen = listed(GROUPS), set()
+    iterator = batches(examples, RankingOptions(list_size=4))
+    for _ in range(6):
+        batch = next(iterator)
+        assert batch.mask.sum() == (batch.examples >= 0).sum()
+        for row, place in np.argwhere(batch.mask):
+            example = examples[batch.examples[row, place]]
+            assert prompt(batch, row, place) == example.tokens.tolist()
+            assert batch.grades[row, place] == example.grade
+            assert batch.teacher[row, place] == np.float32(example.score)
+            seen.add(example.document_id)
+        shared = batch.prefix_lengths
+        assert (shared > 4).all()  # head and query, not only the first token
+    assert len(seen) > 12
+    assert not np.isfinite(batch.teacher[~batch.mask]).any()
+
+
+def test_borrowed_documents_are_rendered_with_the_borrowing_query():
+    examples = listed(GROUPS)
+    renderer = WordRenderer()
+    texts = {c.document.id: c.document.full_text for g in GROUPS for c in g.candidates}
+    queries = {g.query_id: g.query for g in GROUPS}
+    iterator = batches(examples, RankingOptions(list_size=3, in_batch_negatives=3), lists=3)
+    count = 0
+    for _ in range(4):
+        batch = next(iterator)
+        assert not (batch.mask & batch.in_batch).any()
+        for row, place in np.argwhere(batch.in_batch):
+            own = examples[batch.examples[row, 0]]
+            other = examples[batch.examples[row, place]]
+            assert own.query_id != other.query_id
+            assert prompt(batch, row, place) == renderer.render(
+                queries[own.query_id], texts[other.document_id]
+            )
+            count += 1
+    assert count > 10
+
+
+def test_processes_get_parts_of_the_same_batches():
+    examples, options = listed(GROUPS), RankingOptions(list_size=4, in_batch_negatives=1)
+    whole = batches(examples, options, lists=4)
+    parts = [batches(examples, options, lists=4, process_index=i, process_count=2) for i in range(2)]
+    for _ in range(5):
+        batch, (first, second) = next(whole), [next(part) for part in parts]
+        for name in ("prefix", "tokens", "lengths", "grades", "teacher", "mask", "in_batch", "examples"):
+            joined = np.concatenate([getattr(first, name), getattr(second, name)])
+            np.testing.assert_array_equal(joined, getattr(batch, name))
+    with pytest.raises(ValueError, match=r"train\.batch_size=3: cannot be shared by 2 processes"):
+        batches(examples, options, lists=3, process_count=2)
+
+
+def test_the_iterator_goes_on_from_its_state():
+    examples, options = listed(GROUPS), RankingOptions(list_size=4)
+    iterator = batches(examples, options)
+    for _ in range(4):
+        next(iterator)
+    state, following = iterator.get_state(), [next(iterator) for _ in range(3)]
+    again = batches(examples, options)
+    again.set_state(state)
+    for batch in following:
+        np.testing.assert_array_equal(next(again).tokens, batch.tokens)
+
+
+def test_documents_that_start_alike_do_not_lengthen_the_start():
+    same = tuple(Candidate(Document(f"d{i}", f"same words here {i}"), i % 2) for i in range(4))
+    examples = listed([RankingGroup("q", "short", same)])
+    assert (examples.starts == len(WordRenderer().render("short", "")) - 2).all()
+
+
+def test_a_renderer_whose_start_depends_on_the_document_shares_only_what_is_equal():
+    class Leading(WordRenderer):
+        def render(self, query: str, document: str) -> list[int]:
+            return [len(document) % 3, *super().render(query, document)]
+
+    examples = listed([group(0, [1, 0, 0])], Leading())
+    assert (examples.starts == 0).all()

@@ -1,0 +1,226 @@
+"""The step of stage 2: its scores, its gradients, accumulation, low-rank factors, and that it learns."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from prorank_jax.config import LoraOptions, MeshOptions
+from prorank_jax.models.lora import combine, merge_factors
+from prorank_jax.models.transformer import Transformer
+from prorank_jax.ranking_losses import LossOptions, make_losses
+from prorank_jax.ranking_step import RankingObjective, list_ndcg, make_ranking_step
+from prorank_jax.scoring import list_hidden, relevance_scores, score_from_hidden
+from prorank_jax.sharding import make_mesh
+from prorank_jax.train_state import all_params, init_state, train_state_shardings
+from prorank_jax.types import Batch, ListBatch
+from tests.cpu.tiny import ANSWERS, VOCABULARY, tiny_model
+
+Q, K, P, S = 4, 3, 8, 7
+LORA = LoraOptions(rank=2, alpha=6.0)
+
+
+def random_lists(seed: int = 0, lists: int = Q) -> ListBatch:
+    rng = np.random.default_rng(seed)
+    mask = np.ones((lists, K), bool)
+    mask[0, 2] = False
+    in_batch = np.zeros((lists, K), bool)
+    return ListBatch(
+        prefix=rng.integers(0, VOCABULARY, (lists, P)).astype(np.int32),
+        prefix_lengths=rng.integers(2, P + 1, lists).astype(np.int32),
+        tokens=rng.integers(0, VOCABULARY, (lists, K, S)).astype(np.int32),
+        lengths=rng.integers(1, S + 1, (lists, K)).astype(np.int32),
+        grades=np.tile(np.array([2.0, 0.0, 1.0], np.float32), (lists, 1)),
+        teacher=rng.normal(size=(lists, K)).astype(np.float32),
+        mask=mask,
+        in_batch=in_batch,
+        examples=np.arange(lists * K, dtype=np.int32).reshape(lists, K),
+    )
+
+
+def as_prompts(lists: ListBatch) -> Batch:
+    """Every prompt of the lists by itself, prefix and rest joined."""
+    rows = []
+    for q in range(lists.tokens.shape[0]):
+        for k in range(K):
+            head = lists.prefix[q, : lists.prefix_lengths[q]]
+            rows.append(np.concatenate([head, lists.tokens[q, k, : lists.lengths[q, k]]]))
+    tokens = np.zeros((len(rows), P + S), np.int32)
+    for row, prompt in enumerate(rows):
+        tokens[row, : len(prompt)] = prompt
+    zeros = np.zeros(len(rows), np.int32)
+    return Batch(tokens, np.array([len(row) for row in rows], np.int32), zeros, zeros)
+
+
+def objective(kl: float = 0.0, **weights: float) -> RankingObjective:
+    return RankingObjective(make_losses(LossOptions(top_grade=2.0)), weights or {"listwise": 1.0}, kl)
+
+
+def build(
+    model: Transformer, params, goal: RankingObjective, *, parts: int = 1, devices: int = 1, optimizer=None
+):
+    mesh = make_mesh(MeshOptions(), jax.devices()[:devices])
+    optimizer = optimizer or optax.sgd(1.0)
+    step = make_ranking_step(model, optimizer, optax.constant_schedule(1.0), goal, parts, ANSWERS, mesh)
+    shardings = train_state_shardings(model, optimizer, mesh)
+    where = shardings.frozen if model.lora.rank else shardings.params
+    placed = jax.device_put(jax.tree.map(jnp.array, params), where)
+    return step, init_state(placed, model, optimizer, shardings)
+
+
+def with_factors(params, seed: int = 5):
+    """A model with low-rank factors and parameters in which both factors are away from zero."""
+    model, _ = tiny_model()
+    model = model.clone(lora=LORA)
+    optimizer = optax.sgd(1.0)
+    shardings = train_state_shardings(model, optimizer, make_mesh(MeshOptions(), jax.devices()[:1]))
+    state = init_state(jax.tree.map(jnp.array, params), model, optimizer, shardings, seed)
+    rng = np.random.default_rng(seed)
+    factors = jax.tree.map(
+        lambda leaf: jnp.asarray(rng.normal(size=leaf.shape) * 0.2, leaf.dtype), state.params
+    )
+    return model, factors
+
+
+@pytest.mark.parametrize(("family", "tied"), [("qwen2", True), ("qwen3", False), ("llama", True)])
+def test_shared_prefix_scores_are_those_of_whole_prompts(family, tied):
+    model, params = tiny_model(family, tied=tied)
+    lists = random_lists()
+
+    @jax.jit
+    def shared(params):
+        return score_from_hidden(model, params, list_hidden(model, params, lists), ANSWERS)
+
+    apart = jax.jit(lambda params: relevance_scores(model, params, as_prompts(lists), ANSWERS))(params)
+    np.testing.assert_allclose(shared(params).ravel(), apart, atol=1e-5)
+
+
+def test_gradients_flow_through_the_shared_prefix_as_through_whole_prompts():
+    model, params = tiny_model()
+    lists = random_lists()
+    weights = np.random.default_rng(1).normal(size=(Q, K)).astype(np.float32)
+
+    def shared(params):
+        return (score_from_hidden(model, params, list_hidden(model, params, lists), ANSWERS) * weights).sum()
+
+    def apart(params):
+        return (relevance_scores(model, params, as_prompts(lists), ANSWERS).reshape(Q, K) * weights).sum()
+
+    ours, wanted = (jax.jit(jax.grad(f))(params) for f in (shared, apart))
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5 * float(jnp.abs(b).max() + 1))
+
+
+@pytest.mark.parametrize(
+    "goal",
+    [
+        objective(listwise=1.0, pointwise=0.5),
+        objective(0.3, pairwise=1.0, margin_mse=0.1),
+        objective(info_nce=1.0, preference=1.0),
+    ],
+)
+def test_parts_add_up_to_the_batch(goal):
+    model, params = tiny_model()
+    lists = random_lists()
+    lists.in_batch[1, 2], lists.mask[1, 2] = True, False
+    reference = jax.tree.map(lambda leaf: leaf * 1.1, params) if goal.uses_reference else None
+    results = []
+    for parts in (1, 2, 4):
+        step, state = build(model, params, goal, parts=parts)
+        results.append(step(state, reference, lists))
+    for state, metrics in results[1:]:
+        for name, value in results[0][1].items():
+            np.testing.assert_allclose(metrics[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
+        for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(results[0][0].params), strict=True):
+            np.testing.assert_allclose(a, b, atol=2e-5)
+
+
+@pytest.mark.parametrize(("devices", "parts"), [(4, 1), (2, 2)])
+def test_devices_give_what_one_gives(devices, parts):
+    model, params = tiny_model()
+    goal = objective(0.2, listwise=1.0)
+    reference = jax.tree.map(lambda leaf: leaf * 1.1, params)
+    one, state = build(model, params, goal)
+    expected, wanted = one(state, reference, random_lists())
+    step, state = build(model, params, goal, devices=devices, parts=parts)
+    got, metrics = step(state, reference, random_lists())
+    for name, value in wanted.items():
+        np.testing.assert_allclose(metrics[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
+    for a, b in zip(jax.tree.leaves(got.params), jax.tree.leaves(expected.params), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5)
+
+
+def test_kl_starts_at_zero_and_holds_the_policy_back():
+    model, params = tiny_model()
+    moved = {}
+    for coefficient in (1e-6, 10.0):
+        step, state = build(model, params, objective(coefficient, listwise=1.0), optimizer=optax.sgd(0.02))
+        for number in range(10):
+            state, metrics = step(state, params, random_lists())
+            if number == 0:
+                assert abs(float(metrics["kl"])) < 1e-6
+        moved[coefficient] = float(metrics["kl"])
+    assert 0 < moved[10.0] < 0.2 * moved[1e-6]
+
+
+@pytest.mark.parametrize("lora", [LoraOptions(), LORA])
+def test_the_order_of_the_documents_is_learned(lora):
+    model, params = tiny_model()
+    model = model.clone(lora=lora)
+    step, state = build(model, params, objective(), optimizer=optax.adam(0.02))
+    history = []
+    for _ in range(25):
+        state, metrics = step(state, None, random_lists())
+        history.append({name: float(value) for name, value in metrics.items()})
+    assert history[-1]["ndcg"] > 0.99 > history[0]["ndcg"]
+    assert history[-1]["loss"] < 0.8 * history[0]["loss"]
+    assert history[0]["grad_norm"] > 0
+    assert int(state.step) == 25
+
+
+def test_low_rank_factors_start_at_the_pretrained_model_and_leave_it_alone():
+    model, params = tiny_model()
+    low_rank = model.clone(lora=LORA)
+    step, state = build(low_rank, params, objective(0.5), optimizer=optax.adam(0.02))
+    lists = random_lists()
+    whole = all_params(state)
+    start = score_from_hidden(low_rank, whole, list_hidden(low_rank, whole, lists), ANSWERS)
+    plain = score_from_hidden(model, params, list_hidden(model, params, lists), ANSWERS)
+    np.testing.assert_allclose(start, plain, atol=1e-6)
+    size = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    assert size < 0.5 * sum(leaf.size for leaf in jax.tree.leaves(params))
+    state, metrics = step(state, None, lists)  # the frozen part is the reference of the KL
+    assert abs(float(metrics["kl"])) < 1e-6
+    state, metrics = step(state, None, lists)
+    assert float(metrics["kl"]) > 1e-6
+    for a, b in zip(jax.tree.leaves(state.frozen), jax.tree.leaves(params), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_gradients_of_factors_are_those_of_the_merged_maps():
+    plain, params = tiny_model()
+    model, factors = with_factors(params)
+    lists = random_lists()
+
+    def loss(factors):
+        whole = combine(params, factors)
+        return score_from_hidden(model, whole, list_hidden(model, whole, lists), ANSWERS).sum()
+
+    def merged_loss(factors):
+        whole = merge_factors(combine(params, factors), LORA.scale)
+        return score_from_hidden(plain, whole, list_hidden(plain, whole, lists), ANSWERS).sum()
+
+    ours, wanted = (jax.jit(jax.grad(f))(factors) for f in (loss, merged_loss))
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5 * float(jnp.abs(b).max() + 1))
+
+
+def test_ndcg_of_a_list():
+    scores = jnp.array([[3.0, 2.0, 1.0, 9.0], [1.0, 2.0, 3.0, 9.0], [1.0, 2.0, 3.0, 4.0]])
+    grades = jnp.array([[2.0, 1.0, 0.0, 5.0], [2.0, 1.0, 0.0, 5.0], [0.0, -1.0, 0.0, 0.0]])
+    mask = jnp.array([[True, True, True, False]] * 3)
+    second = (0 + 1 / np.log2(3) + 2 / np.log2(4)) / (2 + 1 / np.log2(3))
+    np.testing.assert_allclose(list_ndcg(scores, grades, mask), [1.0, second, 0.0], rtol=1e-6)
