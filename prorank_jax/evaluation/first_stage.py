@@ -1,0 +1,154 @@
+"""The first stage: what a reranker gets to see of a collection, in which order."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.progress import track
+
+from prorank_jax.bm25 import Bm25Index
+from prorank_jax.evaluation.trec import check_writable_ids, read_run_of
+
+if TYPE_CHECKING:  # importing a collection imports jax, which this package does without
+    from prorank_jax.collection import Collection
+
+BM25 = "bm25"
+# Recall@100 needs this many, however few of them are reranked.
+LEAST_DEPTH = 100
+# A query that is a document of the corpus differs from it at most in title and details.
+_SHARE_OF_ITSELF = 0.9
+_WORD = re.compile(r"\w+")
+
+
+@dataclass(frozen=True)
+class FirstStage:
+    """The rankings that a reranker starts from.
+
+    Attributes:
+        name: `bm25`, or the run file.
+        rankings: query id → document ids, best first, maybe none; the queries that count, in order.
+        own_documents: rankings that had named the query itself, which was dropped.
+    """
+
+    name: str
+    rankings: Mapping[str, Sequence[str]]
+    own_documents: int = 0
+
+    @property
+    def empty(self) -> int:
+        """Queries without a single document; they score 0 and count."""
+        return sum(not documents for documents in self.rankings.values())
+
+    def candidates(self, top_k: int) -> dict[str, list[str]]:
+        """What is reranked: the best `top_k` documents of each query that has any."""
+        return {
+            query: list(documents[:top_k]) for query, documents in self.rankings.items() if len(documents)
+        }
+
+    def fingerprint(self) -> str:
+        """A hash of all rankings, in hexadecimal."""
+        content = json.dumps([[query, list(documents)] for query, documents in self.rankings.items()])
+        return hashlib.sha256(content.encode()).hexdigest()
+
+
+def counted_queries(collection: Collection) -> list[str]:
+    """The ids of the queries with at least one relevant document; no other can be measured.
+
+    Raises:
+        ValueError: there is none.
+    """
+    counted = [
+        query for query, grades in collection.qrels.items() if any(grade > 0 for grade in grades.values())
+    ]
+    if not counted:
+        raise ValueError(
+            f"{collection.name}: none of its {len(collection.qrels)} judged queries has a relevant document "
+            "(grade 1 or higher); choose another split"
+        )
+    return counted
+
+
+def sample_queries(queries: Sequence[str], count: int | None) -> list[str]:
+    """A random sample (seed 0) of the queries in their own order; all of them when count is None."""
+    if count is None or count >= len(queries):
+        return list(queries)
+    chosen = sorted(random.Random(0).sample(range(len(queries)), count))
+    return [queries[position] for position in chosen]
+
+
+def _is_the_query(collection: Collection, query: str, document: str) -> bool:
+    """Whether a document is the very text that is asked with, as in ArguAna and Quora.
+
+    BEIR drops a document whose id is the query's. In some collections both are merely numbered from 1,
+    so the words must agree too.
+    """
+    if query != document or collection.qrels.get(query, {}).get(document, 0) > 0:
+        return False
+    asked = set(_WORD.findall(collection.queries[query].casefold()))
+    there = set(_WORD.findall(collection.documents[document].full_text.casefold()))
+    return len(asked & there) >= _SHARE_OF_ITSELF * len(asked)
+
+
+def _without_itself(
+    name: str, collection: Collection, rankings: Mapping[str, Sequence[str]], depth: int | None
+) -> FirstStage:
+    kept = {
+        query: [document for document in documents if not _is_the_query(collection, query, document)]
+        for query, documents in rankings.items()
+    }
+    dropped = sum(len(kept[query]) < len(documents) for query, documents in rankings.items())
+    cut = {query: documents[:depth] for query, documents in kept.items()}
+    check_writable_ids(cut)
+    return FirstStage(name, cut, dropped)
+
+
+def bm25_first_stage(collection: Collection, queries: Sequence[str], depth: int = LEAST_DEPTH) -> FirstStage:
+    """The best `depth` documents of each query by BM25, over title and text (k1 0.9, b 0.4).
+
+    Documents that share no word with the query are not ranked; equal scores stand in the corpus's order.
+
+    Raises:
+        ValueError: no document holds a word, or an id holds white space.
+    """
+    ids = list(collection.documents)
+    index = Bm25Index([document.full_text for document in collection.documents.values()])
+    rankings = {}
+    for query in track(queries, "BM25", transient=True, disable=not sys.stderr.isatty()):
+        best = index.top(collection.queries[query], depth + 1)
+        rankings[query] = [ids[position] for position, _ in best]
+    return _without_itself(BM25, collection, rankings, depth)
+
+
+def run_first_stage(file: Path, collection: Collection, queries: Sequence[str]) -> FirstStage:
+    """The rankings of a TREC run file, as deep as they are; queries it lacks get none.
+
+    Raises:
+        ValueError: not a run of this collection, or one without any of the queries.
+    """
+    run = read_run_of(file, collection)
+    if run.keys().isdisjoint(queries):
+        raise ValueError(
+            f"{file}: ranks none of the {len(queries)} judged queries of {collection.name}; "
+            "give a run of this split"
+        )
+    rankings = {query: run.get(query, []) for query in queries}
+    return _without_itself(str(file), collection, rankings, None)
+
+
+def make_first_stage(name: str, collection: Collection, queries: Sequence[str], top_k: int) -> FirstStage:
+    """BM25, or the run file of this name; deep enough for `top_k` and for Recall@100.
+
+    Raises:
+        ValueError: see `bm25_first_stage` and `run_first_stage`.
+    """
+    if name == BM25:
+        return bm25_first_stage(collection, queries, max(top_k, LEAST_DEPTH))
+    return run_first_stage(Path(name).expanduser(), collection, queries)

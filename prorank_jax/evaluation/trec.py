@@ -1,0 +1,136 @@
+"""Run files of TREC: `query Q0 document rank score tag` on each line."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from prorank_jax.jsonl import read_lines
+from prorank_jax.run_folder import write_text_atomically
+
+if TYPE_CHECKING:  # importing a collection imports jax, which this package does without
+    from prorank_jax.collection import Collection
+
+Rankings = Mapping[str, Sequence[str]]
+COLUMNS = "query Q0 document rank score tag"
+
+
+class _Line(NamedTuple):
+    document: str
+    rank: int
+    score: float
+    number: int
+
+
+def write_run(file: Path, rankings: Rankings, tag: str) -> None:
+    """Writes document ids, best first, so that every tool reads them in this order.
+
+    Tools sort by score and break ties each in its own way; some hold scores in float32. So the score
+    is the number of documents from this one to the end: integers that fall by one. A model's own scores
+    would tie.
+
+    Args:
+        file: is replaced as a whole.
+        rankings: query id → document ids, best first.
+        tag: the name of the system, without white space.
+    """
+    lines = [
+        f"{query} Q0 {document} {rank} {len(documents) - rank + 1} {tag}\n"
+        for query, documents in rankings.items()
+        for rank, document in enumerate(documents, start=1)
+    ]
+    write_text_atomically(file, "".join(lines))
+
+
+def check_writable_ids(rankings: Rankings) -> None:
+    """Refuses ids that a run file, whose columns are separated by white space, cannot hold.
+
+    Raises:
+        ValueError: names the id.
+    """
+    for query, documents in rankings.items():
+        for identifier in (query, *documents):
+            if identifier.split() != [identifier]:
+                raise ValueError(f"the id {identifier!r} holds white space; TREC run files need ids without")
+
+
+def _parse(file: Path, number: int, line: str) -> tuple[str, _Line]:
+    columns = line.split()
+    place = f"{file}, line {number}"
+    if len(columns) != 6:
+        raise ValueError(f"{place}: {len(columns)} columns; a TREC run has six: {COLUMNS}")
+    query, _, document, rank, score, _ = columns
+    try:
+        parsed = _Line(document, int(rank), float(score), number)
+    except ValueError as error:
+        raise ValueError(
+            f"{place}: rank {rank!r} and score {score!r} must be an integer and a number"
+        ) from error
+    if not math.isfinite(parsed.score):
+        raise ValueError(f"{place}: the score is {score}; a ranking needs finite scores")
+    return query, parsed
+
+
+def _order(lines: list[_Line], file: Path) -> list[str]:
+    """By score; ties by rank where the ranks tell documents apart, else as trec_eval: last id first."""
+    if len({line.rank for line in lines}) < len(lines):
+        lines = sorted(lines, key=lambda line: line.document.encode(), reverse=True)
+        return [line.document for line in sorted(lines, key=lambda line: -line.score)]
+    ordered = sorted(lines, key=lambda line: (-line.score, line.rank))
+    for better, worse in itertools.pairwise(ordered):
+        if worse.rank < better.rank:
+            raise ValueError(
+                f"{file}, line {worse.number}: rank {worse.rank} has a score of {worse.score:g}, "
+                f"below {better.score:g} of rank {better.rank} in line {better.number}; "
+                "better ranks need higher scores"
+            )
+    return [line.document for line in ordered]
+
+
+def read_run(file: Path) -> dict[str, list[str]]:
+    """The document ids of each query of a run file, best first.
+
+    Raises:
+        ValueError: the file is missing, empty or no run, names a document twice for one query, or its
+            ranks contradict its scores.
+    """
+    if not file.is_file():
+        raise ValueError(f"{file}: no such run file; name a TREC run ({COLUMNS})")
+    lines: dict[str, dict[str, _Line]] = {}
+    for number, text in read_lines(file):
+        query, line = _parse(file, number, text)
+        first = lines.setdefault(query, {}).setdefault(line.document, line)
+        if first is not line:
+            raise ValueError(
+                f"{file}, line {number}: the document {line.document!r} was there before for the query "
+                f"{query!r} (line {first.number}); keep one"
+            )
+    if not lines:
+        raise ValueError(f"{file}: holds no line; a TREC run has {COLUMNS} on each")
+    return {query: _order(list(documents.values()), file) for query, documents in lines.items()}
+
+
+def read_run_of(file: Path, collection: Collection) -> dict[str, list[str]]:
+    """A run file whose ids must all be the collection's.
+
+    Raises:
+        ValueError: not a run file, or it names queries or documents that the collection lacks.
+    """
+    run = read_run(file)
+    ranked = {document for documents in run.values() for document in documents}
+    absent = {
+        "queries": run.keys() - collection.queries.keys(),
+        "documents": ranked - collection.documents.keys(),
+    }
+    for kind, ids in absent.items():
+        if ids:
+            from prorank_jax.collection import name_a_few
+
+            raise ValueError(
+                f"{file}: names {len(ids)} {kind} that {collection.name} lacks ({name_a_few(ids)}); "
+                "give a run of this dataset"
+            )
+    return run

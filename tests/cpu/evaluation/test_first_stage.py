@@ -1,0 +1,130 @@
+"""What a reranker is given: BM25 or a run, for the queries that count."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from prorank_jax.collection import Collection
+from prorank_jax.corpora import load_collection
+from prorank_jax.evaluation.first_stage import (
+    LEAST_DEPTH,
+    FirstStage,
+    bm25_first_stage,
+    counted_queries,
+    make_first_stage,
+    run_first_stage,
+    sample_queries,
+)
+from prorank_jax.evaluation.harness import measure
+from prorank_jax.evaluation.metrics import means
+from prorank_jax.evaluation.trec import write_run
+from prorank_jax.types import Document
+from tests.cpu.data_fixtures import REAL_DATA
+from tests.cpu.evaluation.collections import small_collection
+
+SELF = "the very same argument about taxes"
+
+
+def collection_with_a_query_in_it(query_id="a1", text=SELF) -> Collection:
+    texts = {"a1": text, "a2": "another argument about taxes", "a3": "nothing of the kind"}
+    documents = {name: Document(name, body, "politics") for name, body in texts.items()}
+    return Collection("arguments/test", documents, {query_id: SELF}, {query_id: {"a2": 1}})
+
+
+def test_queries_without_a_relevant_document_do_not_count():
+    collection = small_collection()
+    qrels = collection.qrels | {"q1": {"d1": 0}, "q2": {"d1": -1, "d2": 0}}
+    changed = dataclasses.replace(collection, qrels=qrels)
+    assert counted_queries(changed) == [query for query in collection.qrels if query not in ("q1", "q2")]
+    with pytest.raises(ValueError, match="none of its 1 judged queries has a relevant document"):
+        counted_queries(dataclasses.replace(collection, qrels={"q1": {"d1": 0}}))
+
+
+def test_a_sample_is_fixed_and_in_order():
+    queries = [f"q{number}" for number in range(50)]
+    sample = sample_queries(queries, 10)
+    assert sample == sample_queries(queries, 10)
+    assert len(set(sample)) == 10
+    assert sample == [query for query in queries if query in sample] != queries[:10]
+    assert sample_queries(queries, 50) == sample_queries(queries, None) == queries
+
+
+def test_bm25_ranks_what_shares_a_word_and_ties_stand_in_corpus_order():
+    documents = {name: Document(name, text) for name, text in (("z", "cat"), ("b", "dog"), ("a", "cat"))}
+    collection = Collection("c", documents, {"q": "cats", "none": "unicorn"}, {"q": {"a": 1}})
+    first_stage = bm25_first_stage(collection, ["q", "none"])
+    assert first_stage.rankings == {"q": ["z", "a"], "none": []}
+    assert first_stage.empty == 1
+    assert first_stage.candidates(1) == {"q": ["z"]}
+
+
+def test_a_query_that_is_a_document_is_dropped_from_its_own_ranking(tmp_path):
+    collection = collection_with_a_query_in_it()
+    first_stage = bm25_first_stage(collection, ["a1"], depth=1)
+    assert first_stage.rankings == {"a1": ["a2"]}  # still one deep
+    assert first_stage.own_documents == 1
+    write_run(tmp_path / "run", {"a1": ["a1", "a3", "a2"]}, "t")
+    assert run_first_stage(tmp_path / "run", collection, ["a1"]).rankings == {"a1": ["a3", "a2"]}
+
+
+@pytest.mark.parametrize(
+    "collection",
+    [
+        collection_with_a_query_in_it(text="a text on taxes that merely has the query's number"),
+        collection_with_a_query_in_it(query_id="other"),
+        dataclasses.replace(collection_with_a_query_in_it(), qrels={"a1": {"a1": 1}}),
+    ],
+)
+def test_an_id_alone_drops_nothing(collection):
+    query = next(iter(collection.queries))
+    first_stage = bm25_first_stage(collection, [query])
+    assert "a1" in first_stage.rankings[query]
+    assert first_stage.own_documents == 0
+
+
+def test_a_run_keeps_its_depth_and_its_gaps(tmp_path):
+    collection = small_collection()
+    deep = [f"d{number}" for number in range(30)]
+    write_run(tmp_path / "run", {"q1": deep[::-1]}, "t")
+    first_stage = make_first_stage(str(tmp_path / "run"), collection, ["q0", "q1"], top_k=3)
+    assert first_stage.rankings == {"q0": [], "q1": deep[::-1]}
+    assert first_stage.candidates(3) == {"q1": ["d29", "d28", "d27"]}
+    with pytest.raises(ValueError, match="ranks none of the 1 judged queries"):
+        run_first_stage(tmp_path / "run", collection, ["q2"])
+
+
+def test_bm25_is_as_deep_as_recall_needs():
+    collection = small_collection(queries=1, documents=150)
+    shallow = make_first_stage("bm25", collection, ["q0"], top_k=5)
+    deep = make_first_stage("bm25", collection, ["q0"], top_k=120)
+    assert len(shallow.rankings["q0"]) <= LEAST_DEPTH
+    assert list(shallow.rankings["q0"]) == list(deep.rankings["q0"])[:LEAST_DEPTH]
+
+
+def test_the_fingerprint_sees_order_and_queries():
+    prints = {
+        FirstStage("x", rankings).fingerprint()
+        for rankings in ({"q": ["a", "b"]}, {"q": ["b", "a"]}, {"p": ["a", "b"]}, {"q": ["a"], "p": ["b"]})
+    }
+    assert len(prints) == 4
+
+
+@pytest.mark.parametrize(
+    ("folder", "splits", "ndcg", "recall"),
+    [
+        pytest.param("scifact", ("train", "dev"), 0.694, 0.926, marks=pytest.mark.slow),
+        ("cranfield", ("train", "test"), 0.343, 0.722),
+    ],
+)
+def test_bm25_of_real_collections(folder, splits, ndcg, recall):
+    if not (REAL_DATA / folder).is_dir():
+        pytest.skip(f"{folder} is not here; PRORANK_DATA may name its parent")
+    parts = [load_collection(str(REAL_DATA / folder), split) for split in splits]
+    collection = dataclasses.replace(parts[0], qrels=parts[0].qrels | parts[1].qrels)
+    first_stage = bm25_first_stage(collection, counted_queries(collection))
+    values = means(measure("bm25", first_stage.rankings, collection).metrics)
+    assert values["ndcg@10"] == pytest.approx(ndcg, abs=5e-4)
+    assert values["recall@100"] == pytest.approx(recall, abs=5e-4)
+    assert first_stage.own_documents == 0  # Cranfield numbers queries and documents alike

@@ -1,0 +1,246 @@
+"""A whole evaluation with a fake model: what is measured, and what the page and the pictures say of it."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from io import BytesIO, StringIO
+
+import matplotlib.image
+import numpy as np
+import pytest
+from rich.console import Console
+
+from prorank_jax.evaluation.comparison import comparison_table, draw_comparison, standings
+from prorank_jax.evaluation.first_stage import bm25_first_stage
+from prorank_jax.evaluation.harness import average, evaluate_collection, query_records, summarize
+from prorank_jax.evaluation.metrics import METRICS
+from prorank_jax.evaluation.output import metrics_content
+from prorank_jax.evaluation.page import dataset_section, largest_changes, render_page
+from prorank_jax.evaluation.pictures import UNJUDGED, draw_gains, draw_scores, scores_by_grade
+from prorank_jax.evaluation.progress import ScoringProgress
+from prorank_jax.evaluation.tables import results_table
+from prorank_jax.types import Document
+from tests.cpu.evaluation.collections import CountingScorer, small_collection
+
+SETTINGS = {"model": "m", "top_k": 100, "max_length": 64, "instruction": None}
+
+
+@pytest.fixture(scope="module")
+def collection():
+    return small_collection(queries=12, documents=140)
+
+
+@pytest.fixture(scope="module")
+def first_stage(collection):
+    return bm25_first_stage(collection, list(collection.queries))
+
+
+def oracle(collection, sign=1.0):
+    """A model that knows the grades."""
+    grades = {
+        (collection.queries[query], collection.documents[document].full_text): grade
+        for query, judged in collection.qrels.items()
+        for document, grade in judged.items()
+    }
+    return lambda pairs, _=None: np.array([sign * grades.get(pair, 0) for pair in pairs], np.float32)
+
+
+def test_a_model_that_knows_the_grades_is_perfect_within_its_candidates(collection, first_stage):
+    evaluation = evaluate_collection(oracle(collection), collection, first_stage)
+    best = {
+        query: sorted(documents, key=lambda name: -collection.qrels[query].get(name, 0))
+        for query, documents in first_stage.rankings.items()
+    }
+    ideal = evaluate_collection(CountingScorer(), collection, replace(first_stage, rankings=best))
+    assert evaluation.reranked.main == ideal.first_stage.main
+    assert evaluation.gain.delta > 0.2
+    assert evaluation.gain.p_value < 0.01
+    assert evaluation.gain.losses == 0
+    reverse = evaluate_collection(oracle(collection, -1.0), collection, first_stage)
+    assert reverse.gain.delta < 0
+
+
+def test_a_constant_model_changes_nothing(collection, first_stage):
+    constant = evaluate_collection(
+        lambda pairs, _: np.zeros(len(pairs), np.float32), collection, first_stage, top_k=7
+    )
+    assert constant.reranked.rankings == first_stage.rankings
+    assert constant.gain.delta == 0
+    assert constant.gain.p_value == 1
+
+
+@pytest.mark.parametrize("top_k", [1, 5, 20, 1000])
+def test_recall_at_100_does_not_depend_on_top_k(top_k, collection, first_stage):
+    evaluation = evaluate_collection(CountingScorer(), collection, first_stage, top_k=top_k)
+    assert evaluation.reranked.metrics["recall@100"] == evaluation.first_stage.metrics["recall@100"]
+    assert evaluation.pairs == sum(min(top_k, len(ranking)) for ranking in first_stage.rankings.values())
+    for query, ranking in first_stage.rankings.items():
+        assert evaluation.reranked.rankings[query][top_k:] == ranking[top_k:]
+        assert sorted(evaluation.reranked.rankings[query]) == sorted(ranking)
+
+
+def test_queries_without_candidates_score_zero_and_count(collection, first_stage):
+    emptied = replace(first_stage, rankings={**first_stage.rankings, "q3": []})
+    summary = summarize(evaluate_collection(oracle(collection), collection, emptied))
+    assert summary["queries"] == 12
+    nothing = replace(first_stage, rankings={query: [] for query in collection.queries})
+    evaluation = evaluate_collection(CountingScorer(), collection, nothing)
+    summary = summarize(evaluation)
+    assert summary["reranked"] == dict.fromkeys(METRICS, 0.0)
+    assert (summary["pairs"], summary["pairs_per_second"]) == (0, None)
+    assert dataset_section("none", evaluation, collection).count("<p>none</p>") == 2
+
+
+def test_the_summary_has_the_documented_fields(collection, first_stage):
+    other = {query: list(ranking)[::-1] for query, ranking in first_stage.rankings.items() if query != "q1"}
+    evaluation = evaluate_collection(
+        oracle(collection), collection, first_stage, compared=("other.trec", other)
+    )
+    summary = summarize(evaluation)
+    assert set(summary["first_stage"]) == set(summary["reranked"]) == set(METRICS)
+    mean = {part: summary[part]["ndcg@10"] for part in ("first_stage", "reranked")}
+    assert summary["delta"] == pytest.approx(mean["reranked"] - mean["first_stage"])
+    assert summary["interval"][0] < summary["delta"] < summary["interval"][1]
+    assert summary["wins"] + summary["ties"] + summary["losses"] == summary["queries"] == 12
+    assert summary["compared"]["run"] == "other.trec"
+    assert summary["compared"]["delta"] == pytest.approx(
+        mean["reranked"] - summary["compared"]["metrics"]["ndcg@10"]
+    )
+    assert evaluation.compared.main["q1"] == 0
+    records = query_records(evaluation)
+    assert [record["query"] for record in records] == list(collection.queries)
+    assert np.mean([record["reranked"]["map"] for record in records]) == pytest.approx(
+        summary["reranked"]["map"]
+    )
+
+
+def test_the_average_is_over_datasets_not_queries():
+    entries = [
+        {"first_stage": {"map": 0.2}, "reranked": {"map": 0.4}, "delta": 0.1, "queries": 1000},
+        {"first_stage": {"map": 0.4}, "reranked": {"map": 0.5}, "delta": 0.3, "queries": 1},
+    ]
+    mean = average(entries)
+    assert mean["first_stage"]["map"] == pytest.approx(0.3)
+    assert mean["reranked"]["map"] == pytest.approx(0.45)
+    assert mean["delta"] == pytest.approx(0.2)
+
+
+def printed(table):
+    console = Console(file=StringIO(), width=80)
+    console.print(table)
+    return console.file.getvalue()
+
+
+def test_the_table_fits_a_terminal_and_ends_with_the_average(collection, first_stage):
+    entry = summarize(evaluate_collection(oracle(collection), collection, first_stage))
+    content = metrics_content(SETTINGS, {}, {"beir/[red]fiqa/test": entry, "demo": entry})
+    shown = printed(results_table(content)).splitlines()
+    assert any(
+        line.split()[0] == "demo" and f"{entry['delta']:+.3f}" in line for line in shown if line.strip()
+    )
+    assert [line for line in shown if line.strip()][-1].split()[0] == "average"
+    assert "[red]fiqa" in "".join(shown)
+    assert "first stage" in "".join(shown[2:])
+    bm25 = metrics_content(SETTINGS, {}, {"demo": entry | {"first_stage_name": "bm25"}})
+    assert "BM25" in printed(results_table(bm25))
+    assert "average" not in metrics_content(SETTINGS, {}, {"demo": entry})
+
+
+def size_of(png):
+    assert png.startswith(b"\x89PNG\r\n\x1a\n")
+    return matplotlib.image.imread(BytesIO(png)).shape[1::-1]
+
+
+def test_pictures(collection, first_stage, tmp_path):
+    evaluation = evaluate_collection(oracle(collection), collection, first_stage)
+    groups = scores_by_grade(evaluation, collection.qrels)
+    assert next(iter(groups)) == UNJUDGED
+    assert list(groups)[1:] == sorted(list(groups)[1:])
+    assert set(groups["grade 2"]) == {2.0}
+    assert sum(map(len, groups.values())) == evaluation.pairs
+    for png in (draw_gains(evaluation), draw_scores(evaluation, collection.qrels)):
+        width, height = size_of(png)
+        assert 900 < width < 1100
+        assert 300 < height < 500
+    systems = {"BM25": evaluation.first_stage.main, "oracle": evaluation.reranked.main}
+    draw_comparison(tmp_path / "picture.png", "two systems", systems)
+    assert size_of((tmp_path / "picture.png").read_bytes())[0] > 500
+
+
+def test_several_systems_are_compared_with_the_first(collection, first_stage):
+    evaluation = evaluate_collection(oracle(collection), collection, first_stage)
+    systems = {"BM25": evaluation.first_stage.main, "oracle": evaluation.reranked.main}
+    baseline, oracles = standings(systems)
+    assert baseline.delta is None
+    assert oracles.delta == evaluation.gain.delta
+    assert oracles.p_value == evaluation.gain.p_value
+    assert oracles.interval[0] <= oracles.mean <= oracles.interval[1]
+    assert f"{oracles.delta:+.3f}" in printed(comparison_table("t", systems))
+    with pytest.raises(ValueError, match="no system"):
+        standings({})
+    with pytest.raises(ValueError, match="the same"):
+        standings({"a": {"q": 1.0}, "b": {"p": 1.0}})
+
+
+def test_the_page_is_self_contained_and_escapes_everything():
+    evil = '<script>alert("x")</script>'
+    collection = small_collection(queries=12, documents=140)
+    collection = replace(
+        collection,
+        documents={n: Document(n, f"{d.text} {evil}", evil) for n, d in collection.documents.items()},
+        queries={name: f"{text} {evil}" for name, text in collection.queries.items()},
+    )
+    evaluation = evaluate_collection(
+        oracle(collection),
+        collection,
+        bm25_first_stage(collection, list(collection.queries)),
+        compared=(evil, {}),
+    )
+    entry = summarize(evaluation) | {"sampled_from": 99}
+    content = metrics_content(SETTINGS | {"model": evil, "instruction": evil}, {"jax": evil}, {evil: entry})
+    page = render_page(content, [dataset_section(evil, evaluation, collection)])
+    assert "<script" not in page
+    assert page.count("&lt;script&gt;") > 10
+    links = re.findall(r'(?:src|href)="([^"]{0,30})', page)
+    assert len(links) == 2
+    assert all(link.startswith("data:image/png;base64,") for link in links)
+    assert "http" not in page
+    assert "random sample" in page
+    assert f"{entry['delta']:+.3f}" in page
+
+
+def test_the_examples_are_the_largest_changes(collection, first_stage):
+    evaluation = evaluate_collection(CountingScorer(), collection, first_stage)
+    wins, losses = largest_changes(evaluation, count=2)
+    gains = {q: evaluation.reranked.main[q] - evaluation.first_stage.main[q] for q in collection.queries}
+    assert wins == sorted(gains, key=lambda query: -gains[query])[:2]
+    assert losses == sorted(gains, key=lambda query: gains[query])[:2]
+
+
+def test_without_a_terminal_progress_is_a_line_now_and_then(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("prorank_jax.evaluation.progress.time.monotonic", lambda: clock[0])
+    console = Console(file=StringIO(), width=200)
+    with ScoringProgress(console, "[demo]", 1000) as progress:
+        progress.resume(500)
+        for _ in range(10):
+            clock[0] += 10
+            progress.advance(20)
+    lines = console.file.getvalue().splitlines()
+    assert lines[0] == "[demo]: 560/1000 pairs, 2.0 pairs/s, 3.7 min left"
+    assert len(lines) == 3
+
+
+def test_evaluation_never_imports_jax():
+    code = """
+import pkgutil, sys, importlib
+import prorank_jax.evaluation as package
+for module in pkgutil.iter_modules(package.__path__):
+    importlib.import_module(f"prorank_jax.evaluation.{module.name}")
+import ranx
+assert "jax" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,66 @@
+"""What a dataset argument means, without any network."""
+
+from __future__ import annotations
+
+import pytest
+
+from prorank_jax.evaluation.names import parse_dataset, parse_datasets, slug
+from tests.cpu.data_fixtures import write_beir_folder
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "split"),
+    [
+        ("demo", "demo", "test"),
+        ("demo:dev", "demo", "dev"),
+        ("beir/scifact/test", "ir_datasets:beir/scifact/test", ""),
+        ("ir_datasets:beir/scifact/test", "ir_datasets:beir/scifact/test", ""),
+        ("{folder}:dev", "{folder}", "dev"),
+        ("{folder}", "{folder}", "test"),
+        ("{folder}/a:b:dev", "{folder}/a:b", "dev"),
+        ("{folder}/a:b", "{folder}/a:b", "test"),
+    ],
+)
+def test_arguments(name, source, split, tmp_path):
+    for folder in (tmp_path, tmp_path / "a:b"):
+        write_beir_folder(folder, split="test")
+    parsed = parse_dataset(name.format(folder=tmp_path))
+    assert (parsed.source, parsed.split) == (source.format(folder=tmp_path), split)
+    assert parsed.name == name.format(folder=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("beir/scifct/test", "dataset='beir/scifct/test'.*did you mean.*beir/scifact/test"),
+        ("nothing-like-it-anywhere", "no folder and no id.*FOLDER:split"),
+        ("ir_datasets:beir/nfcorpu", "did you mean.*beir/nfcorpus"),
+        ("/nowhere/at/all:test", "no such folder"),
+        ("./nowhere", "no such folder"),
+        (" ", "is empty"),
+    ],
+)
+def test_unknown_datasets_are_named_with_what_is_near(name, message):
+    with pytest.raises(ValueError, match=message):
+        parse_dataset(name)
+
+
+def test_a_folder_without_a_test_split_lists_what_it_has(tmp_path):
+    write_beir_folder(tmp_path / "train_only")
+    with pytest.raises(ValueError, match=r"no 'test' split; name a split: .*train_only:train"):
+        parse_dataset(str(tmp_path / "train_only"))
+    with pytest.raises(ValueError, match="qrels/<split>"):
+        parse_dataset(str(tmp_path))
+
+
+@pytest.mark.parametrize("names", [["demo", "demo"], ["demo:dev", "demo-dev"], []])
+def test_each_dataset_needs_a_folder_of_its_own(names):
+    with pytest.raises(ValueError, match=r"told apart|none was named"):
+        parse_datasets(names)
+
+
+def test_slugs_are_file_names():
+    assert slug("beir/scifact/test") == "beir-scifact-test"
+    assert slug("/data/my set:dev") == "data-my-set-dev"
+    assert slug("../..") == "unnamed"
+    assert len(slug("x" * 5000)) == 100

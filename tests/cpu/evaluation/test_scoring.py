@@ -1,0 +1,172 @@
+"""Scores survive a stop: what was finished is kept, and the rest comes out as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prorank_jax.evaluation.first_stage import bm25_first_stage
+from prorank_jax.evaluation.score_log import QueryScores, ScoreLog
+from prorank_jax.evaluation.scoring import rerank, score_candidates, whole_query_chunks
+from tests.cpu.evaluation.collections import CountingScorer, hash_score, small_collection
+
+HEADER = {"model": "m", "top_k": 5, "sizes": (1, 2)}
+CHUNK = 10
+
+
+@pytest.fixture(scope="module")
+def collection():
+    return small_collection()
+
+
+@pytest.fixture(scope="module")
+def candidates(collection):
+    found = bm25_first_stage(collection, list(collection.queries)).candidates(4)
+    assert sum(map(len, found.values())) == 32
+    return found
+
+
+def values(scored):
+    return {query: (scores.documents, scores.scores) for query, scores in scored.items()}
+
+
+@given(st.lists(st.integers(1, 30), max_size=20), st.integers(1, 60))
+def test_chunks_are_whole_queries_in_order(lengths, chunk_pairs):
+    candidates = {f"q{n}": ["d"] * length for n, length in enumerate(lengths)}
+    chunks = list(whole_query_chunks(candidates, chunk_pairs))
+    assert [query for chunk in chunks for query in chunk] == list(candidates)
+    sizes = [sum(len(candidates[query]) for query in chunk) for chunk in chunks]
+    assert all(size <= chunk_pairs or len(chunk) == 1 for size, chunk in zip(sizes, chunks, strict=True))
+    for size, following in zip(sizes, chunks[1:], strict=False):  # none could have been larger
+        assert size + len(candidates[following[0]]) > chunk_pairs
+
+
+def test_each_pair_gets_its_own_score(collection, candidates):
+    reported = []
+    scored = score_candidates(
+        CountingScorer(), collection, candidates, chunk_pairs=CHUNK, on_scored=reported.append
+    )
+    assert list(scored) == list(candidates)
+    for query, documents in candidates.items():
+        pairs = [(collection.queries[query], collection.documents[name].full_text) for name in documents]
+        assert scored[query].documents == tuple(documents)
+        assert list(scored[query].scores) == [hash_score(pair) for pair in pairs]
+    assert sum(reported) == 32
+
+
+def test_progress_is_complete_when_the_model_says_nothing(collection, candidates):
+    reported = []
+    score_candidates(
+        lambda pairs, _: np.zeros(len(pairs), np.float32),
+        collection,
+        candidates,
+        on_scored=reported.append,
+    )
+    assert sum(reported) == 32
+
+
+@pytest.mark.parametrize("stop_at", range(4))
+@pytest.mark.parametrize("torn", [b"", b'{"query": "q', b'{"query"', b"\xff"])
+def test_a_stopped_evaluation_goes_on(stop_at, torn, collection, candidates, tmp_path):
+    whole = CountingScorer()
+    expected = score_candidates(whole, collection, candidates, chunk_pairs=CHUNK)
+    assert len(whole.calls) == 4
+    file = tmp_path / "scores.jsonl"
+    stopped = CountingScorer(stop_at)
+    with pytest.raises(KeyboardInterrupt):
+        score_candidates(stopped, collection, candidates, log=ScoreLog(file, HEADER), chunk_pairs=CHUNK)
+    file.write_bytes(file.read_bytes() + torn)
+    resumed, known = CountingScorer(), []
+    scored = score_candidates(
+        resumed,
+        collection,
+        candidates,
+        log=ScoreLog(file, HEADER),
+        chunk_pairs=CHUNK,
+        on_resumed=known.append,
+    )
+    assert values(scored) == values(expected)
+    assert stopped.calls + resumed.calls == whole.calls
+    assert known == [sum(map(len, stopped.calls))]
+    again = CountingScorer()
+    finished = score_candidates(again, collection, candidates, log=ScoreLog(file, HEADER), chunk_pairs=CHUNK)
+    assert again.calls == []
+    assert values(finished) == values(expected)
+    assert len(file.read_text().splitlines()) == 1 + len(candidates)
+
+
+def test_a_chunk_that_was_cut_is_scored_as_a_whole(collection, candidates, tmp_path):
+    """Else the rest would be batched differently from an evaluation that never stopped."""
+    file = tmp_path / "scores.jsonl"
+    whole = CountingScorer()
+    score_candidates(whole, collection, candidates, log=ScoreLog(file, HEADER), chunk_pairs=CHUNK)
+    file.write_bytes(b"".join(file.read_bytes().splitlines(keepends=True)[:4]))  # three queries of two chunks
+    resumed = CountingScorer()
+    score_candidates(resumed, collection, candidates, log=ScoreLog(file, HEADER), chunk_pairs=CHUNK)
+    assert resumed.calls == whole.calls[1:]
+
+
+@given(scores=st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=6))
+def test_scores_are_kept_to_the_last_bit(scores, tmp_path_factory):
+    file = tmp_path_factory.mktemp("log") / "scores.jsonl"
+    log = ScoreLog(file, HEADER)
+    log.begin([])
+    kept = QueryScores(tuple(f"d{n}" for n in range(len(scores))), tuple(scores), 0.5)
+    log.add({"q": kept})
+    assert ScoreLog(file, HEADER).done == {"q": kept}
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ({"top_k": 9}, "top_k is 5 there, 9 here"),
+        ({"model": "n", "sizes": (1,)}, r"model is 'm' there, 'n' here, sizes is \[1, 2\] there, \[1\] here"),
+        ({"new": 1}, "new is None there, 1 here"),
+    ],
+)
+def test_the_scores_of_another_evaluation_are_left_alone(header, message, tmp_path):
+    file = tmp_path / "scores.jsonl"
+    ScoreLog(file, HEADER).begin([])
+    before = file.read_bytes()
+    with pytest.raises(ValueError, match=message):
+        ScoreLog(file, HEADER | header)
+    assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize("line", ["{", "3", '{"query": "q"}', '{"query":"q","documents":["d"],"scores":[]}'])
+def test_damage_before_the_end_is_named(line, tmp_path):
+    file = tmp_path / "scores.jsonl"
+    ScoreLog(file, HEADER).begin([])
+    good = json.dumps({"query": "p", "documents": ["d"], "scores": [1.0], "seconds": 1})
+    file.write_text(f"{file.read_text()}{line}\n{good}\n")
+    with pytest.raises(ValueError, match=r"scores\.jsonl, line 2: damaged"):
+        ScoreLog(file, HEADER)
+    file.write_text("[]\n")
+    with pytest.raises(ValueError, match="not the scores of an evaluation"):
+        ScoreLog(file, HEADER)
+
+
+@pytest.mark.parametrize(
+    ("scores", "message"),
+    [
+        (lambda count: np.full(count, np.nan), "with nan, and 31 more of 32"),
+        (lambda count: np.where(np.arange(count) == 1, np.inf, 0), "document .* with inf, and 0 more"),
+        (lambda count: np.zeros(count - 1), r"shape \(31,\) for 32 pairs"),
+        (lambda count: np.zeros((count, 1)), r"shape \(32, 1\)"),
+    ],
+)
+def test_scores_that_cannot_rank_are_refused_and_not_kept(scores, message, collection, candidates, tmp_path):
+    log = ScoreLog(tmp_path / "scores.jsonl", HEADER)
+    with pytest.raises(ValueError, match=message):
+        score_candidates(lambda pairs, _: scores(len(pairs)), collection, candidates, log=log)
+    assert ScoreLog(tmp_path / "scores.jsonl", HEADER).done == {}
+
+
+def test_reranking_keeps_the_first_stages_order_in_ties_and_below_top_k():
+    scored = QueryScores(("a", "b", "c"), (1.0, 2.0, 1.0), 0.0)
+    assert rerank(["a", "b", "c", "d", "e"], scored) == ["b", "a", "c", "d", "e"]
+    assert rerank(["a", "b"], None) == ["a", "b"]

@@ -1,0 +1,350 @@
+"""The evaluation from its command line to its files, with a fake model and once with a real small one."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import shutil
+from io import StringIO
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from prorank_jax import evaluate as module
+from prorank_jax.checkpoint import FOLDER
+from prorank_jax.evaluate import evaluate, model_identity
+from prorank_jax.evaluation.options import EvaluationOptions, parse_options
+from prorank_jax.evaluation.output import claim_folder, fingerprint_files
+from prorank_jax.evaluation.trec import read_run, write_run
+from prorank_jax.reranker import Reranker
+from prorank_jax.run_folder import only_run_in
+from tests.cpu.data_fixtures import write_beir_folder
+from tests.cpu.evaluation.collections import hash_score
+from tests.cpu.tiny_run import REPOSITORY, write_model_folder
+
+
+class FakeReranker:
+    """Stands in for `Reranker`: opened like it, scores by hash, stops like Ctrl-C when told to."""
+
+    opened: list[tuple[str, dict]] = []  # noqa: RUF012 - emptied by the fixture
+    scored = 0
+    stop_after: int | None = None
+
+    def __init__(self, max_length: int | None) -> None:
+        self.max_length = max_length or 64
+
+    @classmethod
+    def from_pretrained(cls, source, **options):
+        cls.opened.append((source, options))
+        return cls(options["max_length"])
+
+    def score_pairs(self, pairs, on_scored):
+        if type(self).stop_after is not None and type(self).scored >= type(self).stop_after:
+            raise KeyboardInterrupt
+        type(self).scored += len(pairs)
+        on_scored(len(pairs))
+        return np.array([hash_score(pair) for pair in pairs], np.float32)
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    monkeypatch.setattr(module, "Reranker", FakeReranker)
+    monkeypatch.setattr(module, "CHUNK_PAIRS", 10)
+    monkeypatch.setattr(module, "BATCHES_PER_CHUNK", 0)
+    FakeReranker.opened, FakeReranker.scored, FakeReranker.stop_after = [], 0, None
+    return FakeReranker
+
+
+@pytest.fixture
+def workshop(tmp_path, monkeypatch):
+    """A model that is one file, and two collections in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"weights")
+    write_beir_folder(tmp_path / "one", queries=10, split="test")
+    write_beir_folder(tmp_path / "two", queries=4, split="dev")
+    return tmp_path
+
+
+def load_launcher() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("launch_evaluate", REPOSITORY / "launch" / "evaluate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    launcher = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(launcher)
+    return launcher
+
+
+ARGUMENTS = ["--model", "model", "--dataset", "one", "two:dev", "--output_dir", "out"]
+
+
+def run(*more: str) -> dict:
+    return evaluate(parse_options([*ARGUMENTS, *more]), Console(file=StringIO(), width=80))
+
+
+def content_of(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def without_times(folder: Path) -> dict[str, bytes]:
+    kept = {}
+    for name, data in content_of(folder).items():
+        if not name.endswith(".html"):
+            kept[name] = re.sub(rb'"(seconds|pairs_per_second)": [0-9.e-]+', b"", data)
+    return kept
+
+
+def test_what_an_evaluation_writes(workshop, fake):
+    returned = run()
+    out = workshop / "out"
+    content = json.loads((out / "metrics.json").read_text())
+    assert content == returned
+    assert set(content["datasets"]) == {"one", "two:dev"}
+    for entry in content["datasets"].values():
+        assert {"first_stage", "reranked", "delta", "p_value"} <= set(entry)
+        assert set(entry["first_stage"]) == {"ndcg@10", "map", "mrr@10", "recall@100", "precision@10"}
+    assert content["average"]["delta"] == pytest.approx(
+        np.mean([entry["delta"] for entry in content["datasets"].values()])
+    )
+    assert {path.name for path in out.iterdir()} == {
+        ".lock", "evaluation.json", "metrics.json", "one", "report.html", "two-dev",
+    }  # fmt: skip
+    for name, folder, queries in (("one", "one", 10), ("two:dev", "two-dev", 4)):
+        assert {path.name for path in (out / folder).iterdir()} == {
+            "first_stage.trec", "queries.jsonl", "reranked.trec", "scores.jsonl",
+        }  # fmt: skip
+        records = [json.loads(line) for line in (out / folder / "queries.jsonl").read_text().splitlines()]
+        assert len(records) == content["datasets"][name]["queries"] == queries
+        assert sorted(read_run(out / folder / "reranked.trec")) == sorted(r["query"] for r in records)
+    assert "two:dev" in (out / "report.html").read_text()
+    assert fake.opened == [
+        (
+            "model",
+            {"max_length": None, "instruction": None, "batch_size": 32, "compute_dtype": "float32"},
+        )
+    ]
+
+
+def test_a_stopped_evaluation_resumes_to_the_same_files(workshop, fake):
+    run()
+    whole, pairs = without_times(workshop / "out"), fake.scored
+    shutil.move(workshop / "out", workshop / "whole")
+    fake.scored, fake.stop_after = 0, 20
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    assert 20 <= fake.scored < pairs
+    fake.stop_after = None
+    run()
+    assert fake.scored == pairs
+    assert without_times(workshop / "out") == whole
+    run()
+    assert fake.scored == pairs  # nothing is scored twice
+
+
+@pytest.mark.usefixtures("fake")
+def test_datasets_can_be_added_later(workshop):
+    together = run()["datasets"]
+    shutil.rmtree(workshop / "out")
+    for name in ("two:dev", "one"):
+        parts = evaluate(EvaluationOptions("model", (name,), output_dir=Path("out")))
+    assert {name: entry["delta"] for name, entry in parts["datasets"].items()} == {
+        name: entry["delta"] for name, entry in together.items()
+    }
+    assert "average" in parts
+
+
+@pytest.mark.usefixtures("fake")
+def test_the_first_stage_may_be_a_run_of_ones_own(workshop):
+    run()
+    own = [str(workshop / "out" / folder / "first_stage.trec") for folder in ("one", "two-dev")]
+    again = run("--output_dir", "again", "--first_stage", *own, "--compare", *own)
+    for name, entry in again["datasets"].items():
+        assert (
+            entry["first_stage"]
+            == json.loads((workshop / "out/metrics.json").read_text())["datasets"][name]["first_stage"]
+        )
+        assert entry["compared"]["delta"] == entry["delta"]
+
+
+@pytest.mark.usefixtures("fake")
+def test_a_sample_of_the_queries_is_said_to_be_one(workshop):
+    content = run("--queries", "6")
+    assert content["datasets"]["one"]["queries"] == 6
+    assert content["datasets"]["one"]["sampled_from"] == 10
+    assert content["datasets"]["two:dev"]["sampled_from"] is None
+    assert "random sample" in (workshop / "out" / "report.html").read_text()
+
+
+def refusal(capsys, *arguments: str) -> str:
+    capsys.readouterr()
+    assert load_launcher().main(list(arguments)) == 2
+    said = capsys.readouterr().err
+    assert re.fullmatch(r"error: [^\n]+\n", said), said
+    return said
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--top_k", "7"], "top_k is 100 there, 7 here"),
+        (["--max_length", "32"], "max_length is 64 there, 32 here"),
+        (["--instruction", "be strict"], "instruction is None there, 'be strict' here"),
+        (["--queries", "6"], "queries is 10 there, 6 here"),
+    ],
+)
+@pytest.mark.usefixtures("fake")
+def test_the_results_of_another_evaluation_are_left_alone(more, message, workshop, capsys):
+    run()
+    before = content_of(workshop / "out")
+    assert message in refusal(capsys, *ARGUMENTS, *more)
+    assert content_of(workshop / "out") == before
+
+
+@pytest.mark.usefixtures("fake")
+def test_another_model_in_the_same_place_is_noticed(workshop, capsys):
+    run()
+    (workshop / "model" / "model.safetensors").write_bytes(b"WEIGHTS")
+    assert "model_fingerprint is" in refusal(capsys, *ARGUMENTS)
+
+
+@pytest.mark.usefixtures("fake")
+def test_changed_documents_are_noticed(workshop, capsys):
+    run()
+    corpus = workshop / "one" / "corpus.jsonl"
+    corpus.write_text(corpus.read_text().replace("text number 1", "text number one"))
+    assert "dataset_fingerprint is" in refusal(capsys, *ARGUMENTS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--dataset", "one"], "required: --model"),
+        (["--model", "model"], "required: --dataset"),
+        ([*ARGUMENTS, "--top_k", "0"], "top_k=0"),
+        ([*ARGUMENTS, "--top_k", "many"], "--top_k: invalid int value"),
+        ([*ARGUMENTS, "--queries", "-1"], "queries=-1"),
+        ([*ARGUMENTS, "--nonsense", "1"], "unrecognized arguments: --nonsense"),
+        ([*ARGUMENTS, "--compute_dtype", "int4"], "compute_dtype='int4'.*float32 or bfloat16"),
+        ([*ARGUMENTS, "--first_stage", "absent.trec"], "one run cannot serve 2 datasets"),
+        ([*ARGUMENTS, "--first_stage", "bm25", "absent.trec"], "first_stage='absent.trec': no such file"),
+        ([*ARGUMENTS, "--compare", "absent.trec"], "1 runs for 2 datasets"),
+        (["--model", "nowhere/to/be", "--dataset", "one"], "no such folder or file"),
+        (["--model", "model", "--dataset", "one:dev"], "dataset='one:dev': .*'dev'.*choose one of test"),
+        (["--model", "model", "--dataset", "two"], "name a split: two:dev"),
+        (["--model", "model", "--dataset", "beir/scifct/test"], "did you mean.*beir/scifact/test"),
+        (["--model", "model", "--dataset", "demo:tset"], "dataset='demo:tset': .*train, dev, test"),
+        (["--model", "model", "--dataset", "one", "one"], "told apart"),
+        ([*ARGUMENTS[:-1], "one"], "holds 'corpus.jsonl' but no evaluation.json"),
+        ([*ARGUMENTS[:-1], "one/corpus.jsonl"], "cannot be written to"),
+    ],
+)
+def test_bad_input_is_one_clear_line(arguments, message, workshop, fake, capsys):
+    before = content_of(workshop)
+    assert re.search(message, refusal(capsys, *arguments))
+    left = {name: data for name, data in content_of(workshop).items() if not name.endswith(".lock")}
+    assert left == before
+    assert fake.scored == 0
+
+
+def test_a_run_with_unknown_ids_is_refused_before_the_model_is_loaded(workshop, fake, capsys):
+    write_run(workshop / "run.trec", {"q1": ["d1-0", "from-elsewhere"]}, "t")
+    said = refusal(capsys, "--model", "model", "--dataset", "one", "--first_stage", "run.trec")
+    assert "1 documents that one/test lacks ('from-elsewhere')" in said
+    assert fake.opened == []
+
+
+@pytest.mark.usefixtures("fake")
+def test_two_processes_never_share_a_folder(workshop, capsys):
+    with only_run_in(workshop / "out"):
+        assert "another run is writing there" in refusal(capsys, *ARGUMENTS)
+
+
+@pytest.mark.usefixtures("workshop")
+def test_ctrl_c_says_how_to_go_on(fake, capsys):
+    fake.stop_after = 0
+    assert load_launcher().main(ARGUMENTS) == 130
+    assert "goes on where it stopped" in capsys.readouterr().err
+
+
+def test_help_names_every_option(capsys):
+    assert load_launcher().main(["--help"]) == 0
+    said = capsys.readouterr().out
+    for option in ("--model", "--dataset", "--first_stage", "--top_k", "--output_dir", "--queries"):
+        assert option in said
+
+
+def test_the_default_folder_is_named_after_the_model():
+    assert EvaluationOptions("org/name", ("demo",)).folder == Path("runs/eval/org-name")
+
+
+def test_a_damaged_folder_is_named(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "evaluation.json").write_text("{")
+    with pytest.raises(ValueError, match=r"evaluation\.json: cannot be read"):
+        claim_folder(tmp_path / "out", {})
+
+
+def test_identity_of_a_run_is_its_newest_checkpoint(tmp_path):
+    for name in ("config.yaml", "model_config.json", "metrics.jsonl"):
+        (tmp_path / name).write_text(name)
+    with pytest.raises(ValueError, match="a run without a checkpoint"):
+        model_identity(str(tmp_path))
+    identities = []
+    for step in ("28", "56", "99.orbax-checkpoint-tmp"):
+        (tmp_path / FOLDER / step).mkdir(parents=True)
+        (tmp_path / FOLDER / step / "data").write_text("same bytes")
+        identities.append(model_identity(str(tmp_path)))
+    assert [identity["model_step"] for identity in identities] == [28, 56, 56]
+    assert identities[0]["model_fingerprint"] != identities[1]["model_fingerprint"]
+    (tmp_path / "metrics.jsonl").write_text("the run goes on logging")
+    assert model_identity(str(tmp_path)) == identities[1] == identities[2]
+    (tmp_path / FOLDER / "56" / "data").write_text("other bytes")
+    assert model_identity(str(tmp_path)) != identities[1]
+
+
+def test_a_fingerprint_sees_names_sizes_and_both_ends(tmp_path):
+    prints = set()
+    middle = bytes(3 << 20)
+    for name, data in (("a", b"x" + middle), ("a", middle + b"x"), ("a", middle), ("b", middle)):
+        (tmp_path / name).write_bytes(data)
+        prints.add(fingerprint_files([tmp_path / name], tmp_path))
+    assert len(prints) == 4
+
+
+def test_a_real_model_from_folder_to_metrics(tmp_path):
+    write_model_folder(tmp_path / "model")
+    write_beir_folder(tmp_path / "one", queries=4, split="test")
+    options = EvaluationOptions(
+        str(tmp_path / "model"),
+        (str(tmp_path / "one"),),
+        top_k=3,
+        output_dir=tmp_path / "out",
+        max_length=208,
+        batch_size=8,
+    )
+    content = evaluate(options, Console(file=StringIO()))
+    (entry,) = content["datasets"].values()
+    assert entry["queries"] == 4
+    assert content["max_length"] == 208
+    (scores,) = tmp_path.glob("out/*/scores.jsonl")
+    records = [json.loads(line) for line in scores.read_text().splitlines()[1:]]
+    reranker = Reranker.from_pretrained(str(tmp_path / "model"), max_length=208, batch_size=8)
+    corpus = {
+        record["_id"]: f"{record['title']} {record['text']}"
+        for record in map(json.loads, (tmp_path / "one" / "corpus.jsonl").read_text().splitlines())
+    }
+    queries = {
+        record["_id"]: record["text"]
+        for record in map(json.loads, (tmp_path / "one" / "queries.jsonl").read_text().splitlines())
+    }
+    reranked = read_run(next(tmp_path.glob("out/*/reranked.trec")))
+    for record in records:
+        ranked = reranker.rank(queries[record["query"]], [corpus[name] for name in record["documents"]])
+        assert record["scores"] == pytest.approx(
+            [result.score for result in sorted(ranked, key=lambda result: result.index)], abs=1e-5
+        )
+        assert reranked[record["query"]] == [record["documents"][result.index] for result in ranked]
