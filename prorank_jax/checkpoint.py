@@ -106,15 +106,15 @@ def restore_params(
     placed = jax.tree.map(_abstract, rest, everywhere)
     if not lora.rank:
         return _restore_state(output_dir, {"params": placed})["params"]
-    mesh = jax.tree.leaves(everywhere)[0]
-    whole = NamedSharding(mesh.mesh, PartitionSpec()) if isinstance(mesh, NamedSharding) else mesh
+    one = jax.tree.leaves(everywhere)[0]
+    whole = NamedSharding(one.mesh, PartitionSpec()) if isinstance(one, NamedSharding) else one
     small = jax.tree.map(lambda leaf: _abstract(leaf, whole), factors)
     state = _restore_state(output_dir, {"params": small, "frozen": placed})
 
-    def merge(state: dict[str, Params]) -> Params:
-        return merge_factors(combine(state["frozen"], state["params"]), lora.scale)
+    def merge(frozen: Params, factors: Params) -> Params:
+        return merge_factors(combine(frozen, factors), lora.scale)
 
-    return jax.jit(merge, out_shardings=everywhere, donate_argnums=0)(state)
+    return jax.jit(merge, out_shardings=everywhere, donate_argnums=0)(state["frozen"], state["params"])
 
 
 def _abstract(leaf: Any, sharding: Any) -> jax.ShapeDtypeStruct:

@@ -1,0 +1,130 @@
+"""What is known about a model: the runs that made it, their held-out probes, and its evaluations."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prorank_jax.config import RunConfig
+from prorank_jax.models.sources import SMOLLM2_SOURCE
+from prorank_jax.pretrained import Pretrained, is_run_directory, read_run_config
+from prorank_jax.report import REPORT_FILE
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+SMOLLM2_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One training run: its config, and the probes before and after it (empty: no report was left)."""
+
+    config: RunConfig
+    before: Mapping[str, float]
+    after: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class RunHistory:
+    """The runs of a model, the first one first, and the hub id they all started from (empty: not known)."""
+
+    runs: tuple[RunRecord, ...]
+    base_model: str
+
+
+@dataclass(frozen=True)
+class DatasetResult:
+    """One collection of an evaluation; metrics as ranx names them, from 0 to 1."""
+
+    name: str
+    first_stage: Mapping[str, float]
+    reranked: Mapping[str, float]
+    p_value: float | None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A `metrics.json` of launch/evaluate.py."""
+
+    model: str
+    top_k: int | None
+    datasets: tuple[DatasetResult, ...]
+
+
+def read_run_history(model: Pretrained) -> RunHistory:
+    """Follows `model.source` from run to run, as far as the folders are still there."""
+    runs: list[RunRecord] = []
+    source, folder = model.source, model.path
+    seen: set[Path] = set()
+    while is_run_directory(folder) and folder.resolve() not in seen:
+        seen.add(folder.resolve())
+        config = read_run_config(folder)
+        runs.insert(0, _read_record(folder, config))
+        source, folder = config.model.source, Path(config.model.source).expanduser()
+    return RunHistory(tuple(runs), _hub_id(source))
+
+
+def read_evaluation(file: Path) -> Evaluation:
+    """Reads `{"datasets": {name: {"first_stage": {...}, "reranked": {...}, "p_value": ...}}, "model": ...}`.
+
+    Raises:
+        ValueError: no such file, or one that is no metrics.json.
+    """
+    if not file.is_file():
+        raise ValueError(f"--metrics={str(file)!r}: no such file; name a metrics.json of launch/evaluate.py")
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        datasets = tuple(_read_dataset(name, result) for name, result in content["datasets"].items())
+        model, top_k = content.get("model", ""), content.get("top_k")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{file}: is no metrics.json of launch/evaluate.py ({type(error).__name__}: {error}); "
+            "name another"
+        ) from error
+    if not datasets or not isinstance(model, str) or not (top_k is None or type(top_k) is int):
+        raise ValueError(f"{file}: needs datasets, a model's name and a whole top_k; name another file")
+    return Evaluation(model, top_k, datasets)
+
+
+def _read_dataset(name: str, result: Mapping[str, Any]) -> DatasetResult:
+    p_value = result.get("p_value")
+    return DatasetResult(
+        name,
+        _numbers(result["first_stage"]),
+        _numbers(result["reranked"]),
+        None if p_value is None else _number("p_value", p_value),
+    )
+
+
+def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    return {name: _number(name, value) for name, value in values.items()}
+
+
+def _number(name: str, value: Any) -> float:
+    if type(value) not in (int, float) or not math.isfinite(value):
+        raise ValueError(f"{name}={value!r} is no finite number")
+    return float(value)
+
+
+def _read_record(folder: Path, config: RunConfig) -> RunRecord:
+    try:
+        report = json.loads((folder / REPORT_FILE).read_text(encoding="utf-8"))
+        return RunRecord(config, _numbers(report["before"]), _numbers(report["after"]))
+    except FileNotFoundError:  # the run has not ended yet
+        return RunRecord(config, {}, {})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{folder / REPORT_FILE}: cannot be read ({type(error).__name__}: {error}); "
+            "repeat the run's command, which writes it again"
+        ) from error
+
+
+def _hub_id(source: str) -> str:
+    if source == SMOLLM2_SOURCE:
+        return SMOLLM2_HUB_ID
+    is_local = Path(source).expanduser().exists() or source.endswith(".gguf")
+    return source if not is_local and _HUB_ID.fullmatch(source) else ""

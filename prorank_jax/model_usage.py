@@ -1,0 +1,153 @@
+"""Code for a model card: how each library scores pairs with an exported model."""
+
+from __future__ import annotations
+
+import json
+
+from prorank_jax.chat_templates import QWEN_SYSTEM, TURN_END, TURN_START, ChatFrame
+from prorank_jax.prompt_settings import PromptSettings
+from prorank_jax.prompts import DOCUMENT_HEAD, INSTRUCTION_HEAD, QUERY_HEAD, SEPARATOR, TASK, AnswerTokens
+
+# What MxbaiRerankV2 puts around the user's text.
+MXBAI_FRAME = (
+    f"{TURN_START}system\n{QWEN_SYSTEM}{TURN_END}\n{TURN_START}user\n",
+    f"{TURN_END}\n{TURN_START}assistant\n",
+)
+_CLASSIFIERS = {
+    family: f"{family.capitalize()}ForSequenceClassification" for family in ("qwen2", "qwen3", "llama")
+}
+
+
+def own_usage(name: str) -> str:
+    """prorank-jax itself."""
+    return _section(
+        "prorank-jax",
+        "",
+        f"""\
+from prorank_jax.reranker import Reranker
+
+reranker = Reranker.from_pretrained({name!r})
+print(reranker.rank("how do plants store water?", ["Roots store water.", "Paris is in France."]))
+""",
+    )
+
+
+def transformers_usage(
+    name: str, frame: ChatFrame, settings: PromptSettings, answers: AnswerTokens, room: int
+) -> str:
+    """transformers: the pieces of the prompt, encoded one by one."""
+    instruction = f"{INSTRUCTION_HEAD}{settings.instruction}{SEPARATOR}" if settings.instruction else ""
+    return _section(
+        "transformers",
+        "The pieces are encoded one by one, as in training.",
+        f"""\
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained({name!r})
+model = AutoModelForCausalLM.from_pretrained({name!r})
+PREFIX = {frame.prefix!r}
+TASK = {TASK!r}
+SUFFIX = {frame.suffix!r}
+ROOM = {room}  # tokens of query and document
+
+
+def ids(text, plain=False):
+    return tokenizer.encode(text, add_special_tokens=False, split_special_tokens=plain)
+
+
+@torch.inference_mode()
+def score(query, document):
+    query_ids = ids({instruction + QUERY_HEAD!r} + query, plain=True)[: ROOM * 3 // 4]
+    middle = query_ids + ids({SEPARATOR!r}) + ids({DOCUMENT_HEAD!r} + document, plain=True)
+    prompt = ids(PREFIX) + middle[:ROOM] + ids({SEPARATOR!r}) + ids(TASK) + ids(SUFFIX)
+    logits = model(torch.tensor([prompt])).logits[0, -1]
+    return float(logits[{answers.one}] - logits[{answers.zero}])
+
+
+pairs = [("how do plants store water?", "Roots store water."), ("how do plants store water?", "Paris.")]
+scores = [score(query, document) for query, document in pairs]
+print(scores)
+""",
+    )
+
+
+def mxbai_usage(name: str, frame: ChatFrame, room: int) -> str:
+    """mxbai-rerank 0.1.6, with this model's chat format where it is not the package's own."""
+    same = (frame.prefix, frame.suffix) == MXBAI_FRAME
+    chat_format = (
+        ""
+        if same
+        else f"MxbaiRerankV2.chat_template = {{\n"
+        f'    "prefix": {frame.prefix!r},\n    "suffix": {frame.suffix!r},\n}}\n'
+    )
+    told = (
+        "The model was trained with the package's own prompt."
+        if same
+        else "The package writes Qwen's system sentence, with which this model was not trained: "
+        "set the model's own chat format first."
+    )
+    return _section(
+        "mxbai-rerank",
+        f"Needs `mxbai-rerank==0.1.6` and `transformers<5`. {told}",
+        f"""\
+from mxbai_rerank import MxbaiRerankV2
+
+{chat_format}model = MxbaiRerankV2({name!r}, max_length={room})
+queries = ["how do plants store water?"] * 2
+documents = ["Roots store water.", "Paris."]
+scores = model.predict(queries, documents)
+print(scores)
+""",
+    )
+
+
+def pair_usage(name: str, renders_pairs: bool) -> str:
+    """sentence-transformers: CrossEncoder with its LogitScore module."""
+    if not renders_pairs:
+        return (
+            "### sentence-transformers\n\nThis folder has no CrossEncoder layout: its tokenizer joins the "
+            "pieces of a prompt in another way when it gets them as one text."
+        )
+    return _section(
+        "sentence-transformers",
+        "Needs `sentence-transformers>=5.6` (older ones cut the question off behind a long document). Its "
+        "`prompt` argument is the instruction here. Beyond the longest prompt it cuts the end of the "
+        "document; a query longer than three quarters of the room, which prorank-jax cuts first, gets "
+        "another score.",
+        f"""\
+from sentence_transformers import CrossEncoder
+
+model = CrossEncoder({name!r})
+pairs = [("how do plants store water?", "Roots store water."), ("how do plants store water?", "Paris.")]
+scores = model.predict(pairs)
+print(scores)
+""",
+    )
+
+
+def vllm_usage(name: str, family: str, answer_names: tuple[str, ...], renders_pairs: bool) -> str:
+    """vLLM's scoring server, from its documentation."""
+    overrides = {
+        "architectures": [_CLASSIFIERS[family]],
+        "classifier_from_token": list(answer_names),
+        "method": "from_2_way_softmax",
+    }
+    command = f"vllm serve {name} --runner pooling --hf-overrides '{json.dumps(overrides)}'"
+    template = (
+        " The folder's chat template renders a query and a document; vLLM tokenizes the prompt as one text, "
+        "so that a text which ends in punctuation or blanks may get other ids than in training, and a "
+        "slightly other score."
+        if renders_pairs
+        else " The folder's chat template renders no pairs: send texts in the format below."
+    )
+    return (
+        "### vLLM\n\nNot run when this folder was made; the command follows vLLM's documentation for "
+        "rerankers of this kind. The server answers `/score` and `/rerank` with `sigmoid(score)`."
+        f"{template}\n\n```bash\n{command}\n```"
+    )
+
+
+def _section(title: str, text: str, code: str) -> str:
+    said = f"{text}\n\n" if text else ""
+    return f"### {title}\n\n{said}```python\n{code}```"

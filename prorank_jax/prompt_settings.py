@@ -1,0 +1,57 @@
+"""The prompt a model was trained with, as `prorank.json` in its folder: scores need the same one."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+SETTINGS_FILE = "prorank.json"
+_LEAST_LENGTH = 16
+
+
+@dataclass(frozen=True)
+class PromptSettings:
+    """What `prompts.make_renderer` needs beside the tokenizer.
+
+    Attributes:
+        system: the system sentence; empty: the model's own.
+        instruction: a line before each query; empty: none.
+        max_length: longest prompt in tokens, template included.
+    """
+
+    system: str
+    instruction: str
+    max_length: int
+
+    def __post_init__(self) -> None:
+        for name in ("system", "instruction"):
+            if not isinstance(getattr(self, name), str):
+                raise ValueError(f"{name}={getattr(self, name)!r}: must be a text; leave it empty for none")
+        if type(self.max_length) is not int or self.max_length < _LEAST_LENGTH:
+            raise ValueError(
+                f"max_length={self.max_length!r}: must be a whole number of at least {_LEAST_LENGTH}"
+            )
+
+
+def read_prompt_settings(folder: Path) -> PromptSettings | None:
+    """The settings in a model folder; None where there are none (a model from elsewhere, a GGUF file).
+
+    Raises:
+        ValueError: a `prorank.json` that cannot be read, or holds a field or a value there cannot be.
+    """
+    file = folder / SETTINGS_FILE
+    if not file.is_file():
+        return None
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:  # no JSON, or no UTF-8
+        raise ValueError(f"{file}: cannot be read as JSON ({error}); export the model again") from error
+    names = [field.name for field in fields(PromptSettings)]
+    if not isinstance(content, dict) or set(content) != set(names):
+        found = ", ".join(map(str, content)) if isinstance(content, dict) else type(content).__name__
+        raise ValueError(f"{file}: must hold exactly {', '.join(names)}, not {found}; export the model again")
+    try:
+        return PromptSettings(**content)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error

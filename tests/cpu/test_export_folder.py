@@ -1,0 +1,243 @@
+"""Exported folders: bit-equal weights, the layout each library reads, and nothing half-written."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import importlib.util
+import json
+import re
+import shutil
+from pathlib import Path
+
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+from tokenizers.normalizers import Lowercase
+
+import prorank_jax.export_folder
+from prorank_jax.config_files import load_config
+from prorank_jax.export_folder import SENTENCE_TRANSFORMERS_VERSION, export_folder, prompt_settings_of
+from prorank_jax.models.export import save_params
+from prorank_jax.models.tokenizer import load_tokenizer
+from prorank_jax.pretrained import open_pretrained
+from prorank_jax.prompt_settings import PromptSettings, read_prompt_settings
+from prorank_jax.prompts import make_renderer
+from prorank_jax.relevance_template import JOINT, pair_ids
+from tests.cpu.joining_tokenizer import JOINING_SIZE, write_joining_tokenizer
+from tests.cpu.models.checkpoint_files import assert_bit_equal
+from tests.cpu.tiny import tiny_model
+from tests.cpu.tiny_run import REPOSITORY
+
+FILES = {
+    *("1_LogitScore", "README.md", "chat_template.jinja", "config.json", "config_sentence_transformers.json"),
+    *("generation_config.json", "model.safetensors", "modules.json", "prorank.json"),
+    *("sentence_bert_config.json", "tokenizer.json", "tokenizer_config.json"),
+}
+SETTINGS = PromptSettings("Judge.", "prefer recent work", 208)
+
+
+def write_model(folder: Path, family: str = "qwen2", tied: bool = True) -> Path:
+    model, params = tiny_model(family, scale=1.0, vocab_size=JOINING_SIZE, max_positions=256, tied=tied)
+    save_params(params, model.config, folder)
+    return write_joining_tokenizer(folder)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory) -> tuple[Path, Path]:
+    """A model with settings of its own, and its export."""
+    root = tmp_path_factory.mktemp("export")
+    model = write_model(root / "model")
+    (model / "prorank.json").write_text(json.dumps(dataclasses.asdict(SETTINGS)))
+    assert export_folder(str(model), root / "out" / "small") == SETTINGS
+    return model, root / "out" / "small"
+
+
+def read_json(file: Path):
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("family", ["qwen2", "qwen3", "llama"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_import_export_import_is_bit_equal(family, tied, tmp_path):
+    model = open_pretrained(str(write_model(tmp_path / "model", family, tied)))
+    export_folder(model.source, tmp_path / "once")
+    export_folder(str(tmp_path / "once"), tmp_path / "twice")
+    for name in ("once", "twice"):
+        again = open_pretrained(str(tmp_path / name))
+        assert again.config == model.config
+        assert_bit_equal(again.load_params(None), model.load_params(None))
+    for name in FILES - {"README.md", "1_LogitScore"}:
+        assert (tmp_path / "once" / name).read_bytes() == (tmp_path / "twice" / name).read_bytes(), name
+
+
+def test_the_folder_is_complete_and_alone(exported):
+    _, folder = exported
+    assert {path.name for path in folder.iterdir()} == FILES
+    assert [path.name for path in folder.parent.iterdir()] == ["small"]
+    assert folder.stat().st_mode & 0o777 == 0o755
+
+
+def test_prompts_and_their_settings_survive(exported):
+    model, folder = exported
+    assert read_prompt_settings(folder) == SETTINGS
+    ours = make_renderer(load_tokenizer(str(model)), **dataclasses.asdict(SETTINGS))
+    theirs = make_renderer(load_tokenizer(str(folder)), **dataclasses.asdict(SETTINGS))
+    for pair in (("why?", "Because."), ("why?", "A long document. " * 99), ("<|im_end|>", "\n")):
+        assert theirs.render(*pair) == ours.render(*pair)
+    assert pair_ids(load_tokenizer(str(folder)), "why?", "Because.", joint=JOINT) == ours.render(
+        "why?", "Because."
+    )
+
+
+def test_the_answers_and_the_end_of_a_turn_are_those_of_the_tokenizer(exported):
+    model, folder = exported
+    answers = make_renderer(load_tokenizer(str(model)), max_length=208).answer_tokens
+    assert read_json(folder / "1_LogitScore/config.json") == {
+        "true_token_id": answers.one,
+        "false_token_id": answers.zero,
+        "module_input_name": "causal_logits",
+    }
+    generation = read_json(folder / "generation_config.json")
+    assert answers.end in generation["eos_token_id"]
+    assert generation["do_sample"] is False
+    assert generation["max_new_tokens"] == 2
+
+
+def test_the_layout_of_a_cross_encoder(exported):
+    _, folder = exported
+    modules = read_json(folder / "modules.json")
+    assert [(module["path"], module["type"].rsplit(".", 1)[1]) for module in modules] == [
+        ("", "Transformer"),
+        ("1_LogitScore", "LogitScore"),
+    ]
+    transformer = read_json(folder / "sentence_bert_config.json")
+    assert transformer["transformer_task"] == "text-generation"
+    assert transformer["processing_kwargs"] == {"chat_template": {"joint": JOINT}}
+    encoder = read_json(folder / "config_sentence_transformers.json")
+    assert encoder["activation_fn"].endswith(".Identity")
+    assert encoder["__version__"] == {"sentence_transformers": SENTENCE_TRANSFORMERS_VERSION}
+
+
+def test_a_tokenizer_that_joins_pieces_gets_no_layout(tmp_path):
+    """One that changes how a text begins, as sentencepiece does, cannot be given the prompt as one text."""
+    model = write_model(tmp_path / "model")
+    content = read_json(model / "tokenizer.json")
+    mark = {"type": "Replace", "pattern": {"Regex": "\\Aq"}, "content": "xq"}
+    content["normalizer"] = {"type": "Sequence", "normalizers": [content["normalizer"], mark]}
+    (model / "tokenizer.json").write_text(json.dumps(content))
+    export_folder(str(model), tmp_path / "out")
+    assert not (tmp_path / "out" / "modules.json").exists()
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "has no CrossEncoder layout" in card
+    assert "library_name: transformers" in card
+    tokenizers = [(folder / "tokenizer.json") for folder in (model, tmp_path / "out")]
+    assert read_json(tokenizers[0])["pre_tokenizer"] == read_json(tokenizers[1])["pre_tokenizer"]
+
+
+def test_bfloat16_is_rounded_to_nearest(tmp_path):
+    model = open_pretrained(str(write_model(tmp_path / "model")))
+    export_folder(model.source, tmp_path / "out", dtype="bfloat16")
+    rounded = jax.tree.map(
+        lambda leaf: np.asarray(leaf).astype(ml_dtypes.bfloat16).astype(np.float32), model.load_params(None)
+    )
+    assert_bit_equal(open_pretrained(str(tmp_path / "out")).load_params(None), rounded)
+    assert "rounded to bfloat16" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_where_the_prompt_comes_from(exported, tmp_path):
+    model = open_pretrained(str(exported[0]))
+    assert prompt_settings_of(model) == SETTINGS
+    fields = {"data.system": "S", "data.instruction": "I", "data.max_length": 99, "model.source": "m"}
+    run = load_config(None, fields)
+    assert prompt_settings_of(dataclasses.replace(model, run=run)) == PromptSettings("S", "I", 99)
+    elsewhere = open_pretrained(str(write_model(tmp_path / "model")))
+    assert prompt_settings_of(elsewhere) == PromptSettings("", "", 256)
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_an_interrupted_export_leaves_nothing(exported, exists, tmp_path, monkeypatch):
+    def fail(*_arguments, **_options):
+        raise OSError("disk full")
+
+    if exists:
+        (tmp_path / "out").mkdir()
+    monkeypatch.setattr(prorank_jax.export_folder, "write_model_card", fail)
+    with pytest.raises(OSError, match="disk full"):
+        export_folder(str(exported[0]), tmp_path / "out")
+    assert [path.name for path in tmp_path.rglob("*")] == (["out"] if exists else [])
+
+
+def test_an_empty_folder_is_taken(exported, tmp_path):
+    (tmp_path / "out").mkdir()
+    export_folder(str(exported[0]), tmp_path / "out")
+    assert (tmp_path / "out" / "README.md").is_file()
+
+
+def test_a_prompt_that_does_not_survive_is_refused(exported, tmp_path, monkeypatch):
+    def other(tokenizer, settings):
+        changed = with_template(tokenizer, settings)
+        changed.backend_tokenizer.normalizer = Lowercase()
+        return changed
+
+    with_template = prorank_jax.export_folder.with_relevance_template
+    monkeypatch.setattr(prorank_jax.export_folder, "with_relevance_template", other)
+    monkeypatch.setattr(prorank_jax.export_folder, "_renders_the_same", lambda *_: True)
+    with pytest.raises(ValueError, match="gives other prompts"):
+        export_folder(str(exported[0]), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def load_launcher():
+    spec = importlib.util.spec_from_file_location("export_hf", REPOSITORY / "launch" / "export_hf.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_launcher_exports(exported, tmp_path, capsys):
+    arguments = ["--model", str(exported[0]), "--output_dir", str(tmp_path / "out")]
+    arguments += ["--name", "my-reranker", "--license", "apache-2.0"]
+    assert load_launcher().main(arguments) == 0
+    assert str(tmp_path / "out") in capsys.readouterr().out
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "# my-reranker" in card
+    assert "license: apache-2.0" in card
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"--model": "nowhere/to/be/found"}, "no such folder"),
+        ({"--dtype": "float16"}, "dtype='float16'"),
+        ({"--output_dir": "{root}/full"}, "already holds 'thesis.txt'"),
+        ({"--output_dir": "{root}/full/thesis.txt"}, "is a file"),
+        ({"--metrics": "{root}/none.json"}, "no such file"),
+        ({"--metrics": "{root}/full/thesis.txt"}, r"is no metrics\.json"),
+        ({"--license": " "}, "license=' '"),
+        ({"--model": "{root}/broken"}, r"prorank\.json"),
+    ],
+)
+def test_bad_input_is_one_line_and_writes_nothing(exported, changes, message, tmp_path, capsys):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("precious")
+    shutil.copytree(exported[0], tmp_path / "broken")
+    (tmp_path / "broken" / "prorank.json").write_text("{}")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    options = {"--model": str(exported[0]), "--output_dir": str(tmp_path / "out")} | changes
+    capsys.readouterr()
+    arguments = [part.format(root=tmp_path) for option in options.items() for part in option]
+    assert load_launcher().main(arguments) == 2
+    said = capsys.readouterr().err
+    assert re.fullmatch(r"error: [^\n]+\n", said), said
+    assert re.search(message, said)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_the_code_of_the_card_can_be_parsed(exported):
+    card = (exported[1] / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    assert len(blocks) == 4
+    for block in blocks:
+        ast.parse(block)

@@ -1,0 +1,199 @@
+"""The model card: figures only from what was measured, code and tables that Markdown can hold."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+import yaml
+
+from prorank_jax.chat_templates import ChatFrame
+from prorank_jax.config_files import load_config
+from prorank_jax.model_card import CardFacts, model_card, table
+from prorank_jax.model_history import RunHistory, RunRecord, read_evaluation, read_run_history
+from prorank_jax.model_usage import MXBAI_FRAME
+from prorank_jax.pretrained import Pretrained
+from prorank_jax.prompt_settings import PromptSettings
+from prorank_jax.prompts import AnswerTokens
+from prorank_jax.run_folder import write_config, write_json
+from tests.cpu.tiny import tiny_config
+
+METRICS = {
+    "datasets": {
+        "beir/scifact/test": {
+            "first_stage": {"ndcg@10": 0.69123, "recall@100": 0.9},
+            "reranked": {"ndcg@10": 0.75456, "recall@100": 0.9},
+            "delta": 0.06333,
+            "p_value": 0.00123,
+        },
+        "demo": {"first_stage": {"ndcg@10": 0.5}, "reranked": {"ndcg@10": 0.25}},
+    },
+    "model": "runs/stage2",
+    "top_k": 100,
+}
+BEFORE = {"step": 0, "examples": 96, "format_rate": 0.125, "accuracy": 0.25, "auc": 0.4443}
+AFTER = {"step": 56, "examples": 96, "format_rate": 1.0, "accuracy": 0.75, "auc": 0.7868}
+
+
+def facts(**changes) -> CardFacts:
+    values = {
+        "model": tiny_config(),
+        "settings": PromptSettings("", "", 224),
+        "answers": AnswerTokens(zero=15, one=16, end=2),
+        "answer_names": ("0", "1"),
+        "frame": ChatFrame(*MXBAI_FRAME, end_token=2),
+        "room": 120,
+        "history": RunHistory((), ""),
+        "evaluations": (),
+        "dtype": "float32",
+        "license_id": "unknown",
+        "renders_pairs": True,
+    }
+    return CardFacts(**values | changes)
+
+
+def record(stage: int = 1, **fields) -> RunRecord:
+    config = load_config(None, {"stage": stage, "train.steps": 56} | fields)
+    return RunRecord(config, BEFORE, AFTER)
+
+
+def head(card: str) -> dict:
+    return yaml.safe_load(card.split("---\n")[1])
+
+
+def rows(card: str) -> list[list[str]]:
+    return [
+        [cell.strip() for cell in line.strip("|").split(" | ")] for line in card.splitlines() if "|" in line
+    ]
+
+
+def test_the_head_is_what_the_hub_reads():
+    card = model_card("small", facts(history=RunHistory((), "Qwen/Qwen2.5-0.5B"), license_id="mit"))
+    assert head(card) == {
+        "library_name": "sentence-transformers",
+        "pipeline_tag": "text-ranking",
+        "license": "mit",
+        "tags": ["reranker", "cross-encoder", "prorank", "jax"],
+        "base_model": "Qwen/Qwen2.5-0.5B",
+    }
+    unknown = head(model_card("small", facts()))
+    assert "base_model" not in unknown
+    assert unknown["license"] == "unknown"
+
+
+def test_nothing_is_told_that_was_not_measured():
+    card = model_card("small", facts())
+    assert "not trained" in card
+    assert "No evaluation was given" in card
+    assert "held-out probe" not in card
+    assert "Not run when this folder was made" in card
+
+
+def test_the_runs_that_made_it():
+    history = RunHistory((record(1), record(2, **{"model.source": "/home/me/runs/one"})), "")
+    card = model_card("small", facts(history=history))
+    assert "(stage 1, then stage 2)" in card
+    first, second = card.split("### Run 2")
+    assert ["format rate (greedy)", "0.125", "1.000"] in rows(first)
+    assert ["AUC of the score", "0.444", "0.787"] in rows(second)
+    assert "`grpo.group_size`" in first
+    assert "`grpo." not in second
+    assert ["`model.source`", "`one`"] in rows(second)
+    assert "/home/me" not in card
+    assert "`mesh." not in card
+
+
+def test_a_run_without_a_report_says_so():
+    unfinished = dataclasses.replace(record(), before={}, after={})
+    assert "left no report" in model_card("small", facts(history=RunHistory((unfinished,), "")))
+
+
+def test_evaluations_are_told_as_measured(tmp_path):
+    write_json(tmp_path / "metrics.json", METRICS)
+    card = model_card("small", facts(evaluations=(read_evaluation(tmp_path / "metrics.json"),)))
+    assert "top 100 of the first stage" in card
+    assert ["beir/scifact/test", "first stage", "0.6912", "0.9000"] in [row[:4] for row in rows(card)]
+    assert ["beir/scifact/test", "reranked", "0.7546", "0.9000", "0.0012"] in rows(card)
+    assert ["demo", "reranked", "0.2500"] in [row[:3] for row in rows(card)]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("", "[]", "{}", '{"datasets": {}}', '{"datasets": {"a": 3}}'),
+        '{"datasets": {"a": {"reranked": {}}}}',
+        json.dumps(METRICS | {"top_k": "100"}),
+        json.dumps(METRICS | {"model": None}),
+        json.dumps(METRICS).replace("0.75456", "NaN"),
+        json.dumps(METRICS).replace("0.75456", '"0.7"'),
+    ],
+)
+def test_what_is_no_evaluation_is_refused(tmp_path, content):
+    (tmp_path / "metrics.json").write_text(content)
+    with pytest.raises(ValueError, match=r"metrics\.json"):
+        read_evaluation(tmp_path / "metrics.json")
+
+
+def write_run(folder, source: str, report: dict | None):
+    config = load_config(None, {"model.source": source, "output_dir": str(folder)})
+    folder.mkdir()
+    write_config(folder, config)
+    write_json(folder / "model_config.json", tiny_config().to_hf())
+    if report is not None:
+        write_json(folder / "report.json", report)
+    return config
+
+
+def opened(folder, run) -> Pretrained:
+    return Pretrained(str(folder), folder, tiny_config(), None, run, lambda shardings: shardings)
+
+
+def test_the_history_goes_back_to_the_base_model(tmp_path):
+    report = {"before": BEFORE, "after": AFTER, "model": "x"}
+    write_run(tmp_path / "one", "Qwen/Qwen2.5-0.5B", report)
+    run = write_run(tmp_path / "two", str(tmp_path / "one"), None)
+    history = read_run_history(opened(tmp_path / "two", run))
+    assert [record.config.model.source for record in history.runs] == [
+        "Qwen/Qwen2.5-0.5B",
+        str(tmp_path / "one"),
+    ]
+    assert history.runs[0].after == AFTER
+    assert history.runs[1].after == {}
+    assert history.base_model == "Qwen/Qwen2.5-0.5B"
+
+
+def test_a_history_ends_where_folders_are_gone_or_go_in_circles(tmp_path):
+    run = write_run(tmp_path / "one", str(tmp_path / "gone"), None)
+    assert read_run_history(opened(tmp_path / "one", run)).base_model == ""
+    run = write_run(tmp_path / "loop", str(tmp_path / "loop"), None)
+    assert len(read_run_history(opened(tmp_path / "loop", run)).runs) == 1
+
+
+def test_a_damaged_report_is_named(tmp_path):
+    run = write_run(tmp_path / "one", "Qwen/Qwen2.5-0.5B", {"before": 3})
+    with pytest.raises(ValueError, match=r"report\.json"):
+        read_run_history(opened(tmp_path / "one", run))
+
+
+def test_the_package_prompt_of_mxbai_is_only_replaced_where_it_differs():
+    assert "chat_template = {" not in model_card("small", facts())
+    other = ChatFrame("<|im_start|>user\n", "<|im_end|>\n", end_token=2)
+    assert "MxbaiRerankV2.chat_template = {" in model_card("small", facts(frame=other))
+
+
+@pytest.mark.parametrize("family", ["qwen2", "qwen3", "llama"])
+def test_the_vllm_command_is_json_in_quotes(family):
+    card = model_card("small", facts(model=tiny_config(family)))
+    command = card.split("```bash\n")[1].split("\n```")[0]
+    overrides = json.loads(command.split("'")[1])
+    assert overrides["architectures"] == [f"{family.capitalize()}ForSequenceClassification"]
+    assert overrides["classifier_from_token"] == ["0", "1"]
+
+
+def test_texts_cannot_break_out_of_the_card():
+    prompt = PromptSettings("Use ```code``` and ````more````", "a | b\nc", 224)
+    frame = ChatFrame(f"{prompt.system}\n", "\n", end_token=2)
+    card = model_card("small", facts(settings=prompt, frame=frame))
+    assert "`````text\n" in card
+    assert table(("a", "b"), [("x | y", "two\nlines")]).splitlines()[2] == "| x \\| y | two lines |"

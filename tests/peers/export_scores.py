@@ -1,0 +1,82 @@
+"""Scores of an exported folder in other libraries; imports nothing of this project.
+
+It runs in the environment of tests/peers/requirements.txt:
+
+    python tests/peers/export_scores.py LIBRARY FOLDER CASES.json     prints scores, as JSON
+
+LIBRARY is transformers, sentence-transformers, mxbai-rerank, or `card:` and one of the three, which runs
+the code that the folder's README.md shows for it. CASES holds `pairs` (query and document), `ids` (token
+ids of each prompt), `zero`, `one`, `room`, `prefix` and `suffix`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+@torch.inference_mode()
+def transformers_scores(folder: str, cases: dict[str, Any]) -> list[float]:
+    """logit("1") - logit("0") at the last token of the given ids."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder).float().eval()
+    last = [model(torch.tensor([ids])).logits[0, -1] for ids in cases["ids"]]
+    return [float(logits[cases["one"]] - logits[cases["zero"]]) for logits in last]
+
+
+def sentence_transformers_scores(folder: str, cases: dict[str, Any]) -> list[float]:
+    """What a user gets who names the folder and nothing else."""
+    from sentence_transformers import CrossEncoder
+
+    model = CrossEncoder(folder, device="cpu")
+    return model.predict([tuple(pair) for pair in cases["pairs"]], batch_size=7).tolist()
+
+
+def mxbai_scores(folder: str, cases: dict[str, Any]) -> list[float]:
+    """The package's own prompt with the chat format and the room of the exported model."""
+    from mxbai_rerank import MxbaiRerankV2
+
+    MxbaiRerankV2.chat_template = {"prefix": cases["prefix"], "suffix": cases["suffix"]}
+    model = MxbaiRerankV2(folder, device="cpu", max_length=cases["room"])
+    queries, documents = map(list, zip(*cases["pairs"], strict=True))
+    return model.predict(queries, documents).tolist()
+
+
+def card_scores(folder: str, library: str) -> list[float]:
+    """Runs a code block of the model card, in which the model's name is that of the folder."""
+    card = Path(folder, "README.md").read_text(encoding="utf-8")
+    found = re.search(rf"### {re.escape(library)}\n.*?```python\n(.*?)```", card, re.DOTALL)
+    if found is None:
+        raise ValueError(f"the card shows no code for {library}")
+    os.chdir(Path(folder).parent)
+    scope: dict[str, Any] = {"__name__": "card"}
+    exec(compile(found[1], f"{library} in README.md", "exec"), scope)
+    return [float(score) for score in scope["scores"]]
+
+
+def main() -> None:
+    library, folder, file = sys.argv[1:]
+    cases = json.loads(Path(file).read_text(encoding="utf-8"))
+    torch.set_num_threads(2)
+    if library.startswith("card:"):
+        scores = card_scores(folder, library.removeprefix("card:"))
+    elif library == "transformers":
+        scores = transformers_scores(folder, cases)
+    elif library == "sentence-transformers":
+        scores = sentence_transformers_scores(folder, cases)
+    elif library == "mxbai-rerank":
+        scores = mxbai_scores(folder, cases)
+    else:
+        raise ValueError(f"{library!r}: none of the libraries this script knows")
+    print(json.dumps(scores))
+
+
+if __name__ == "__main__":
+    main()

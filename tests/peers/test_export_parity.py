@@ -1,0 +1,153 @@
+"""Scores of an exported folder in transformers, sentence-transformers and mxbai-rerank against ours.
+
+`PRORANK_PEER_PYTHON` names the interpreter of an environment with tests/peers/requirements.txt.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from prorank_jax.chat_templates import QWEN_SYSTEM, make_chat_frame
+from prorank_jax.export_folder import export_folder
+from prorank_jax.models.export import save_params
+from prorank_jax.models.sources import SMOLLM2_SOURCE, find_smollm2
+from prorank_jax.models.tokenizer import load_tokenizer
+from prorank_jax.prompts import make_renderer
+from prorank_jax.reranker import Reranker
+from tests.cpu.joining_tokenizer import JOINING_SIZE, write_joining_tokenizer
+from tests.cpu.tiny import tiny_model
+from tests.peers.test_mxbai_prompts import PIECES
+
+pytestmark = pytest.mark.peers
+
+SCRIPT = Path(__file__).with_name("export_scores.py")
+PARITY = 1e-3
+QUERY = "how do plants store water?"
+REAL_PAIRS = (
+    (QUERY, "Roots and stems of desert plants store water."),
+    (QUERY, "Paris is the capital of France!"),
+    ("水を 저장", "Wasser wird in Wurzeln gespeichert. "),
+    (QUERY, "Leaves lose water; roots take it up. " * 40),
+)
+Pairs = list[tuple[str, str]]
+
+
+@pytest.fixture(scope="module")
+def peer_python() -> str:
+    python = os.environ.get("PRORANK_PEER_PYTHON")
+    if not python:
+        pytest.skip("PRORANK_PEER_PYTHON is not set: name a Python with tests/peers/requirements.txt")
+    return python
+
+
+def random_pairs(count: int, seed: int, longest_document: int) -> Pairs:
+    generator = random.Random(seed)
+
+    def text(longest: int) -> str:
+        ending = generator.choice(("", ".", "?", "! ", "\n"))
+        return "".join(generator.choices(PIECES, k=generator.randint(1, longest))) + ending
+
+    return [(f"water{text(4)}", text(longest_document)) for _ in range(count)]
+
+
+def peer_scores(python: str, library: str, folder: Path, pairs: Pairs = ()) -> np.ndarray:
+    settings = json.loads((folder / "prorank.json").read_text(encoding="utf-8"))
+    tokenizer = load_tokenizer(str(folder))
+    renderer = make_renderer(tokenizer, **settings)
+    frame = make_chat_frame(tokenizer, settings["system"])
+    cases = {
+        "pairs": pairs,
+        "ids": [renderer.render(*pair) for pair in pairs],
+        "zero": renderer.answer_tokens.zero,
+        "one": renderer.answer_tokens.one,
+        "room": renderer.room,
+        "prefix": frame.prefix,
+        "suffix": frame.suffix,
+    }
+    file = folder.parent / "cases.json"
+    file.write_text(json.dumps(cases), encoding="utf-8")
+    command = [python, str(SCRIPT), library, str(folder.resolve()), str(file)]
+    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    return np.array(json.loads(finished.stdout.strip().splitlines()[-1]), np.float32)
+
+
+def our_scores(model: Path | str, folder: Path, pairs: Pairs) -> np.ndarray:
+    """Of the model before its export, with the prompt that was exported."""
+    settings = json.loads((folder / "prorank.json").read_text(encoding="utf-8"))
+    return Reranker.from_pretrained(str(model), **settings, batch_size=8).predict(pairs, show_progress=False)
+
+
+@pytest.fixture(scope="module", params=("qwen2", "qwen3", "llama"))
+def tiny_export(request, tmp_path_factory) -> tuple[Path, Path]:
+    """A random model of each family whose tokenizer joins words as Qwen's does, and its export."""
+    root = tmp_path_factory.mktemp(request.param)
+    model, params = tiny_model(request.param, scale=1.0, vocab_size=JOINING_SIZE, max_positions=512)
+    save_params(params, model.config, root / "model")
+    write_joining_tokenizer(root / "model")
+    settings = {"system": QWEN_SYSTEM, "instruction": "prefer recent work", "max_length": 256}
+    (root / "model" / "prorank.json").write_text(json.dumps(settings), encoding="utf-8")
+    export_folder(str(root / "model"), root / "export")
+    return root / "model", root / "export"
+
+
+@pytest.mark.parametrize("library", ["transformers", "sentence-transformers"])
+def test_scores_of_random_models(peer_python, tiny_export, library, record_property):
+    model, folder = tiny_export
+    seed = int.from_bytes(os.urandom(4))
+    pairs = random_pairs(60, seed, longest_document=60)
+    ours, theirs = our_scores(model, folder, pairs), peer_scores(peer_python, library, folder, pairs)
+    difference = float(np.abs(ours - theirs).max())
+    record_property("largest_difference", difference)
+    print(f"{library}: largest difference {difference:.1e}, scores from {ours.min():.2f} to {ours.max():.2f}")
+    assert np.ptp(ours) > 100 * PARITY
+    assert difference <= PARITY, f"seed {seed}"
+
+
+def test_mxbai_rerank_gives_our_scores(peer_python, tmp_path):
+    """With the package's own prompt, and documents cut where it cuts them."""
+    model, params = tiny_model("qwen2", scale=1.0, vocab_size=JOINING_SIZE, max_positions=512)
+    save_params(params, model.config, tmp_path / "model")
+    write_joining_tokenizer(tmp_path / "model")
+    settings = {"system": QWEN_SYSTEM, "instruction": "", "max_length": 256}
+    (tmp_path / "model" / "prorank.json").write_text(json.dumps(settings), encoding="utf-8")
+    export_folder(str(tmp_path / "model"), tmp_path / "export")
+    seed = int.from_bytes(os.urandom(4))
+    pairs = random_pairs(60, seed, longest_document=60)
+    ours = our_scores(tmp_path / "model", tmp_path / "export", pairs)
+    theirs = peer_scores(peer_python, "mxbai-rerank", tmp_path / "export", pairs)
+    assert np.ptp(ours) > 100 * PARITY
+    assert np.abs(ours - theirs).max() <= PARITY, f"seed {seed}"
+    card = peer_scores(peer_python, "card:mxbai-rerank", tmp_path / "export")
+    assert np.isfinite(card).all()
+
+
+@pytest.mark.parametrize("library", ["transformers", "sentence-transformers"])
+def test_the_code_of_the_card_gives_our_scores(peer_python, tiny_export, library):
+    model, folder = tiny_export
+    pairs = [(QUERY, "Roots store water."), (QUERY, "Paris.")]
+    theirs = peer_scores(peer_python, f"card:{library}", folder)
+    np.testing.assert_allclose(theirs, our_scores(model, folder, pairs), atol=PARITY)
+
+
+@pytest.mark.slow
+def test_scores_of_smollm2(peer_python, tmp_path, record_property):
+    if find_smollm2() is None:
+        pytest.skip(f"{SMOLLM2_SOURCE} is neither installed nor in the cache")
+    export_folder(SMOLLM2_SOURCE, tmp_path / "export")
+    settings = json.loads((tmp_path / "export" / "prorank.json").read_text(encoding="utf-8"))
+    assert settings["max_length"] == 8192
+    ours = our_scores(SMOLLM2_SOURCE, tmp_path / "export", list(REAL_PAIRS))
+    for library in ("transformers", "sentence-transformers", "mxbai-rerank"):
+        theirs = peer_scores(peer_python, library, tmp_path / "export", list(REAL_PAIRS))
+        difference = float(np.abs(ours - theirs).max())
+        record_property(f"largest_difference_{library}", difference)
+        print(f"{library}: largest difference {difference:.1e}; ours {ours.round(3).tolist()}")
+        assert difference <= PARITY
