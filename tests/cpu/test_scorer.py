@@ -1,0 +1,178 @@
+"""Scores do not depend on how pairs are batched, padded or spread over devices; few shapes are compiled."""
+
+from __future__ import annotations
+
+import threading
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import prorank_jax.scorer
+from prorank_jax.config import MeshOptions
+from prorank_jax.metrics_log import CompilationCounter
+from prorank_jax.models.attention import prompt_layout
+from prorank_jax.models.transformer import abstract_params, last_positions
+from prorank_jax.scorer import FULL_BATCH_WIDTH, PairScorer, make_batch_shapes, pad_batch, plan_batches
+from prorank_jax.sharding import make_mesh, state_shardings
+from tests.cpu.tiny import ANSWERS, VOCABULARY, tiny_model
+
+MAX_LENGTH = 80
+EXACT = 1e-5
+max_lengths, batch_sizes, ways = st.integers(1, 9000), st.integers(1, 100), st.sampled_from([1, 2, 6, 8])
+
+
+def render(pairs) -> list[list[int]]:
+    """Prompts of random tokens; the document's number decides them and their length."""
+    prompts = []
+    for _, document in pairs:
+        rng = np.random.default_rng(int(document))
+        prompts.append(rng.integers(0, VOCABULARY, rng.integers(1, MAX_LENGTH + 1)).tolist())
+    return prompts
+
+
+def some_pairs(count: int) -> list[tuple[str, str]]:
+    return [("query", str(number)) for number in range(count)]
+
+
+def make_scorer(devices: int = 1, batch_size: int = 4, **axes: int) -> PairScorer:
+    model, params = tiny_model()
+    mesh = make_mesh(MeshOptions(**axes), jax.devices()[:devices])
+    params = jax.device_put(params, state_shardings(abstract_params(model), mesh))
+    return PairScorer(model, params, ANSWERS, mesh, max_length=MAX_LENGTH, batch_size=batch_size)
+
+
+@pytest.fixture(scope="module")
+def scorer() -> PairScorer:
+    return make_scorer()
+
+
+@pytest.fixture(scope="module")
+def expected() -> np.ndarray:
+    """Differences of whole logits, all prompts in one batch of the greatest width."""
+    model, params = tiny_model()
+    prompts = render(some_pairs(60))
+    lengths = np.array([len(tokens) for tokens in prompts], np.int32)
+    tokens = np.array([prompt + [0] * (MAX_LENGTH - len(prompt)) for prompt in prompts], np.int32)
+
+    @jax.jit
+    def answer_logits(params):
+        hidden, _ = model.apply({"params": params}, tokens, prompt_layout(lengths, MAX_LENGTH))
+        return model.apply({"params": params}, last_positions(hidden, lengths), method="answer_logits")
+
+    logits = np.asarray(answer_logits(params))
+    return logits[:, ANSWERS.one] - logits[:, ANSWERS.zero]
+
+
+@given(max_lengths, batch_sizes, ways)
+def test_shapes_reach_every_prompt_with_little_padding(max_length, batch_size, ways):
+    shapes = make_batch_shapes(max_length, batch_size, ways)
+    assert list(shapes.widths) == sorted(set(shapes.widths))
+    assert list(shapes.rows) == sorted(set(shapes.rows))
+    assert shapes.widths[-1] == max_length
+    assert all(rows % ways == 0 for rows in shapes.rows)
+    assert batch_size <= shapes.rows[-1] < batch_size + ways
+    for length in {1, max_length // 3 + 1, max_length}:
+        assert length <= shapes.width_for(length) <= max(32 * (length // 32 + 1), 1.25 * length + 1)
+    for prompts in range(1, shapes.rows[-1] + 1):
+        assert prompts <= shapes.rows_for(prompts) <= max(ways, 2 * prompts + ways)
+
+
+@given(st.lists(st.integers(1, 3000), max_size=200), batch_sizes, ways)
+def test_batches_hold_every_prompt_once_and_bound_the_memory(lengths, batch_size, ways):
+    shapes = make_batch_shapes(3000, batch_size, ways)
+    batches = plan_batches(lengths, shapes)
+    assert sorted(place for batch in batches for place in batch) == list(range(len(lengths)))
+    in_order = [lengths[place] for batch in batches for place in batch]
+    assert in_order == sorted(lengths, reverse=True)
+    for batch in batches:
+        rows, width = shapes.rows_for(len(batch)), shapes.width_for(lengths[batch[0]])
+        assert rows * width**2 <= shapes.rows[-1] * FULL_BATCH_WIDTH**2 or rows == ways
+
+
+def test_filler_rows_have_one_token():
+    shapes = make_batch_shapes(40, 4, 1)
+    batch = pad_batch(
+        [np.arange(5, dtype=np.int32), np.arange(33, dtype=np.int32), np.ones(1, np.int32)], shapes
+    )
+    assert batch.tokens.shape == (4, 40)
+    assert batch.lengths.tolist() == [5, 33, 1, 1]
+    assert batch.examples.tolist() == [0, 1, 2, -1]
+    assert batch.tokens[1, :33].tolist() == list(range(33))
+
+
+@pytest.mark.parametrize(
+    ("devices", "batch_size", "axes"),
+    [
+        (1, 1, {}),
+        (1, 4, {}),
+        (1, 7, {}),
+        (1, 64, {}),
+        (8, 4, {}),
+        (8, 16, {"data": 2, "fsdp": 2, "tensor": 2}),
+    ],
+)
+def test_scores_are_logit_differences_whatever_the_batch_and_the_mesh(devices, batch_size, axes, expected):
+    scores = make_scorer(devices, batch_size, **axes).score(render, some_pairs(60))
+    assert scores.dtype == np.float32
+    np.testing.assert_allclose(scores, expected, rtol=0, atol=EXACT)
+
+
+@settings(max_examples=12)
+@given(st.permutations(range(60)), st.integers(0, 60))
+def test_scores_come_in_the_order_of_the_pairs(scorer, expected, order, count):
+    order = order[:count]
+    scores = scorer.score(render, [some_pairs(60)[place] for place in order])
+    np.testing.assert_allclose(scores, expected[order], rtol=0, atol=EXACT)
+
+
+def test_windows_are_rendered_ahead_one_at_a_time(monkeypatch, scorer, expected):
+    monkeypatch.setattr(prorank_jax.scorer, "WINDOW", 8)
+    monkeypatch.setattr(prorank_jax.scorer, "_RENDERED_AT_ONCE", 3)
+    progress, ahead, threads = [], [], set()
+
+    def watched(pairs) -> list[list[int]]:
+        threads.add(threading.get_ident())
+        ahead.append(int(pairs[0][1]) - sum(progress))
+        return render(pairs)
+
+    scores = scorer.score(watched, some_pairs(60), progress.append)
+    np.testing.assert_allclose(scores, expected, rtol=0, atol=EXACT)
+    assert threading.get_ident() not in threads
+    assert len(threads) == 1
+    assert sum(progress) == 60
+    assert min(progress) >= 1
+    # At most two windows are rendered while the batches of one run, the last of which is still out.
+    assert max(ahead) < 3 * 8 + 4
+
+
+def test_each_shape_is_compiled_once():
+    scorer = make_scorer(batch_size=8)
+    assert scorer.compiled_shapes == set()
+    counter = CompilationCounter()
+    scorer.score(render, some_pairs(60))
+    shapes, compiled = set(scorer.compiled_shapes), counter.count
+    assert {rows for rows, _ in shapes} <= {1, 2, 4, 8}
+    assert {width for _, width in shapes} <= {32, 64, 80}
+    assert compiled == len(shapes) <= 4  # one for each width, and one for the rows left over
+    scorer.score(render, some_pairs(60)[::-1])
+    assert (counter.count, scorer.compiled_shapes) == (compiled, shapes)
+
+
+def test_an_error_of_the_renderer_comes_through(monkeypatch, scorer):
+    monkeypatch.setattr(prorank_jax.scorer, "WINDOW", 8)
+
+    def failing(pairs) -> list[list[int]]:
+        if any(document == "20" for _, document in pairs):
+            raise ValueError("no such text")
+        return render(pairs)
+
+    with pytest.raises(ValueError, match="no such text"):
+        scorer.score(failing, some_pairs(60))
+
+
+def test_no_pairs_give_no_scores(scorer):
+    scores = scorer.score(render, [])
+    assert (scores.shape, scores.dtype) == ((0,), np.float32)
