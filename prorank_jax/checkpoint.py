@@ -87,9 +87,7 @@ class Checkpoints:
         return Restored(restored["state"], restored["iterator"])
 
 
-def restore_params(
-    output_dir: Path, config: ModelConfig, lora: LoraOptions, shardings: Any = None
-) -> Params:
+def restore_params(output_dir: Path, config: ModelConfig, lora: LoraOptions, shardings: Any = None) -> Params:
     """The parameters of the newest checkpoint of a run, low-rank factors merged in, and nothing else.
 
     Args:

@@ -14,7 +14,6 @@ import yaml
 
 from prorank_jax.config import RunConfig
 
-
 # `--init runs/stage1` says in a word what stage 2 starts from.
 SHORT_NAMES = {"init": "model.source"}
 

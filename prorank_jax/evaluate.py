@@ -162,6 +162,7 @@ def _open_reranker(options: EvaluationOptions, identity: Mapping[str, Any]) -> R
         options.model,
         max_length=options.max_length,
         instruction=options.instruction,
+        system=options.system,
         batch_size=options.batch_size,
         compute_dtype=options.compute_dtype,
     )
@@ -197,6 +198,7 @@ def evaluate(options: EvaluationOptions, console: Console | None = None) -> dict
             **identity,
             "top_k": options.top_k,
             "max_length": reranker.max_length,
+            "system": options.system,
             "instruction": options.instruction,
             "compute_dtype": options.compute_dtype,
         }

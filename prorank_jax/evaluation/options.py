@@ -32,6 +32,7 @@ class EvaluationOptions:
         output_dir: None: runs/eval/ and the model's name.
         max_length: of a prompt in tokens; None: the model's own.
         batch_size: prompts scored at once.
+        system: the system sentence; None: the model's own.
         instruction: in front of each query; None: the model's own.
         compute_dtype: `float32` or `bfloat16`.
     """
@@ -45,6 +46,7 @@ class EvaluationOptions:
     output_dir: Path | None = None
     max_length: int | None = None
     batch_size: int = DEFAULT_BATCH_SIZE
+    system: str | None = None
     instruction: str | None = None
     compute_dtype: str = "float32"
 
@@ -114,6 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--output_dir", type=Path, help="folder of the results (runs/eval/ and the model's name)")
     add("--max_length", type=int, help="longest prompt in tokens (the model's own)")
     add("--batch_size", type=int, default=DEFAULT_BATCH_SIZE, help="prompts scored at once (%(default)s)")
+    add("--system", help="system sentence (the model's own)")
     add("--instruction", help="put in front of each query (the model's own)")
     add("--compute_dtype", default="float32", help=f"{' or '.join(COMPUTE_DTYPES)} (%(default)s)")
     return parser
@@ -141,6 +144,7 @@ def parse_options(arguments: Sequence[str]) -> EvaluationOptions:
         output_dir=given.output_dir,
         max_length=given.max_length,
         batch_size=given.batch_size,
+        system=given.system,
         instruction=given.instruction,
         compute_dtype=given.compute_dtype,
     )

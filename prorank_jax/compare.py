@@ -1,0 +1,162 @@
+"""Several models on one dataset: the same candidates, one table, one picture."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from prorank_jax.evaluate import evaluate
+from prorank_jax.evaluation.comparison import Standing, comparison_table, draw_comparison, standings
+from prorank_jax.evaluation.names import parse_datasets, slug
+from prorank_jax.evaluation.options import EvaluationOptions
+from prorank_jax.evaluation.output import METRICS_FILE, QUERIES_FILE
+from prorank_jax.run_folder import write_json
+
+COMPARISON_FILE, PICTURE_FILE = "comparison.json", "comparison.png"
+MAIN_METRIC = "ndcg@10"
+_DESCRIPTION = "Evaluates several models on one dataset and puts them side by side."
+
+
+@dataclass(frozen=True)
+class ComparisonOptions:
+    """What is compared; checked when built.
+
+    Attributes:
+        models: name in the table → model, as `launch/evaluate.py` takes it; in the order of the table.
+        evaluation: how each is evaluated; its `model` and `output_dir` are not read.
+        output_dir: folder of the comparison, with a folder for each evaluation.
+    """
+
+    models: Mapping[str, str]
+    evaluation: EvaluationOptions
+    output_dir: Path
+
+    def __post_init__(self) -> None:
+        folders = [slug(name) for name in self.models]
+        clashing = sorted({folder for folder in folders if folders.count(folder) > 1})
+        if clashing:
+            raise ValueError(f"models: two names give the folder {clashing[0]!r}; rename one of them")
+        if len(self.evaluation.datasets) != 1:
+            raise ValueError(f"dataset={list(self.evaluation.datasets)}: name one dataset to compare on")
+
+
+def _systems(options: ComparisonOptions) -> dict[str, dict[str, float]]:
+    """System → query → nDCG@10, of the first stage and of each model, from the files of the evaluations."""
+    dataset = parse_datasets(options.evaluation.datasets)[0]
+    systems: dict[str, dict[str, float]] = {}
+    for name in options.models:
+        file = options.output_dir / slug(name) / dataset.slug / QUERIES_FILE
+        records = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        first = {record["query"]: record["first_stage"][MAIN_METRIC] for record in records}
+        systems.setdefault(_first_stage_name(options), first)
+        systems[name] = {record["query"]: record["reranked"][MAIN_METRIC] for record in records}
+    return systems
+
+
+def _first_stage_name(options: ComparisonOptions) -> str:
+    name = options.evaluation.first_stages[0]
+    return "BM25" if name == "bm25" else Path(name).name
+
+
+def _as_json(standing: Standing) -> dict[str, Any]:
+    return dataclasses.asdict(standing) | {"interval": list(standing.interval)}
+
+
+def compare_models(options: ComparisonOptions, console: Console | None = None) -> dict[str, Any]:
+    """Evaluates every model, resuming what is there; returns the content of comparison.json.
+
+    Raises:
+        ValueError: as `evaluate`.
+    """
+    console = console or Console()
+    for name, source in options.models.items():
+        console.print(f"[bold]{name}[/bold]: {source}", highlight=False)
+        folder = options.output_dir / slug(name)
+        evaluate(dataclasses.replace(options.evaluation, model=source, output_dir=folder), console)
+    systems = _systems(options)
+    dataset = options.evaluation.datasets[0]
+    count = len(next(iter(systems.values())))
+    title = f"{dataset}: {count} queries, best {options.evaluation.top_k} of {next(iter(systems))} reranked"
+    content = {
+        "dataset": dataset,
+        "queries": count,
+        "top_k": options.evaluation.top_k,
+        "metric": MAIN_METRIC,
+        "systems": [_as_json(standing) for standing in standings(systems)],
+    }
+    write_json(options.output_dir / COMPARISON_FILE, content)
+    draw_comparison(options.output_dir / PICTURE_FILE, title, systems)
+    console.print(comparison_table(title, systems))
+    console.print(
+        f"picture: {options.output_dir / PICTURE_FILE}, each evaluation: {METRICS_FILE} in its folder",
+        soft_wrap=True,
+        highlight=False,
+    )
+    return content
+
+
+def _named_models(values: Sequence[str]) -> dict[str, str]:
+    models: dict[str, str] = {}
+    for value in values:
+        name, equals, source = value.partition("=")
+        if not equals or not name.strip() or not source.strip():
+            raise ValueError(f"model {value!r}: write NAME=MODEL, e.g. 'stage 1=runs/stage1'")
+        if name in models:
+            raise ValueError(f"model {value!r}: the name {name!r} is given twice; rename one")
+        models[name] = source
+    return models
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> Any:
+        raise ValueError(f"{message}; --help shows the usage")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="python launch/compare.py", description=_DESCRIPTION, allow_abbrev=False)
+    add = parser.add_argument
+    add("models", nargs="+", metavar="NAME=MODEL", help="a name for the table, and a model")
+    add("--dataset", required=True, help="demo, FOLDER:split, or an ir_datasets id")
+    add("--output_dir", type=Path, required=True, help="folder of the results")
+    add("--first_stage", default="bm25", help="bm25 or a TREC run (%(default)s)")
+    add("--top_k", type=int, default=100, help="documents reranked for each query (%(default)s)")
+    add("--queries", type=int, help="measure on a fixed random sample of so many queries (all)")
+    add("--max_length", type=int, help="longest prompt in tokens (each model's own)")
+    add("--batch_size", type=int, default=32, help="prompts scored at once (%(default)s)")
+    add("--system", help="system sentence (each model's own)")
+    add("--instruction", help="put in front of each query (each model's own)")
+    return parser
+
+
+def usage() -> str:
+    """All options and what they mean."""
+    return _parser().format_help()
+
+
+def parse_options(arguments: Sequence[str]) -> ComparisonOptions:
+    """The options that a command line gives.
+
+    Raises:
+        ValueError: an unknown or missing option, or a value that cannot work.
+    """
+    given = _parser().parse_args(list(arguments))
+    models = _named_models(given.models)
+    evaluation = EvaluationOptions(
+        model=next(iter(models.values())),
+        datasets=(given.dataset,),
+        first_stages=(given.first_stage,),
+        top_k=given.top_k,
+        queries=given.queries,
+        max_length=given.max_length,
+        batch_size=given.batch_size,
+        system=given.system,
+        instruction=given.instruction,
+    )
+    return ComparisonOptions(models, evaluation, given.output_dir)

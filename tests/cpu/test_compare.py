@@ -1,0 +1,73 @@
+"""Several models side by side on one dataset, through the real evaluation."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from prorank_jax.compare import COMPARISON_FILE, PICTURE_FILE, compare_models, parse_options
+from prorank_jax.reranker import Reranker
+from tests.cpu.tiny_run import write_collection, write_model_folder
+
+pytest.importorskip("ranx")
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("compare")
+    write_model_folder(folder / "model")
+    write_collection(folder / "collection")
+    return folder
+
+
+def arguments(workshop: Path, output_dir: Path) -> list[str]:
+    model = workshop / "model"
+    given = [f"one={model}", f"two words={model}", "--dataset", f"{workshop / 'collection'}:dev"]
+    return [*given, "--top_k", "3", "--max_length", "200", "--output_dir", str(output_dir)]
+
+
+def test_models_are_compared_on_the_same_candidates_and_nothing_is_scored_twice(
+    workshop, tmp_path, monkeypatch
+):
+    options = parse_options(arguments(workshop, tmp_path / "out"))
+    said = io.StringIO()
+    content = compare_models(options, Console(file=said, width=120))
+    assert [system["name"] for system in content["systems"]] == ["BM25", "one", "two words"]
+    baseline, one, two = content["systems"]
+    assert one["mean"] == two["mean"]  # the same model twice
+    assert baseline["delta"] is None
+    assert one["delta"] == pytest.approx(one["mean"] - baseline["mean"])
+    metrics = json.loads((tmp_path / "out" / "one" / "metrics.json").read_text())
+    entry = next(iter(metrics["datasets"].values()))
+    assert one["mean"] == pytest.approx(entry["reranked"]["ndcg@10"])
+    assert baseline["mean"] == pytest.approx(entry["first_stage"]["ndcg@10"])
+    assert (tmp_path / "out" / PICTURE_FILE).read_bytes().startswith(b"\x89PNG")
+    assert json.loads((tmp_path / "out" / COMPARISON_FILE).read_text()) == content
+    assert "two words" in said.getvalue()
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("scored again")
+
+    monkeypatch.setattr(Reranker, "score_pairs", refuse)
+    assert compare_models(options, Console(file=io.StringIO())) == content
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (["model"], "write NAME=MODEL"),
+        (["=model"], "write NAME=MODEL"),
+        (["a=x", "a=y"], "the name 'a' is given twice"),
+        (["a b=x", "a-b=y"], "two names give the folder 'a-b'"),
+        (["a=x", "--top_k", "0"], "top_k=0: must be at least 1"),
+        (["a=x", "--nonsense", "1"], "--help shows the usage"),
+        (["a=x", "--first_stage", "nowhere.run"], "no such file"),
+    ],
+)
+def test_what_cannot_be_compared(change, said):
+    with pytest.raises(ValueError, match=said):
+        parse_options([*change, "--dataset", "demo", "--output_dir", "out"])
