@@ -1,0 +1,142 @@
+"""The HTTP server: `python -m prorank_jax.server --model X [--host 127.0.0.1] [--port 8080] ...`."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib.util
+import os
+import sys
+import typing
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NoReturn
+
+import numpy as np
+
+from prorank_jax.serving.errors import wrong_field
+from prorank_jax.serving.options import ServerOptions
+from prorank_jax.serving.warmup import warmup_batches
+
+if TYPE_CHECKING:
+    from prorank_jax.reranker import Reranker
+    from prorank_jax.serving.batcher import Pair
+    from prorank_jax.serving.service import ScorePairs
+
+EXIT_BAD_INPUT = 2
+EXTRA = ("prometheus_client", "starlette", "uvicorn")
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse whose complaint is one line, as everywhere else."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"command line: {message}; see python -m prorank_jax.server --help")
+
+
+def parse_arguments(arguments: Sequence[str]) -> ServerOptions:
+    """The options that a command line gives.
+
+    Raises:
+        ValueError: an option that is unknown, has no value or a value that cannot work.
+        SystemExit: after `--help`.
+    """
+    parser = _Parser(
+        prog="python -m prorank_jax.server",
+        description="Serves a reranker over HTTP.",
+        allow_abbrev=False,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    hints = typing.get_type_hints(ServerOptions)
+    for item in dataclasses.fields(ServerOptions):
+        types = typing.get_args(hints[item.name]) or (hints[item.name],)
+        is_required = item.default is dataclasses.MISSING
+        parser.add_argument(
+            f"--{item.name}",
+            type=types[0],
+            required=is_required,
+            default=argparse.SUPPRESS if is_required else item.default,
+            help=item.metadata["meaning"],
+        )
+    return ServerOptions(**vars(parser.parse_args(arguments)))
+
+
+def check_extra() -> None:
+    """Raises `ValueError` where the packages of the extra `serve` are not there."""
+    missing = [name for name in EXTRA if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ValueError(f"{missing[0]} is not installed; run: pip install 'prorank-jax[serve]'")
+
+
+def load_model(options: ServerOptions) -> ScorePairs:
+    """Loads the model and compiles it, by scoring, for the batches it will get.
+
+    Raises:
+        ValueError: there is no such model, or an option that does not fit it.
+    """
+    from prorank_jax.reranker import Reranker  # takes seconds to import, and the server listens by then
+
+    reranker = Reranker.from_pretrained(
+        options.model,
+        max_length=options.max_length,
+        instruction=options.instruction,
+        system=options.system,
+        batch_size=options.max_batch_pairs,
+        compute_dtype=options.compute_dtype,
+    )
+    for pairs in warmup_batches(options.warmup, options.max_batch_pairs, reranker.max_length):
+        reranker.score_pairs(pairs)
+    return lambda pairs, instruction: _score(reranker, pairs, instruction)
+
+
+def _score(reranker: Reranker, pairs: list[Pair], instruction: str | None) -> np.ndarray:
+    if instruction is None:
+        return reranker.score_pairs(pairs)
+    try:
+        reranker.predict([], instruction=instruction, show_progress=False)
+    except ValueError as error:  # the instruction alone is at fault: too long, as a rule
+        raise wrong_field("instruction", str(error)) from error
+    return reranker.predict(pairs, instruction=instruction, show_progress=False)
+
+
+def run(options: ServerOptions) -> bool:
+    """Serves until SIGTERM or SIGINT; whether the model's thread has ended.
+
+    Raises:
+        ValueError: the extra is missing, the address is taken, or there is no such model.
+    """
+    check_extra()
+    from prorank_jax.serving.process import address_of, bind, is_loopback, serve
+
+    listener = bind(options.host, options.port)
+    address = address_of(listener)
+    if not is_loopback(listener):
+        print(f"note: {address} can be reached by others; there is no password", file=sys.stderr)
+
+    def load() -> ScorePairs:
+        print(f"loading {options.model}", flush=True)
+        return load_model(options)
+
+    def announce() -> None:
+        print(f"serving {options.model} on {address}", flush=True)
+
+    return serve(options, listener, load, announce)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs the server; returns the exit code: 0 told to stop, 2 bad input."""
+    try:
+        thread_ended = run(parse_arguments(arguments))
+    except (ValueError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    print("stopped", flush=True)
+    if not thread_ended:
+        # Everything is answered; a computation that nobody waits for must not delay the end.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

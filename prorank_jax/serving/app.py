@@ -1,0 +1,103 @@
+"""The HTTP routes: POST /rerank (also /v1/rerank and /v2/rerank), GET /health, GET /metrics."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from prorank_jax.serving.answers import make_answer
+from prorank_jax.serving.body import check_content_type, held_body
+from prorank_jax.serving.errors import RequestError
+from prorank_jax.serving.metrics import CONTENT_TYPE, ServerMetrics
+from prorank_jax.serving.request_format import parse_request
+from prorank_jax.serving.service import Service
+
+RERANK_PATHS = ("/rerank", "/v1/rerank", "/v2/rerank")
+ROUTES_SHOWN = "POST /rerank, GET /health and GET /metrics"
+
+
+def make_app(service: Service) -> ASGIApp:
+    """The ASGI application of a service."""
+
+    async def rerank(request: Request) -> Response:
+        service.check_ready()
+        check_content_type(request)
+        options = service.options
+        async with held_body(
+            request,
+            service.held_bytes,
+            max_bytes=options.max_body_bytes,
+            timeout_s=options.client_timeout_s,
+        ) as body:
+            asked = parse_request(body, options)
+            scores = await service.score(asked.pairs, asked.instruction, _client_leaves(request))
+            return JSONResponse(make_answer(asked, scores, options.model))
+
+    async def health(_: Request) -> Response:
+        status = 200 if service.state == "ok" else 503
+        return JSONResponse({"status": service.state, "model": service.options.model}, status)
+
+    async def metrics(_: Request) -> Response:
+        return Response(service.metrics.render(), headers={"Content-Type": CONTENT_TYPE})
+
+    routes = [Route(path, rerank, methods=["POST"]) for path in RERANK_PATHS]
+    app = Starlette(
+        routes=[*routes, Route("/health", health), Route("/metrics", metrics)],
+        exception_handlers={
+            RequestError: _answer_error,
+            HTTPException: _answer_wrong_route,
+            Exception: _answer_failure,
+        },
+    )
+    return _CountRequests(app, service.metrics)
+
+
+async def _client_leaves(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _answer_error(_: Request, error: Any) -> Response:
+    return JSONResponse(error.to_json(), error.status, error.headers)
+
+
+async def _answer_wrong_route(request: Request, error: Any) -> Response:
+    wrong = f"{request.method} {request.url.path[:100]}"
+    message = f"{wrong}: {error.detail.lower()}; there are {ROUTES_SHOWN}"
+    body = RequestError(error.status_code, "no_such_route", message).to_json()
+    return JSONResponse(body, error.status_code, error.headers)
+
+
+async def _answer_failure(_: Request, error: Exception) -> Response:
+    message = f"a fault of the server ({type(error).__name__}); its log has the details"
+    return JSONResponse(RequestError(500, "internal", message).to_json(), 500)
+
+
+class _CountRequests:
+    """Counts and times the answers to rerank requests, whatever gives them."""
+
+    def __init__(self, app: ASGIApp, metrics: ServerMetrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] not in RERANK_PATHS:
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+
+        async def counting_send(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                self._metrics.requests.labels(str(message["status"])).inc()
+                self._metrics.request_seconds.observe(time.perf_counter() - started)
+            await send(message)
+
+        with self._metrics.requests_in_flight.track_inprogress():
+            await self._app(scope, receive, counting_send)

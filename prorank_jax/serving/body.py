@@ -1,0 +1,105 @@
+"""Reads request bodies piece by piece, so that one that is too large or too slow is refused early."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from starlette.requests import ClientDisconnect, Request
+
+from prorank_jax.serving.errors import RequestError, client_gone, unavailable
+from prorank_jax.serving.metrics import ServerMetrics
+
+
+class HeldBytes:
+    """Counts the bytes of all bodies that are held, and refuses more than a bound."""
+
+    def __init__(self, limit: int, metrics: ServerMetrics) -> None:
+        self._limit = limit
+        self._metrics = metrics
+        self._held = 0
+
+    def take(self, count: int) -> None:
+        """Raises `RequestError` 503 where the bound would be exceeded."""
+        if self._held + count > self._limit:
+            raise unavailable(
+                "memory_full", f"requests hold max_held_bytes={self._limit} already; try again later"
+            )
+        self._set(self._held + count)
+
+    def give_back(self, count: int) -> None:
+        """What was taken before."""
+        self._set(self._held - count)
+
+    def _set(self, held: int) -> None:
+        self._held = held
+        self._metrics.held_bytes.set(held)
+
+
+def check_content_type(request: Request) -> None:
+    """Raises `RequestError` 415 for a body that is not declared as plain JSON in UTF-8."""
+    declared = request.headers.get("content-type", "")
+    media_type, *parameters = [part.strip().lower() for part in declared.split(";")]
+    charsets = [
+        value.strip('"') for name, _, value in (p.partition("=") for p in parameters) if name == "charset"
+    ]
+    if media_type != "application/json" or any(charset not in ("utf-8", "utf8") for charset in charsets):
+        raise RequestError(
+            415,
+            "unsupported_media_type",
+            f"Content-Type {declared[:100]!r} is not taken; send 'Content-Type: application/json' in UTF-8",
+        )
+    encoding = request.headers.get("content-encoding", "identity")
+    if encoding.strip().lower() != "identity":
+        raise RequestError(
+            415,
+            "unsupported_media_type",
+            f"Content-Encoding {encoding[:100]!r} is not taken; send the body uncompressed",
+        )
+
+
+@asynccontextmanager
+async def held_body(
+    request: Request, held: HeldBytes, *, max_bytes: int, timeout_s: float
+) -> AsyncIterator[bytes]:
+    """The body of a request, counted as held until the context ends.
+
+    Raises:
+        RequestError: 413 above `max_bytes`, 408 when it takes longer than `timeout_s`, 503 when too much
+            is held already, 499 when the client has gone.
+    """
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared[:20]) > max_bytes:
+        raise _too_large(max_bytes)
+    pieces: list[bytes] = []
+    taken = 0
+    try:
+        try:
+            async with asyncio.timeout(timeout_s):
+                async for piece in request.stream():
+                    if taken + len(piece) > max_bytes:
+                        raise _too_large(max_bytes)
+                    held.take(len(piece))
+                    taken += len(piece)
+                    pieces.append(piece)
+        except TimeoutError as error:
+            raise RequestError(
+                408,
+                "request_timeout",
+                f"the body did not arrive within client_timeout_s={timeout_s:g}; send it faster",
+                headers={"Connection": "close"},
+            ) from error
+        except ClientDisconnect as error:
+            raise client_gone() from error
+        yield b"".join(pieces)
+    finally:
+        held.give_back(taken)
+
+
+def _too_large(max_bytes: int) -> RequestError:
+    return RequestError(
+        413,
+        "body_too_large",
+        f"the body has more than max_body_bytes={max_bytes}; send fewer or shorter documents",
+    )

@@ -1,0 +1,77 @@
+"""Connections that cannot be held open for ever: uvicorn's protocol with limits on a client's time.
+
+uvicorn bounds the idle time after an answer. It does not bound how long the head of a request, or the rest
+of a body that was refused, may take to arrive, nor how long a client may leave its answer unread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+
+class TimedProtocol(H11Protocol):
+    """HTTP/1.1 that closes a connection when the client takes longer than `client_timeout_s`."""
+
+    client_timeout_s = 20.0
+
+    _head_timer: asyncio.TimerHandle | None = None
+    _answer_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Starts to wait for the first request."""
+        super().connection_made(transport)
+        self._watch_head()
+
+    def data_received(self, data: bytes) -> None:
+        """Takes a piece of a request; the time it may take runs from its first piece on."""
+        super().data_received(data)
+        self._watch_head()
+
+    def on_response_complete(self) -> None:
+        """The answer is written, perhaps not yet sent."""
+        super().on_response_complete()
+        if self.transport.get_write_buffer_size():
+            self._cancel_answer_timer()
+            self._answer_timer = self.loop.call_later(self.client_timeout_s, self._abort_unread)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The timers go with their connection."""
+        self._cancel_head_timer()
+        self._cancel_answer_timer()
+        super().connection_lost(exc)
+
+    def _is_between_requests(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
+    def _watch_head(self) -> None:
+        if not self._is_between_requests():
+            self._cancel_head_timer()
+        elif self._head_timer is None and not self.transport.is_closing():
+            self._head_timer = self.loop.call_later(self.client_timeout_s, self._close_unfinished)
+
+    def _close_unfinished(self) -> None:
+        self._head_timer = None
+        if self._is_between_requests():
+            self.transport.close()
+
+    def _abort_unread(self) -> None:
+        self._answer_timer = None
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()
+
+    def _cancel_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _cancel_answer_timer(self) -> None:
+        if self._answer_timer is not None:
+            self._answer_timer.cancel()
+            self._answer_timer = None
+
+
+def timed_protocol(client_timeout_s: float) -> type[TimedProtocol]:
+    """The protocol with a given limit, as the class that uvicorn asks for."""
+    return type("TimedProtocol", (TimedProtocol,), {"client_timeout_s": client_timeout_s})

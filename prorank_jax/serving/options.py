@@ -1,0 +1,81 @@
+"""What a server can be told on its command line; every value is checked before a model is read."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from prorank_jax.config import COMPUTE_DTYPES
+
+WARMUPS = ("short", "all")
+
+
+def _option(default: Any, meaning: str) -> Any:
+    return field(default=default, metadata={"meaning": meaning})
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    """The options of `python -m prorank_jax.server`, in the order in which its help shows them.
+
+    Raises:
+        ValueError: a value that cannot work; the message names it and the remedy.
+    """
+
+    model: str = field(metadata={"meaning": "run directory, Hugging Face folder or hub id, or GGUF file"})
+    host: str = _option("127.0.0.1", "address to listen on; anything but loopback lets others in")
+    port: int = _option(8080, "port to listen on; 0: a free one")
+    max_length: int | None = _option(None, "longest prompt in tokens; longer documents are cut")
+    instruction: str | None = _option(None, "instruction of requests that bring none")
+    system: str | None = _option(None, "system sentence of the prompt")
+    compute_dtype: str = _option("float32", "float32 or bfloat16")
+    warmup: str = _option("short", "compile before the first request: short documents, or all lengths")
+    max_body_bytes: int = _option(4 * 2**20, "longest request body")
+    max_documents: int = _option(1000, "most documents of a request")
+    max_text_chars: int = _option(200_000, "longest query, document or instruction, in characters")
+    max_queue_pairs: int = _option(4096, "most pairs that wait for the model; requests beyond get 503")
+    max_held_bytes: int = _option(256 * 2**20, "most bytes of request bodies held at once; beyond: 503")
+    max_connections: int = _option(1024, "most open connections; requests on further ones get 503")
+    max_batch_pairs: int = _option(32, "most pairs that the model scores at once")
+    batch_wait_ms: float = _option(5.0, "longest wait for more pairs after the first, in milliseconds")
+    request_timeout_s: float = _option(60.0, "longest wait for scores; after that: 504")
+    client_timeout_s: float = _option(20.0, "longest time a client takes to send a request or take an answer")
+    shutdown_timeout_s: float = _option(30.0, "longest time from SIGTERM to the exit")
+
+    def __post_init__(self) -> None:
+        _require(bool(self.model), "model", self.model, "name a folder, hub id or GGUF file")
+        _require(bool(self.host), "host", self.host, "name an address, e.g. 127.0.0.1")
+        _require(0 <= self.port < 65536, "port", self.port, "a port is from 0 to 65535")
+        for name, choices in (("compute_dtype", COMPUTE_DTYPES), ("warmup", WARMUPS)):
+            value = getattr(self, name)
+            _require(value in choices, name, value, f"choose one of {', '.join(choices)}")
+        _require(
+            self.max_length is None or self.max_length >= 16, "max_length", self.max_length, "at least 16"
+        )
+        for name in (
+            "max_body_bytes",
+            "max_documents",
+            "max_text_chars",
+            "max_queue_pairs",
+            "max_held_bytes",
+            "max_connections",
+            "max_batch_pairs",
+        ):
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
+        for name in ("request_timeout_s", "client_timeout_s", "shutdown_timeout_s"):
+            is_time = 0 < getattr(self, name) < math.inf
+            _require(is_time, name, getattr(self, name), "must be a finite number of seconds above 0")
+        is_wait = 0 <= self.batch_wait_ms < math.inf
+        _require(is_wait, "batch_wait_ms", self.batch_wait_ms, "must be a finite number from 0 on")
+        fits = self.max_documents <= self.max_queue_pairs
+        remedy = f"must be at least max_documents={self.max_documents}, or no such request is ever taken"
+        _require(fits, "max_queue_pairs", self.max_queue_pairs, remedy)
+        fits = self.max_body_bytes <= self.max_held_bytes
+        remedy = f"must be at least max_body_bytes={self.max_body_bytes}, or no such body is ever taken"
+        _require(fits, "max_held_bytes", self.max_held_bytes, remedy)
+
+
+def _require(condition: bool, name: str, value: object, remedy: str) -> None:
+    if not condition:
+        raise ValueError(f"{name}={value!r}: {remedy}")

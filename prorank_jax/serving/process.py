@@ -1,0 +1,154 @@
+"""Runs a service on a socket until SIGTERM or SIGINT, and leaves nothing unanswered."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import math
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import uvicorn
+
+from prorank_jax.serving.app import make_app
+from prorank_jax.serving.connections import timed_protocol
+from prorank_jax.serving.options import ServerOptions
+from prorank_jax.serving.service import LoadModel, Service
+
+BACKLOG = 1024
+KEEP_ALIVE_S = 30
+THREAD_END_S = 1.0
+
+
+class RerankServer(uvicorn.Server):
+    """One service on uvicorn; made inside a running event loop. `should_exit = True` drains it."""
+
+    def __init__(self, options: ServerOptions, load: LoadModel, announce: Callable[[], None]) -> None:
+        """`announce` is called when the model that `load` gives is ready."""
+        self._service = Service(options)
+        self._load = load
+        self._announce = announce
+        config = uvicorn.Config(
+            make_app(self._service),
+            http=timed_protocol(options.client_timeout_s),
+            ws="none",
+            loop="asyncio",
+            lifespan="off",
+            log_config=None,  # uvicorn's own would close the handlers of other libraries
+            log_level="warning",
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            limit_concurrency=options.max_connections + 1,
+            backlog=BACKLOG,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=math.ceil(options.shutdown_timeout_s),
+        )
+        super().__init__(config)
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """`serve` has them: uvicorn would miss an early one, and raise each once more at its end."""
+        yield
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Takes no further connection, answers what was accepted, ends."""
+        self._service.drain()
+        await super().shutdown(sockets)
+
+    async def run_on(self, listener: socket.socket) -> bool:
+        """Loads the model and serves until told to stop.
+
+        Returns:
+            Whether the model's thread has ended; if not, only `os._exit` leaves without waiting for it.
+
+        Raises:
+            Exception: what loading raised.
+        """
+        scoring = asyncio.create_task(self._service.run(self._load, self._announce))
+        scoring.add_done_callback(self._stop_if_failed)
+        await self.serve(sockets=[listener])
+        if scoring.done():
+            await scoring  # raises what loading raised
+        else:
+            scoring.cancel()  # it still loads, or the last batch outlasted the time to shut down
+            await asyncio.wait({scoring})
+        return await asyncio.to_thread(self._service.stop_thread, THREAD_END_S)
+
+    def _stop_if_failed(self, scoring: asyncio.Task[None]) -> None:
+        if not scoring.cancelled() and scoring.exception() is not None:
+            self.should_exit = True
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket.
+
+    Raises:
+        ValueError: the address is taken or not one of this machine.
+    """
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ValueError(
+            f"host={host!r}, port={port}: cannot listen there ({reason}); name another --port or --host"
+        ) from error
+
+
+def address_of(listener: socket.socket) -> str:
+    """`http://127.0.0.1:8080` of a listening socket."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def is_loopback(listener: socket.socket) -> bool:
+    """Whether only this machine can reach a listening socket."""
+    return ipaddress.ip_address(listener.getsockname()[0].split("%")[0]).is_loopback
+
+
+def serve(
+    options: ServerOptions, listener: socket.socket, load: LoadModel, announce: Callable[[], None]
+) -> bool:
+    """`RerankServer.run_on` in an event loop of its own, until SIGTERM or SIGINT."""
+    with _signals_noted() as noted:
+
+        async def run() -> bool:
+            server = RerankServer(options, load, announce)
+            noted.tell(server)
+            return await server.run_on(listener)
+
+        return asyncio.run(run())
+
+
+class _Signals:
+    """Keeps a signal until there is a server to obey it."""
+
+    def __init__(self) -> None:
+        self._received: list[int] = []
+        self._server: RerankServer | None = None
+
+    def receive(self, number: int, frame: FrameType | None) -> None:
+        self._received.append(number)
+        if self._server:
+            self._server.handle_exit(number, frame)
+
+    def tell(self, server: RerankServer) -> None:
+        self._server = server
+        if self._received:
+            server.should_exit = True
+
+
+@contextmanager
+def _signals_noted() -> Iterator[_Signals]:
+    signals = _Signals()
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = {number: signal.signal(number, signals.receive) for number in numbers}
+    try:
+        yield signals
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,103 @@
+"""The life of a server: loading, ok, draining; and the way of a request's pairs to the model."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Literal
+
+import numpy as np
+
+from prorank_jax.serving.batcher import Batcher, Pair
+from prorank_jax.serving.body import HeldBytes
+from prorank_jax.serving.errors import client_gone, draining, loading, timed_out
+from prorank_jax.serving.metrics import ServerMetrics
+from prorank_jax.serving.one_thread import OneThread
+from prorank_jax.serving.options import ServerOptions
+
+ScorePairs = Callable[[list[Pair], str | None], np.ndarray]
+"""(pairs, instruction or None for the model's own) -> [n] float32; called on one thread only."""
+LoadModel = Callable[[], ScorePairs]
+"""Reads, compiles and tries a model; called once, on the same thread."""
+
+# Before the time to shut down is over, whatever is unanswered gets an answer that can still be sent.
+LAST_ANSWERS_SHARE = 0.9
+
+
+class Service:
+    """Everything behind the HTTP routes; made inside a running event loop."""
+
+    def __init__(self, options: ServerOptions) -> None:
+        self.options = options
+        self.metrics = ServerMetrics()
+        self.held_bytes = HeldBytes(options.max_held_bytes, self.metrics)
+        self.state: Literal["loading", "ok", "draining"] = "loading"
+        self._thread = OneThread()
+        self._score: ScorePairs | None = None
+        self._batcher = Batcher(
+            self._run_batch,
+            max_batch_pairs=options.max_batch_pairs,
+            max_queue_pairs=options.max_queue_pairs,
+            batch_wait_s=options.batch_wait_ms / 1000,
+            metrics=self.metrics,
+        )
+
+    async def _run_batch(self, pairs: list[Pair], instruction: str | None) -> np.ndarray:
+        assert self._score is not None  # no request is taken before the model is there
+        return await self._thread.call(self._score, pairs, instruction)
+
+    async def run(self, load: LoadModel, announce: Callable[[], None]) -> None:
+        """Loads the model, says so, and scores until the service is drained.
+
+        Raises:
+            Exception: what `load` raised.
+        """
+        self._score = await self._thread.call(load)
+        if self.state == "loading":
+            self.state = "ok"
+            announce()
+        await self._batcher.run()
+
+    def check_ready(self) -> None:
+        """Raises `RequestError` 503 while the service takes no requests."""
+        if self.state == "loading":
+            raise loading()
+        if self.state == "draining":
+            raise draining()
+
+    async def score(
+        self, pairs: Sequence[Pair], instruction: str | None, client_leaves: Awaitable[None]
+    ) -> np.ndarray:
+        """[n] float32 scores of the pairs.
+
+        Args:
+            client_leaves: ends when nobody waits for the scores any more.
+
+        Raises:
+            RequestError: 503 full or draining, 504 too late, 500 the model failed, 499 nobody waits.
+        """
+        scoring = asyncio.ensure_future(self._batcher.score(pairs, instruction))
+        leaving = asyncio.ensure_future(client_leaves)
+        timeout_s = self.options.request_timeout_s
+        try:
+            done, _ = await asyncio.wait({scoring, leaving}, timeout=timeout_s, return_when="FIRST_COMPLETED")
+        finally:
+            scoring.cancel()  # without effect on one that is done
+            leaving.cancel()
+            await asyncio.gather(scoring, leaving, return_exceptions=True)
+        if scoring in done:
+            return scoring.result()
+        raise client_gone() if leaving in done else timed_out(timeout_s)
+
+    def drain(self) -> None:
+        """Takes no further requests; those it has are answered, in the worst case with 503."""
+        if self.state == "draining":
+            return
+        self.state = "draining"
+        self._batcher.close()
+        loop = asyncio.get_running_loop()
+        loop.call_later(self.options.shutdown_timeout_s * LAST_ANSWERS_SHARE, self._batcher.abort)
+
+    def stop_thread(self, timeout_s: float) -> bool:
+        """Whether the model's thread has ended in time; if not, it still computes."""
+        return self._thread.stop(timeout_s)

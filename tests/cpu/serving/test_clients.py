@@ -1,0 +1,197 @@
+"""Clients that are slow, stop half-way, leave, or never read: nobody waits for ever, nothing is kept."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.cpu.serving.live import JSON, FakeModel, head, live_server, read_answer, wait_until
+
+COHERE = {"query": "q", "documents": ["a", "b"]}
+BODY = json.dumps(COHERE).encode()
+
+
+def read_to_end(connection: socket.socket) -> bytes:
+    received = b""
+    while piece := connection.recv(65536):
+        received += piece
+    return received
+
+
+def drip(connection: socket.socket, piece: bytes) -> None:
+    """Sends a little now and then for five seconds."""
+    for _ in range(250):
+        connection.sendall(piece)
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def impatient():
+    with live_server(client_timeout_s=0.3, max_body_bytes=50_000, max_held_bytes=60_000) as server:
+        yield server
+
+
+@pytest.mark.parametrize("data", [b"", b"POST /rer", head(10)[:-2]])
+def test_a_head_that_does_not_come_ends_the_connection(impatient, data):
+    started = time.monotonic()
+    with impatient.raw(data) as connection:
+        assert read_to_end(connection) == b""
+    assert 0.2 < time.monotonic() - started < 5
+
+
+def test_a_head_that_comes_byte_by_byte_ends_the_connection_too(impatient):
+    with impatient.raw(b"POST /rerank HTTP/1.1\r\n") as connection:
+        started = time.monotonic()
+        with pytest.raises(OSError, match=r"reset|Broken pipe"):
+            drip(connection, b"a: b\r\n")
+    assert time.monotonic() - started < 3
+
+
+def test_a_body_that_does_not_come_is_answered_with_408(impatient):
+    with impatient.raw(head(1000) + b'{"query"') as connection:
+        answer = read_to_end(connection)
+    assert answer.startswith(b"HTTP/1.1 408")
+    assert b"client_timeout_s=0.3" in answer
+    wait_until(lambda: impatient.metric("prorank_held_bytes") == 0)
+
+
+def test_a_refused_body_may_not_be_sent_for_ever(impatient):
+    started = time.monotonic()
+    with impatient.raw(head(10**9)) as connection:
+        assert connection.recv(1000).startswith(b"HTTP/1.1 413")
+        with pytest.raises(OSError, match=r"reset|Broken pipe"):
+            drip(connection, b"x")
+    assert time.monotonic() - started < 3
+
+
+def test_half_bodies_are_bounded_together(impatient):
+    half = head(45_000) + b" " * 40_000
+    with impatient.raw(half):
+        wait_until(lambda: impatient.metric("prorank_held_bytes") >= 40_000)
+        answer = impatient.rerank(b" " * 30_000)
+        assert answer.status == 503
+        assert "max_held_bytes=60000" in answer.content["error"]["message"]
+    wait_until(lambda: impatient.metric("prorank_held_bytes") == 0)
+    assert impatient.rerank(COHERE).status == 200
+
+
+def test_an_answer_that_nobody_reads_is_thrown_away():
+    text = "x" * 100_000
+    request = {"query": "q", "documents": [text] * 200, "return_documents": True}
+    with live_server(client_timeout_s=0.5, max_body_bytes=2**25) as live:
+        connection = socket.socket()
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(("127.0.0.1", live.port))
+        body = json.dumps(request).encode()
+        connection.sendall(head(len(body)) + body)
+        wait_until(lambda: live.server.server_state.connections)
+        wait_until(lambda: not live.server.server_state.connections)
+        assert len(read_to_end(connection)) < len(text) * 200
+        connection.close()
+
+
+def test_a_connection_that_is_used_on_is_kept(impatient):
+    connection = impatient.connect()
+    connection.connect()
+    kept = connection.sock
+    for _ in range(4):
+        connection.request("POST", "/rerank", BODY, JSON)
+        assert read_answer(connection).status == 200
+        time.sleep(0.15)
+    assert connection.sock is kept
+    connection.close()
+
+
+def test_requests_sent_at_once_on_one_connection_are_answered_in_order(impatient):
+    with impatient.raw(
+        3 * (head(len(BODY)) + BODY) + head(len(BODY), "Connection: close\r\n") + BODY
+    ) as connection:
+        assert read_to_end(connection).count(b"HTTP/1.1 200") == 4
+
+
+def test_the_pairs_of_a_client_that_left_are_not_scored():
+    model = FakeModel()
+    with live_server(model, max_batch_pairs=2, batch_wait_ms=0.0) as live, ThreadPoolExecutor(1) as clients:
+        model.gate.clear()
+        first = clients.submit(live.rerank, COHERE)
+        wait_until(lambda: len(model.batches) == 1)
+        gone = live.raw(head(len(BODY)) + BODY.replace(b'"q"', b'"g"'))
+        wait_until(lambda: live.metric("prorank_queue_pairs") == 2)
+        gone.close()
+        wait_until(lambda: live.metric("prorank_queue_pairs") == 0)
+        assert live.metric('prorank_requests_total{status="499"}') == 1
+        assert live.metric("prorank_pairs_dropped_total") == 2
+        model.gate.set()
+        assert first.result().status == 200
+        assert live.rerank({"query": "z", "documents": ["c"]}).status == 200
+        assert {query for query, _ in model.scored} == {"q", "z"}
+
+
+def test_a_client_that_leaves_during_its_batch_harms_nobody():
+    model = FakeModel()
+    with live_server(model, batch_wait_ms=50.0) as live, ThreadPoolExecutor(1) as clients:
+        model.gate.clear()
+        gone = live.raw(head(len(BODY)) + BODY)
+        here = clients.submit(live.rerank, {"query": "here", "documents": ["a"]})
+        wait_until(lambda: model.batches)
+        gone.close()
+        wait_until(lambda: live.metric('prorank_requests_total{status="499"}') == 1)
+        model.gate.set()
+        assert here.result().status == 200
+
+
+def test_scores_that_come_too_late_are_a_504():
+    model = FakeModel()
+    with live_server(model, request_timeout_s=0.2, max_batch_pairs=2) as live:
+        model.gate.clear()
+        answer = live.rerank({"query": "q", "documents": ["a", "b", "c"]})
+        assert answer.status == 504
+        assert "request_timeout_s=0.2" in answer.content["error"]["message"]
+        assert live.metric("prorank_queue_pairs") == 0
+        model.gate.set()
+        wait_until(lambda: live.rerank(COHERE).status == 200)
+        assert ("q", "c") not in model.scored
+
+
+def test_draining_answers_what_was_accepted_and_refuses_the_rest():
+    model = FakeModel()
+    with live_server(model, max_batch_pairs=2) as live, ThreadPoolExecutor(8) as clients:
+        model.gate.clear()
+        accepted = [clients.submit(live.rerank, {"query": str(n), "documents": ["a", "b"]}) for n in range(8)]
+        wait_until(lambda: live.metric("prorank_queue_pairs") == 14)
+        half = live.raw(head(len(BODY)) + BODY[:5])
+        wait_until(lambda: live.metric("prorank_requests_in_flight") == 9)
+        live.stop()
+        wait_until(lambda: not connects(live.port))
+        half.sendall(BODY[5:])
+        answer = read_to_end(half)
+        assert answer.startswith(b"HTTP/1.1 503")
+        assert b"shutting down" in answer
+        model.gate.set()
+        assert [answer.result().status for answer in accepted] == [200] * 8
+        live.thread.join(10)
+        assert not live.thread.is_alive()
+
+
+def connects(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+def test_a_model_that_hangs_does_not_stop_the_end():
+    model = FakeModel()
+    with live_server(model, shutdown_timeout_s=0.5) as live, ThreadPoolExecutor(1) as clients:
+        model.gate.clear()
+        waiting = clients.submit(live.rerank, COHERE)
+        wait_until(lambda: model.batches)
+        live.stop()
+        answer = waiting.result()
+        assert (answer.status, answer.content["error"]["type"]) == (503, "draining")
+        model.gate.set()
