@@ -21,18 +21,22 @@ from jax.sharding import Mesh, NamedSharding
 from prorank_jax.config import RunConfig
 from prorank_jax.config_files import load_config
 from prorank_jax.models.config import ModelConfig
+from prorank_jax.models.lora import split_factors
 from prorank_jax.models.transformer import Transformer, abstract_params
 from prorank_jax.optimizer import make_optimizer, make_schedule
 from prorank_jax.prompts import AnswerTokens
+from prorank_jax.ranking_losses import LossOptions, make_losses, parse_losses
+from prorank_jax.ranking_step import RankingObjective, make_ranking_step
 from prorank_jax.rewards import answer_reward
 from prorank_jax.sharding import batch_sharding, make_mesh, replicated
 from prorank_jax.steps import make_grpo_step, make_score_step
 from prorank_jax.train_state import init_state, train_state_shardings
-from prorank_jax.types import Batch, TrainState
+from prorank_jax.types import Batch, ListBatch, TrainState
 
 TOPOLOGY = "v5e:2x4"
 CHIP_MEMORY = 16 * 2**30
-STAGE_1 = Path(__file__).parents[2] / "configs" / "stage1.yaml"
+CONFIGS = Path(__file__).parents[2] / "configs"
+STAGE_1, STAGE_2 = CONFIGS / "stage1.yaml", CONFIGS / "stage2.yaml"
 CASES: dict[str, dict[str, Any]] = {
     "stage1.yaml": {},
     "data8": {"mesh.fsdp": 1, "train.batch_size": 64},
@@ -72,14 +76,18 @@ def abstract_array(shape: tuple[int, ...], dtype: Any, sharding: NamedSharding) 
 
 @pytest.fixture(scope="module", params=CASES.values(), ids=CASES)
 def run(request: pytest.FixtureRequest) -> AbstractRun:
-    config = load_config(STAGE_1, request.param)
+    return abstract_run(load_config(STAGE_1, request.param))
+
+
+def abstract_run(config: RunConfig) -> AbstractRun:
     topology = topologies.get_topology_desc(platform="tpu", topology_name=TOPOLOGY)
     mesh = make_mesh(config.mesh, topology.devices)
-    model = Transformer(QWEN_2_5_500M, config.model.compute_dtype, config.model.remat)
+    model = Transformer(QWEN_2_5_500M, config.model.compute_dtype, config.model.remat, config.lora)
     optimizer = make_optimizer(config.optimizer, config.train.steps)
     shardings = train_state_shardings(model, optimizer, mesh)
     shapes = jax.eval_shape(
-        lambda params: init_state(params, model, optimizer, shardings), nn.unbox(abstract_params(model))
+        lambda params: init_state(params, model, optimizer, shardings),
+        split_factors(nn.unbox(abstract_params(model)))[1],
     )
     prompts, length = config.train.batch_size, config.data.max_length
     rows = batch_sharding(mesh)
@@ -143,5 +151,55 @@ def test_grpo_step_fits(run: AbstractRun, record_property):
     )
     needed = memory_needed(
         step, run.state, None, run.batch, run.key, mesh=run.mesh, record_property=record_property
+    )
+    assert needed < CHIP_MEMORY
+
+
+def abstract_lists(run: AbstractRun) -> ListBatch:
+    """Lists of the config's size: 64 shared tokens, and the rest of its longest prompt for each document."""
+    lists, documents = run.config.train.batch_size, run.config.ranking.list_size
+    prefix, rest = 64, run.config.data.max_length - 64
+    rows = batch_sharding(run.mesh)
+
+    def array(*shape: int, dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
+        return abstract_array((lists, *shape), dtype, rows)
+
+    return ListBatch(
+        prefix=array(prefix),
+        prefix_lengths=array(),
+        tokens=array(documents, rest),
+        lengths=array(documents),
+        grades=array(documents, dtype=jnp.float32),
+        teacher=array(documents, dtype=jnp.float32),
+        mask=array(documents, dtype=jnp.bool_),
+        in_batch=array(documents, dtype=jnp.bool_),
+        examples=array(documents),
+    )
+
+
+STAGE_2_CASES: dict[str, dict[str, Any]] = {
+    "stage2.yaml": {},
+    "low-rank, accumulated": {"lora.rank": 16, "train.batch_size": 64, "train.accumulation": 2},
+}
+
+
+@pytest.mark.parametrize("changes", STAGE_2_CASES.values(), ids=STAGE_2_CASES)
+def test_ranking_step_fits(changes: dict[str, Any], record_property):
+    run = abstract_run(load_config(STAGE_2, changes))
+    config = run.config
+    weights = parse_losses(config.ranking.losses)
+    objective = RankingObjective(make_losses(LossOptions()), weights, config.ranking.kl_coefficient)
+    step = make_ranking_step(
+        run.model,
+        make_optimizer(config.optimizer, config.train.steps),
+        make_schedule(config.optimizer, config.train.steps),
+        objective,
+        config.train.accumulation,
+        QWEN_ANSWERS,
+        run.mesh,
+    )
+    reference = None if config.lora.rank else run.state.params
+    needed = memory_needed(
+        step, run.state, reference, abstract_lists(run), mesh=run.mesh, record_property=record_property
     )
     assert needed < CHIP_MEMORY
