@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
@@ -15,12 +14,13 @@ from rich.console import Console
 from prorank_jax.evaluate import evaluate
 from prorank_jax.evaluation.comparison import Standing, comparison_table, draw_comparison, standings
 from prorank_jax.evaluation.names import parse_datasets, slug
-from prorank_jax.evaluation.options import EvaluationOptions
+from prorank_jax.evaluation.options import EvaluationOptions, OptionParser, add_options, options_from
 from prorank_jax.evaluation.output import METRICS_FILE, QUERIES_FILE
 from prorank_jax.run_folder import write_json
 
 COMPARISON_FILE, PICTURE_FILE = "comparison.json", "comparison.png"
 MAIN_METRIC = "ndcg@10"
+DEFAULT_FOLDER = Path("runs") / "comparison"
 _DESCRIPTION = "Evaluates several models on one dataset and puts them side by side."
 
 
@@ -114,24 +114,10 @@ def _named_models(values: Sequence[str]) -> dict[str, str]:
     return models
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> Any:
-        raise ValueError(f"{message}; --help shows the usage")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="python launch/compare.py", description=_DESCRIPTION, allow_abbrev=False)
-    add = parser.add_argument
-    add("models", nargs="+", metavar="NAME=MODEL", help="a name for the table, and a model")
-    add("--dataset", required=True, help="demo, FOLDER:split, or an ir_datasets id")
-    add("--output_dir", type=Path, required=True, help="folder of the results")
-    add("--first_stage", default="bm25", help="bm25 or a TREC run (%(default)s)")
-    add("--top_k", type=int, default=100, help="documents reranked for each query (%(default)s)")
-    add("--queries", type=int, help="measure on a fixed random sample of so many queries (all)")
-    add("--max_length", type=int, help="longest prompt in tokens (each model's own)")
-    add("--batch_size", type=int, default=32, help="prompts scored at once (%(default)s)")
-    add("--system", help="system sentence (each model's own)")
-    add("--instruction", help="put in front of each query (each model's own)")
+def _parser() -> OptionParser:
+    parser = OptionParser(prog="python launch/compare.py", description=_DESCRIPTION, allow_abbrev=False)
+    parser.add_argument("models", nargs="+", metavar="NAME=MODEL", help="a name for the table, and a model")
+    add_options(parser)
     return parser
 
 
@@ -148,15 +134,5 @@ def parse_options(arguments: Sequence[str]) -> ComparisonOptions:
     """
     given = _parser().parse_args(list(arguments))
     models = _named_models(given.models)
-    evaluation = EvaluationOptions(
-        model=next(iter(models.values())),
-        datasets=(given.dataset,),
-        first_stages=(given.first_stage,),
-        top_k=given.top_k,
-        queries=given.queries,
-        max_length=given.max_length,
-        batch_size=given.batch_size,
-        system=given.system,
-        instruction=given.instruction,
-    )
-    return ComparisonOptions(models, evaluation, given.output_dir)
+    evaluation = options_from(given, next(iter(models.values())))
+    return ComparisonOptions(models, evaluation, given.output_dir or DEFAULT_FOLDER)

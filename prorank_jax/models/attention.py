@@ -12,6 +12,9 @@ from prorank_jax.types import Array
 
 PROMPT_SEGMENT = 0
 PADDING_SEGMENT = -1
+# Rows longer than this attend in blocks of queries, so that memory grows with the length, not its square.
+LONGEST_AT_ONCE = 2048
+QUERY_BLOCK = 512
 
 
 @flax.struct.dataclass
@@ -70,6 +73,23 @@ def dot_product_attention(query: Array, key: Array, value: Array, visible: Array
     Returns:
         [B, Q, H, C] in the dtype of `value`.
     """
+    queries = query.shape[1]
+    if queries <= LONGEST_AT_ONCE:
+        return _attend(query, key, value, visible)
+    blocks = -(-queries // QUERY_BLOCK)
+    missing = blocks * QUERY_BLOCK - queries
+
+    def split(rows: jax.Array) -> jax.Array:
+        """[B, Q, …] → [blocks, B, QUERY_BLOCK, …], filled up with zeros."""
+        padded = jnp.pad(rows, ((0, 0), (0, missing), *((0, 0) for _ in rows.shape[2:])))
+        return jnp.moveaxis(padded.reshape(rows.shape[0], blocks, QUERY_BLOCK, *rows.shape[2:]), 1, 0)
+
+    parts = (split(jnp.asarray(query)), split(jnp.asarray(visible)))
+    mixed = jax.lax.map(lambda part: _attend(part[0], key, value, part[1]), parts)
+    return jnp.moveaxis(mixed, 0, 1).reshape(query.shape[0], -1, *query.shape[2:])[:, :queries]
+
+
+def _attend(query: Array, key: Array, value: Array, visible: Array) -> jax.Array:
     batch, queries, heads, head_dim = query.shape
     kv_heads = key.shape[2]
     grouped = query.reshape(batch, queries, kv_heads, heads // kv_heads, head_dim)

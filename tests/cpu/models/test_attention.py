@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from prorank_jax.models import attention
 from prorank_jax.models.attention import (
     PADDING_SEGMENT,
     completion_layout,
@@ -75,6 +76,28 @@ def test_attention_equals_a_plain_loop(kv_heads):
     visible[:, :, 0] = True
     got = dot_product_attention(query, jnp.asarray(key), jnp.asarray(value), visible)
     np.testing.assert_allclose(got, _plain_attention(query, key, value, visible), atol=2e-6)
+
+
+@pytest.mark.parametrize("queries", [12, 13])
+def test_long_rows_attend_in_blocks_to_the_same_values_and_gradients(queries, monkeypatch):
+    rng = np.random.default_rng(0)
+    query = rng.normal(size=(2, queries, 4, 8)).astype(np.float32)
+    key, value = rng.normal(size=(2, 2, 9, 2, 8)).astype(np.float32)
+    visible = rng.random((2, queries, 9)) < 0.6
+    visible[:, :, 0] = True
+
+    def weighted(query, key, value):
+        mixed = dot_product_attention(query, key, value, visible)
+        return (mixed * jnp.arange(mixed.size).reshape(mixed.shape)).sum() / mixed.size, mixed
+
+    differentiate = jax.grad(weighted, argnums=(0, 1, 2), has_aux=True)
+    at_once = differentiate(query, key, value)
+    monkeypatch.setattr(attention, "LONGEST_AT_ONCE", 4)
+    monkeypatch.setattr(attention, "QUERY_BLOCK", 5)
+    in_blocks = differentiate(query, key, value)
+    for a, b in zip(jax.tree.leaves(in_blocks), jax.tree.leaves(at_once), strict=True):
+        assert a.shape == b.shape
+        np.testing.assert_allclose(a, b, atol=2e-5)
 
 
 def test_a_row_that_sees_nothing_is_finite_and_so_is_its_gradient():
