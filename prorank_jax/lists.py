@@ -112,6 +112,7 @@ def list_iterator(
     options: RankingOptions,
     *,
     lists_per_batch: int,
+    relevant_grade: int,
     seed: int,
     process_index: int = 0,
     process_count: int = 1,
@@ -124,6 +125,7 @@ def list_iterator(
     Args:
         index: of these examples; see `index_lists`.
         lists_per_batch: lists Q of the global batch over all processes.
+        relevant_grade: half of a list has this grade or a higher one.
 
     Raises:
         ValueError: a batch that cannot be shared by the processes.
@@ -138,6 +140,7 @@ def list_iterator(
         list_size=options.list_size,
         lists_per_batch=lists_per_batch,
         borrowed=options.in_batch_negatives,
+        relevant_grade=relevant_grade,
         seed=seed,
     )
     local = lists_per_batch // process_count

@@ -195,6 +195,7 @@ def _ranking(parts: Parts) -> Stage:
             index,
             ranking,
             lists_per_batch=config.train.batch_size,
+            relevant_grade=config.data.relevant_grade,
             seed=config.train.seed,
             process_index=jax.process_index(),
             process_count=jax.process_count(),

@@ -124,7 +124,13 @@ def test_what_an_evaluation_writes(workshop, fake):
     assert fake.opened == [
         (
             "model",
-            {"max_length": None, "instruction": None, "batch_size": 32, "compute_dtype": "float32"},
+            {
+                "max_length": None,
+                "instruction": None,
+                "system": None,
+                "batch_size": 32,
+                "compute_dtype": "float32",
+            },
         )
     ]
 

@@ -33,22 +33,29 @@ def make_index(grades: list[list[int]], scores: list[list[float]] | None = None,
 def make_order(
     index: ListIndex, lists: int = 2, size: int = 4, borrowed: int = 0, seed: int = 0
 ) -> ListOrder:
-    return ListOrder(index, list_size=size, lists_per_batch=lists, borrowed=borrowed, seed=seed)
+    return ListOrder(
+        index, list_size=size, lists_per_batch=lists, borrowed=borrowed, relevant_grade=1, seed=seed
+    )
 
 
 @settings(max_examples=80, deadline=None)
-@given(graded, st.integers(1, 12), st.integers(0, 5))
-def test_members_are_spread_over_the_grades(grades, size, seed):
+@given(graded, st.integers(1, 12), st.integers(0, 3), st.integers(0, 5))
+def test_half_of_the_members_are_relevant_and_spread_over_the_grades(grades, size, relevant_grade, seed):
     grades = np.array(grades)
-    taken = choose_members(grades, size, seed)
+    taken = choose_members(grades, size, relevant_grade, seed)
     assert len(taken) == min(size, len(grades)) == len(set(taken.tolist()))
     assert grades[taken[0]] == grades.max()
-    counts = {grade: int((grades[taken] == grade).sum()) for grade in set(grades.tolist())}
-    for grade, count in counts.items():
-        there = int((grades == grade).sum())
-        # A grade has fewer than another only when it ran out, or the last round ended before it.
-        assert all(count >= other - 1 or count == there for other in counts.values())
-    np.testing.assert_array_equal(taken, choose_members(grades, size, seed))
+    relevant = grades >= relevant_grade
+    chosen = int(relevant[taken].sum())
+    others = len(taken) - chosen
+    assert chosen - others in (0, 1) or chosen == relevant.sum() or others == (~relevant).sum()
+    for side in (relevant, ~relevant):
+        counts = {grade: int((grades[taken] == grade).sum()) for grade in set(grades[side].tolist())}
+        for grade, count in counts.items():
+            there = int((grades == grade).sum())
+            # A grade has fewer than another only when it ran out, or the last round ended before it.
+            assert all(count >= other - 1 or count == there for other in counts.values())
+    np.testing.assert_array_equal(taken, choose_members(grades, size, relevant_grade, seed))
 
 
 def test_every_query_is_seen_once_in_an_epoch_and_the_last_batch_is_filled():

@@ -51,7 +51,7 @@ GROUPS = [group(i, [2, 1, 0, 0, 0][: 3 + i % 3], [0.5, 0.25, -1.0, 0.0, 3.0][: 3
 
 def batches(examples, options: RankingOptions, lists: int = 2, **place):
     index = index_lists(examples, options)
-    return list_iterator(examples, index, options, lists_per_batch=lists, seed=3, **place)
+    return list_iterator(examples, index, options, lists_per_batch=lists, relevant_grade=1, seed=3, **place)
 
 
 def prompt(batch, row: int, place: int) -> list[int]:

@@ -21,6 +21,7 @@ from prorank_jax.rollouts import (
     sample_completions,
 )
 from prorank_jax.steps import _loss_on_policy, _loss_on_samples
+from prorank_jax.train_state import Policy
 from prorank_jax.types import Batch, Rollout
 from tests.cpu.tiny import ANSWERS, VOCABULARY, tiny_model
 
@@ -148,6 +149,7 @@ def _moved(params, seed: int):
 def test_fused_loss_and_gradients_equal_the_plain_reference(family, group, new_tokens, remat, estimator):
     model, params = tiny_model(family, remat=remat)
     batch, reference = uneven_batch(2), _moved(params, 1) if estimator else None
+    policy = Policy(model, reference) if estimator else None
     options = GrpoOptions(
         group_size=group,
         max_new_tokens=new_tokens,
@@ -166,7 +168,7 @@ def test_fused_loss_and_gradients_equal_the_plain_reference(family, group, new_t
     def on_policy(params):
         of_loss = jax.value_and_grad(_loss_on_policy, has_aux=True)
         key = jax.random.key(11)
-        return of_loss(params, model, reference, batch, key, _reward_that_differs, ANSWERS, options)
+        return of_loss(params, model, policy, batch, key, _reward_that_differs, ANSWERS, options)
 
     (loss, (_, rollout)), gradients = on_policy(params)
     assert bool((~rollout.tied).any())
@@ -175,7 +177,7 @@ def test_fused_loss_and_gradients_equal_the_plain_reference(family, group, new_t
     @jax.jit
     def on_stored_samples(params):
         of_loss = jax.value_and_grad(_loss_on_samples, has_aux=True)
-        return of_loss(params, model, reference, batch, rollout, ANSWERS, options)
+        return of_loss(params, model, policy, batch, rollout, ANSWERS, options)
 
     updated = _moved(params, 2)
     (loss, (metrics, _)), gradients = on_stored_samples(updated)
