@@ -1,4 +1,4 @@
-"""Trains on the devices there are: `python launch/tpu_train.py --stage 1 [--config FILE] [--a.b VALUE]`."""
+"""Trains on the devices there are: `python launch/tpu_train.py --stage 1|2 [--init RUN_OR_MODEL]`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository n
 ON_TPU_POD = len(os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")) > 1
 EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_SIGTERM = 2, 130, 143
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it misses PyTorch, which is not needed
-USAGE = "usage: python launch/tpu_train.py --stage 1 [--config FILE.yaml] [--section.field VALUE ...]"
+USAGE = (
+    "usage: python launch/tpu_train.py --stage 1|2 [--init RUN_OR_MODEL] [--config FILE.yaml] "
+    "[--section.field VALUE ...]"
+)
 
 
 def main(arguments: list[str]) -> int:
