@@ -17,7 +17,7 @@ DEMO_QUERIES := 10
 
 help:
 	@echo "make demo      train and evaluate SmolLM2-135M on the built-in collection: minutes on two CPU cores"
-	@echo "make demo-long the same with more steps: most of an hour"
+	@echo "make demo-long the same with more steps: about half an hour"
 	@echo "make test      tests on the CPU"
 	@echo "make test-tpu  compile the training and scoring steps for TPU; needs no TPU"
 	@echo "make peers     compare with transformers and mxbai-rerank, in an environment of their own"
@@ -45,14 +45,15 @@ demo: $(READY)
 		--dataset demo --queries $(DEMO_QUERIES) --top_k 20 --max_length 128 \
 		--system "You judge search results." --output_dir runs/demo/comparison
 
-# The same with time to learn: about a quarter of an hour of training, and 40 test queries. SEED=1 for another run.
+# The same with time to learn: about a quarter of an hour of training, lists of eight, and 30 test queries. SEED=1 for another run.
 SEED ?= 0
 LONG := runs/demo_long$(SEED)
 demo-long: $(READY)
 	$(BIN)/python launch/tpu_train.py --stage 1 --config configs/demo_stage1.yaml --output_dir $(LONG)/stage1 \
 		--train.seed $(SEED) --train.steps 56 --optimizer.warmup_steps 4
 	$(BIN)/python launch/tpu_train.py --stage 2 --config configs/demo_stage2.yaml --output_dir $(LONG)/stage2 \
-		--train.seed $(SEED) --init $(LONG)/stage1 --train.steps 60 --optimizer.learning_rate 1e-4
+		--train.seed $(SEED) --init $(LONG)/stage1 --train.steps 60 --optimizer.learning_rate 1e-4 \
+		--train.batch_size 1 --ranking.list_size 8 --data.negatives_per_query 6 --data.hard_negatives 0.67
 	$(BIN)/python launch/compare.py "base=$(DEMO_MODEL)" "stage 1=$(LONG)/stage1" "stage 1+2=$(LONG)/stage2" \
 		--dataset demo --queries 30 --top_k 20 --max_length 128 \
 		--system "You judge search results." --output_dir $(LONG)/comparison
