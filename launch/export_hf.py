@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository need not be installed
 
-EXIT_BAD_INPUT, EXIT_INTERRUPTED = 2, 130
-os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it misses PyTorch, which is not needed
+from prorank_jax.command_line import CommandParser, run_command
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
-    """The options of the command line; exits with 2 where they cannot be read."""
-    parser = argparse.ArgumentParser(prog="python launch/export_hf.py", description=__doc__.splitlines()[0])
+    """The options of the command line; a ValueError where they cannot be read."""
+    parser = CommandParser(prog="python launch/export_hf.py", description=__doc__.splitlines()[0])
     parser.add_argument("--model", required=True, help="run directory, model folder, hub id or GGUF file")
     parser.add_argument("--output_dir", required=True, type=Path, help="a new or empty folder")
     parser.add_argument("--dtype", default="float32", help="float32 (default, bit-equal) or bfloat16")
@@ -27,9 +25,10 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
 
 def main(arguments: list[str]) -> int:
     """Exports the model; returns the exit code: 0 done, 2 bad input, 130 interrupted."""
-    options = parse_arguments(arguments)
-    try:
-        from prorank_jax.export_folder import export_folder
+
+    def command() -> None:
+        options = parse_arguments(arguments)
+        from prorank_jax.export_folder import export_folder  # takes seconds to import
 
         export_folder(
             options.model,
@@ -39,14 +38,9 @@ def main(arguments: list[str]) -> int:
             name=options.name,
             license_id=options.license,
         )
-    except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return EXIT_BAD_INPUT
-    except KeyboardInterrupt:
-        print("interrupted; nothing was written", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    print(f"{options.output_dir}: exported; its README.md says how to use it")
-    return 0
+        print(f"{options.output_dir}: exported; its README.md says how to use it")
+
+    return run_command(command, interrupted="nothing was written")
 
 
 if __name__ == "__main__":

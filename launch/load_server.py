@@ -8,46 +8,52 @@ import sys
 import typing
 from pathlib import Path
 
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository need not be installed
 
-EXIT_WRONG_OR_LOST, EXIT_BAD_INPUT = 1, 2
+from prorank_jax.command_line import CommandParser, run_command
+from prorank_jax.run_folder import write_json
+from prorank_jax.serving.load import LoadOptions, run_load
 
 
 def main(arguments: list[str]) -> int:
     """Returns the exit code: 0 each request was answered rightly or refused with 503, 1 not, 2 bad input."""
-    from rich.console import Console
-    from rich.progress import Progress
-    from rich.table import Table
+    return run_command(lambda: _load(arguments))
 
-    from prorank_jax.run_folder import write_json
-    from prorank_jax.serving.load import LoadOptions, run_load
 
-    parser = argparse.ArgumentParser(prog="python launch/load_server.py", description=LoadOptions.__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    for name, kind in typing.get_type_hints(LoadOptions).items():
-        default = {item.name: item.default for item in dataclasses.fields(LoadOptions)}[name]
-        parser.add_argument(f"--{name}", type=kind, required=name == "url", default=default)
+def _parser() -> CommandParser:
+    parser = CommandParser(
+        prog="python launch/load_server.py",
+        description=LoadOptions.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    kinds = typing.get_type_hints(LoadOptions)
+    for field in dataclasses.fields(LoadOptions):
+        is_required = field.default is dataclasses.MISSING
+        kind = kinds[field.name]
+        parser.add_argument(f"--{field.name}", type=kind, required=is_required, default=field.default)
     parser.add_argument("--output", type=Path, help="a JSON file for the report")
-    given = vars(parser.parse_args(arguments))
-    output = given.pop("output")
-    console = Console()
-    try:
-        options = LoadOptions(**given)
-        with Progress(console=console, transient=True) as bar:
-            task = bar.add_task("requests", total=options.requests)
-            report = run_load(options, lambda: bar.advance(task))
-        if output:
-            write_json(output, report)
-    except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return EXIT_BAD_INPUT
+    return parser
+
+
+def _load(arguments: list[str]) -> int:
+    given = vars(_parser().parse_args(arguments))
+    output, console = given.pop("output"), Console()
+    options = LoadOptions(**given)
+    with Progress(console=console, transient=True) as bar:
+        task = bar.add_task("requests", total=options.requests)
+        report = run_load(options, lambda: bar.advance(task))
+    if output:
+        write_json(output, report)
     table = Table(title=f"{options.requests} requests of {options.documents} documents", show_header=False)
     for name, value in report.items():
         if name != "options":
             table.add_row(name, f"{value:.1f}" if isinstance(value, float) else str(value))
     console.print(table)
-    is_sound = report["right"] and not report["lost"] and not report["problems"]
-    return 0 if is_sound else EXIT_WRONG_OR_LOST
+    return 0 if report["right"] and not report["lost"] and not report["problems"] else 1
 
 
 if __name__ == "__main__":

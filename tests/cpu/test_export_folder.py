@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import importlib.util
 import json
 import re
 import shutil
@@ -28,7 +27,7 @@ from prorank_jax.relevance_template import JOINT, pair_ids
 from tests.cpu.joining_tokenizer import JOINING_SIZE, write_joining_tokenizer
 from tests.cpu.models.checkpoint_files import assert_bit_equal
 from tests.cpu.tiny import tiny_model
-from tests.cpu.tiny_run import REPOSITORY
+from tests.cpu.tiny_run import load_launcher
 
 FILES = {
     *("1_LogitScore", "README.md", "chat_template.jinja", "config.json", "config_sentence_transformers.json"),
@@ -189,17 +188,10 @@ def test_a_prompt_that_does_not_survive_is_refused(exported, tmp_path, monkeypat
     assert list(tmp_path.iterdir()) == []
 
 
-def load_launcher():
-    spec = importlib.util.spec_from_file_location("export_hf", REPOSITORY / "launch" / "export_hf.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_the_launcher_exports(exported, tmp_path, capsys):
     arguments = ["--model", str(exported[0]), "--output_dir", str(tmp_path / "out")]
     arguments += ["--name", "my-reranker", "--license", "apache-2.0"]
-    assert load_launcher().main(arguments) == 0
+    assert load_launcher("export_hf").main(arguments) == 0
     assert str(tmp_path / "out") in capsys.readouterr().out
     card = (tmp_path / "out" / "README.md").read_text()
     assert "# my-reranker" in card
@@ -228,11 +220,18 @@ def test_bad_input_is_one_line_and_writes_nothing(exported, changes, message, tm
     options = {"--model": str(exported[0]), "--output_dir": str(tmp_path / "out")} | changes
     capsys.readouterr()
     arguments = [part.format(root=tmp_path) for option in options.items() for part in option]
-    assert load_launcher().main(arguments) == 2
+    assert load_launcher("export_hf").main(arguments) == 2
     said = capsys.readouterr().err
     assert re.fullmatch(r"error: [^\n]+\n", said), said
     assert re.search(message, said)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_command_line_that_cannot_be_read_is_one_line(capsys):
+    assert load_launcher("export_hf").main(["--model", "m"]) == 2
+    assert capsys.readouterr().err == (
+        "error: the following arguments are required: --output_dir; --help shows the usage\n"
+    )
 
 
 def test_the_code_of_the_card_can_be_parsed(exported):

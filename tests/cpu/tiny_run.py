@@ -65,8 +65,8 @@ def command_line(fields: dict[str, Any]) -> list[str]:
     return ["--stage", "1", *(part for name, value in shown.items() for part in (f"--{name}", str(value)))]
 
 
-def load_launcher() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("tpu_train", LAUNCHER)
+def load_launcher(name: str = "tpu_train") -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, REPOSITORY / "launch" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import threading
-from types import ModuleType
 
 import pytest
 
@@ -14,7 +12,7 @@ from prorank_jax.serving.load import LoadOptions, check_answer, make_request, ru
 from prorank_jax.serving.options import ServerOptions
 from prorank_jax.serving.request_format import parse_request
 from tests.cpu.serving.live import FakeModel, live_server, wait_until
-from tests.cpu.tiny_run import REPOSITORY
+from tests.cpu.tiny_run import load_launcher
 
 OPTIONS = LoadOptions(url="http://127.0.0.1:1", requests=4)
 
@@ -111,17 +109,8 @@ def test_options_that_cannot_work_are_named(changes):
         LoadOptions(**({"url": "http://127.0.0.1:1"} | changes))
 
 
-def load_launcher() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("load_server", REPOSITORY / "launch" / "load_server.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_the_launcher_reports_and_tells_success_by_its_exit_code(tmp_path, capsys):
-    launcher, output = load_launcher(), tmp_path / "load.json"
+    launcher, output = load_launcher("load_server"), tmp_path / "load.json"
     with live_server() as live:
         arguments = ["--url", live.address, "--clients", "2", "--requests", "6", "--output", str(output)]
         assert launcher.main(arguments) == 0

@@ -1,0 +1,42 @@
+"""What every program does on a command line: complaints on one line, and the exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+EXIT_BAD_INPUT, EXIT_INTERRUPTED = 2, 130
+
+
+class CommandParser(argparse.ArgumentParser):
+    """argparse without abbreviations, whose complaints are ValueErrors: `run_command` shows them."""
+
+    def __init__(self, **options: Any) -> None:
+        """Takes what `argparse.ArgumentParser` takes."""
+        super().__init__(allow_abbrev=False, **options)
+
+    def error(self, message: str) -> NoReturn:
+        """Raises a ValueError."""
+        raise ValueError(f"{message}; --help shows the usage")
+
+
+def run_command(command: Callable[[], int | None], *, interrupted: str = "") -> int:
+    """Runs a program; returns its exit code: 2 for bad input, 130 after Ctrl-C, else the command's own.
+
+    Args:
+        command: reads its arguments and works; None stands for 0. Its ValueErrors and OSErrors are bad
+            input and become one line on stderr; anything else is a fault of the program and goes through.
+        interrupted: what Ctrl-C left behind and how to go on, for stderr.
+    """
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it misses PyTorch, which is not needed
+    try:
+        return command() or 0
+    except (ValueError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except KeyboardInterrupt:
+        print("; ".join(filter(None, ("interrupted", interrupted))), file=sys.stderr)
+        return EXIT_INTERRUPTED
