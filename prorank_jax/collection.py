@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection as Sized
 from dataclasses import dataclass
 
+from prorank_jax.messages import name_a_few
 from prorank_jax.types import Document
-
-EXAMPLES_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -25,14 +23,6 @@ class Collection:
     documents: dict[str, Document]
     queries: dict[str, str]
     qrels: dict[str, dict[str, int]]
-
-
-def name_a_few(ids: Sized[str]) -> str:
-    """`'a', 'b', 'c' and 4 more`: the start of a list of ids, for messages."""
-    ordered = sorted(ids)
-    shown = ", ".join(repr(identifier) for identifier in ordered[:EXAMPLES_NAMED])
-    rest = len(ordered) - EXAMPLES_NAMED
-    return f"{shown} and {rest} more" if rest > 0 else shown
 
 
 def absent_ids(collection: Collection) -> tuple[set[str], set[str]]:

@@ -11,15 +11,15 @@ from prorank_jax.collection import Collection, check_collection
 from prorank_jax.config import DataOptions
 from prorank_jax.demo_collection import demo_collection
 from prorank_jax.embedding_jsonl import read_embedding_groups
-from prorank_jax.irds import PREFIX, read_ir_dataset
+from prorank_jax.irds import read_ir_dataset
 from prorank_jax.negatives import make_groups
+from prorank_jax.source_names import CATALOGUE_PREFIX, DEMO
 from prorank_jax.teacher_scores import add_teacher_candidates, read_teacher_scores
 from prorank_jax.types import RankingGroup
 
 __all__ = ["Collection", "load_collection", "load_groups", "source_fingerprint", "teacher_fingerprint"]
 
-DEMO = "demo"
-SOURCES = f"give {DEMO!r}, a BEIR folder, {PREFIX}ID, or a FlagEmbedding .jsonl file"
+SOURCES = f"give {DEMO!r}, a BEIR folder, {CATALOGUE_PREFIX}ID, or a FlagEmbedding .jsonl file"
 
 
 def _is_embedding_file(source: str) -> bool:
@@ -45,8 +45,8 @@ def load_collection(source: str, split: str) -> Collection:
     """
     if source == DEMO:
         return demo_collection(split)
-    if source.startswith(PREFIX):
-        return read_ir_dataset(source.removeprefix(PREFIX))
+    if source.startswith(CATALOGUE_PREFIX):
+        return read_ir_dataset(source.removeprefix(CATALOGUE_PREFIX))
     if _is_embedding_file(source):
         raise ValueError(
             f"data.source={source!r}: a FlagEmbedding file holds training groups, no collection; "
@@ -127,7 +127,7 @@ def source_fingerprint(source: str, split: str) -> dict[str, str]:
         collection = check_collection(demo_collection(split), "")
         content = repr((collection.documents, collection.queries, collection.qrels))
         return {DEMO: hashlib.sha256(content.encode()).hexdigest()}
-    if source.startswith(PREFIX):
+    if source.startswith(CATALOGUE_PREFIX):
         return {source: version("ir_datasets")}
     if _is_embedding_file(source):
         return {Path(source).name: _hash_file(Path(source))}

@@ -18,7 +18,7 @@ from prorank_jax.corpora import Collection, load_collection, source_fingerprint
 from prorank_jax.evaluation.first_stage import FirstStage, counted_queries, make_first_stage, sample_queries
 from prorank_jax.evaluation.harness import Evaluation, evaluate_collection, summarize
 from prorank_jax.evaluation.metrics import require_ranx
-from prorank_jax.evaluation.names import CATALOGUE_PREFIX, DEMO, DatasetName, parse_datasets
+from prorank_jax.evaluation.names import DatasetName, parse_datasets
 from prorank_jax.evaluation.options import EvaluationOptions
 from prorank_jax.evaluation.output import (
     METRICS_FILE,
@@ -39,6 +39,7 @@ from prorank_jax.models.sources import resolve_source
 from prorank_jax.pretrained import is_run_directory
 from prorank_jax.reranker import Reranker
 from prorank_jax.run_folder import only_run_in, write_json, write_text_atomically
+from prorank_jax.source_names import CATALOGUE_PREFIX, DEMO
 
 LIBRARIES = ("jax", "ranx", "bm25s")
 BATCHES_PER_CHUNK = 8  # keeps the device fed between two writes to disk

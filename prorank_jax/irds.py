@@ -3,45 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import logging
 from typing import Any
 
-from prorank_jax.collection import Collection, absent_ids, check_collection, name_a_few
+from prorank_jax.collection import Collection, absent_ids, check_collection
+from prorank_jax.messages import name_a_few
+from prorank_jax.source_names import CATALOGUE_PREFIX, find_dataset, nearest_ids
 from prorank_jax.types import Document
 
-PREFIX = "ir_datasets:"
 _TEXT_FIELDS = ("text", "body", "abstract", "contents")
 
 _log = logging.getLogger(__name__)
 
 
-def _nearest_ids(identifier: str, known: list[str]) -> list[str]:
-    children = [name for name in known if name.startswith(identifier.rstrip("/") + "/")]
-    return (children or difflib.get_close_matches(identifier, known, n=5, cutoff=0.5))[:5]
-
-
-def _load_dataset(identifier: str) -> Any:
-    # Imported here: it reads its whole catalogue, and only this source needs it.
-    import ir_datasets
-
-    try:
-        return ir_datasets.load(identifier)
-    except KeyError as error:
-        nearest = _nearest_ids(identifier, list(ir_datasets.registry))
-        hint = f"did you mean {' or '.join(nearest)}?" if nearest else "see https://ir-datasets.com"
-        raise ValueError(f"data.source='{PREFIX}{identifier}': unknown id; {hint}") from error
-
-
 def _check_parts(dataset: Any, identifier: str) -> None:
     missing = [part for part in ("docs", "queries", "qrels") if not getattr(dataset, f"has_{part}")()]
     if missing:
-        import ir_datasets
-
-        nearest = _nearest_ids(identifier, list(ir_datasets.registry))
+        nearest = nearest_ids(identifier)
         hint = f"; try {' or '.join(nearest)}" if nearest else ""
         raise ValueError(
-            f"data.source='{PREFIX}{identifier}': has no {', '.join(missing)}; "
+            f"data.source='{CATALOGUE_PREFIX}{identifier}': has no {', '.join(missing)}; "
             f"name an id with documents, queries and qrels{hint}"
         )
 
@@ -89,7 +70,8 @@ def read_ir_dataset(identifier: str) -> Collection:
         ValueError: an unknown id (the nearest ones are named), an id without documents, queries or
             judgements, or data that cannot be read or downloaded.
     """
-    dataset = _load_dataset(identifier)
+    problem = f"data.source='{CATALOGUE_PREFIX}{identifier}': unknown id"
+    dataset = find_dataset(identifier, problem, "see https://ir-datasets.com")
     _check_parts(dataset, identifier)
     try:
         qrels: dict[str, dict[str, int]] = {}
@@ -99,8 +81,8 @@ def read_ir_dataset(identifier: str) -> Collection:
         documents = {record.doc_id: _to_document(record) for record in dataset.docs_iter()}
     except (OSError, RuntimeError) as error:
         raise ValueError(
-            f"data.source='{PREFIX}{identifier}': ir_datasets cannot read it ({error}); "
+            f"data.source='{CATALOGUE_PREFIX}{identifier}': ir_datasets cannot read it ({error}); "
             "check the network, or give a local BEIR folder"
         ) from error
-    collection = Collection(f"{PREFIX}{identifier}", documents, queries, qrels)
+    collection = Collection(f"{CATALOGUE_PREFIX}{identifier}", documents, queries, qrels)
     return check_collection(_without_absent(collection), "choose another id")

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from prorank_jax.collection import Collection, name_a_few
+from prorank_jax.collection import Collection
 from prorank_jax.jsonl import read_lines
+from prorank_jax.messages import name_a_few
 from prorank_jax.negatives import MINED_GRADE
 from prorank_jax.types import Candidate, RankingGroup
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-DEMO = "demo"
-CATALOGUE_PREFIX = "ir_datasets:"
+from prorank_jax.source_names import CATALOGUE_PREFIX, DEMO, find_dataset
+
 DEFAULT_SPLIT = "test"
 FORMS = f"give {DEMO!r}, FOLDER:split of a BEIR folder, or an id of ir_datasets such as 'beir/scifact/test'"
 _LONGEST_SLUG = 100
@@ -55,15 +54,7 @@ def _folder_without_split(name: str) -> DatasetName:
 
 
 def _check_known(identifier: str, name: str) -> None:
-    # Imported here: it reads its whole catalogue, and only ids of it need that.
-    import ir_datasets
-
-    try:
-        ir_datasets.load(identifier)
-    except (KeyError, ValueError) as error:
-        nearest = difflib.get_close_matches(identifier, list(ir_datasets.registry), n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(nearest)}?" if nearest else FORMS
-        raise ValueError(f"dataset={name!r}: no folder and no id of ir_datasets; {hint}") from error
+    find_dataset(identifier, f"dataset={name!r}: no folder and no id of ir_datasets", FORMS)
 
 
 def parse_dataset(name: str) -> DatasetName:

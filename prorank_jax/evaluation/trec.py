@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from prorank_jax.jsonl import read_lines
+from prorank_jax.messages import name_a_few
 from prorank_jax.run_folder import write_text_atomically
 
 if TYPE_CHECKING:  # importing a collection imports jax, which this package does without
@@ -127,8 +128,6 @@ def read_run_of(file: Path, collection: Collection) -> dict[str, list[str]]:
     }
     for kind, ids in absent.items():
         if ids:
-            from prorank_jax.collection import name_a_few
-
             raise ValueError(
                 f"{file}: names {len(ids)} {kind} that {collection.name} lacks ({name_a_few(ids)}); "
                 "give a run of this dataset"

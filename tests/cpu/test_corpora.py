@@ -134,7 +134,7 @@ def _fake_dataset(**changes: Any) -> SimpleNamespace:
 @pytest.fixture
 def serve_dataset(monkeypatch: pytest.MonkeyPatch) -> Any:
     def serve(dataset: Any) -> None:
-        monkeypatch.setattr(irds, "_load_dataset", lambda _: dataset)
+        monkeypatch.setattr(irds, "find_dataset", lambda *_: dataset)
 
     return serve
 

@@ -1,0 +1,15 @@
+"""Pieces of messages."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+EXAMPLES_NAMED = 3
+
+
+def name_a_few(ids: Collection[str]) -> str:
+    """`'a', 'b', 'c' and 4 more`: the start of a list of ids in their order, for messages."""
+    ordered = sorted(ids)
+    shown = ", ".join(repr(identifier) for identifier in ordered[:EXAMPLES_NAMED])
+    rest = len(ordered) - EXAMPLES_NAMED
+    return f"{shown} and {rest} more" if rest > 0 else shown

@@ -1,0 +1,41 @@
+"""Names of collections that are no files: the demo, and the ids of the catalogue of ir_datasets."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+DEMO = "demo"
+# Marks an id of the catalogue among the names of files and folders.
+CATALOGUE_PREFIX = "ir_datasets:"
+_MOST_NAMED = 5
+
+
+def nearest_ids(identifier: str) -> list[str]:
+    """At most five ids: those below this one, else those spelled like it, the nearest first."""
+    # Imported here, as below: it reads its whole catalogue, and only ids of it need that.
+    import ir_datasets
+
+    known = list(ir_datasets.registry)
+    children = [name for name in known if name.startswith(identifier.rstrip("/") + "/")]
+    return (children or difflib.get_close_matches(identifier, known, n=_MOST_NAMED, cutoff=0.5))[:_MOST_NAMED]
+
+
+def find_dataset(identifier: str, problem: str, remedy: str) -> Any:
+    """The dataset with this id, as ir_datasets gives it; nothing is downloaded yet.
+
+    Args:
+        problem: what to say of an id that is unknown.
+        remedy: what to say where no id is near.
+
+    Raises:
+        ValueError: the id is unknown; names the nearest ones.
+    """
+    import ir_datasets
+
+    try:
+        return ir_datasets.load(identifier)
+    except (KeyError, ValueError) as error:
+        nearest = nearest_ids(identifier)
+        hint = f"did you mean {' or '.join(nearest)}?" if nearest else remedy
+        raise ValueError(f"{problem}; {hint}") from error
