@@ -13,14 +13,15 @@ from rich.console import Console
 
 from prorank_jax.command_line import CommandParser
 from prorank_jax.evaluate import evaluate
-from prorank_jax.evaluation.comparison import Standing, comparison_table, draw_comparison, standings
+from prorank_jax.evaluation.comparison import comparison_table, draw_comparison, standings
+from prorank_jax.evaluation.metrics import MAIN_METRIC
 from prorank_jax.evaluation.names import parse_datasets, slug
 from prorank_jax.evaluation.options import EvaluationOptions, add_options, options_from
 from prorank_jax.evaluation.output import METRICS_FILE, QUERIES_FILE
+from prorank_jax.evaluation.significance import as_json
 from prorank_jax.run_folder import write_json
 
 COMPARISON_FILE, PICTURE_FILE = "comparison.json", "comparison.png"
-MAIN_METRIC = "ndcg@10"
 DEFAULT_FOLDER = Path("runs") / "comparison"
 _DESCRIPTION = "Evaluates several models on one dataset and puts them side by side."
 
@@ -66,10 +67,6 @@ def _first_stage_name(options: ComparisonOptions) -> str:
     return "BM25" if name == "bm25" else Path(name).name
 
 
-def _as_json(standing: Standing) -> dict[str, Any]:
-    return dataclasses.asdict(standing) | {"interval": list(standing.interval)}
-
-
 def compare_models(options: ComparisonOptions, console: Console | None = None) -> dict[str, Any]:
     """Evaluates every model, resuming what is there; returns the content of comparison.json.
 
@@ -90,7 +87,7 @@ def compare_models(options: ComparisonOptions, console: Console | None = None) -
         "queries": count,
         "top_k": options.evaluation.top_k,
         "metric": MAIN_METRIC,
-        "systems": [_as_json(standing) for standing in standings(systems)],
+        "systems": [as_json(standing) for standing in standings(systems)],
     }
     write_json(options.output_dir / COMPARISON_FILE, content)
     draw_comparison(options.output_dir / PICTURE_FILE, title, systems)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from prorank_jax.evaluation.first_stage import FirstStage
 from prorank_jax.evaluation.metrics import MAIN_METRIC, QueryMetrics, means, query_metrics
 from prorank_jax.evaluation.score_log import QueryScores, ScoreLog
 from prorank_jax.evaluation.scoring import CHUNK_PAIRS, ScoreFn, rerank, score_candidates
-from prorank_jax.evaluation.significance import Comparison, compare
+from prorank_jax.evaluation.significance import Comparison, as_json, compare
 
 if TYPE_CHECKING:  # importing a collection imports jax, which this package does without
     from prorank_jax.collection import Collection
@@ -135,7 +135,7 @@ def summarize(evaluation: Evaluation) -> dict[str, Any]:
     entry: dict[str, Any] = {
         "first_stage": means(evaluation.first_stage.metrics),
         "reranked": means(evaluation.reranked.metrics),
-        **_to_json(evaluation.gain),
+        **as_json(evaluation.gain),
         "queries": len(evaluation.reranked.rankings),
         "pairs": evaluation.pairs,
         "pairs_per_second": None if speed is None else round(speed, 2),
@@ -144,13 +144,9 @@ def summarize(evaluation: Evaluation) -> dict[str, Any]:
         entry["compared"] = {
             "run": evaluation.compared.name,
             "metrics": means(evaluation.compared.metrics),
-            **_to_json(evaluation.gain_over_compared),
+            **as_json(evaluation.gain_over_compared),
         }
     return entry
-
-
-def _to_json(comparison: Comparison) -> dict[str, Any]:
-    return {**asdict(comparison), "interval": list(comparison.interval)}
 
 
 def query_records(evaluation: Evaluation) -> list[dict[str, Any]]:

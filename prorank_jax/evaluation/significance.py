@@ -9,7 +9,8 @@ difference.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
@@ -113,3 +114,8 @@ def compare(new: Mapping[str, float], old: Mapping[str, float]) -> Comparison:
         ties=int((differences == 0).sum()),
         losses=int((differences < 0).sum()),
     )
+
+
+def as_json(result: Any) -> dict[str, Any]:
+    """The fields of a `Comparison` or a `comparison.Standing`, as JSON gives them back."""
+    return {**asdict(result), "interval": list(result.interval)}

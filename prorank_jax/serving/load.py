@@ -16,6 +16,8 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from prorank_jax.config_checks import require_at_least, require_positive
+
 WORDS = (
     "river", "mountain", "engine", "protein", "music", "trade", "winter", "planet", "school", "bridge",
     "treaty", "virus", "island", "market", "glass", "theatre", "coal", "satellite", "harvest", "language",
@@ -49,12 +51,9 @@ class LoadOptions:
 
     def __post_init__(self) -> None:
         for name in ("clients", "requests", "documents", "words"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
-        if self.retries < 0:
-            raise ValueError(f"retries={self.retries}: must be at least 0")
-        if not self.timeout_s > 0:
-            raise ValueError(f"timeout_s={self.timeout_s}: must be above 0")
+            require_at_least(name, getattr(self, name), 1)
+        require_at_least("retries", self.retries, 0)
+        require_positive("timeout_s", self.timeout_s)
         parts = urlsplit(self.url)
         if parts.scheme != "http" or not parts.hostname:
             raise ValueError(f"url={self.url!r}: not the address of a server; give http://HOST:PORT")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from prorank_jax.config import COMPUTE_DTYPES
+from prorank_jax.config_checks import require, require_at_least, require_choice, require_positive
 
 WARMUPS = ("short", "all")
 
@@ -44,15 +45,13 @@ class ServerOptions:
     shutdown_timeout_s: float = _option(30.0, "longest time from SIGTERM to the exit")
 
     def __post_init__(self) -> None:
-        _require(bool(self.model), "model", self.model, "name a folder, hub id or GGUF file")
-        _require(bool(self.host), "host", self.host, "name an address, e.g. 127.0.0.1")
-        _require(0 <= self.port < 65536, "port", self.port, "a port is from 0 to 65535")
-        for name, choices in (("compute_dtype", COMPUTE_DTYPES), ("warmup", WARMUPS)):
-            value = getattr(self, name)
-            _require(value in choices, name, value, f"choose one of {', '.join(choices)}")
-        _require(
-            self.max_length is None or self.max_length >= 16, "max_length", self.max_length, "at least 16"
-        )
+        require(bool(self.model), "model", self.model, "name a folder, hub id or GGUF file")
+        require(bool(self.host), "host", self.host, "name an address, e.g. 127.0.0.1")
+        require(0 <= self.port < 65536, "port", self.port, "a port is from 0 to 65535")
+        require_choice("compute_dtype", self.compute_dtype, COMPUTE_DTYPES)
+        require_choice("warmup", self.warmup, WARMUPS)
+        if self.max_length is not None:
+            require_at_least("max_length", self.max_length, 16)
         for name in (
             "max_body_bytes",
             "max_documents",
@@ -62,20 +61,14 @@ class ServerOptions:
             "max_connections",
             "max_batch_pairs",
         ):
-            _require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
+            require_at_least(name, getattr(self, name), 1)
         for name in ("request_timeout_s", "client_timeout_s", "shutdown_timeout_s"):
-            is_time = 0 < getattr(self, name) < math.inf
-            _require(is_time, name, getattr(self, name), "must be a finite number of seconds above 0")
+            require_positive(name, getattr(self, name))
         is_wait = 0 <= self.batch_wait_ms < math.inf
-        _require(is_wait, "batch_wait_ms", self.batch_wait_ms, "must be a finite number from 0 on")
+        require(is_wait, "batch_wait_ms", self.batch_wait_ms, "must be a finite number from 0 on")
         fits = self.max_documents <= self.max_queue_pairs
         remedy = f"must be at least max_documents={self.max_documents}, or no such request is ever taken"
-        _require(fits, "max_queue_pairs", self.max_queue_pairs, remedy)
+        require(fits, "max_queue_pairs", self.max_queue_pairs, remedy)
         fits = self.max_body_bytes <= self.max_held_bytes
         remedy = f"must be at least max_body_bytes={self.max_body_bytes}, or no such body is ever taken"
-        _require(fits, "max_held_bytes", self.max_held_bytes, remedy)
-
-
-def _require(condition: bool, name: str, value: object, remedy: str) -> None:
-    if not condition:
-        raise ValueError(f"{name}={value!r}: {remedy}")
+        require(fits, "max_held_bytes", self.max_held_bytes, remedy)
