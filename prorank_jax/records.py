@@ -49,6 +49,13 @@ class Example:
     document_start: int = 0
 
 
+class _OwnInfo(tfds.core.DatasetInfo):
+    """A description that nobody else can have."""
+
+    def initialize_from_bucket(self) -> None:
+        """Does nothing; tfds would ask its bucket, and leave a folder in the machine's temporary one."""
+
+
 class PromptRecords(tfds.core.GeneratorBasedBuilder):
     """Examples in their given order, as ArrayRecord files."""
 
@@ -71,7 +78,7 @@ class PromptRecords(tfds.core.GeneratorBasedBuilder):
             "document_id": tfds.features.Text(),
         }
         # A batch is named by positions, so the records must keep the order they are written in.
-        return tfds.core.DatasetInfo(
+        return _OwnInfo(
             builder=self, features=tfds.features.FeaturesDict(features), disable_shuffling=True
         )
 
