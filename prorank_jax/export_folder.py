@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prorank_jax.chat_templates import make_chat_frame
-from prorank_jax.config import RunConfig
+from prorank_jax.config_checks import require_choice
 from prorank_jax.model_card import CardFacts, write_model_card
 from prorank_jax.model_history import Evaluation, read_evaluation, read_run_history
+from prorank_jax.model_prompt import prompt_settings_of
 from prorank_jax.models.export import EXPORT_DTYPES, save_params
 from prorank_jax.models.tokenizer import load_tokenizer, save_tokenizer
 from prorank_jax.pretrained import Pretrained, open_pretrained
 from prorank_jax.prompt_settings import SETTINGS_FILE, PromptSettings, read_prompt_settings
 from prorank_jax.prompts import AnswerTokens, PromptRenderer, make_renderer
 from prorank_jax.relevance_template import JOINT, pair_ids, with_relevance_template
-from prorank_jax.reranker import DEFAULT_ROOM
 from prorank_jax.run_folder import write_json
 
 if TYPE_CHECKING:
@@ -95,22 +95,6 @@ def export_folder(
     return settings
 
 
-def prompt_settings_of(model: Pretrained) -> PromptSettings:
-    """The prompt of a model: its run's, its `prorank.json`, or `Reranker`'s defaults."""
-    if model.run is not None:
-        return settings_of_run(model.run)
-    saved = read_prompt_settings(model.path)
-    if saved is not None:
-        return saved
-    template_length = make_renderer(model.tokenizer, max_length=_ENDLESS).template_length
-    return PromptSettings("", "", min(DEFAULT_ROOM + template_length, model.config.max_positions))
-
-
-def settings_of_run(run: RunConfig) -> PromptSettings:
-    """The prompt a run trains with."""
-    return PromptSettings(run.data.system, run.data.instruction, run.data.max_length)
-
-
 def generation_config(tokenizer: PreTrainedTokenizerFast, answers: AnswerTokens) -> dict[str, Any]:
     """A `generation_config.json` that lets the model give its answer, `0` or `1`, and stop."""
     ends = {answers.end, *([tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else [])}
@@ -124,8 +108,7 @@ def generation_config(tokenizer: PreTrainedTokenizerFast, answers: AnswerTokens)
 
 
 def _check_arguments(output_dir: Path, dtype: str, license_id: str) -> None:
-    if dtype not in EXPORT_DTYPES:
-        raise ValueError(f"dtype={dtype!r}: choose one of {', '.join(EXPORT_DTYPES)}")
+    require_choice("dtype", dtype, EXPORT_DTYPES)
     if not license_id.strip() or set(license_id) & set("\r\n"):
         raise ValueError(f"license={license_id!r}: name one licence, e.g. apache-2.0")
     if output_dir.exists() and not output_dir.is_dir():

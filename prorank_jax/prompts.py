@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 from tokenizers import Tokenizer
 
-from prorank_jax.chat_templates import make_chat_frame
+from prorank_jax.chat_templates import ChatFrame, make_chat_frame
+from prorank_jax.input_checks import Pair
 from prorank_jax.leading_tokens import leading_tokens
+from prorank_jax.plain_text import plain_text_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -98,7 +100,7 @@ class PromptRenderer:
         """The prompt's token ids, at most `max_length`: first a too long query is cut, then the document."""
         return self.render_batch([(query, document)])[0]
 
-    def render_batch(self, pairs: Sequence[tuple[str, str]]) -> list[list[int]]:
+    def render_batch(self, pairs: Sequence[Pair]) -> list[list[int]]:
         """What `render` gives for each (query, document), encoded in parallel and each query once.
 
         Of a text, at most 64 characters are read for each token of room (see `leading_tokens`).
@@ -177,7 +179,7 @@ def make_renderer(
     """
     frame = make_chat_frame(tokenizer, system)
     plain_text = plain_text_tokenizer(tokenizer)
-    separator = _encode_template(tokenizer, SEPARATOR)
+    prefix, ending = _template_ids(tokenizer, frame)
     return PromptRenderer(
         max_length=max_length,
         answer_tokens=AnswerTokens(
@@ -185,50 +187,28 @@ def make_renderer(
         ),
         plain_text=plain_text,
         tokenizer_digest=_digest(json.loads(plain_text.to_str())),
-        prefix=_encode_template(tokenizer, frame.prefix),
-        separator=separator,
-        ending=separator + _encode_template(tokenizer, TASK) + _encode_template(tokenizer, frame.suffix),
+        prefix=prefix,
+        separator=_encode_template(tokenizer, SEPARATOR),
+        ending=ending,
         query_head=_query_head(instruction),
     )
 
 
-def plain_text_tokenizer(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
-    """A copy of the tokenizer that knows no control or added token, so that no text can spell one.
-
-    For text without such tokens it gives the ids the tokenizer itself gives.
-    (`split_special_tokens=True` would still match added tokens that are not special: `<tool_call>`.)
+def template_length(tokenizer: PreTrainedTokenizerFast, system: str = "") -> int:
+    """Tokens of a prompt's fixed text around query, separator and document.
 
     Raises:
-        ValueError: a tokenizer without a Rust backend.
+        ValueError: the template cannot be used.
     """
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if not isinstance(backend, Tokenizer):
-        raise ValueError(
-            f"model.source: {type(tokenizer).__name__} is no fast tokenizer; save one as tokenizer.json"
-        )
-    parts: dict[str, Any] = json.loads(backend.to_str())
-    added = {token["content"] for token in parts["added_tokens"]}
-    parts |= {
-        "added_tokens": [],
-        "post_processor": None,
-        "decoder": None,
-        "truncation": None,
-        "padding": None,
-    }
-    if parts["model"]["type"] == "BPE":
-        _remove_from_bpe(parts["model"], added)
-    return Tokenizer.from_str(json.dumps(parts))
+    prefix, ending = _template_ids(tokenizer, make_chat_frame(tokenizer, system))
+    return len(prefix) + len(ending)
 
 
-def _remove_from_bpe(model: dict[str, Any], added: set[str]) -> None:
-    """Takes tokens out of a BPE vocabulary, with the merges that need them; ids of the others stay."""
-    removed = {token for token in added if len(token) > 1}  # a single character spells ordinary text
-    model["vocab"] = {token: index for token, index in model["vocab"].items() if token not in removed}
-    model["merges"] = [
-        (left, right) for left, right in model["merges"] if removed.isdisjoint((left, right, left + right))
-    ]
-    if model["unk_token"] in removed:
-        model["unk_token"] = None
+def _template_ids(tokenizer: PreTrainedTokenizerFast, frame: ChatFrame) -> tuple[list[int], list[int]]:
+    """What stands before the query, and after the document."""
+    after = (SEPARATOR, TASK, frame.suffix)
+    ending = [token for text in after for token in _encode_template(tokenizer, text)]
+    return _encode_template(tokenizer, frame.prefix), ending
 
 
 def _digest(value: Any) -> str:

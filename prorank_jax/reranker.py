@@ -2,64 +2,32 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
 from prorank_jax.calibration import Calibration, fit_calibration
-from prorank_jax.config import COMPUTE_DTYPES, DataOptions, MeshOptions
+from prorank_jax.config import COMPUTE_DTYPES, MeshOptions
+from prorank_jax.config_checks import require, require_choice
 from prorank_jax.input_checks import Pair, check_query, checked_count, checked_documents, checked_pairs
+from prorank_jax.model_prompt import prompt_settings_of
 from prorank_jax.models.config import ModelConfig
 from prorank_jax.models.transformer import Transformer, abstract_params
 from prorank_jax.pretrained import Pretrained, open_pretrained
-from prorank_jax.prompt_settings import read_prompt_settings
 from prorank_jax.prompts import PromptRenderer, make_renderer
+from prorank_jax.rank_result import RankResult
 from prorank_jax.scorer import PairScorer
 from prorank_jax.sharding import make_mesh, state_shardings
 
-# What mxbai-rerank v2 allows query and document together, if the model has the positions.
-DEFAULT_ROOM = 8192
 # From so many pairs on, a terminal shows progress.
 LONG_LIST = 256
 _RENDERERS_KEPT = 16
-
-
-@dataclass(frozen=True)
-class RankResult(Mapping[str, Any]):
-    """One ranked document, with mxbai-rerank's fields; also a mapping with sentence-transformers' keys.
-
-    `result["corpus_id"]` is `index`, `result["score"]` is `score`, and `result["text"]` is `document`
-    (no such key where documents were not asked for). `dict(result)` gives sentence-transformers' dict.
-
-    Attributes:
-        index: place of the document in the list that was ranked.
-        score: s, or its probability where calibrated ones were asked for.
-        document: its text; None unless asked for.
-    """
-
-    index: int
-    score: float
-    document: str | None = None
-
-    def __getitem__(self, key: str) -> Any:
-        return self._as_dict()[key]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._as_dict())
-
-    def __len__(self) -> int:
-        return len(self._as_dict())
-
-    def _as_dict(self) -> dict[str, Any]:
-        text = {} if self.document is None else {"text": self.document}
-        return {"corpus_id": self.index, "score": self.score, **text}
+_SHORT_PAIR = ("warm up", "word")
 
 
 class Reranker:
@@ -120,7 +88,11 @@ class Reranker:
         _check_options(batch_size, compute_dtype)
         device_mesh = make_mesh(mesh or MeshOptions())
         pretrained = open_pretrained(source)
-        renderer = _make_renderer(pretrained, max_length, instruction, system)
+        _check_tokenizer(pretrained)
+        settings = prompt_settings_of(
+            pretrained, max_length=max_length, instruction=instruction, system=system
+        )
+        renderer = make_renderer(pretrained.tokenizer, **asdict(settings))
         model = Transformer(pretrained.config, compute_dtype)
         params = pretrained.load_params(state_shardings(abstract_params(model), device_mesh))
         scorer = PairScorer(
@@ -238,36 +210,17 @@ class Reranker:
 
 
 def _check_options(batch_size: int, compute_dtype: str) -> None:
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f"batch_size={batch_size!r}: must be a whole number above 0")
-    if compute_dtype not in COMPUTE_DTYPES:
-        raise ValueError(f"compute_dtype={compute_dtype!r}: choose one of {', '.join(COMPUTE_DTYPES)}")
+    is_count = isinstance(batch_size, int) and not isinstance(batch_size, bool) and batch_size >= 1
+    require(is_count, "batch_size", batch_size, "must be a whole number above 0")
+    require_choice("compute_dtype", compute_dtype, COMPUTE_DTYPES)
 
 
-def _make_renderer(
-    pretrained: Pretrained, max_length: int | None, instruction: str | None, system: str | None
-) -> PromptRenderer:
-    """The renderer of a model's prompts; None is the run's own setting, or the default of other models."""
-    positions = pretrained.config.max_positions
-    saved = read_prompt_settings(pretrained.path)
-    run = pretrained.run.data if pretrained.run else saved or DataOptions(max_length=positions)
-    longest = run.max_length if max_length is None else max_length
-    if longest > positions:
-        raise ValueError(f"max_length={longest}: {pretrained.source} has {positions} positions; give no more")
+def _check_tokenizer(pretrained: Pretrained) -> None:
     if len(pretrained.tokenizer) > pretrained.config.vocab_size:
         raise ValueError(
             f"model.source={pretrained.source!r}: its tokenizer has {len(pretrained.tokenizer)} tokens, its "
             f"embedding {pretrained.config.vocab_size}; take tokenizer and weights of one model"
         )
-    renderer = make_renderer(
-        pretrained.tokenizer,
-        max_length=longest,
-        instruction=run.instruction if instruction is None else instruction,
-        system=run.system if system is None else system,
-    )
-    if max_length is None and not pretrained.run and renderer.room > DEFAULT_ROOM:
-        return dataclasses.replace(renderer, max_length=DEFAULT_ROOM + renderer.template_length)
-    return renderer
 
 
 @contextmanager

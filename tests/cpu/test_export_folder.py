@@ -16,8 +16,7 @@ import pytest
 from tokenizers.normalizers import Lowercase
 
 import prorank_jax.export_folder
-from prorank_jax.config_files import load_config
-from prorank_jax.export_folder import SENTENCE_TRANSFORMERS_VERSION, export_folder, prompt_settings_of
+from prorank_jax.export_folder import SENTENCE_TRANSFORMERS_VERSION, export_folder
 from prorank_jax.models.export import save_params
 from prorank_jax.models.tokenizer import load_tokenizer
 from prorank_jax.pretrained import open_pretrained
@@ -143,16 +142,6 @@ def test_bfloat16_is_rounded_to_nearest(tmp_path):
     )
     assert_bit_equal(open_pretrained(str(tmp_path / "out")).load_params(None), rounded)
     assert "rounded to bfloat16" in (tmp_path / "out" / "README.md").read_text()
-
-
-def test_where_the_prompt_comes_from(exported, tmp_path):
-    model = open_pretrained(str(exported[0]))
-    assert prompt_settings_of(model) == SETTINGS
-    fields = {"data.system": "S", "data.instruction": "I", "data.max_length": 99, "model.source": "m"}
-    run = load_config(None, fields)
-    assert prompt_settings_of(dataclasses.replace(model, run=run)) == PromptSettings("S", "I", 99)
-    elsewhere = open_pretrained(str(write_model(tmp_path / "model")))
-    assert prompt_settings_of(elsewhere) == PromptSettings("", "", 256)
 
 
 @pytest.mark.parametrize("exists", [True, False])

@@ -12,7 +12,7 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, tr
 import prorank_jax.leading_tokens
 from prorank_jax.leading_tokens import leading_tokens
 from prorank_jax.models.tokenizer import load_tokenizer
-from prorank_jax.prompts import plain_text_tokenizer
+from prorank_jax.plain_text import plain_text_tokenizer
 
 GOLDENS = Path(__file__).parent / "goldens"
 LLAMA_WORDS = (

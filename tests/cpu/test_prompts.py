@@ -15,7 +15,8 @@ from transformers import PreTrainedTokenizerFast
 
 from prorank_jax.chat_templates import QWEN_SYSTEM, is_qwen, make_chat_frame
 from prorank_jax.models.tokenizer import load_tokenizer, save_tokenizer
-from prorank_jax.prompts import AnswerTokens, make_renderer, plain_text_tokenizer
+from prorank_jax.plain_text import plain_text_tokenizer
+from prorank_jax.prompts import AnswerTokens, make_renderer
 
 GOLDENS = Path(__file__).parent / "goldens"
 TINY_QWEN = load_tokenizer(str(GOLDENS / "tiny_qwen"))

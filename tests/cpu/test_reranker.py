@@ -20,7 +20,7 @@ from prorank_jax.config_files import config_to_dict, load_config
 from prorank_jax.models.attention import prompt_layout
 from prorank_jax.models.tokenizer import load_tokenizer, save_tokenizer
 from prorank_jax.prompts import make_renderer
-from prorank_jax.reranker import DEFAULT_ROOM, Reranker
+from prorank_jax.reranker import Reranker
 from prorank_jax.run_folder import MODEL_CONFIG_FILE, TOKENIZER_FOLDER, write_config, write_json
 from prorank_jax.scorer import PairScorer
 from prorank_jax.sharding import make_mesh
@@ -160,16 +160,6 @@ def test_an_instruction_may_come_with_the_call(reranker, model_folder):
     ranked = reranker.rank(QUERY, DOCUMENTS, instruction="prefer recent work")
     best_first = np.sort(scores[: len(DOCUMENTS)])[::-1]
     np.testing.assert_allclose([result.score for result in ranked], best_first, rtol=0, atol=EXACT)
-
-
-@pytest.mark.parametrize("positions", [256, 4096, 100_000])
-def test_the_default_length_is_mxbais_or_the_models(tmp_path, positions):
-    folder = write_model_folder(tmp_path)
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": positions}))
-    reranker = Reranker.from_pretrained(str(folder))
-    template = make_renderer(load_tokenizer(str(TOKENIZER)), max_length=256).template_length
-    assert reranker.max_length == min(positions, DEFAULT_ROOM + template)
 
 
 def test_rank_sorts_by_score_and_equal_documents_keep_their_order(reranker):

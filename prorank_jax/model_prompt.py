@@ -1,0 +1,53 @@
+"""Which prompt a model is asked with: what it was trained with, and what a caller wants instead."""
+
+from __future__ import annotations
+
+from prorank_jax.pretrained import Pretrained
+from prorank_jax.prompt_settings import PromptSettings, read_prompt_settings
+from prorank_jax.prompts import template_length
+
+# What mxbai-rerank v2 allows query and document together, if the model has the positions.
+DEFAULT_ROOM = 8192
+
+
+def prompt_settings_of(
+    model: Pretrained,
+    *,
+    max_length: int | None = None,
+    instruction: str | None = None,
+    system: str | None = None,
+) -> PromptSettings:
+    """The prompt of a model: its run's, that of its `prorank.json`, or the defaults of other models.
+
+    Those are its own system sentence, no instruction, and 8192 tokens of query and document, as in
+    mxbai-rerank, or all its positions.
+
+    Args:
+        max_length, instruction, system: instead of the model's; None: the model's.
+
+    Raises:
+        ValueError: a `prorank.json` that cannot be read, a value that cannot work, or a length beyond
+            the model's positions.
+    """
+    own = _settings_of_run(model) or read_prompt_settings(model.path)
+    if system is None:
+        system = own.system if own else ""
+    if instruction is None:
+        instruction = own.instruction if own else ""
+    if max_length is None:
+        max_length = own.max_length if own else _default_length(model, system)
+    positions = model.config.max_positions
+    if max_length > positions:
+        raise ValueError(f"max_length={max_length}: {model.source} has {positions} positions; give no more")
+    return PromptSettings(system, instruction, max_length)
+
+
+def _settings_of_run(model: Pretrained) -> PromptSettings | None:
+    if model.run is None:
+        return None
+    data = model.run.data
+    return PromptSettings(data.system, data.instruction, data.max_length)
+
+
+def _default_length(model: Pretrained, system: str) -> int:
+    return min(DEFAULT_ROOM + template_length(model.tokenizer, system), model.config.max_positions)
