@@ -171,6 +171,20 @@ class Reranker:
         """
         return self._score(checked_pairs(pairs), None, on_scored)
 
+    def warm_up(self, every_length: bool = False) -> None:
+        """Compiles for the batches to come, so that no later call waits for it.
+
+        Args:
+            every_length: for prompts of all lengths, not only for the shortest texts.
+
+        Raises:
+            ValueError: a model whose scores are not finite.
+        """
+        shortest = self._renderer.fixed_length + 1  # a query is never empty
+        longest = self.max_length if every_length else len(self._renderer.render(*_SHORT_PAIR))
+        self._scorer.warm_up(shortest, longest)
+        self.score_pairs([_SHORT_PAIR])
+
     def calibrate(self, pairs: Iterable[Sequence[str]], labels: Sequence[int] | np.ndarray) -> Calibration:
         """Fits `calibration` to judged pairs (Platt scaling); it is kept in memory only.
 

@@ -151,6 +151,16 @@ class PairScorer:
             collect()
         return scores
 
+    def warm_up(self, shortest: int, longest: int) -> None:
+        """Compiles for all batches of prompts of so many tokens, the largest first, by scoring fillers."""
+        narrowest, widest = self.shapes.width_for(shortest), self.shapes.width_for(longest)
+        widths = [width for width in self.shapes.widths if narrowest <= width <= widest]
+        for width in reversed(widths):
+            for rows in reversed(self.shapes.rows):
+                if rows <= self.shapes.most_rows(width):
+                    filler = [np.zeros(width, np.int32)] * rows
+                    jax.block_until_ready(self._start(pad_batch(filler, self.shapes)))
+
     def _start(self, batch: Batch) -> jax.Array:
         rows, width = batch.tokens.shape
         self.compiled_shapes.add((rows, width))

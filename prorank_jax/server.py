@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from prorank_jax.command_line import CommandParser, run_command
+from prorank_jax.input_checks import Pair
 from prorank_jax.serving.errors import wrong_field
 from prorank_jax.serving.options import ServerOptions
-from prorank_jax.serving.warmup import warmup_batches
 
 if TYPE_CHECKING:
     from prorank_jax.reranker import Reranker
-    from prorank_jax.serving.batcher import Pair
     from prorank_jax.serving.service import ScorePairs
 
 EXTRA = ("prometheus_client", "starlette", "uvicorn")
@@ -75,8 +74,7 @@ def load_model(options: ServerOptions) -> ScorePairs:
         batch_size=options.max_batch_pairs,
         compute_dtype=options.compute_dtype,
     )
-    for pairs in warmup_batches(options.warmup, options.max_batch_pairs, reranker.max_length):
-        reranker.score_pairs(pairs)
+    reranker.warm_up(every_length=options.warmup == "all")
     return lambda pairs, instruction: _score(reranker, pairs, instruction)
 
 

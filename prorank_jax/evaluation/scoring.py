@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from prorank_jax.evaluation.score_log import QueryScores, ScoreLog
+from prorank_jax.input_checks import Pair
 
 if TYPE_CHECKING:  # importing a collection imports jax, which this package does without
     from prorank_jax.collection import Collection
@@ -23,7 +24,7 @@ class ScoreFn(Protocol):
     """
 
     def __call__(
-        self, pairs: Sequence[tuple[str, str]], on_scored: Callable[[int], None] | None = None
+        self, pairs: Sequence[Pair], on_scored: Callable[[int], None] | None = None
     ) -> np.ndarray: ...
 
 

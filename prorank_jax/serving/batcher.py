@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from prorank_jax.input_checks import Pair
 from prorank_jax.serving.errors import RequestError, draining, model_failed, queue_full
 from prorank_jax.serving.metrics import ServerMetrics
 
 # A turn of a quarter of a batch: short requests are done in one, and four long ones share a batch.
 TURNS_IN_BATCH = 4
 
-Pair = tuple[str, str]
 RunBatch = Callable[[list[Pair], str | None], Awaitable[np.ndarray]]
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from prorank_jax.input_checks import Pair
 from prorank_jax.jsonl import valid_text
 from prorank_jax.serving.errors import RequestError, wrong_field
 from prorank_jax.serving.options import ServerOptions
@@ -49,7 +50,7 @@ class RerankRequest:
     instruction: str | None
 
     @property
-    def pairs(self) -> list[tuple[str, str]]:
+    def pairs(self) -> list[Pair]:
         """The query with each document, in the order of the request."""
         return [(self.query, document) for document in self.documents]
 

@@ -8,7 +8,8 @@ from typing import Literal
 
 import numpy as np
 
-from prorank_jax.serving.batcher import Batcher, Pair
+from prorank_jax.input_checks import Pair
+from prorank_jax.serving.batcher import Batcher
 from prorank_jax.serving.body import HeldBytes
 from prorank_jax.serving.errors import client_gone, draining, loading, timed_out
 from prorank_jax.serving.metrics import ServerMetrics

@@ -306,6 +306,19 @@ def test_ten_thousand_documents_in_one_call(monkeypatch, model_folder):
     assert [result.score for result in ranked] == np.sort(expected)[::-1].tolist()
 
 
+def test_a_warm_up_compiles_for_short_texts_or_for_all(monkeypatch, model_folder):
+    warmed: list[tuple[int, int]] = []
+    monkeypatch.setattr(PairScorer, "warm_up", lambda _, *lengths: warmed.append(lengths))
+    monkeypatch.setattr(prorank_jax.scorer, "make_score_step", lambda *_: checksum_step)
+    reranker = Reranker.from_pretrained(str(model_folder))
+    reranker.warm_up()
+    reranker.warm_up(every_length=True)
+    renderer = make_renderer(load_tokenizer(str(TOKENIZER)), max_length=256)
+    least = len(renderer.render("", "")) + 1
+    assert warmed[0][0] == least <= warmed[0][1] < least + 10
+    assert warmed[1] == (least, 256)
+
+
 def test_calibrated_scores_keep_the_order(reranker):
     scores = reranker.predict(PAIRS)
     probabilities = reranker.predict(PAIRS, calibrated=True)

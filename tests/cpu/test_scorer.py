@@ -161,6 +161,32 @@ def test_each_shape_is_compiled_once():
     assert (counter.count, scorer.compiled_shapes) == (compiled, shapes)
 
 
+@pytest.fixture(scope="module")
+def empty_scorer() -> PairScorer:
+    """Without a model: of its batches only the shapes count."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            prorank_jax.scorer, "make_score_step", lambda *_: lambda _, batch: np.zeros(len(batch.lengths))
+        )
+        return make_scorer()
+
+
+@settings(max_examples=25)
+@given(st.integers(1, 9), ways, st.integers(1, 600), st.lists(st.integers(1, 600), min_size=1), st.data())
+def test_after_the_warm_up_no_shape_is_new(empty_scorer, batch_size, ways, longest, lengths, data):
+    lengths = [min(length, longest) for length in lengths]
+    shortest = data.draw(st.integers(1, min(lengths)))
+    empty_scorer.shapes = make_batch_shapes(600, batch_size, ways)
+    empty_scorer.compiled_shapes.clear()
+    empty_scorer.warm_up(shortest, longest)
+    met = set(empty_scorer.compiled_shapes)
+    empty_scorer.score(
+        lambda pairs: [[0] * lengths[int(number)] for _, number in pairs], some_pairs(len(lengths))
+    )
+    assert empty_scorer.compiled_shapes == met
+    assert all(empty_scorer.shapes.width_for(shortest) <= width for _, width in met)
+
+
 def test_an_error_of_the_renderer_comes_through(monkeypatch, scorer):
     monkeypatch.setattr(prorank_jax.scorer, "WINDOW", 8)
 

@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from prorank_jax.input_checks import Pair
 from prorank_jax.serving.options import ServerOptions
 from prorank_jax.serving.process import RerankServer, address_of, bind
 
-Pair = tuple[str, str]
 JSON = {"Content-Type": "application/json"}
 
 
