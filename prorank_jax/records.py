@@ -78,9 +78,7 @@ class PromptRecords(tfds.core.GeneratorBasedBuilder):
             "document_id": tfds.features.Text(),
         }
         # A batch is named by positions, so the records must keep the order they are written in.
-        return _OwnInfo(
-            builder=self, features=tfds.features.FeaturesDict(features), disable_shuffling=True
-        )
+        return _OwnInfo(builder=self, features=tfds.features.FeaturesDict(features), disable_shuffling=True)
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
         del dl_manager  # nothing is downloaded
