@@ -13,7 +13,6 @@ from rich.console import Console
 
 from prorank_jax import __version__
 from prorank_jax.beir_folder import beir_files
-from prorank_jax.checkpoint import FOLDER
 from prorank_jax.corpora import Collection, load_collection, source_fingerprint
 from prorank_jax.evaluation.first_stage import FirstStage, counted_queries, make_first_stage, sample_queries
 from prorank_jax.evaluation.harness import Evaluation, evaluate_collection, summarize
@@ -25,7 +24,6 @@ from prorank_jax.evaluation.output import (
     REPORT_FILE,
     claim_folder,
     earlier_datasets,
-    fingerprint_files,
     metrics_content,
     write_dataset,
 )
@@ -35,8 +33,7 @@ from prorank_jax.evaluation.score_log import SCORES_FILE, ScoreLog
 from prorank_jax.evaluation.scoring import CHUNK_PAIRS
 from prorank_jax.evaluation.tables import results_table
 from prorank_jax.evaluation.trec import read_run_of
-from prorank_jax.models.sources import resolve_source
-from prorank_jax.pretrained import is_run_directory
+from prorank_jax.model_identity import model_identity
 from prorank_jax.reranker import Reranker
 from prorank_jax.run_folder import only_run_in, write_json, write_text_atomically
 from prorank_jax.source_names import CATALOGUE_PREFIX, DEMO
@@ -54,33 +51,6 @@ class _Task:
     counted: int
     first_stage: FirstStage
     compared: tuple[str, Mapping[str, list[str]]] | None
-
-
-def model_identity(source: str) -> dict[str, Any]:
-    """What tells a model from others: its source, a hash of its files, and the step of a run's checkpoint.
-
-    Raises:
-        ValueError: there is no such model, or a run without a checkpoint.
-    """
-    path = resolve_source(source)
-    identity: dict[str, Any] = {"model": source, "model_step": None}
-    if path.is_file():
-        return {**identity, "model_fingerprint": fingerprint_files([path], path.parent)}
-    if not is_run_directory(path):
-        files = [*path.glob("*.safetensors"), *path.glob("*.json"), *path.glob("*.jinja")]
-        return {**identity, "model_fingerprint": fingerprint_files(files, path)}
-    steps = [int(folder.name) for folder in (path / FOLDER).glob("*") if folder.name.isdigit()]
-    if not steps:
-        raise ValueError(f"model={source!r}: a run without a checkpoint; let it train first")
-    # The rest of a run directory (logs, data) does not decide a score, and may be written meanwhile.
-    files = [file for file in (path / FOLDER / str(max(steps))).rglob("*") if file.is_file()]
-    files += [file for name in ("config.yaml", "model_config.json") for file in path.glob(name)]
-    files += [file for file in (path / "tokenizer").glob("*") if file.is_file()]
-    return {
-        "model": source,
-        "model_step": max(steps),
-        "model_fingerprint": fingerprint_files(files, path),
-    }
 
 
 def _check_split(dataset: DatasetName) -> None:

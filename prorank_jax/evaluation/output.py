@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +17,6 @@ METRICS_FILE = "metrics.json"
 REPORT_FILE = "report.html"
 QUERIES_FILE = "queries.jsonl"
 FIRST_STAGE_RUN, RERANKED_RUN = "first_stage.trec", "reranked.trec"
-_SAMPLE_BYTES = 1 << 20
-
-
-def fingerprint_files(files: Iterable[Path], root: Path) -> str:
-    """A hash over names, sizes and the first and last MiB of files, in hexadecimal.
-
-    Enough to tell two trained models apart, without reading gigabytes; a copy has the same one.
-    """
-    digest = hashlib.sha256()
-    for path in sorted(files):
-        size = path.stat().st_size
-        digest.update(f"{path.relative_to(root)}\n{size}\n".encode())
-        with path.open("rb") as file:
-            digest.update(file.read(_SAMPLE_BYTES))
-            file.seek(max(0, size - _SAMPLE_BYTES))
-            digest.update(file.read(_SAMPLE_BYTES))
-    return digest.hexdigest()
 
 
 def _read_json(file: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The evaluation from its command line to its files, with a fake model and once with a real small one."""
+"""The evaluation from its command line to its files, with a fake model."""
 
 from __future__ import annotations
 
@@ -13,16 +13,13 @@ import pytest
 from rich.console import Console
 
 from prorank_jax import evaluate as module
-from prorank_jax.checkpoint import FOLDER
-from prorank_jax.evaluate import evaluate, model_identity
+from prorank_jax.evaluate import evaluate
 from prorank_jax.evaluation.options import EvaluationOptions, parse_options
-from prorank_jax.evaluation.output import claim_folder, fingerprint_files
 from prorank_jax.evaluation.trec import read_run, write_run
-from prorank_jax.reranker import Reranker
 from prorank_jax.run_folder import only_run_in
 from tests.cpu.data_fixtures import write_beir_folder
 from tests.cpu.evaluation.collections import hash_score
-from tests.cpu.tiny_run import load_launcher, write_model_folder
+from tests.cpu.tiny_run import load_launcher
 
 
 class FakeReranker:
@@ -218,15 +215,7 @@ def test_changed_documents_are_noticed(workshop, capsys):
     ("arguments", "message"),
     [
         (["--dataset", "one"], "required: --model"),
-        (["--model", "model"], "required: --dataset"),
         ([*ARGUMENTS, "--top_k", "0"], "top_k=0"),
-        ([*ARGUMENTS, "--top_k", "many"], "--top_k: invalid int value"),
-        ([*ARGUMENTS, "--queries", "-1"], "queries=-1"),
-        ([*ARGUMENTS, "--nonsense", "1"], "unrecognized arguments: --nonsense"),
-        ([*ARGUMENTS, "--compute_dtype", "int4"], "compute_dtype='int4'.*float32, bfloat16"),
-        ([*ARGUMENTS, "--first_stage", "absent.trec"], "one run cannot serve 2 datasets"),
-        ([*ARGUMENTS, "--first_stage", "bm25", "absent.trec"], "first_stage='absent.trec': no such file"),
-        ([*ARGUMENTS, "--compare", "absent.trec"], "1 runs for 2 datasets"),
         (["--model", "nowhere/to/be", "--dataset", "one"], "no such folder or file"),
         (["--model", "model", "--dataset", "one:dev"], "dataset='one:dev': .*'dev'.*choose one of test"),
         (["--model", "model", "--dataset", "two"], "name a split: two:dev"),
@@ -271,76 +260,3 @@ def test_help_names_every_option(capsys):
     said = capsys.readouterr().out
     for option in ("--model", "--dataset", "--first_stage", "--top_k", "--output_dir", "--queries"):
         assert option in said
-
-
-def test_the_default_folder_is_named_after_the_model():
-    assert EvaluationOptions("org/name", ("demo",)).folder == Path("runs/eval/org-name")
-
-
-def test_a_damaged_folder_is_named(tmp_path):
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "evaluation.json").write_text("{")
-    with pytest.raises(ValueError, match=r"evaluation\.json: cannot be read"):
-        claim_folder(tmp_path / "out", {})
-
-
-def test_identity_of_a_run_is_its_newest_checkpoint(tmp_path):
-    for name in ("config.yaml", "model_config.json", "metrics.jsonl"):
-        (tmp_path / name).write_text(name)
-    with pytest.raises(ValueError, match="a run without a checkpoint"):
-        model_identity(str(tmp_path))
-    identities = []
-    for step in ("28", "56", "99.orbax-checkpoint-tmp"):
-        (tmp_path / FOLDER / step).mkdir(parents=True)
-        (tmp_path / FOLDER / step / "data").write_text("same bytes")
-        identities.append(model_identity(str(tmp_path)))
-    assert [identity["model_step"] for identity in identities] == [28, 56, 56]
-    assert identities[0]["model_fingerprint"] != identities[1]["model_fingerprint"]
-    (tmp_path / "metrics.jsonl").write_text("the run goes on logging")
-    assert model_identity(str(tmp_path)) == identities[1] == identities[2]
-    (tmp_path / FOLDER / "56" / "data").write_text("other bytes")
-    assert model_identity(str(tmp_path)) != identities[1]
-
-
-def test_a_fingerprint_sees_names_sizes_and_both_ends(tmp_path):
-    prints = set()
-    middle = bytes(3 << 20)
-    for name, data in (("a", b"x" + middle), ("a", middle + b"x"), ("a", middle), ("b", middle)):
-        (tmp_path / name).write_bytes(data)
-        prints.add(fingerprint_files([tmp_path / name], tmp_path))
-    assert len(prints) == 4
-
-
-def test_a_real_model_from_folder_to_metrics(tmp_path):
-    write_model_folder(tmp_path / "model")
-    write_beir_folder(tmp_path / "one", queries=4, split="test")
-    options = EvaluationOptions(
-        str(tmp_path / "model"),
-        (str(tmp_path / "one"),),
-        top_k=3,
-        output_dir=tmp_path / "out",
-        max_length=208,
-        batch_size=8,
-    )
-    content = evaluate(options, Console(file=StringIO()))
-    (entry,) = content["datasets"].values()
-    assert entry["queries"] == 4
-    assert content["max_length"] == 208
-    (scores,) = tmp_path.glob("out/*/scores.jsonl")
-    records = [json.loads(line) for line in scores.read_text().splitlines()[1:]]
-    reranker = Reranker.from_pretrained(str(tmp_path / "model"), max_length=208, batch_size=8)
-    corpus = {
-        record["_id"]: f"{record['title']} {record['text']}"
-        for record in map(json.loads, (tmp_path / "one" / "corpus.jsonl").read_text().splitlines())
-    }
-    queries = {
-        record["_id"]: record["text"]
-        for record in map(json.loads, (tmp_path / "one" / "queries.jsonl").read_text().splitlines())
-    }
-    reranked = read_run(next(tmp_path.glob("out/*/reranked.trec")))
-    for record in records:
-        ranked = reranker.rank(queries[record["query"]], [corpus[name] for name in record["documents"]])
-        assert record["scores"] == pytest.approx(
-            [result.score for result in sorted(ranked, key=lambda result: result.index)], abs=1e-5
-        )
-        assert reranked[record["query"]] == [record["documents"][result.index] for result in ranked]

@@ -1,0 +1,57 @@
+"""What tells one model from others, without loading it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from prorank_jax.checkpoint import FOLDER
+from prorank_jax.models.sources import resolve_source
+from prorank_jax.pretrained import is_run_directory
+
+_SAMPLE_BYTES = 1 << 20
+
+
+def model_identity(source: str) -> dict[str, Any]:
+    """What tells a model from others: its source, a hash of its files, and the step of a run's checkpoint.
+
+    Raises:
+        ValueError: there is no such model, or a run without a checkpoint.
+    """
+    path = resolve_source(source)
+    identity: dict[str, Any] = {"model": source, "model_step": None}
+    if path.is_file():
+        return {**identity, "model_fingerprint": fingerprint_files([path], path.parent)}
+    if not is_run_directory(path):
+        files = [*path.glob("*.safetensors"), *path.glob("*.json"), *path.glob("*.jinja")]
+        return {**identity, "model_fingerprint": fingerprint_files(files, path)}
+    steps = [int(folder.name) for folder in (path / FOLDER).glob("*") if folder.name.isdigit()]
+    if not steps:
+        raise ValueError(f"model={source!r}: a run without a checkpoint; let it train first")
+    # The rest of a run directory (logs, data) does not decide a score, and may be written meanwhile.
+    files = [file for file in (path / FOLDER / str(max(steps))).rglob("*") if file.is_file()]
+    files += [file for name in ("config.yaml", "model_config.json") for file in path.glob(name)]
+    files += [file for file in (path / "tokenizer").glob("*") if file.is_file()]
+    return {
+        "model": source,
+        "model_step": max(steps),
+        "model_fingerprint": fingerprint_files(files, path),
+    }
+
+
+def fingerprint_files(files: Iterable[Path], root: Path) -> str:
+    """A hash over names, sizes and the first and last MiB of files, in hexadecimal.
+
+    Enough to tell two trained models apart, without reading gigabytes; a copy has the same one.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(files):
+        size = path.stat().st_size
+        digest.update(f"{path.relative_to(root)}\n{size}\n".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(_SAMPLE_BYTES))
+            file.seek(max(0, size - _SAMPLE_BYTES))
+            digest.update(file.read(_SAMPLE_BYTES))
+    return digest.hexdigest()

@@ -1,0 +1,35 @@
+"""What tells models apart: their files, or the newest checkpoint of a run."""
+
+from __future__ import annotations
+
+import pytest
+
+from prorank_jax.checkpoint import FOLDER
+from prorank_jax.model_identity import fingerprint_files, model_identity
+
+
+def test_identity_of_a_run_is_its_newest_checkpoint(tmp_path):
+    for name in ("config.yaml", "model_config.json", "metrics.jsonl"):
+        (tmp_path / name).write_text(name)
+    with pytest.raises(ValueError, match="a run without a checkpoint"):
+        model_identity(str(tmp_path))
+    identities = []
+    for step in ("28", "56", "99.orbax-checkpoint-tmp"):
+        (tmp_path / FOLDER / step).mkdir(parents=True)
+        (tmp_path / FOLDER / step / "data").write_text("same bytes")
+        identities.append(model_identity(str(tmp_path)))
+    assert [identity["model_step"] for identity in identities] == [28, 56, 56]
+    assert identities[0]["model_fingerprint"] != identities[1]["model_fingerprint"]
+    (tmp_path / "metrics.jsonl").write_text("the run goes on logging")
+    assert model_identity(str(tmp_path)) == identities[1] == identities[2]
+    (tmp_path / FOLDER / "56" / "data").write_text("other bytes")
+    assert model_identity(str(tmp_path)) != identities[1]
+
+
+def test_a_fingerprint_sees_names_sizes_and_both_ends(tmp_path):
+    prints = set()
+    middle = bytes(3 << 20)
+    for name, data in (("a", b"x" + middle), ("a", middle + b"x"), ("a", middle), ("b", middle)):
+        (tmp_path / name).write_bytes(data)
+        prints.add(fingerprint_files([tmp_path / name], tmp_path))
+    assert len(prints) == 4
