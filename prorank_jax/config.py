@@ -27,8 +27,8 @@ __all__ = [
 ]
 
 COMPUTE_DTYPES = ("float32", "bfloat16")
-REMAT_POLICIES = ("none", "dots", "dots_no_batch", "full")
-ATTENTION_IMPLEMENTATIONS = ("xla",)
+REMAT_POLICIES = ("none", "dots", "dots_no_batch", "mlp", "gate", "attention", "full")
+ATTENTION_IMPLEMENTATIONS = ("xla", "splash")
 SCHEDULES = ("constant", "linear", "cosine")
 
 
@@ -41,8 +41,13 @@ class ModelOptions:
     compute_dtype: str = "float32"
     """`float32` or `bfloat16`; parameters, norms and softmaxes stay float32 in both."""
     remat: str = "none"
-    """What the backward pass recomputes: `none`, `dots`, `dots_no_batch` or `full`."""
+    """What the backward pass recomputes: `none`, `full`, or something in between.
+
+    `dots` keeps every matrix product, `dots_no_batch` all but attention's own. `mlp` keeps attention's
+    inputs and output and the MLP's gate and up, `gate` the same without up, `attention` without both.
+    """
     attention: str = "xla"
+    """`xla`: on every device. `splash`: the Pallas kernel, on TPU."""
 
     def __post_init__(self) -> None:
         require(bool(self.source), "model.source", self.source, "name a folder, hub id or GGUF file")

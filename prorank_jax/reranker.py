@@ -12,10 +12,11 @@ from rich.console import Console
 from rich.progress import Progress
 
 from prorank_jax.calibration import Calibration, fit_calibration
-from prorank_jax.config import COMPUTE_DTYPES, MeshOptions
+from prorank_jax.config import ATTENTION_IMPLEMENTATIONS, COMPUTE_DTYPES, MeshOptions
 from prorank_jax.config_checks import require, require_choice
 from prorank_jax.input_checks import Pair, check_query, checked_count, checked_documents, checked_pairs
 from prorank_jax.model_prompt import prompt_settings_of
+from prorank_jax.models.attention import check_implementation
 from prorank_jax.models.config import ModelConfig
 from prorank_jax.models.transformer import Transformer, abstract_params
 from prorank_jax.pretrained import Pretrained, open_pretrained
@@ -65,6 +66,7 @@ class Reranker:
         system: str | None = None,
         batch_size: int = 32,
         compute_dtype: str = "float32",
+        attention: str = "xla",
         mesh: MeshOptions | None = None,
     ) -> Reranker:
         """Loads a model onto the devices.
@@ -79,21 +81,23 @@ class Reranker:
             batch_size: pairs of a batch of up to 512 tokens; longer batches have fewer. It is rounded up
                 to a multiple of the devices that share the rows.
             compute_dtype: `float32` or `bfloat16`; scores are float32 in both.
+            attention: `xla`, or `splash` for the Pallas kernel on TPU.
             mesh: None: all devices, rows split over them.
 
         Raises:
             ValueError: there is no such model, its files do not belong together, or an argument that
                 cannot work.
         """
-        _check_options(batch_size, compute_dtype)
+        _check_options(batch_size, compute_dtype, attention)
         device_mesh = make_mesh(mesh or MeshOptions())
+        check_implementation(attention, device_mesh)
         pretrained = open_pretrained(source)
         _check_tokenizer(pretrained)
         settings = prompt_settings_of(
             pretrained, max_length=max_length, instruction=instruction, system=system
         )
         renderer = make_renderer(pretrained.tokenizer, **asdict(settings))
-        model = Transformer(pretrained.config, compute_dtype)
+        model = Transformer(pretrained.config, compute_dtype, attention=attention)
         params = pretrained.load_params(state_shardings(abstract_params(model), device_mesh))
         scorer = PairScorer(
             model,
@@ -223,10 +227,11 @@ class Reranker:
         return scores
 
 
-def _check_options(batch_size: int, compute_dtype: str) -> None:
+def _check_options(batch_size: int, compute_dtype: str, attention: str) -> None:
     is_count = isinstance(batch_size, int) and not isinstance(batch_size, bool) and batch_size >= 1
     require(is_count, "batch_size", batch_size, "must be a whole number above 0")
     require_choice("compute_dtype", compute_dtype, COMPUTE_DTYPES)
+    require_choice("attention", attention, ATTENTION_IMPLEMENTATIONS)
 
 
 def _check_tokenizer(pretrained: Pretrained) -> None:

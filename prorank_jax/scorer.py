@@ -119,6 +119,7 @@ class PairScorer:
         self.shapes = make_batch_shapes(max_length, batch_size, mesh.shape["data"] * mesh.shape["fsdp"])
         self.compiled_shapes: set[tuple[int, int]] = set()
         self._params = params
+        self._mesh = mesh
         self._sharding = batch_sharding(mesh)
         self._step = make_score_step(model, answers, mesh)
 
@@ -164,7 +165,8 @@ class PairScorer:
     def _start(self, batch: Batch) -> jax.Array:
         rows, width = batch.tokens.shape
         self.compiled_shapes.add((rows, width))
-        return self._step(self._params, jax.tree.map(self._place, batch))
+        with jax.set_mesh(self._mesh):  # attention by kernel splits its work over the mesh in context
+            return self._step(self._params, jax.tree.map(self._place, batch))
 
     def _place(self, rows: np.ndarray) -> jax.Array:
         """Each process has all rows of the batch and gives its own devices theirs."""

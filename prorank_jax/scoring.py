@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 
-from prorank_jax.models.attention import TokenLayout, prompt_layout
+from prorank_jax.models.attention import prompt_layout
 from prorank_jax.models.transformer import Transformer, last_positions
 from prorank_jax.prompts import AnswerTokens
 from prorank_jax.types import Array, Batch, ListBatch, Params
@@ -49,7 +51,7 @@ def list_hidden(model: Transformer, params: Params, batch: ListBatch) -> jax.Arr
     lengths = batch.lengths.reshape(queries * documents)
     layout = prompt_layout(lengths, width)
     starts = for_each_document(jnp.asarray(batch.prefix_lengths), 0)
-    layout = TokenLayout(layout.positions + starts[:, None], layout.segments)
+    layout = dataclasses.replace(layout, positions=layout.positions + starts[:, None])
     rows = batch.tokens.reshape(queries * documents, width)
     hidden, _ = model.apply({"params": params}, rows, layout, prefix, prefix_layout)
     return last_positions(hidden, lengths).reshape(queries, documents, -1)

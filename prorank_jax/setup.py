@@ -16,6 +16,7 @@ from rich.console import Console
 
 from prorank_jax.config import DataOptions, RunConfig
 from prorank_jax.data import ExampleSet, open_dataset, probe_batches
+from prorank_jax.models.attention import check_implementation
 from prorank_jax.models.config import ModelConfig
 from prorank_jax.models.lora import split_factors
 from prorank_jax.models.tokenizer import save_tokenizer
@@ -76,6 +77,7 @@ def prepare_run(config: RunConfig, console: Console) -> Run:
         ValueError: the mesh, model, tokenizer, collection, losses or lengths cannot work.
     """
     mesh = make_mesh(config.mesh)
+    check_implementation(config.model.attention, mesh)
     part = config.train.batch_size // config.train.accumulation
     check_batch_size("train.batch_size / train.accumulation", part, mesh)
     check_batch_size("probe.batch_size", config.probe.batch_size, mesh)
@@ -92,7 +94,10 @@ def prepare_run(config: RunConfig, console: Console) -> Run:
         held_out, count=config.probe.examples, batch_size=config.probe.batch_size, buckets=buckets
     )
 
-    model = Transformer(pretrained.config, config.model.compute_dtype, config.model.remat, config.lora)
+    computed = config.model
+    model = Transformer(
+        pretrained.config, computed.compute_dtype, computed.remat, config.lora, computed.attention
+    )
     updates = config.train.steps * (config.grpo.updates_per_rollout if config.stage == 1 else 1)
     optimizer = make_optimizer(config.optimizer, updates)
     shardings = train_state_shardings(model, optimizer, mesh)

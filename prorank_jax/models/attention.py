@@ -7,8 +7,15 @@ import math
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import Mesh
 
+from prorank_jax.models.remat import ATTENDED
+from prorank_jax.models.splash import LANES, PrefixCausal, splash_attention
 from prorank_jax.types import Array
+
+Visibility = Array | PrefixCausal
+"""Who sees whom: a mask [B, Q, S] bool, or what splash attention takes in its place."""
 
 PROMPT_SEGMENT = 0
 PADDING_SEGMENT = -1
@@ -24,10 +31,13 @@ class TokenLayout:
     Attributes:
         positions: [B, Q] int32 position in the token's own sequence, for rotary embedding and causality.
         segments: [B, Q] int32; 0 is the prompt, g ≥ 1 the g-th completion, −1 padding.
+        sequences: how many equally long sequences stand side by side, each in the order of its tokens
+            and padded on the right; None: the tokens stand in no order known before they are (a cache).
     """
 
     positions: Array
     segments: Array
+    sequences: int | None = flax.struct.field(pytree_node=False, default=None)
 
 
 def prompt_layout(lengths: Array, width: int) -> TokenLayout:
@@ -35,7 +45,7 @@ def prompt_layout(lengths: Array, width: int) -> TokenLayout:
     batch = lengths.shape[0]
     positions = jnp.broadcast_to(jnp.arange(width, dtype=jnp.int32), (batch, width))
     segments = jnp.where(positions < lengths[:, None], PROMPT_SEGMENT, PADDING_SEGMENT)
-    return TokenLayout(positions, segments)
+    return TokenLayout(positions, segments, sequences=1)
 
 
 def completion_layout(lengths: Array, group: int, width: int) -> TokenLayout:
@@ -43,12 +53,16 @@ def completion_layout(lengths: Array, group: int, width: int) -> TokenLayout:
     batch = lengths.shape[0]
     offsets = jnp.tile(jnp.arange(width, dtype=jnp.int32), group)
     segments = jnp.repeat(jnp.arange(1, group + 1, dtype=jnp.int32), width)
-    return TokenLayout(lengths[:, None] + offsets, jnp.broadcast_to(segments, (batch, group * width)))
+    segments = jnp.broadcast_to(segments, (batch, group * width))
+    return TokenLayout(lengths[:, None] + offsets, segments, sequences=group)
 
 
 def concatenate_layouts(first: TokenLayout, second: TokenLayout) -> TokenLayout:
     """Two layouts side by side along the token axis."""
-    return jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=1), first, second)
+    return TokenLayout(
+        jnp.concatenate([first.positions, second.positions], axis=1),
+        jnp.concatenate([first.segments, second.segments], axis=1),
+    )
 
 
 def visibility(queries: TokenLayout, keys: TokenLayout) -> jax.Array:
@@ -61,6 +75,47 @@ def visibility(queries: TokenLayout, keys: TokenLayout) -> jax.Array:
     same_sequence = (key_segments == PROMPT_SEGMENT) | (key_segments == queries.segments[:, :, None])
     not_later = keys.positions[:, None, :] <= queries.positions[:, :, None]
     return same_sequence & not_later & (key_segments != PADDING_SEGMENT)
+
+
+def visibility_for(implementation: str, layout: TokenLayout, prefix: TokenLayout | None) -> Visibility:
+    """Who sees whom, in the form that the implementation takes.
+
+    Splash attention needs sequences in a known order. Below one block of queries (a decode step, a group's
+    one-token completions) plain attention is used all the same: a block would be mostly padding, and the
+    few rows of logits take little memory.
+
+    Args:
+        implementation: `xla`, `splash`, or `splash_interpreted`, which runs on every backend, slowly.
+        layout: of the queries, whose own keys stand behind those of the prefix.
+        prefix: layout of the prefix; None without one.
+    """
+    in_order = layout.sequences is not None and (prefix is None or prefix.sequences == 1)
+    if implementation != "xla" and in_order and layout.positions.shape[1] >= LANES:
+        prefix_visible = None if prefix is None else jnp.asarray(prefix.segments) != PADDING_SEGMENT
+        interpret = implementation == "splash_interpreted"
+        return PrefixCausal(prefix_visible, layout.sequences or 1, interpret)
+    return visibility(layout, layout if prefix is None else concatenate_layouts(prefix, layout))
+
+
+def attend(query: Array, key: Array, value: Array, visible: Visibility) -> jax.Array:
+    """Grouped-query attention by the implementation that `visible` was made for.
+
+    Args:
+        query: [B, Q, H, C]; key, value: [B, S, J, C], H a multiple of J; one dtype.
+
+    Returns:
+        [B, Q, H, C] in that dtype.
+    """
+    if isinstance(visible, PrefixCausal):
+        return splash_attention(query, key, value, visible)
+    return checkpoint_name(dot_product_attention(query, key, value, visible), ATTENDED)
+
+
+def check_implementation(implementation: str, mesh: Mesh) -> None:
+    """Raises a ValueError where an implementation cannot run on the devices of a mesh."""
+    platform = mesh.devices.flat[0].platform
+    if implementation == "splash" and platform != "tpu":
+        raise ValueError(f"model.attention='splash': runs on TPU only, not on {platform}; choose xla")
 
 
 def dot_product_attention(query: Array, key: Array, value: Array, visible: Array) -> jax.Array:

@@ -11,10 +11,12 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
-from prorank_jax.models.attention import dot_product_attention
+from prorank_jax.models.attention import Visibility, attend
 from prorank_jax.models.config import ModelConfig
 from prorank_jax.models.lora import FACTOR_A, FACTOR_B
+from prorank_jax.models.remat import GATE, KEY, QUERY, UP, VALUE
 from prorank_jax.stage_options import LoraOptions
 from prorank_jax.types import Array
 
@@ -120,7 +122,7 @@ class Attention(nn.Module):
         self,
         x: Array,
         angles: tuple[jax.Array, jax.Array],
-        visible: Array,
+        visible: Visibility,
         prefix: KeyValues | None,
     ) -> tuple[jax.Array, KeyValues]:
         c = self.config
@@ -132,12 +134,14 @@ class Attention(nn.Module):
         if c.qk_norm:
             query = RMSNorm(c.norm_eps, "head_dim", name="query_norm")(query)
             key = RMSNorm(c.norm_eps, "head_dim", name="key_norm")(key)
-        query, key = rotate(query, *angles), rotate(key, *angles)
+        query = checkpoint_name(rotate(query, *angles), QUERY)
+        key = checkpoint_name(rotate(key, *angles), KEY)
+        value = checkpoint_name(value, VALUE)
         own = KeyValues(key, value)  # [B, Q, J, C]
         if prefix is not None:
             key = jnp.concatenate([prefix.keys, key], axis=1)  # [B, S, J, C]
             value = jnp.concatenate([prefix.values, value], axis=1)
-        mixed = dot_product_attention(query, key, value, visible)  # [B, Q, H, C]
+        mixed = attend(query, key, value, visible)  # [B, Q, H, C]
         output_axes = ("heads", "head_dim", "embed")
         output = Projection(heads, (c.dim,), output_axes, lora=self.lora, name="output")(mixed)
         return output, own
@@ -155,4 +159,4 @@ class GatedMLP(nn.Module):
         gate = Projection((c.dim,), (c.mlp_dim,), ("embed", "mlp"), lora=lora, name="gate")(x)
         up = Projection((c.dim,), (c.mlp_dim,), ("embed", "mlp"), lora=lora, name="up")(x)
         down = Projection((c.mlp_dim,), (c.dim,), ("mlp", "embed"), lora=lora, name="down")
-        return down(nn.silu(gate) * up)
+        return down(nn.silu(checkpoint_name(gate, GATE)) * checkpoint_name(up, UP))

@@ -13,17 +13,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from prorank_jax.models.attention import TokenLayout, concatenate_layouts, prompt_layout, visibility
+from prorank_jax.models.attention import TokenLayout, Visibility, prompt_layout, visibility_for
 from prorank_jax.models.config import ModelConfig
 from prorank_jax.models.layers import Attention, GatedMLP, KeyValues, RMSNorm, rotary_angles
+from prorank_jax.models.remat import POLICIES
 from prorank_jax.stage_options import LoraOptions
 from prorank_jax.types import Array
-
-_REMAT_POLICIES: dict[str, Any] = {
-    "full": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.dots_saveable,
-    "dots_no_batch": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-}
 
 
 class Block(nn.Module):
@@ -34,7 +29,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, angles: tuple[jax.Array, jax.Array], visible: Array, prefix: KeyValues | None
+        self, x: jax.Array, angles: tuple[jax.Array, jax.Array], visible: Visibility, prefix: KeyValues | None
     ) -> tuple[jax.Array, KeyValues]:
         c = self.config
         normed = RMSNorm(c.norm_eps, "norm", name="attention_norm")(x)
@@ -51,14 +46,16 @@ class Transformer(nn.Module):
     Attributes:
         config: the architecture.
         compute_dtype: `float32` or `bfloat16` for matrix products; parameters stay float32.
-        remat: what the backward pass recomputes: `none`, `dots`, `dots_no_batch`, `full`.
+        remat: what is kept for the backward pass: `none` keeps everything, the others are in `remat`.
         lora: rank and scale of the low-rank factors beside each linear map; rank 0: none.
+        attention: `xla`, `splash` (TPU), or `splash_interpreted`; see `attention.visibility_for`.
     """
 
     config: ModelConfig
     compute_dtype: str = "float32"
     remat: str = "none"
     lora: LoraOptions = LoraOptions()
+    attention: str = "xla"
 
     def setup(self) -> None:
         c = self.config
@@ -71,7 +68,7 @@ class Transformer(nn.Module):
         block: Any = Block
         if self.remat != "none":
             # The scan already keeps the compiler from merging the recomputed part with the first.
-            block = nn.remat(Block, policy=_REMAT_POLICIES[self.remat], prevent_cse=False)
+            block = nn.remat(Block, policy=POLICIES[self.remat], prevent_cse=False)
         self.layers = nn.scan(
             block,
             variable_axes={"params": 0},
@@ -102,9 +99,9 @@ class Transformer(nn.Module):
         """
         x = self.embedding[tokens].astype(self.compute_dtype)  # [B, Q, D]
         x = nn.with_logical_constraint(x, ("batch", "length", "activation"))
-        keys_layout = layout if prefix_layout is None else concatenate_layouts(prefix_layout, layout)
         angles = rotary_angles(layout.positions, self.config.head_dim, self.config.rope_theta)
-        x, keyvalues = self.layers(x, angles, visibility(layout, keys_layout), prefix)
+        visible = visibility_for(self.attention, layout, prefix_layout)
+        x, keyvalues = self.layers(x, angles, visible, prefix)
         return self.final_norm(x), keyvalues
 
     def answer_logits(self, hidden: Array) -> jax.Array:

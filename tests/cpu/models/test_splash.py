@@ -1,0 +1,199 @@
+"""Splash attention in Pallas' interpreter against plain attention: values, gradients, masks, padding."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prorank_jax.models import splash
+from prorank_jax.models.attention import (
+    PADDING_SEGMENT,
+    TokenLayout,
+    attend,
+    completion_layout,
+    concatenate_layouts,
+    prompt_layout,
+    visibility,
+    visibility_for,
+)
+from prorank_jax.models.splash import LANES, PrefixCausal
+
+INTERPRETED = "splash_interpreted"
+
+
+class Rows(NamedTuple):
+    """What attention is given, and which of the queries are no padding."""
+
+    arrays: tuple[jax.Array, ...]
+    layout: TokenLayout
+    prefix: TokenLayout | None
+
+    @property
+    def real(self) -> np.ndarray:
+        return np.asarray(self.layout.segments) != PADDING_SEGMENT
+
+
+def layouts(
+    prefix_lengths: tuple[int, ...], prefix: int, sequences: int, width: int
+) -> tuple[TokenLayout, TokenLayout | None]:
+    """Sequences after a prefix padded to `prefix` slots; without one, prompts of the lengths given."""
+    lengths = jnp.asarray(prefix_lengths, jnp.int32)
+    if not prefix:
+        return prompt_layout(lengths, width), None
+    return completion_layout(lengths, sequences, width), prompt_layout(lengths, prefix)
+
+
+def random_rows(
+    lengths: tuple[int, ...],
+    prefix: int,
+    sequences: int,
+    width: int,
+    *,
+    heads: int = 4,
+    kv_heads: int = 2,
+    head_dim: int = 8,
+    dtype: str = "float32",
+) -> Rows:
+    rng = np.random.default_rng(width)
+    queries = sequences * width
+    shapes = ((queries, heads), (prefix + queries, kv_heads), (prefix + queries, kv_heads))
+    arrays = tuple(jnp.asarray(rng.normal(size=(len(lengths), *shape, head_dim)), dtype) for shape in shapes)
+    return Rows(arrays, *layouts(lengths, prefix, sequences, width))
+
+
+@partial(jax.jit, static_argnums=0)
+def values_and_gradients(implementation: str, rows: Rows) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    """What each real query gets, and the gradient of a random weighting of that."""
+    visible = visibility_for(implementation, rows.layout, rows.prefix)
+    assert isinstance(visible, PrefixCausal) == (implementation == INTERPRETED)
+    real = (jnp.asarray(rows.layout.segments) != PADDING_SEGMENT)[:, :, None, None]
+    weights = jax.random.normal(jax.random.key(1), rows.arrays[0].shape)
+
+    def weighted(*arrays: jax.Array) -> tuple[jax.Array, jax.Array]:
+        mixed = jnp.where(real, attend(*arrays, visible).astype(jnp.float32), 0)
+        return (mixed * weights).sum(), mixed
+
+    gradients, mixed = jax.grad(weighted, argnums=(0, 1, 2), has_aux=True)(*rows.arrays)
+    return mixed, gradients
+
+
+def assert_close(ours: object, theirs: object, atol: float) -> None:
+    for got, expected in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        got, expected = np.asarray(got, np.float32), np.asarray(expected, np.float32)
+        assert np.isfinite(got).all()
+        np.testing.assert_allclose(got, expected, atol=atol * np.abs(expected).max(), rtol=0)
+
+
+CASES = {
+    "causal": ((128, 40), 0, 1, 128),
+    "causal, padded inside": ((200, 1), 0, 1, 200),
+    "after a prefix of which one row has nothing": ((50, 0), 50, 1, 150),
+    "a group after its prompt": ((30, 7), 30, 19, 7),
+}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_values_and_gradients_are_those_of_plain_attention(case):
+    rows = random_rows(*case)
+    assert_close(values_and_gradients(INTERPRETED, rows), values_and_gradients("xla", rows), 2e-6)
+
+
+@pytest.mark.parametrize("fused_blocks", [4, 1])
+def test_several_blocks_of_keys_fused_or_not(fused_blocks, monkeypatch):
+    monkeypatch.setattr(splash, "LARGEST_BLOCK", 128)
+    monkeypatch.setattr(splash, "MOST_FUSED_BLOCKS", fused_blocks)
+    rows = random_rows((100, 12), 100, 1, 260, heads=2, kv_heads=1)
+    jax.clear_caches()  # the sizes of blocks are no argument
+    assert_close(values_and_gradients(INTERPRETED, rows), values_and_gradients("xla", rows), 2e-6)
+
+
+@pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), [(14, 2, 64), (2, 2, 128)])
+def test_bfloat16_is_as_near_to_float32_as_plain_attention_is(heads, kv_heads, head_dim):
+    sizes = {"heads": heads, "kv_heads": kv_heads, "head_dim": head_dim}
+    rows = random_rows((128, 90), 0, 1, 128, **sizes, dtype="bfloat16")
+    wide = rows._replace(arrays=tuple(array.astype(jnp.float32) for array in rows.arrays))
+    exact = jax.tree.leaves(values_and_gradients("xla", wide))
+
+    def errors(implementation: str) -> np.ndarray:
+        got = jax.tree.leaves(values_and_gradients(implementation, rows))
+        return np.array([np.linalg.norm(a - b) / np.linalg.norm(b) for a, b in zip(got, exact, strict=True)])
+
+    assert (errors(INTERPRETED) <= 1.5 * errors("xla")).all()
+
+
+def test_what_stands_in_padded_slots_changes_nothing():
+    rows = random_rows((20, 60), 60, 1, 140)
+    slots = np.arange(200) < 60
+    hidden = slots[None] & (np.arange(200)[None] >= np.array([20, 60])[:, None])  # [B, S]
+    query, key, value = rows.arrays
+    junk = [jnp.where(hidden[:, :, None, None], 1e4, array) for array in (key, value)]
+    mixed, gradients = values_and_gradients(INTERPRETED, rows)
+    mixed_with_junk, gradients_with_junk = values_and_gradients(
+        INTERPRETED, rows._replace(arrays=(query, *junk))
+    )
+    np.testing.assert_array_equal(mixed_with_junk, mixed)
+    np.testing.assert_array_equal(gradients_with_junk[0], gradients[0])
+    for gradient in (*gradients[1:], *gradients_with_junk[1:]):
+        np.testing.assert_array_equal(np.asarray(gradient)[hidden], 0.0)
+
+
+def seen_by_kernel(layout: TokenLayout, prefix: TokenLayout | None) -> np.ndarray:
+    """The kernel's static mask and its segment ids put together: [B, query slots, key slots] bool."""
+    pattern = visibility_for(INTERPRETED, layout, prefix)
+    assert isinstance(pattern, PrefixCausal)
+    batch, queries = layout.positions.shape
+    width = 0 if prefix is None else prefix.positions.shape[1]
+    slots = splash._blocks(queries)[1], splash._blocks(width + queries)[1]
+    static = splash._static_mask(queries, width + queries, *slots, pattern.sequences)[:, :]
+    seen = np.broadcast_to(static, (batch, *slots)).copy()
+    if pattern.prefix_visible is not None:
+        seen[:, :, :width] &= np.asarray(pattern.prefix_visible)[:, None]
+    return seen
+
+
+@given(data=st.data(), prefix=st.integers(0, 70), sequences=st.integers(1, 40), extra=st.integers(0, 30))
+@settings(max_examples=40)
+def test_the_kernel_sees_what_the_plain_mask_shows(data, prefix, sequences, extra):
+    sequences = sequences if prefix else 1
+    width = -(-LANES // sequences) + extra
+    longest = prefix or width
+    lengths = data.draw(st.lists(st.integers(0 if prefix else 1, longest), min_size=2, max_size=2))
+    layout, of_prefix = layouts(tuple(lengths), prefix, sequences, width)
+    keys = layout if of_prefix is None else concatenate_layouts(of_prefix, layout)
+    plain = np.asarray(visibility(layout, keys))
+    seen = seen_by_kernel(layout, of_prefix)
+    real = np.asarray(layout.segments) != PADDING_SEGMENT
+    for row in range(2):
+        np.testing.assert_array_equal(
+            seen[row, : plain.shape[1], : plain.shape[2]][real[row]], plain[row][real[row]]
+        )
+        assert not seen[row, : plain.shape[1], plain.shape[2] :][real[row]].any()
+    assert seen.any(axis=-1).all()  # a softmax over nothing would be NaN
+
+
+@given(st.integers(1, 5000))
+def test_blocks_hold_their_length_with_little_to_spare(length):
+    block, slots = splash._blocks(length)
+    assert block % LANES == 0
+    assert block <= splash.LARGEST_BLOCK
+    assert slots % block == 0
+    assert length <= slots < length + LANES * (slots // block)
+
+
+def test_few_queries_and_unordered_ones_use_plain_attention():
+    lengths = jnp.array([9])
+    prompt, group = prompt_layout(lengths, 600), completion_layout(lengths, 16, 1)
+    decoding = TokenLayout(jnp.zeros((1, 200), jnp.int32), jnp.ones((1, 200), jnp.int32))
+    many = completion_layout(lengths, 16, 8)
+    assert isinstance(visibility_for("splash", prompt, None), PrefixCausal)
+    assert isinstance(visibility_for("splash", many, prompt), PrefixCausal)
+    for layout, prefix in ((group, prompt), (decoding, prompt), (many, concatenate_layouts(prompt, group))):
+        assert not isinstance(visibility_for("splash", layout, prefix), PrefixCausal)
+    assert not isinstance(visibility_for("xla", prompt, None), PrefixCausal)
