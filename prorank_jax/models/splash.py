@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -68,9 +69,7 @@ def splash_attention(query: Array, key: Array, value: Array, seen: PrefixCausal)
     if seen.prefix_visible is not None:
         arguments.append(jnp.asarray(seen.prefix_visible))
 
-    def attend(query: jax.Array, key: jax.Array, value: jax.Array, *prefix_visible: jax.Array) -> jax.Array:
-        return _attend(query, key, value, *(prefix_visible or (None,)), seen.sequences, seen.interpret)
-
+    attend = partial(_attend, sequences=seen.sequences, interpret=seen.interpret)
     return _over_mesh(attend, query.shape, key.shape[2])(*arguments)
 
 
@@ -108,7 +107,8 @@ def _attend(
     query: jax.Array,
     key: jax.Array,
     value: jax.Array,
-    prefix_visible: jax.Array | None,
+    prefix_visible: jax.Array | None = None,
+    *,
     sequences: int,
     interpret: bool,
 ) -> jax.Array:

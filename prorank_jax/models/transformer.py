@@ -122,7 +122,7 @@ def abstract_params(model: Transformer) -> Any:
     """Shapes, dtypes and logical axis names of the parameters; allocates nothing."""
 
     def init() -> Any:
-        tokens = jnp.zeros((1, 8), jnp.int32)
+        tokens = jnp.zeros((1, 8), jnp.int32)  # too few for a kernel, which would split one row over a mesh
         return model.init(jax.random.key(0), tokens, prompt_layout(jnp.array([8]), 8))
 
     return jax.eval_shape(init)["params"]

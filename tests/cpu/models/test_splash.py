@@ -24,6 +24,7 @@ from prorank_jax.models.attention import (
     visibility_for,
 )
 from prorank_jax.models.splash import LANES, PrefixCausal
+from prorank_jax.types import Array
 
 INTERPRETED = "splash_interpreted"
 
@@ -41,10 +42,10 @@ class Rows(NamedTuple):
 
 
 def layouts(
-    prefix_lengths: tuple[int, ...], prefix: int, sequences: int, width: int
+    lengths: Array | tuple[int, ...], prefix: int, sequences: int, width: int
 ) -> tuple[TokenLayout, TokenLayout | None]:
     """Sequences after a prefix padded to `prefix` slots; without one, prompts of the lengths given."""
-    lengths = jnp.asarray(prefix_lengths, jnp.int32)
+    lengths = jnp.asarray(lengths, jnp.int32)
     if not prefix:
         return prompt_layout(lengths, width), None
     return completion_layout(lengths, sequences, width), prompt_layout(lengths, prefix)
@@ -92,8 +93,7 @@ def assert_close(ours: object, theirs: object, atol: float) -> None:
 
 
 CASES = {
-    "causal": ((128, 40), 0, 1, 128),
-    "causal, padded inside": ((200, 1), 0, 1, 200),
+    "prompts": ((200, 1), 0, 1, 200),
     "after a prefix of which one row has nothing": ((50, 0), 50, 1, 150),
     "a group after its prompt": ((30, 7), 30, 19, 7),
 }
@@ -144,37 +144,33 @@ def test_what_stands_in_padded_slots_changes_nothing():
         np.testing.assert_array_equal(np.asarray(gradient)[hidden], 0.0)
 
 
-def seen_by_kernel(layout: TokenLayout, prefix: TokenLayout | None) -> np.ndarray:
-    """The kernel's static mask and its segment ids put together: [B, query slots, key slots] bool."""
-    pattern = visibility_for(INTERPRETED, layout, prefix)
-    assert isinstance(pattern, PrefixCausal)
-    batch, queries = layout.positions.shape
-    width = 0 if prefix is None else prefix.positions.shape[1]
-    slots = splash._blocks(queries)[1], splash._blocks(width + queries)[1]
-    static = splash._static_mask(queries, width + queries, *slots, pattern.sequences)[:, :]
-    seen = np.broadcast_to(static, (batch, *slots)).copy()
-    if pattern.prefix_visible is not None:
-        seen[:, :, :width] &= np.asarray(pattern.prefix_visible)[:, None]
-    return seen
-
-
-@given(data=st.data(), prefix=st.integers(0, 70), sequences=st.integers(1, 40), extra=st.integers(0, 30))
-@settings(max_examples=40)
-def test_the_kernel_sees_what_the_plain_mask_shows(data, prefix, sequences, extra):
-    sequences = sequences if prefix else 1
-    width = -(-LANES // sequences) + extra
-    longest = prefix or width
-    lengths = data.draw(st.lists(st.integers(0 if prefix else 1, longest), min_size=2, max_size=2))
-    layout, of_prefix = layouts(tuple(lengths), prefix, sequences, width)
+@partial(jax.jit, static_argnums=(1, 2, 3))
+def plainly_visible(lengths: jax.Array, prefix: int, sequences: int, width: int) -> tuple[jax.Array, ...]:
+    """The mask of plain attention [B, Q, S], which queries are no padding, and which prefix slots."""
+    layout, of_prefix = layouts(lengths, prefix, sequences, width)
     keys = layout if of_prefix is None else concatenate_layouts(of_prefix, layout)
-    plain = np.asarray(visibility(layout, keys))
-    seen = seen_by_kernel(layout, of_prefix)
-    real = np.asarray(layout.segments) != PADDING_SEGMENT
-    for row in range(2):
-        np.testing.assert_array_equal(
-            seen[row, : plain.shape[1], : plain.shape[2]][real[row]], plain[row][real[row]]
-        )
-        assert not seen[row, : plain.shape[1], plain.shape[2] :][real[row]].any()
+    pattern = visibility_for(INTERPRETED, layout, of_prefix)
+    assert isinstance(pattern, PrefixCausal)
+    assert pattern.sequences == sequences
+    in_prefix = jnp.zeros((len(lengths), 0), bool) if of_prefix is None else pattern.prefix_visible
+    return visibility(layout, keys), layout.segments != PADDING_SEGMENT, in_prefix
+
+
+@pytest.mark.parametrize(
+    ("prefix", "sequences", "width"), [(0, 1, 150), (37, 1, 128), (128, 16, 9), (5, 40, 4), (300, 1, 600)]
+)
+@given(data=st.data())
+@settings(max_examples=8)
+def test_the_kernel_sees_what_the_plain_mask_shows(data, prefix, sequences, width):
+    some_length = st.integers(0 if prefix else 1, prefix or width)
+    lengths = np.array(data.draw(st.tuples(some_length, some_length)), np.int32)
+    plain, real, in_prefix = map(np.asarray, plainly_visible(lengths, prefix, sequences, width))
+    queries, keys = plain.shape[1:]
+    slots = splash._blocks(queries)[1], splash._blocks(keys)[1]
+    seen = np.repeat(splash._static_mask(queries, keys, *slots, sequences)[:, :][None], 2, axis=0)
+    seen[:, :, :prefix] &= in_prefix[:, None]
+    np.testing.assert_array_equal(seen[:, :queries, :keys][real], plain[real])
+    assert not seen[:, :queries, keys:][real].any()
     assert seen.any(axis=-1).all()  # a softmax over nothing would be NaN
 
 
@@ -188,12 +184,16 @@ def test_blocks_hold_their_length_with_little_to_spare(length):
 
 
 def test_few_queries_and_unordered_ones_use_plain_attention():
+    def uses_splash(implementation: str, layout: TokenLayout, prefix: TokenLayout | None) -> bool:
+        visible = jax.eval_shape(partial(visibility_for, implementation), layout, prefix)
+        return isinstance(visible, PrefixCausal)
+
     lengths = jnp.array([9])
     prompt, group = prompt_layout(lengths, 600), completion_layout(lengths, 16, 1)
     decoding = TokenLayout(jnp.zeros((1, 200), jnp.int32), jnp.ones((1, 200), jnp.int32))
     many = completion_layout(lengths, 16, 8)
-    assert isinstance(visibility_for("splash", prompt, None), PrefixCausal)
-    assert isinstance(visibility_for("splash", many, prompt), PrefixCausal)
+    assert uses_splash("splash", prompt, None)
+    assert uses_splash("splash", many, prompt)
     for layout, prefix in ((group, prompt), (decoding, prompt), (many, concatenate_layouts(prompt, group))):
-        assert not isinstance(visibility_for("splash", layout, prefix), PrefixCausal)
-    assert not isinstance(visibility_for("xla", prompt, None), PrefixCausal)
+        assert not uses_splash("splash", layout, prefix)
+    assert not uses_splash("xla", prompt, None)

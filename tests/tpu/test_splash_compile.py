@@ -1,0 +1,140 @@
+"""Steps with splash attention, compiled for eight TPU v5e chips that are not there.
+
+What runs is the compiler, on layers of Qwen2.5-0.5B's shape: it refuses a kernel or a split that cannot
+work, and says what memory a program needs. Layers are scanned, so that two stand for any number.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.experimental import topologies
+from jax.sharding import Mesh
+
+from prorank_jax.config import GrpoOptions, MeshOptions, OptimizerOptions
+from prorank_jax.models.config import ModelConfig
+from prorank_jax.models.transformer import Transformer, abstract_params
+from prorank_jax.optimizer import make_optimizer, make_schedule
+from prorank_jax.prompts import AnswerTokens
+from prorank_jax.ranking_losses import LossOptions, make_losses
+from prorank_jax.ranking_step import RankingObjective, make_ranking_step
+from prorank_jax.rewards import answer_reward
+from prorank_jax.sharding import batch_sharding, make_mesh, replicated
+from prorank_jax.steps import make_grpo_step, make_score_step
+from prorank_jax.train_state import init_state, train_state_shardings
+from prorank_jax.types import Batch, ListBatch
+
+ROWS, WIDTH = 64, 512
+LISTS, DOCUMENTS, PREFIX = 8, 8, 64
+ANSWERS = AnswerTokens(zero=15, one=16, end=151645)
+SHAPE = ModelConfig.from_hf(
+    {
+        "model_type": "qwen2",
+        "vocab_size": 151_936,
+        "hidden_size": 896,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 14,
+        "num_key_value_heads": 2,
+        "intermediate_size": 4_864,
+        "rope_theta": 1_000_000.0,
+        "tie_word_embeddings": True,
+        "max_position_embeddings": 32_768,
+    }
+)
+FSDP, TENSOR = MeshOptions(data=1, fsdp=8), MeshOptions(data=2, fsdp=2, tensor=2)
+
+
+def mesh_of(options: MeshOptions) -> Mesh:
+    return make_mesh(options, topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x4").devices)
+
+
+def compiled(step: Any, mesh: Mesh, *arguments: Any) -> Any:
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        return step.lower(*arguments).compile()
+
+
+def kernels_in(program: Any) -> int:
+    return program.as_text().count('custom_call_target="tpu_custom_call"')
+
+
+def abstract(tree: Any, shardings: Any) -> Any:
+    return jax.tree.map(
+        lambda leaf, to: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=to), tree, shardings
+    )
+
+
+def abstract_state(model: Transformer, optimizer: Any, mesh: Mesh) -> Any:
+    shardings = train_state_shardings(model, optimizer, mesh)
+    params = nn.unbox(abstract_params(model))
+    return abstract(
+        jax.eval_shape(lambda params: init_state(params, model, optimizer, shardings), params), shardings
+    )
+
+
+def on_rows(mesh: Mesh, rows: int, *shape: int, dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((rows, *shape), dtype, sharding=batch_sharding(mesh))
+
+
+def prompts(mesh: Mesh, rows: int, width: int) -> Batch:
+    return Batch(on_rows(mesh, rows, width), *(on_rows(mesh, rows) for _ in range(3)))
+
+
+def lists(mesh: Mesh) -> ListBatch:
+    wide = (LISTS, DOCUMENTS)
+    return ListBatch(
+        prefix=on_rows(mesh, LISTS, PREFIX),
+        prefix_lengths=on_rows(mesh, LISTS),
+        tokens=on_rows(mesh, *wide, WIDTH - PREFIX),
+        lengths=on_rows(mesh, *wide),
+        grades=on_rows(mesh, *wide, dtype=jnp.float32),
+        teacher=on_rows(mesh, *wide, dtype=jnp.float32),
+        mask=on_rows(mesh, *wide, dtype=jnp.bool_),
+        in_batch=on_rows(mesh, *wide, dtype=jnp.bool_),
+        examples=on_rows(mesh, *wide),
+    )
+
+
+@pytest.mark.parametrize("options", [FSDP, TENSOR], ids=["fsdp8", "data2-fsdp2-tensor2"])
+def test_stage_1_compiles(options: MeshOptions):
+    mesh, model = mesh_of(options), Transformer(SHAPE, "bfloat16", "gate", attention="splash")
+    settings, grpo = OptimizerOptions(), GrpoOptions()
+    optimizer = make_optimizer(settings, 100)
+    reward = answer_reward(ANSWERS, grpo.format_weight, grpo.correct_weight)
+    step = make_grpo_step(model, optimizer, make_schedule(settings, 100), grpo, ANSWERS, reward, mesh)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=replicated(mesh))
+    program = compiled(
+        step, mesh, abstract_state(model, optimizer, mesh), None, prompts(mesh, ROWS, WIDTH), key
+    )
+    assert kernels_in(program) == 2  # forward, and one fused backward: nothing runs twice
+
+
+def test_stage_2_compiles_with_its_shared_prefix():
+    mesh, model = mesh_of(FSDP), Transformer(SHAPE, "bfloat16", "gate", attention="splash")
+    settings = OptimizerOptions()
+    optimizer = make_optimizer(settings, 100)
+    objective = RankingObjective(make_losses(LossOptions()), {"listwise": 1.0}, 0.0)
+    schedule = make_schedule(settings, 100)
+    step = make_ranking_step(model, optimizer, schedule, objective, 1, ANSWERS, mesh)
+    program = compiled(step, mesh, abstract_state(model, optimizer, mesh), None, lists(mesh))
+    assert kernels_in(program) == 2
+
+
+@pytest.mark.parametrize(("rows", "width", "head_dim"), [(256, 512, 64), (32, 4096, 64), (64, 600, 128)])
+def test_scoring_compiles_and_needs_less_memory_than_plain_attention(rows: int, width: int, head_dim: int):
+    mesh = mesh_of(FSDP)
+    needed = {}
+    for attention in ("xla", "splash"):
+        shape = ModelConfig.from_hf({**SHAPE.to_hf(), "head_dim": head_dim})
+        model = Transformer(shape, "bfloat16", attention=attention)
+        params = abstract_state(model, make_optimizer(OptimizerOptions(), 100), mesh).params
+        step = make_score_step(model, ANSWERS, mesh)
+        program = compiled(step, mesh, params, prompts(mesh, rows, width))
+        assert kernels_in(program) == (attention == "splash")
+        needed[attention] = program.memory_analysis().temp_size_in_bytes
+    print({name: f"{temporary / 2**30:.2f} GiB of temporaries a chip" for name, temporary in needed.items()})
+    assert needed["splash"] < needed["xla"]
