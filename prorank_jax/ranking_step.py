@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -15,7 +14,7 @@ from jax.sharding import Mesh
 
 from prorank_jax.grpo import exact_kl
 from prorank_jax.models.lora import combine
-from prorank_jax.models.transformer import Transformer
+from prorank_jax.models.transformer import Transformer, abstract_params
 from prorank_jax.prompts import AnswerTokens
 from prorank_jax.ranking_losses import (
     ListLabels,
@@ -25,7 +24,7 @@ from prorank_jax.ranking_losses import (
     weight_totals,
 )
 from prorank_jax.scoring import list_hidden, score_from_hidden
-from prorank_jax.sharding import LOGICAL_RULES, batch_sharding, replicated
+from prorank_jax.sharding import batch_sharding, logical_axes, logical_rules, replicated
 from prorank_jax.train_state import (
     Policy,
     apply_gradients,
@@ -144,6 +143,7 @@ def make_ranking_step(
             has no low-rank factors; see `initial_policy`.
     """
     names = tuple(objective.weights)
+    rules = logical_rules(abstract_params(model), mesh)
 
     def gradient(state: TrainState, policy: Policy | None, batch: ListBatch) -> tuple[Params, Metrics]:
         totals = weight_totals(list_labels(batch), names, losses=objective.losses)
@@ -171,7 +171,7 @@ def make_ranking_step(
 
     def step(state: TrainState, reference: Params | None, batch: ListBatch) -> tuple[TrainState, Metrics]:
         policy = initial_policy(model, state, reference) if objective.uses_reference else None
-        with nn.logical_axis_rules(LOGICAL_RULES):
+        with logical_axes(rules, mesh):
             rate = schedule(state.step)
             gradients, metrics = gradient(state, policy, batch)
             state = apply_gradients(state, gradients, optimizer)

@@ -83,6 +83,11 @@ def prepare_run(config: RunConfig, console: Console) -> Run:
     check_batch_size("probe.batch_size", config.probe.batch_size, mesh)
     pretrained = open_pretrained(config.model.source)
     _check_fits(config, pretrained)
+    computed = config.model
+    model = Transformer(
+        pretrained.config, computed.compute_dtype, computed.remat, config.lora, computed.attention
+    )
+    whole = pretrained_shardings(model, mesh)  # refuses a mesh that does not fit the model
     _warn_of_other_prompt(config, pretrained.run)
     data = config.data
     renderer = make_renderer(
@@ -94,14 +99,9 @@ def prepare_run(config: RunConfig, console: Console) -> Run:
         held_out, count=config.probe.examples, batch_size=config.probe.batch_size, buckets=buckets
     )
 
-    computed = config.model
-    model = Transformer(
-        pretrained.config, computed.compute_dtype, computed.remat, config.lora, computed.attention
-    )
     updates = config.train.steps * (config.grpo.updates_per_rollout if config.stage == 1 else 1)
     optimizer = make_optimizer(config.optimizer, updates)
     shardings = train_state_shardings(model, optimizer, mesh)
-    whole = pretrained_shardings(model, mesh)
     answers = renderer.answer_tokens
     schedule = make_schedule(config.optimizer, updates)
     stage = make_stage(Parts(config, model, optimizer, schedule, answers, mesh, examples), buckets)

@@ -1,12 +1,15 @@
 """The device mesh, and where every array of a run lives on it.
 
 One ordered table maps logical axis names to mesh axes; it holds for parameters and optimizer state
-alike, because both carry the same names. Batches are split over `data` and `fsdp` together.
+alike, because both carry the same names. Batches are split over `data` and `fsdp` together. A dimension
+that its mesh axis does not divide is an error, except that of heads, of which models have few.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
 import flax.linen as nn
@@ -19,8 +22,10 @@ from prorank_jax.types import Batch, ListBatch
 
 MESH_AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")
-LOGICAL_RULES: tuple[tuple[str, Any], ...] = (
+Rules = tuple[tuple[str, Any], ...]
+LOGICAL_RULES: Rules = (
     ("batch", BATCH_AXES),
+    ("lookup", "data"),
     ("vocab", "tensor"),
     ("heads", "tensor"),
     ("kv_heads", "tensor"),
@@ -33,6 +38,8 @@ LOGICAL_RULES: tuple[tuple[str, Any], ...] = (
     ("length", None),
     ("activation", None),
 )
+# What a model's config calls the dimensions that must divide.
+_DIMENSIONS = {"embed": "dim", "mlp": "mlp_dim", "vocab": "vocab_size"}
 
 
 def make_mesh(options: MeshOptions, devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -64,24 +71,83 @@ def check_batch_size(name: str, batch_size: int, mesh: Mesh) -> None:
         raise ValueError(f"{name}={batch_size}: must be a multiple of mesh.data * mesh.fsdp = {ways}")
 
 
-def _fit(spec: PartitionSpec, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
-    """Drops mesh axes that do not divide their dimension: 2 KV heads on 4 tensor devices stay whole."""
-    kept = [
-        axis if axis is None or size % mesh.shape[axis] == 0 else None
-        for axis, size in zip(spec, shape, strict=False)
-    ]
-    return PartitionSpec(*kept)
+def _axis_sizes(abstract_tree: Any) -> dict[str, int]:
+    """The size of each logical axis; an axis has the same size wherever it occurs."""
+    boxes = jax.tree.leaves(abstract_tree, is_leaf=lambda node: isinstance(node, nn.LogicallyPartitioned))
+    return {
+        name: size
+        for box in boxes
+        if isinstance(box, nn.LogicallyPartitioned)
+        for name, size in zip(box.names, box.value.shape, strict=True)
+        if name is not None
+    }
+
+
+def _whole_heads(sizes: dict[str, int], tensor: int) -> set[str]:
+    """The head axes that cannot be split so that each query head lies beside its KV head."""
+    kv_heads = sizes.get("kv_heads", 1)
+    heads = sizes.get("heads", kv_heads)
+    if kv_heads % tensor == 0:
+        return set()
+    # More devices than KV heads: each device repeats the one that all of its query heads share.
+    if heads % tensor == 0 and tensor % kv_heads == 0:
+        return {"kv_heads"}
+    return {"heads", "kv_heads"}
+
+
+def _refuse_unfit_axes(sizes: dict[str, int], mesh: Mesh) -> None:
+    table = dict(LOGICAL_RULES)
+    for name, label in _DIMENSIONS.items():
+        axis, size = table[name], sizes.get(name, 0)
+        ways = mesh.shape[axis]
+        if size % ways == 0:
+            continue
+        common = math.gcd(*(sizes[other] for other in _DIMENSIONS if table[other] == axis and other in sizes))
+        fitting = ", ".join(str(n) for n in range(1, ways) if common % n == 0)
+        others = " or ".join(f"mesh.{other}" for other in MESH_AXES if other != axis)
+        raise ValueError(
+            f"mesh.{axis}={ways}: does not divide the model's {label} {size}; choose one of {fitting}, and "
+            f"give the rest of the devices to {others}"
+        )
+
+
+def logical_rules(abstract_tree: Any, mesh: Mesh) -> Rules:
+    """`LOGICAL_RULES` for one model on one mesh: heads are whole where `tensor` cannot split them.
+
+    Grouped attention pairs query heads with KV heads, so both are decided together: 14 query and 2 KV
+    heads are split over 2 devices, and whole on each of 4 or 8.
+
+    Args:
+        abstract_tree: parameters or any tree made from them, boxed with their logical names.
+
+    Raises:
+        ValueError: a mesh axis does not divide another dimension that it splits.
+    """
+    sizes = _axis_sizes(abstract_tree)
+    _refuse_unfit_axes(sizes, mesh)
+    whole = _whole_heads(sizes, mesh.shape["tensor"])
+    return tuple((name, None if name in whole else axes) for name, axes in LOGICAL_RULES)
+
+
+@contextlib.contextmanager
+def logical_axes(rules: Rules, mesh: Mesh) -> Iterator[None]:
+    """Inside, while a step is traced, `nn.with_logical_constraint` means axes of this mesh.
+
+    Without a mesh in context Flax drops constraints silently; a step must not depend on its caller's.
+    """
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh), nn.logical_axis_rules(rules):
+        yield
 
 
 def state_shardings(abstract_state: Any, mesh: Mesh) -> Any:
-    """Shardings of a tree whose leaves may be boxed with logical names; the tree returned is unboxed."""
-    specs = nn.logical_to_mesh(nn.get_partition_spec(abstract_state), LOGICAL_RULES)
-    shapes = nn.unbox(abstract_state)
-    return jax.tree.map(
-        lambda leaf, spec: NamedSharding(mesh, _fit(spec, leaf.shape, mesh)),
-        shapes,
-        specs,
-    )
+    """Shardings of a tree whose leaves may be boxed with logical names; the tree returned is unboxed.
+
+    Raises:
+        ValueError: a mesh axis does not divide a dimension; see `logical_rules`.
+    """
+    rules = logical_rules(abstract_state, mesh)
+    specs = nn.logical_to_mesh(nn.get_partition_spec(abstract_state), rules)
+    return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

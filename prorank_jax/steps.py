@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -28,7 +27,7 @@ from prorank_jax.rollouts import (
     sample_completions,
 )
 from prorank_jax.scoring import relevance_scores
-from prorank_jax.sharding import LOGICAL_RULES, batch_sharding, replicated, state_shardings
+from prorank_jax.sharding import batch_sharding, logical_axes, logical_rules, replicated, state_shardings
 from prorank_jax.train_state import (
     Policy,
     all_params,
@@ -140,6 +139,7 @@ def make_grpo_step(
     None. The state is donated.
     """
     uses_reference = options.kl_coefficient > 0
+    rules = logical_rules(abstract_params(model), mesh)
 
     def several_updates(
         state: TrainState, reference: Policy | None, batch: Batch, key: jax.Array
@@ -173,7 +173,7 @@ def make_grpo_step(
         state: TrainState, reference: Params | None, batch: Batch, key: jax.Array
     ) -> tuple[TrainState, Metrics, jax.Array]:
         policy = initial_policy(model, state, reference) if uses_reference else None
-        with nn.logical_axis_rules(LOGICAL_RULES):
+        with logical_axes(rules, mesh):
             rate = schedule(state.step * options.updates_per_rollout)
             run = one_update if options.updates_per_rollout == 1 else several_updates
             state, metrics, rollout = run(state, policy, batch, key)
@@ -195,9 +195,11 @@ def make_probe_step(
     model: Transformer, answers: AnswerTokens, new_tokens: int, mesh: Mesh
 ) -> Callable[[Params, Batch], tuple[jax.Array, jax.Array]]:
     """Builds the jitted `(params, batch) → (scores [B] float32, greedy completions [B, L] int32)`."""
+    abstract = abstract_params(model)
+    rules = logical_rules(abstract, mesh)
 
     def step(params: Params, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        with nn.logical_axis_rules(LOGICAL_RULES):
+        with logical_axes(rules, mesh):
             tokens, logits = sample_completions(
                 model,
                 params,
@@ -210,7 +212,7 @@ def make_probe_step(
             scores = logits.first[:, answers.one] - logits.first[:, answers.zero]
         return scores, close_completions(tokens, answers.end)[:, 0]
 
-    params = state_shardings(abstract_params(model), mesh)
+    params = state_shardings(abstract, mesh)
     whole = replicated(mesh)
     return jax.jit(step, in_shardings=(params, batch_sharding(mesh)), out_shardings=(whole, whole))
 
@@ -219,10 +221,12 @@ def make_score_step(
     model: Transformer, answers: AnswerTokens, mesh: Mesh
 ) -> Callable[[Params, Batch], jax.Array]:
     """Builds the jitted `(params, batch) → scores [B] float32`."""
+    abstract = abstract_params(model)
+    rules = logical_rules(abstract, mesh)
 
     def step(params: Params, batch: Batch) -> jax.Array:
-        with nn.logical_axis_rules(LOGICAL_RULES):
+        with logical_axes(rules, mesh):
             return relevance_scores(model, params, batch, answers)
 
-    params = state_shardings(abstract_params(model), mesh)
+    params = state_shardings(abstract, mesh)
     return jax.jit(step, in_shardings=(params, batch_sharding(mesh)), out_shardings=replicated(mesh))

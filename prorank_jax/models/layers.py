@@ -1,10 +1,13 @@
 """The parts of a decoder block: RMSNorm, rotary embedding, attention, gated MLP (Flax Linen).
 
 Every parameter is float32 and carries logical axis names; `sharding.py` maps those to the mesh.
+Parameters, their gradients as the optimizer gets them, and its state are float32 in either compute dtype;
+`gathered` says what crosses the network.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -38,6 +41,36 @@ def _kernel(
     return nn.with_logical_partitioning(init, axes)
 
 
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def gathered(weight: jax.Array, axes: tuple[str, ...], dtype: Any) -> jax.Array:
+    """A weight in the compute dtype, whole along `embed`, the axis that `fsdp` splits.
+
+    Each device then multiplies its own rows by whole weights (ZeRO stage 3: arXiv 1910.02054). Left to
+    itself the compiler may move activations instead, which are larger. The cast comes first, so that
+    bfloat16 is what travels. The gradient goes back the same way: in the compute dtype, in which it is summed
+    over devices (reduce-scatter), and float32 from there on, as are sums over parts of a batch.
+
+    Args:
+        weight: float32, as it is stored.
+        axes: its logical names.
+        dtype: the compute dtype.
+    """
+    whole = tuple(None if axis == "embed" else axis for axis in axes)
+    return nn.with_logical_constraint(weight.astype(dtype), whole)
+
+
+def _gathered_forward(weight: jax.Array, axes: tuple[str, ...], dtype: Any) -> tuple[jax.Array, None]:
+    return gathered(weight, axes, dtype), None
+
+
+def _gathered_backward(axes: tuple[str, ...], dtype: Any, _: None, gradient: jax.Array) -> tuple[jax.Array]:
+    del dtype
+    return (nn.with_logical_constraint(gradient, axes).astype(jnp.float32),)
+
+
+gathered.defvjp(_gathered_forward, _gathered_backward)
+
+
 class Projection(nn.Module):
     """A linear map from the last `len(fan_in)` axes to `fan_out`, with an optional bias."""
 
@@ -55,7 +88,7 @@ class Projection(nn.Module):
             (*self.fan_in, *self.fan_out),
             jnp.float32,
         )
-        y = _contract(x, kernel, len(self.fan_in))
+        y = _contract(x, gathered(kernel, self.axes, x.dtype), len(self.fan_in))
         if self.lora.rank:
             y = y + self.lora.scale * self._low_rank(x)
         if self.use_bias:
@@ -68,17 +101,19 @@ class Projection(nn.Module):
     def _low_rank(self, x: Array) -> jax.Array:
         inner, outer = self.axes[: len(self.fan_in)], self.axes[len(self.fan_in) :]
         rank = self.lora.rank
-        a_init = _kernel(self.fan_in, (rank,), (*inner, "rank"))
-        b_init = nn.with_logical_partitioning(nn.initializers.zeros, ("rank", *outer))
+        a_axes, b_axes = (*inner, "rank"), ("rank", *outer)
+        a_init = _kernel(self.fan_in, (rank,), a_axes)
+        b_init = nn.with_logical_partitioning(nn.initializers.zeros, b_axes)
         a: Any = self.param(FACTOR_A, a_init, (*self.fan_in, rank), jnp.float32)
         b: Any = self.param(FACTOR_B, b_init, (rank, *self.fan_out), jnp.float32)
-        return _contract(_contract(x, a, len(self.fan_in)), b, 1)
+        reduced = _contract(x, gathered(a, a_axes, x.dtype), len(self.fan_in))
+        return _contract(reduced, gathered(b, b_axes, x.dtype), 1)
 
 
 def _contract(x: Array, kernel: Array, axes: int) -> jax.Array:
-    """The product over the last `axes` axes of x and the first of the kernel, in the dtype of x."""
+    """The product over the last `axes` axes of x and the first of the kernel, which have one dtype."""
     contracted = tuple(range(x.ndim - axes, x.ndim))
-    return jax.lax.dot_general(x, kernel.astype(x.dtype), ((contracted, tuple(range(axes))), ((), ())))
+    return jax.lax.dot_general(x, kernel, ((contracted, tuple(range(axes))), ((), ())))
 
 
 class RMSNorm(nn.Module):

@@ -15,10 +15,12 @@ import jax.numpy as jnp
 
 from prorank_jax.models.attention import TokenLayout, Visibility, prompt_layout, visibility_for
 from prorank_jax.models.config import ModelConfig
-from prorank_jax.models.layers import Attention, GatedMLP, KeyValues, RMSNorm, rotary_angles
+from prorank_jax.models.layers import Attention, GatedMLP, KeyValues, RMSNorm, gathered, rotary_angles
 from prorank_jax.models.remat import POLICIES
 from prorank_jax.stage_options import LoraOptions
 from prorank_jax.types import Array
+
+_TABLE_AXES = ("vocab", "embed")
 
 
 class Block(nn.Module):
@@ -60,7 +62,7 @@ class Transformer(nn.Module):
     def setup(self) -> None:
         c = self.config
         shape = (c.vocab_size, c.dim)
-        init = nn.with_logical_partitioning(nn.initializers.normal(0.02), ("vocab", "embed"))
+        init = nn.with_logical_partitioning(nn.initializers.normal(0.02), _TABLE_AXES)
         self.embedding: Any = self.param("embedding", init, shape, jnp.float32)
         if not c.tied:
             self.unembedding: Any = self.param("unembedding", init, shape, jnp.float32)
@@ -97,25 +99,47 @@ class Transformer(nn.Module):
             The normalised hidden states [B, Q, D] in the compute dtype, and this row's own keys and
             values [N, B, Q, J, C] (dropped by the compiler where nobody uses them).
         """
-        x = self.embedding[tokens].astype(self.compute_dtype)  # [B, Q, D]
-        x = nn.with_logical_constraint(x, ("batch", "length", "activation"))
+        x = self._embed(tokens)
         angles = rotary_angles(layout.positions, self.config.head_dim, self.config.rope_theta)
         visible = visibility_for(self.attention, layout, prefix_layout)
         x, keyvalues = self.layers(x, angles, visible, prefix)
         return self.final_norm(x), keyvalues
 
+    def _embed(self, tokens: Array) -> jax.Array:
+        """Embeddings in the compute dtype: [B, Q] → [B, Q, D].
+
+        Each device looks up its columns for the rows of all devices of `fsdp`, and they exchange columns
+        for rows: that moves activations of one layer, where gathering the table would move all of it.
+        """
+        tokens = nn.with_logical_constraint(jnp.asarray(tokens), ("lookup", "length"))
+        columns = self.embedding[tokens].astype(self.compute_dtype)
+        columns = nn.with_logical_constraint(columns, ("lookup", "length", "embed"))
+        return nn.with_logical_constraint(columns, ("batch", "length", "activation"))
+
     def answer_logits(self, hidden: Array) -> jax.Array:
-        """Projects the hidden states of a few positions [..., D] onto the vocabulary: [..., V] float32."""
-        table = self._output_table().astype(hidden.dtype)
-        return jnp.einsum("...d,vd->...v", hidden, table, preferred_element_type=jnp.float32)
+        """Projects hidden states of a few positions [B, ..., D] onto the vocabulary: [B, ..., V] float32."""
+        return project_on_vocabulary(hidden, self.gathered_head())
+
+    def gathered_head(self) -> jax.Array:
+        """The output embedding [V, D] in the compute dtype, as `project_on_vocabulary` wants it.
+
+        Who projects twice gathers it once, and its gradient is summed over devices once.
+        """
+        return gathered(self._output_table(), _TABLE_AXES, jnp.dtype(self.compute_dtype))
 
     def answer_direction(self, zero: int, one: int) -> jax.Array:
         """w₁ − w₀, the only part of the output embedding a score needs: [D] float32."""
         table = self._output_table()
-        return table[one] - table[zero]
+        return nn.with_logical_constraint(table[one] - table[zero], ("activation",))
 
     def _output_table(self) -> Any:
         return self.embedding if self.config.tied else self.unembedding
+
+
+def project_on_vocabulary(hidden: Array, head: Array) -> jax.Array:
+    """Logits of hidden states: [B, ..., D] and [V, D] → [B, ..., V] float32."""
+    logits = jnp.einsum("...d,vd->...v", hidden, head, preferred_element_type=jnp.float32)
+    return nn.with_logical_constraint(logits, ("batch", *(None for _ in hidden.shape[1:-1]), "vocab"))
 
 
 def abstract_params(model: Transformer) -> Any:

@@ -1,82 +1,60 @@
-"""One run on one device and on eight simulated ones: the same numbers."""
+"""Where arrays lie: one table for parameters and optimizer, and which meshes fit which model."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import dataclasses
+import re
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
-import optax
 import pytest
-from jax.sharding import Mesh
+from hypothesis import given
+from hypothesis import strategies as st
+from jax.sharding import AbstractMesh
 
-from prorank_jax.config import GrpoOptions, MeshOptions, OptimizerOptions
+from prorank_jax.config import LoraOptions, MeshOptions, OptimizerOptions
+from prorank_jax.models.config import ModelConfig
+from prorank_jax.models.lora import split_factors
+from prorank_jax.models.transformer import Transformer, abstract_params
 from prorank_jax.optimizer import make_optimizer
-from prorank_jax.sharding import check_batch_size, make_mesh, put_batch
-from prorank_jax.steps import make_grpo_step, make_score_step
+from prorank_jax.sharding import (
+    MESH_AXES,
+    check_batch_size,
+    logical_axes,
+    logical_rules,
+    make_mesh,
+    put_batch,
+    state_shardings,
+)
 from prorank_jax.train_state import init_state, train_state_shardings
-from tests.cpu.tiny import ANSWERS, random_batch, tiny_model
+from tests.cpu.tiny import random_batch, tiny_config, tiny_model
 
 needs_eight_devices = pytest.mark.skipif(len(jax.devices()) < 8, reason="needs eight devices")
-OPTIONS = GrpoOptions(group_size=4, kl_coefficient=0.1)
+QWEN_2_5_500M = ModelConfig(
+    family="qwen2",
+    vocab_size=151_936,
+    dim=896,
+    layers=24,
+    heads=14,
+    kv_heads=2,
+    head_dim=64,
+    mlp_dim=4_864,
+    rope_theta=1_000_000.0,
+    norm_eps=1e-6,
+    tied=True,
+    max_positions=32_768,
+)
 
 
-class Outcome(NamedTuple):
-    metrics: dict[str, float]
-    completions: np.ndarray
-    gradients: dict
-    scores: np.ndarray
+def abstract_mesh(data: int, fsdp: int, tensor: int) -> AbstractMesh:
+    """A mesh of devices that are not there: enough to decide where arrays would lie."""
+    return AbstractMesh((data, fsdp, tensor), MESH_AXES)
 
 
-def keep_gradients() -> optax.GradientTransformation:
-    """An optimizer that stands still and remembers the gradients it got."""
-
-    def zeros(params: dict) -> dict:
-        return jax.tree.map(jnp.zeros_like, params)
-
-    return optax.GradientTransformation(zeros, lambda gradients, _, params: (zeros(params), gradients))
-
-
-def reward(tokens, labels):
-    return (tokens.sum(-1) % 5 + labels[:, None]).astype(jnp.float32)
-
-
-def outcome_on(mesh: Mesh) -> Outcome:
-    """One step and the scores of a model of which `tensor: 4` divides the heads, not the KV heads."""
-    model, params = tiny_model()
-    optimizer = keep_gradients()
-    shardings = train_state_shardings(model, optimizer, mesh)
-    step = make_grpo_step(model, optimizer, optax.constant_schedule(1.0), OPTIONS, ANSWERS, reward, mesh)
-    with jax.set_mesh(mesh):
-        batch = put_batch(random_batch(8), mesh)
-        reference = jax.device_put(tiny_model(seed=1)[1], shardings.params)
-        state = init_state(jax.device_put(params, shardings.params), model, optimizer, shardings)
-        scores = make_score_step(model, ANSWERS, mesh)(state.params, batch)
-        state, metrics, completions = step(state, reference, batch, jax.random.key(5))
-    return Outcome(
-        {name: float(value) for name, value in metrics.items()},
-        *jax.device_get((completions, state.opt_state, scores)),
-    )
-
-
-@pytest.fixture(scope="module")
-def alone() -> Outcome:
-    return outcome_on(make_mesh(MeshOptions(), jax.devices()[:1]))
-
-
-@needs_eight_devices
-@pytest.mark.parametrize("sizes", [(8, 1, 1), (2, 4, 1), (2, 2, 2), (1, 2, 4)])
-def test_a_sharded_step_gives_the_numbers_of_one_device(sizes, alone):
-    sharded = outcome_on(make_mesh(MeshOptions(*sizes), jax.devices()[:8]))
-    np.testing.assert_array_equal(sharded.completions, alone.completions)
-    assert sharded.metrics == pytest.approx(alone.metrics, rel=1e-5, abs=1e-6)
-    assert alone.metrics["grad_norm"] > 0.01
-    np.testing.assert_allclose(sharded.scores, alone.scores, rtol=1e-5, atol=1e-5)
-    for ours, theirs in zip(
-        jax.tree.leaves(sharded.gradients), jax.tree.leaves(alone.gradients), strict=True
-    ):
-        assert np.linalg.norm(ours - theirs) <= 1e-5 * np.linalg.norm(theirs)
+def specs(config: ModelConfig, mesh: AbstractMesh, lora: LoraOptions | None = None) -> dict:
+    tree = abstract_params(Transformer(config, lora=lora or LoraOptions()))
+    return jax.tree.map(lambda sharding: sharding.spec, state_shardings(tree, mesh))
 
 
 @needs_eight_devices
@@ -99,13 +77,129 @@ def test_optimizer_state_lies_where_its_parameters_lie():
         assert array.addressable_shards[0].data.size == array.size // 4
 
 
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "tensor", "split"),
+    [
+        (14, 2, 2, {"query", "key"}),
+        (14, 2, 4, set()),
+        (14, 2, 8, set()),
+        (16, 2, 4, {"query"}),  # two devices repeat one KV head
+        (12, 3, 2, set()),  # a device would hold query heads of one KV head and of the next
+        (16, 8, 8, {"query", "key"}),
+    ],
+)
+def test_heads_are_split_so_that_each_lies_beside_its_kv_head_or_not_at_all(heads, kv_heads, tensor, split):
+    config = dataclasses.replace(QWEN_2_5_500M, heads=heads, kv_heads=kv_heads)
+    mesh = abstract_mesh(1, 8, tensor)
+    layers = specs(config, mesh, LoraOptions(rank=4))["layers"]
+    for part in ("query", "key"):
+        for leaf in ("kernel", "bias", "lora_b"):
+            assert ("tensor" in layers["attention"][part][leaf]) == (part in split), (part, leaf)
+        assert "fsdp" in layers["attention"][part]["kernel"]
+    for leaf in ("kernel", "lora_a"):
+        assert ("tensor" in layers["attention"]["output"][leaf]) == ("query" in split)
+    assert "tensor" in layers["mlp"]["gate"]["kernel"]  # the rest stays split
+    assert layers["attention"]["key"]["bias"] == layers["attention"]["value"]["bias"]
+
+
+def test_rules_and_specs_agree():
+    """Activations are constrained by the rules, arrays placed by the specs: they must drop the same axes."""
+    tree = abstract_params(Transformer(QWEN_2_5_500M))
+    for tensor, expected in ((2, "tensor"), (8, None)):
+        rules = dict(logical_rules(tree, abstract_mesh(1, 2, tensor)))
+        assert rules["heads"] == rules["kv_heads"] == expected
+        assert rules["mlp"] == "tensor"
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ((1, 256, 1), r"mesh\.fsdp=256: does not divide the model's dim 896; choose one of 1, 2, 4, 7, "),
+        ((1, 256, 2), r"mesh\.fsdp=256: .*the rest of the devices to mesh\.data or mesh\.tensor"),
+        ((1, 1, 19), r"mesh\.tensor=19: does not divide the model's vocab_size 151936; .* 1, 2, 4, 8, 16,"),
+        ((2, 8, 256), r"mesh\.tensor=256: .*vocab_size 151936; .*64, 128, .*to mesh\.data or mesh\.fsdp"),
+        ((1, 1, 1187), r"mesh\.tensor=1187: does not divide the model's mlp_dim 4864; .*64, 128, "),
+    ],
+)
+def test_a_mesh_that_does_not_fit_the_model_is_refused(sizes, message):
+    with pytest.raises(ValueError, match=message):
+        specs(QWEN_2_5_500M, abstract_mesh(*sizes))
+
+
+def test_low_rank_factors_alone_are_refused_too():
+    factors, _ = split_factors(abstract_params(Transformer(QWEN_2_5_500M, lora=LoraOptions(rank=4))))
+    with pytest.raises(ValueError, match=r"mesh\.fsdp=3: does not divide the model's dim 896"):
+        state_shardings(factors, abstract_mesh(1, 3, 1))
+
+
+@given(
+    sizes=st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 9)),
+    dims=st.tuples(st.integers(1, 24), st.integers(1, 24), st.integers(1, 24)),
+    heads=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+)
+def test_every_mesh_either_splits_evenly_or_is_refused_with_sizes_that_would_do(sizes, dims, heads):
+    dim, mlp_dim, vocab_size = dims
+    tree = boxed_tree(
+        dataclasses.replace(
+            tiny_config(),
+            dim=dim,
+            mlp_dim=mlp_dim,
+            vocab_size=vocab_size,
+            heads=heads[0] * heads[1],
+            kv_heads=heads[1],
+            layers=1,
+        )
+    )
+    mesh = abstract_mesh(*sizes)
+    try:
+        shardings = state_shardings(tree, mesh)
+    except ValueError as error:
+        axis, refused, fitting = re.match(
+            r"mesh\.(\w+)=(\d+): .* choose one of ([\d, ]+), and give", str(error)
+        ).groups()
+        assert mesh.shape[axis] == int(refused)
+        other = {**mesh.shape, "fsdp": 1, "tensor": 1}
+        for size in map(int, fitting.split(", ")):
+            state_shardings(tree, abstract_mesh(*{**other, axis: size}.values()))
+        with pytest.raises(ValueError, match=rf"mesh\.{axis}={refused}"):
+            state_shardings(tree, abstract_mesh(*{**other, axis: int(refused)}.values()))
+    else:
+        shapes = jax.tree.map(lambda box: box.value, tree, is_leaf=is_box)
+        jax.tree.map(lambda leaf, sharding: sharding.shard_shape(leaf.shape), shapes, shardings)
+
+
+def is_box(node: object) -> bool:
+    return isinstance(node, nn.LogicallyPartitioned)
+
+
+def boxed_tree(config: ModelConfig) -> dict:
+    """One array of each kind there is, without the cost of tracing a model."""
+    c = config
+    shapes = {
+        "embedding": ((c.vocab_size, c.dim), ("vocab", "embed")),
+        "query": ((1, c.dim, c.heads, c.head_dim), ("layers", "embed", "heads", "head_dim")),
+        "key": ((1, c.dim, c.kv_heads, c.head_dim), ("layers", "embed", "kv_heads", "head_dim")),
+        "gate": ((1, c.dim, c.mlp_dim), ("layers", "embed", "mlp")),
+    }
+    return {
+        name: nn.LogicallyPartitioned(jax.ShapeDtypeStruct(shape, jnp.float32), names)
+        for name, (shape, names) in shapes.items()
+    }
+
+
 @needs_eight_devices
-def test_kv_heads_that_tensor_does_not_divide_stay_whole():
-    mesh = make_mesh(MeshOptions(1, 2, 4), jax.devices()[:8])
-    model, _ = tiny_model()
-    attention = train_state_shardings(model, keep_gradients(), mesh).params["layers"]["attention"]
-    assert "tensor" in attention["query"]["kernel"].spec
-    assert "tensor" not in attention["key"]["kernel"].spec
+def test_constraints_work_without_a_mesh_in_context():
+    """Flax drops them silently where no mesh is set, as in a server that never heard of one."""
+    mesh = make_mesh(MeshOptions(2, 4, 1), jax.devices()[:8])
+    rules = logical_rules(abstract_params(tiny_model()[0]), mesh)
+
+    @jax.jit
+    def constrained(rows):
+        with logical_axes(rules, mesh):
+            return nn.with_logical_constraint(rows * 2, ("batch",))
+
+    placed = jax.device_put(jnp.arange(8.0), jax.NamedSharding(mesh, jax.P()))
+    assert [shard.data.shape for shard in constrained(placed).addressable_shards] == [(1,)] * 8
 
 
 @needs_eight_devices
