@@ -113,7 +113,8 @@ class TrainOptions:
     batch_size: int = 16
     """Stage 1: prompts of one update over all devices, half of them relevant. Stage 2: lists."""
     accumulation: int = 1
-    """Parts a batch of lists is computed in, one after the other, to save memory; the result is the same."""
+    """Parts a batch is computed in, one after the other, to save memory; the result is the same. In stage 1
+    more than one part costs another forward pass."""
     sample_every: int = 20
     """Steps between two tables of sampled completions; 0: none."""
 
@@ -221,9 +222,8 @@ class RunConfig:
         require(self.stage in (1, 2), "stage", self.stage, "1 (prompt warmup) or 2 (score learning)")
         require(bool(self.output_dir), "output_dir", self.output_dir, "name a folder to write to")
         if self.stage == 1:
-            batch, parts = self.train.batch_size, self.train.accumulation
+            batch = self.train.batch_size
             require(batch % 2 == 0, "train.batch_size", batch, "an even number: half of a batch is relevant")
-            require(parts == 1, "train.accumulation", parts, "stage 1 computes a batch at once; set it to 1")
         else:
             remedy = "stage 2 chooses its lengths from the data; leave it empty"
             require(not self.data.buckets, "data.buckets", self.data.buckets, remedy)

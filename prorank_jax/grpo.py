@@ -24,6 +24,8 @@ Deviations from textbook GRPO (arXiv 2402.03300):
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
@@ -100,39 +102,66 @@ def divergence_from_uniform(log_probs: jax.Array) -> jax.Array:
     return -jnp.log(log_probs.shape[-1]) - log_probs.mean(axis=-1)
 
 
+class LossTotals(NamedTuple):
+    """What the averages of the loss divide by: sums over a whole batch, which its parts then add up to.
+
+    Attributes:
+        counted: completion tokens in groups that count in the policy loss, at least 1; float32 scalar.
+        tokens: completion tokens; float32 scalar.
+        prompts: B.
+    """
+
+    counted: jax.Array
+    tokens: jax.Array
+    prompts: int
+
+
+def _counted(rollout: Rollout, options: GrpoOptions) -> jax.Array:
+    """1 for each completion token of the policy loss's average: [B, G, L]."""
+    return rollout.mask * (~rollout.tied)[:, None, None] if options.mask_tied_groups else rollout.mask
+
+
+def loss_totals(rollout: Rollout, options: GrpoOptions) -> LossTotals:
+    """The totals of a whole batch; known only once it is sampled and rewarded."""
+    counted = jnp.maximum(_counted(rollout, options).sum(), 1.0)
+    return LossTotals(counted, rollout.mask.sum(), rollout.tokens.shape[0])
+
+
 def policy_loss(
     logits: AnswerLogits,
     rollout: Rollout,
     answers: AnswerTokens,
     options: GrpoOptions,
     reference: AnswerLogits | None,
+    totals: LossTotals | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The loss of one update and its metrics, each a float32 scalar.
 
     Token averages divide by the number of tokens in groups that are not tied (deviations 4 and 6); the
     KL term averages over all tokens, the entropy bonus over prompts.
+
+    Args:
+        totals: of the whole batch where this is a part of it; None: of `rollout`.
     """
+    totals = loss_totals(rollout, options) if totals is None else totals
     log_probs = log_probs_of(logits, rollout.tokens)
     objective, held = clipped_objective(
         log_probs - rollout.log_probs, rollout.advantages[..., None], options.clip_low, options.clip_high
     )
-    counted = rollout.mask
-    if options.mask_tied_groups:
-        counted = counted * (~rollout.tied)[:, None, None]
-    tokens = jnp.maximum(counted.sum(), 1.0)
-    loss = -(objective * counted).sum() / tokens
+    counted = _counted(rollout, options)
+    loss = -(objective * counted).sum() / totals.counted
     said = answer_log_probs(logits.first, answers)
-    loss = loss + options.entropy_coefficient * divergence_from_uniform(said).mean()
+    loss = loss + options.entropy_coefficient * divergence_from_uniform(said).sum() / totals.prompts
     kl = jnp.zeros(())
     if reference is not None:
         per_token = kl_per_token(logits, reference, rollout.tokens, log_probs, options.kl_estimator)
-        kl = (per_token * rollout.mask).sum() / rollout.mask.sum()
+        kl = (per_token * rollout.mask).sum() / totals.tokens
         loss = loss + options.kl_coefficient * kl
     metrics = {
         "loss": loss,
         "kl": kl,
-        "answer_entropy": entropy(said).mean(),
-        "entropy": entropy(logits.first).mean(),
-        "clip_fraction": (held * counted).sum() / tokens,
+        "answer_entropy": entropy(said).sum() / totals.prompts,
+        "entropy": entropy(logits.first).sum() / totals.prompts,
+        "clip_fraction": (held * counted).sum() / totals.counted,
     }
     return loss, metrics

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from prorank_jax.accumulation import sum_parts
 from prorank_jax.grpo import exact_kl
 from prorank_jax.models.lora import combine
 from prorank_jax.models.transformer import Transformer, abstract_params
@@ -82,13 +83,6 @@ def list_ndcg(scores: Array, grades: Array, mask: Array) -> jax.Array:
     return dcg / jnp.where(ideal > 0, ideal, 1.0)
 
 
-def _parts(batch: ListBatch, count: int) -> ListBatch:
-    """The batch as `count` batches [count, Q / count, …], each with lists of every device."""
-    return jax.tree.map(
-        lambda rows: jnp.swapaxes(rows.reshape(rows.shape[0] // count, count, *rows.shape[1:]), 0, 1), batch
-    )
-
-
 def _part_loss(
     params: Params,
     model: Transformer,
@@ -144,6 +138,7 @@ def make_ranking_step(
     """
     names = tuple(objective.weights)
     rules = logical_rules(abstract_params(model), mesh)
+    shardings = train_state_shardings(model, optimizer, mesh)
 
     def gradient(state: TrainState, policy: Policy | None, batch: ListBatch) -> tuple[Params, Metrics]:
         totals = weight_totals(list_labels(batch), names, losses=objective.losses)
@@ -156,18 +151,9 @@ def make_ranking_step(
                 return _part_loss(params, model, policy, part, totals, documents, lists, objective, answers)
 
             (_, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
-            return gradients, metrics
+            return jax.lax.with_sharding_constraint(gradients, shardings.params), metrics
 
-        if accumulation == 1:
-            return of_part(batch)
-
-        def add(total: tuple[Params, Metrics], part: ListBatch) -> tuple[tuple[Params, Metrics], None]:
-            return jax.tree.map(jnp.add, total, of_part(part)), None
-
-        parts = _parts(batch, accumulation)
-        first = jax.tree.map(lambda rows: rows[0], parts)
-        nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(of_part, first))
-        return jax.lax.scan(add, nothing, parts)[0]
+        return sum_parts(of_part, batch, accumulation)
 
     def step(state: TrainState, reference: Params | None, batch: ListBatch) -> tuple[TrainState, Metrics]:
         policy = initial_policy(model, state, reference) if objective.uses_reference else None
@@ -180,7 +166,6 @@ def make_ranking_step(
         metrics |= {"grad_norm": optax.global_norm(gradients), "learning_rate": jnp.asarray(rate)}
         return dataclasses.replace(state, step=state.step + 1), metrics
 
-    shardings = train_state_shardings(model, optimizer, mesh)
     frozen = reference_shardings(model, mesh) if objective.uses_reference else None
     rows, whole = batch_sharding(mesh), replicated(mesh)
     return jax.jit(

@@ -20,7 +20,7 @@ from prorank_jax.models.attention import (
     prompt_layout,
 )
 from prorank_jax.models.layers import KeyValues
-from prorank_jax.models.transformer import Transformer, last_positions
+from prorank_jax.models.transformer import Transformer, last_positions, project_on_vocabulary
 from prorank_jax.prompts import AnswerTokens
 from prorank_jax.sampling import sample_categorical
 from prorank_jax.types import Array, Batch, Params
@@ -41,11 +41,12 @@ class AnswerLogits(NamedTuple):
 
 
 class _Prompt(NamedTuple):
-    """A prompt pass: its last hidden state [B, D], its keys and values, and its layout."""
+    """A prompt pass: its last hidden state [B, D], its keys and values, its layout; and the head [V, D]."""
 
     last: jax.Array
     keyvalues: KeyValues
     layout: TokenLayout
+    head: jax.Array
 
 
 def _apply(
@@ -58,12 +59,8 @@ def _apply(
 def _run_prompt(model: Transformer, params: Params, batch: Batch) -> _Prompt:
     layout = prompt_layout(batch.lengths, batch.tokens.shape[1])
     hidden, keyvalues = _apply(model, params, batch.tokens, layout)
-    return _Prompt(last_positions(hidden, batch.lengths), keyvalues, layout)
-
-
-def _head(model: Transformer, params: Params, hidden: jax.Array, temperature: float) -> jax.Array:
-    logits: Any = model.apply({"params": params}, hidden, method="answer_logits")
-    return logits / temperature
+    head: Any = model.apply({"params": params}, method="gathered_head")
+    return _Prompt(last_positions(hidden, batch.lengths), keyvalues, layout, head)
 
 
 def _later_logits(
@@ -74,26 +71,29 @@ def _later_logits(
     layout = completion_layout(batch.lengths, group, width)
     fed = tokens.reshape(rows, group * width)
     hidden, _ = _apply(model, params, fed, layout, prompt.keyvalues, prompt.layout)
-    return _head(model, params, hidden.reshape(rows, group, width, -1), temperature)
+    return project_on_vocabulary(hidden.reshape(rows, group, width, -1), prompt.head) / temperature
 
 
-Choose = Callable[[jax.Array, jax.Array, int], jax.Array]
-"""Picks tokens from logits: (key, logits [..., V], draws per row) → [..., draws] int32."""
+Choose = Callable[[jax.Array, jax.Array], jax.Array]
+"""Picks tokens: (uniform numbers [..., n], logits [..., V]) → [..., n] int32."""
 
 Edit = Callable[[jax.Array, jax.Array], jax.Array]
 """Changes tokens after the first before they are fed: (chosen [B, G], previous [B, G]) → [B, G]."""
 
 
-def choose_by_sampling(key: jax.Array, logits: jax.Array, draws: int) -> jax.Array:
-    """Draws from the softmax of the logits."""
-    return sample_categorical(key, logits, draws)
+def uniform_draws(key: jax.Array, rows: int, group: int, new_tokens: int) -> jax.Array:
+    """The random numbers behind a batch's completions: [B, G, L] float32 from 0 to below 1.
+
+    Drawn for the whole batch, so that a row has the same ones in whatever parts the batch is computed.
+    """
+    keys = jax.random.split(key, new_tokens)
+    return jax.vmap(lambda key: jax.random.uniform(key, (rows, group)), out_axes=-1)(keys)
 
 
-def choose_greedily(key: jax.Array, logits: jax.Array, draws: int) -> jax.Array:
-    """Takes the most likely token, `draws` times."""
-    del key
+def choose_greedily(uniform: jax.Array, logits: jax.Array) -> jax.Array:
+    """Takes the most likely token for each draw."""
     best = jnp.argmax(logits, axis=-1).astype(jnp.int32)
-    return jnp.repeat(best[..., None], draws, axis=-1)
+    return jnp.broadcast_to(best[..., None], uniform.shape)
 
 
 def keep_tokens(tokens: jax.Array, previous: jax.Array) -> jax.Array:
@@ -123,14 +123,13 @@ def _extend(
     batch: Batch,
     prompt: _Prompt,
     first: jax.Array,
-    keys: jax.Array,
+    uniform: jax.Array,
     temperature: float,
     choose: Choose,
     edit: Edit,
 ) -> jax.Array:
-    """Decodes with a cache from the first tokens [B, G] to [B, G, 1 + len(keys)]."""
-    rows, group = first.shape
-    width = keys.shape[0]
+    """Decodes with a cache from the first tokens [B, G] by `uniform` [B, G, S] to [B, G, 1 + S]."""
+    rows, group, width = uniform.shape
     full = completion_layout(batch.lengths, group, width)  # a slot for each token that is fed
     stacked = prompt.keyvalues.keys.shape
     empty = jnp.zeros((stacked[0], rows, group * width, *stacked[3:]), prompt.keyvalues.keys.dtype)
@@ -138,7 +137,7 @@ def _extend(
 
     def feed(carry: tuple[KeyValues, jax.Array], now: tuple[jax.Array, jax.Array]) -> tuple:
         cache, token = carry
-        key, offset = now
+        draws, offset = now
         here = TokenLayout(
             jnp.broadcast_to((batch.lengths + offset)[:, None], (rows, group)),
             jnp.broadcast_to(jnp.arange(1, group + 1, dtype=jnp.int32), (rows, group)),
@@ -150,13 +149,14 @@ def _extend(
         prefix_layout = concatenate_layouts(prompt.layout, seen)
         hidden, own = _apply(model, params, token, here, prefix, prefix_layout)
         cache = jax.tree.map(lambda slot, new: slot.at[:, :, slots + offset].set(new), cache, own)
-        following = choose(key, _head(model, params, hidden, temperature), 1)[..., 0]
-        following = edit(following, token)
+        logits = project_on_vocabulary(hidden, prompt.head) / temperature
+        following = edit(choose(draws[..., None], logits)[..., 0], token)
         return (cache, following), following
 
     offsets = jnp.arange(width, dtype=jnp.int32)
     sampled: jax.Array
-    _, sampled = jax.lax.scan(feed, (KeyValues(empty, empty), first), (keys, offsets))
+    draws = jnp.moveaxis(uniform, 2, 0)
+    _, sampled = jax.lax.scan(feed, (KeyValues(empty, empty), first), (draws, offsets))
     return jnp.concatenate([first[:, :, None], jnp.moveaxis(sampled, 0, 2)], axis=2)
 
 
@@ -164,12 +164,10 @@ def sample_completions(
     model: Transformer,
     params: Params,
     batch: Batch,
-    key: jax.Array,
+    uniform: jax.Array,
     *,
-    group: int,
-    new_tokens: int,
     temperature: float = 1.0,
-    choose: Choose = choose_by_sampling,
+    choose: Choose = sample_categorical,
     edit: Edit = keep_tokens,
 ) -> tuple[jax.Array, AnswerLogits]:
     """Samples G completions per prompt; the logits returned are differentiable in `params`.
@@ -178,13 +176,16 @@ def sample_completions(
     pass over the completions then gives all later logits and the last token. For two tokens, the
     default, that pass is the decode.
 
+    Args:
+        uniform: [B, G, L], of `uniform_draws`: a random number for each token.
+
     Returns:
         Tokens [B, G, L] int32, not yet cut at the end of the turn, and the logits they came from.
     """
-    keys = jax.random.split(key, new_tokens)
+    group, new_tokens = uniform.shape[1:]
     prompt = _run_prompt(model, params, batch)
-    first_logits = _head(model, params, prompt.last, temperature)
-    first = choose(keys[0], jax.lax.stop_gradient(first_logits), group)
+    first_logits = project_on_vocabulary(prompt.last, prompt.head) / temperature
+    first = choose(uniform[:, :, 0], jax.lax.stop_gradient(first_logits))
     rows, vocabulary = first_logits.shape
     if new_tokens == 1:
         nothing = jnp.zeros((rows, group, 0, vocabulary), first_logits.dtype)
@@ -192,9 +193,11 @@ def sample_completions(
     fed = first[..., None]
     if new_tokens > 2:
         frozen = jax.lax.stop_gradient((params, prompt))
-        fed = _extend(model, frozen[0], batch, frozen[1], first, keys[1:-1], temperature, choose, edit)
+        middle = uniform[:, :, 1:-1]
+        fed = _extend(model, frozen[0], batch, frozen[1], first, middle, temperature, choose, edit)
     later = _later_logits(model, params, batch, prompt, fed, temperature)
-    last = edit(choose(keys[-1], jax.lax.stop_gradient(later[:, :, -1]), 1)[..., 0], fed[:, :, -1])
+    drawn = choose(uniform[:, :, -1:], jax.lax.stop_gradient(later[:, :, -1]))
+    last = edit(drawn[..., 0], fed[:, :, -1])
     return jnp.concatenate([fed, last[..., None]], axis=2), AnswerLogits(first_logits, later)
 
 
@@ -203,7 +206,7 @@ def replay_logits(
 ) -> AnswerLogits:
     """The logits behind given completions [B, G, L], with one copy of the prompt."""
     prompt = _run_prompt(model, params, batch)
-    first = _head(model, params, prompt.last, temperature)
+    first = project_on_vocabulary(prompt.last, prompt.head) / temperature
     if tokens.shape[2] == 1:
         return AnswerLogits(first, jnp.zeros((*tokens.shape[:2], 0, first.shape[1]), first.dtype))
     return AnswerLogits(first, _later_logits(model, params, batch, prompt, tokens[:, :, :-1], temperature))

@@ -95,7 +95,14 @@ def _warmup(parts: Parts, buckets: tuple[int, ...]) -> Stage:
     config, grpo = parts.config, parts.config.grpo
     reward = answer_reward(parts.answers, grpo.format_weight, grpo.correct_weight)
     step = make_grpo_step(
-        parts.model, parts.optimizer, parts.schedule, grpo, parts.answers, reward, parts.mesh
+        parts.model,
+        parts.optimizer,
+        parts.schedule,
+        grpo,
+        parts.answers,
+        reward,
+        parts.mesh,
+        config.train.accumulation,
     )
 
     def work(batch: Batch) -> Work:

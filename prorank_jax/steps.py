@@ -10,21 +10,25 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from prorank_jax.accumulation import map_parts, sum_parts
 from prorank_jax.config import GrpoOptions
-from prorank_jax.grpo import group_advantages, policy_loss
+from prorank_jax.grpo import loss_totals
 from prorank_jax.models.lora import combine
 from prorank_jax.models.transformer import Transformer, abstract_params
+from prorank_jax.policy_gradient import (
+    Metrics,
+    on_policy_loss,
+    replayed_loss,
+    rollout_metrics,
+    sample_rollout,
+)
 from prorank_jax.prompts import AnswerTokens
-from prorank_jax.rewards import RewardFunction, is_correct, is_formatted
+from prorank_jax.rewards import RewardFunction
 from prorank_jax.rollouts import (
-    AnswerLogits,
     choose_greedily,
     close_completions,
-    completion_mask,
-    end_some_after_answer,
-    log_probs_of,
-    replay_logits,
     sample_completions,
+    uniform_draws,
 )
 from prorank_jax.scoring import relevance_scores
 from prorank_jax.sharding import batch_sharding, logical_axes, logical_rules, replicated, state_shardings
@@ -38,90 +42,7 @@ from prorank_jax.train_state import (
 )
 from prorank_jax.types import Batch, Params, Rollout, TrainState
 
-Metrics = dict[str, jax.Array]
 GrpoStep = Callable[[TrainState, Params | None, Batch, jax.Array], tuple[TrainState, Metrics, jax.Array]]
-
-
-def _sample_rollout(
-    params: Params,
-    model: Transformer,
-    batch: Batch,
-    key: jax.Array,
-    reward: RewardFunction,
-    answers: AnswerTokens,
-    options: GrpoOptions,
-) -> tuple[Rollout, AnswerLogits]:
-    """Samples and rewards a group for each prompt; gradients flow through the logits only."""
-
-    def explore(tokens: jax.Array, previous: jax.Array) -> jax.Array:
-        return end_some_after_answer(tokens, previous, answers, options.forced_ends)
-
-    tokens, logits = sample_completions(
-        model,
-        params,
-        batch,
-        key,
-        group=options.group_size,
-        new_tokens=options.max_new_tokens,
-        temperature=options.temperature,
-        edit=explore,
-    )
-    tokens = close_completions(tokens, answers.end)
-    rewards = reward(tokens, batch.labels)
-    advantages, tied = group_advantages(rewards, options.advantage)
-    rollout = Rollout(
-        tokens=tokens,
-        mask=completion_mask(tokens, answers.end),
-        log_probs=log_probs_of(logits, tokens),
-        rewards=rewards,
-        advantages=advantages,
-        tied=tied,
-    )
-    return jax.lax.stop_gradient(rollout), logits
-
-
-def _rollout_metrics(rollout: Rollout, batch: Batch, answers: AnswerTokens) -> Metrics:
-    return {
-        "reward": rollout.rewards.mean(),
-        "format_rate": is_formatted(rollout.tokens, answers).mean(),
-        "accuracy": is_correct(rollout.tokens, batch.labels, answers).mean(),
-        "tied_groups": rollout.tied.mean(),
-    }
-
-
-def _loss_on_policy(
-    params: Params,
-    model: Transformer,
-    reference: Policy | None,
-    batch: Batch,
-    key: jax.Array,
-    reward: RewardFunction,
-    answers: AnswerTokens,
-    options: GrpoOptions,
-) -> tuple[jax.Array, tuple[Metrics, Rollout]]:
-    """Samples, rewards and differentiates in one pass (deviation 2 of `grpo`)."""
-    rollout, logits = _sample_rollout(params, model, batch, key, reward, answers, options)
-    return _loss_on_samples(params, model, reference, batch, rollout, answers, options, logits)
-
-
-def _loss_on_samples(
-    params: Params,
-    model: Transformer,
-    reference: Policy | None,
-    batch: Batch,
-    rollout: Rollout,
-    answers: AnswerTokens,
-    options: GrpoOptions,
-    logits: AnswerLogits | None = None,
-) -> tuple[jax.Array, tuple[Metrics, Rollout]]:
-    if logits is None:
-        logits = replay_logits(model, params, batch, rollout.tokens, options.temperature)
-    reference_logits = None
-    if reference is not None:
-        reference_logits = replay_logits(*reference, batch, rollout.tokens, options.temperature)
-        reference_logits = jax.lax.stop_gradient(reference_logits)
-    loss, metrics = policy_loss(logits, rollout, answers, options, reference_logits)
-    return loss, (metrics, rollout)
 
 
 def make_grpo_step(
@@ -132,38 +53,70 @@ def make_grpo_step(
     answers: AnswerTokens,
     reward: RewardFunction,
     mesh: Mesh,
+    accumulation: int = 1,
 ) -> GrpoStep:
     """Builds the jitted `(state, reference, batch, key) → (state, metrics, completions [B, G, L])`.
 
     `reference` holds the parameters of the frozen initial policy; see `initial_policy` for when it is
     None. The state is donated.
+
+    Args:
+        accumulation: parts of the batch. What an average divides by is known only when all of the batch is
+            sampled, so more than one part costs a forward pass: every part is sampled first, then each is
+            replayed and their gradients summed. Completions, loss and gradients are those of one part, up
+            to rounding.
     """
     uses_reference = options.kl_coefficient > 0
     rules = logical_rules(abstract_params(model), mesh)
+    shardings = train_state_shardings(model, optimizer, mesh)
+    on_policy = options.updates_per_rollout == 1
 
-    def several_updates(
+    def draws(batch: Batch, key: jax.Array) -> jax.Array:
+        return uniform_draws(key, batch.tokens.shape[0], options.group_size, options.max_new_tokens)
+
+    def replayed_update(
+        state: TrainState, reference: Policy | None, batch: Batch, rollout: Rollout
+    ) -> tuple[TrainState, Metrics]:
+        totals = loss_totals(rollout, options)
+
+        def of_part(part: tuple[Batch, Rollout]) -> tuple[Params, Metrics]:
+            def loss(trained: Params) -> tuple[jax.Array, Metrics]:
+                params = combine(state.frozen, trained)
+                return replayed_loss(
+                    params, model, reference, *part, answers, options, totals=totals, on_policy=on_policy
+                )
+
+            (_, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
+            return jax.lax.with_sharding_constraint(gradients, shardings.params), metrics
+
+        gradients, metrics = sum_parts(of_part, (batch, rollout), accumulation)
+        state = apply_gradients(state, gradients, optimizer)
+        return state, metrics | {"grad_norm": optax.global_norm(gradients)}
+
+    def replayed_updates(
         state: TrainState, reference: Policy | None, batch: Batch, key: jax.Array
     ) -> tuple[TrainState, Metrics, Rollout]:
-        rollout, _ = _sample_rollout(all_params(state), model, batch, key, reward, answers, options)
+        params = all_params(state)
+
+        def sample(part: tuple[Batch, jax.Array]) -> Rollout:
+            return sample_rollout(params, model, *part, reward, answers, options)[0]
+
+        rollout = map_parts(sample, (batch, draws(batch, key)), accumulation)
 
         def once(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
-            def loss(trained: Params) -> tuple[jax.Array, tuple[Metrics, Rollout]]:
-                params = combine(state.frozen, trained)
-                return _loss_on_samples(params, model, reference, batch, rollout, answers, options)
-
-            (_, (metrics, _)), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
-            state = apply_gradients(state, gradients, optimizer)
-            return state, metrics | {"grad_norm": optax.global_norm(gradients)}
+            return replayed_update(state, reference, batch, rollout)
 
         state, metrics = jax.lax.scan(once, state, length=options.updates_per_rollout)
         return state, jax.tree.map(jnp.mean, metrics), rollout
 
-    def one_update(
+    def fused_update(
         state: TrainState, reference: Policy | None, batch: Batch, key: jax.Array
     ) -> tuple[TrainState, Metrics, Rollout]:
+        uniform = draws(batch, key)
+
         def loss(trained: Params) -> tuple[jax.Array, tuple[Metrics, Rollout]]:
             params = combine(state.frozen, trained)
-            return _loss_on_policy(params, model, reference, batch, key, reward, answers, options)
+            return on_policy_loss(params, model, reference, batch, uniform, reward, answers, options)
 
         (_, (metrics, rollout)), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
         metrics |= {"grad_norm": optax.global_norm(gradients)}
@@ -175,12 +128,11 @@ def make_grpo_step(
         policy = initial_policy(model, state, reference) if uses_reference else None
         with logical_axes(rules, mesh):
             rate = schedule(state.step * options.updates_per_rollout)
-            run = one_update if options.updates_per_rollout == 1 else several_updates
+            run = fused_update if on_policy and accumulation == 1 else replayed_updates
             state, metrics, rollout = run(state, policy, batch, key)
-        metrics |= _rollout_metrics(rollout, batch, answers) | {"learning_rate": jnp.asarray(rate)}
+            metrics |= rollout_metrics(rollout, batch, answers) | {"learning_rate": jnp.asarray(rate)}
         return dataclasses.replace(state, step=state.step + 1), metrics, rollout.tokens
 
-    shardings = train_state_shardings(model, optimizer, mesh)
     frozen = reference_shardings(model, mesh) if uses_reference else None
     rows, whole = batch_sharding(mesh), replicated(mesh)
     return jax.jit(
@@ -204,9 +156,7 @@ def make_probe_step(
                 model,
                 params,
                 batch,
-                jax.random.key(0),
-                group=1,
-                new_tokens=new_tokens,
+                jnp.zeros((batch.tokens.shape[0], 1, new_tokens)),
                 choose=choose_greedily,
             )
             scores = logits.first[:, answers.one] - logits.first[:, answers.zero]

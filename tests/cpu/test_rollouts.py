@@ -11,6 +11,7 @@ import pytest
 
 from prorank_jax.config import GrpoOptions
 from prorank_jax.models.attention import prompt_layout
+from prorank_jax.policy_gradient import on_policy_loss, replayed_loss
 from prorank_jax.rewards import answer_reward
 from prorank_jax.rollouts import (
     choose_greedily,
@@ -19,8 +20,8 @@ from prorank_jax.rollouts import (
     end_some_after_answer,
     replay_logits,
     sample_completions,
+    uniform_draws,
 )
-from prorank_jax.steps import _loss_on_policy, _loss_on_samples
 from prorank_jax.train_state import Policy
 from prorank_jax.types import Batch, Rollout
 from tests.cpu.tiny import ANSWERS, VOCABULARY, tiny_model
@@ -73,8 +74,9 @@ def test_replay_equals_full_sequences(family, group, new_tokens):
 def test_logits_of_sampling_are_those_of_full_sequences(group, new_tokens):
     model, params = tiny_model()
     batch = uneven_batch()
-    sample = partial(sample_completions, model, group=group, new_tokens=new_tokens, temperature=0.7)
-    tokens, logits = jax.jit(sample)(params, batch, jax.random.key(3))
+    sample = partial(sample_completions, model, temperature=0.7)
+    uniform = uniform_draws(jax.random.key(3), len(LENGTHS), group, new_tokens)
+    tokens, logits = jax.jit(sample)(params, batch, uniform)
     assert tokens.shape == (len(LENGTHS), group, new_tokens)
     plain = plain_logits(model, params, batch.tokens, tokens) / 0.7
     np.testing.assert_allclose(logits.first, plain[:, 0, 0], atol=1e-4)
@@ -85,9 +87,17 @@ def test_logits_of_sampling_are_those_of_full_sequences(group, new_tokens):
 def test_greedy_decoding_takes_the_likeliest_token_of_the_full_sequence(family, new_tokens):
     model, params = tiny_model(family)
     batch = uneven_batch()
-    decode = partial(sample_completions, model, group=1, new_tokens=new_tokens, choose=choose_greedily)
-    tokens, _ = jax.jit(decode)(params, batch, jax.random.key(0))
+    decode = partial(sample_completions, model, choose=choose_greedily)
+    tokens, _ = jax.jit(decode)(params, batch, jnp.zeros((len(LENGTHS), 1, new_tokens)))
     np.testing.assert_array_equal(plain_logits(model, params, batch.tokens, tokens).argmax(-1), tokens)
+
+
+def test_the_random_numbers_of_a_batch_come_from_one_key_for_each_token():
+    """Completions of a run do not change with the code that draws them."""
+    uniform = uniform_draws(jax.random.key(4), 3, 5, 2)
+    first, second = jax.random.split(jax.random.key(4), 2)
+    np.testing.assert_array_equal(uniform[..., 0], jax.random.uniform(first, (3, 5)))
+    np.testing.assert_array_equal(uniform[..., 1], jax.random.uniform(second, (3, 5, 1))[..., 0])
 
 
 def _plain_kl(log_p, log_q, tokens, estimator: str) -> jax.Array:
@@ -166,9 +176,9 @@ def test_fused_loss_and_gradients_equal_the_plain_reference(family, group, new_t
 
     @jax.jit
     def on_policy(params):
-        of_loss = jax.value_and_grad(_loss_on_policy, has_aux=True)
-        key = jax.random.key(11)
-        return of_loss(params, model, policy, batch, key, _reward_that_differs, ANSWERS, options)
+        of_loss = jax.value_and_grad(on_policy_loss, has_aux=True)
+        uniform = uniform_draws(jax.random.key(11), len(LENGTHS), group, new_tokens)
+        return of_loss(params, model, policy, batch, uniform, _reward_that_differs, ANSWERS, options)
 
     (loss, (_, rollout)), gradients = on_policy(params)
     assert bool((~rollout.tied).any())
@@ -176,11 +186,11 @@ def test_fused_loss_and_gradients_equal_the_plain_reference(family, group, new_t
 
     @jax.jit
     def on_stored_samples(params):
-        of_loss = jax.value_and_grad(_loss_on_samples, has_aux=True)
+        of_loss = jax.value_and_grad(replayed_loss, has_aux=True)
         return of_loss(params, model, policy, batch, rollout, ANSWERS, options)
 
     updated = _moved(params, 2)
-    (loss, (metrics, _)), gradients = on_stored_samples(updated)
+    (loss, metrics), gradients = on_stored_samples(updated)
     _assert_same_loss_and_gradients((loss, gradients), plain(updated, rollout))
     assert 0 <= metrics["clip_fraction"] < 1
 

@@ -41,13 +41,13 @@ def distinct_batch() -> Batch:
     return Batch(tokens, np.array([T, 20, 31], np.int32), rows % 2, rows)
 
 
-def build(model, params, options: GrpoOptions, optimizer=None, reward=None, schedule=None):
+def build(model, params, options: GrpoOptions, optimizer=None, reward=None, schedule=None, parts=1):
     """The jitted step and its first state, on one device."""
     mesh = one_device()
     optimizer = optimizer or optax.sgd(1.0)
     reward = reward or answer_reward(ANSWERS, 0.5, 1.0)
     schedule = schedule or optax.constant_schedule(1.0)
-    step = make_grpo_step(model, optimizer, schedule, options, ANSWERS, reward, mesh)
+    step = make_grpo_step(model, optimizer, schedule, options, ANSWERS, reward, mesh, accumulation=parts)
     shardings = train_state_shardings(model, optimizer, mesh)
     # The step donates its state; the caller keeps its parameters.
     copied = jax.tree.map(jnp.array, params)
@@ -149,6 +149,12 @@ def test_without_kl_there_is_no_reference_and_one_pass_less():
     assert counts[0.1] == counts[0.0] + 2  # the reference's prompt and completions, forward only
 
 
+def test_parts_cost_one_forward_pass_more():
+    model, params = tiny_model()
+    step, state = build(model, params, GrpoOptions(group_size=3), parts=2)
+    assert layer_scans(step, state, None, random_batch(), KEY) == 4 + 2
+
+
 MARKS = (10, 11)
 
 
@@ -232,6 +238,37 @@ def test_several_updates_begin_with_the_single_one():
     for before, one, two in zip(*map(jax.tree.leaves, (params, single.params, several.params)), strict=True):
         moved = float(jnp.abs(one - before).max())
         np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-5 * moved + 1e-7)
+
+
+@pytest.mark.parametrize(
+    ("parts", "options"),
+    [
+        (2, GrpoOptions(group_size=4, kl_coefficient=0.1)),
+        (4, GrpoOptions(group_size=3, max_new_tokens=3, updates_per_rollout=2, kl_coefficient=0.1)),
+        (2, GrpoOptions(group_size=4, max_new_tokens=1, advantage="mean_std", mask_tied_groups=False)),
+    ],
+)
+def test_parts_of_a_batch_give_what_the_batch_gives(parts, options):
+    model, params = tiny_model()
+    reference = jax.tree.map(lambda leaf: leaf * 1.1, params) if options.kl_coefficient else None
+    batch = random_batch(8)
+
+    def ties_some(tokens, labels):
+        return jnp.where(labels[:, None] * (tokens[:, :1, 0] % 2) == 1, 1.0, sum_of_digits(tokens, labels))
+
+    outcomes = []
+    for count in (1, parts):
+        step, state = build(model, params, options, optax.sgd(0.1), ties_some, parts=count)
+        outcomes.append(step(state, reference, batch, KEY))
+    (whole, expected, completions), (state, metrics, same_completions) = outcomes
+    np.testing.assert_array_equal(same_completions, completions)
+    assert 0 < float(expected["tied_groups"]) < 1
+    for name, value in expected.items():
+        np.testing.assert_allclose(metrics[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
+    for before, one, other in zip(*map(jax.tree.leaves, (params, whole.params, state.params)), strict=True):
+        moved = float(jnp.linalg.norm(one - before))
+        assert moved > 1e-6
+        assert float(jnp.linalg.norm(other - one)) <= 1e-4 * moved + 1e-7 * float(jnp.linalg.norm(one))
 
 
 def test_a_reference_is_left_as_it_was():
