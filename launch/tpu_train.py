@@ -1,4 +1,7 @@
-"""Trains on the devices there are: `python launch/tpu_train.py --stage 1|2 [--init RUN_OR_MODEL]`."""
+"""Trains on the devices there are: `python launch/tpu_train.py --stage 1|2 [--init RUN_OR_MODEL]`.
+
+One process of several where the environment names its peers: see `prorank_jax.machine`.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +11,25 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository need not be installed
 
-# Pod workers know their peers from the environment; anywhere else there is nobody to wait for.
-ON_TPU_POD = len(os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")) > 1
 EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_SIGTERM = 2, 130, 143
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it misses PyTorch, which is not needed
 USAGE = (
     "usage: python launch/tpu_train.py --stage 1|2 [--init RUN_OR_MODEL] [--config FILE.yaml] "
     "[--section.field VALUE ...]"
 )
+
+
+def join_peers() -> None:
+    """Meets the other processes of this run, if the environment names any; waits for them up to 5 minutes."""
+    from prorank_jax.machine import distributed_arguments, skip_absent_tpu
+
+    skip_absent_tpu()
+    arguments = distributed_arguments()
+    if arguments is not None:
+        import jax
+
+        jax.config.update("jax_enable_preemption_service", False)  # `preemption` agrees on a stop itself
+        jax.distributed.initialize(**arguments)
 
 
 def main(arguments: list[str]) -> int:
@@ -30,10 +44,7 @@ def main(arguments: list[str]) -> int:
     try:
         config_file, overrides = parse_command_line(arguments)
         config = load_config(config_file, overrides)
-        if ON_TPU_POD:
-            import jax
-
-            jax.distributed.initialize()
+        join_peers()
         from prorank_jax.preemption import Interrupted
         from prorank_jax.train import train
 
