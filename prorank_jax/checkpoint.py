@@ -1,7 +1,8 @@
 """Checkpoints of a run (Orbax): training state, data position, config and architecture, together.
 
 Orbax writes each step into a temporary folder and renames it, so that a killed save leaves the step
-before it intact. This module is the one place that knows Orbax.
+before it intact; in a bucket, a step is complete once its marker file is there. This module is the one
+place that knows Orbax's checkpoints.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import orbax.checkpoint as ocp
+from etils import epath
 from jax.sharding import NamedSharding, PartitionSpec
 
 from prorank_jax.models.config import ModelConfig
@@ -34,21 +36,27 @@ class Restored(NamedTuple):
 class Checkpoints:
     """The checkpoints of one output directory; close it, or use it as a context manager."""
 
-    def __init__(self, output_dir: Path, keep: int) -> None:
-        """Opens or creates `output_dir`/checkpoints and keeps the newest `keep` of them."""
+    def __init__(self, output_dir: Path | epath.Path, keep: int) -> None:
+        """Opens or creates `output_dir`/checkpoints, here or in a bucket; keeps the newest `keep` of them."""
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep,
             # A CPU array's host copy is the array itself, which the next step's donation would overwrite.
             enable_async_checkpointing=jax.default_backend() != "cpu",
         )
-        self._manager = ocp.CheckpointManager((output_dir / FOLDER).absolute(), options=options)
+        self._manager = ocp.CheckpointManager(_absolute(output_dir / FOLDER), options=options)
 
     def __enter__(self) -> Checkpoints:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        # After an error the other processes may not come, and waiting would wait for them.
+        if kind is None or jax.process_count() == 1:
+            self.wait()
+            self._manager.close()
+
+    def wait(self) -> None:
+        """Returns when what is being saved is complete."""
         self._manager.wait_until_finished()
-        self._manager.close()
 
     def latest(self) -> int | None:
         """The newest complete step, or None."""
@@ -85,6 +93,18 @@ class Checkpoints:
             ),
         )
         return Restored(restored["state"], restored["iterator"])
+
+
+def newest_step(folder: Path | epath.Path) -> int | None:
+    """The newest complete step of a run's folder, or None; only looks."""
+    checkpoints = _absolute(folder / FOLDER)
+    return max(ocp.utils.checkpoint_steps(checkpoints), default=None) if checkpoints.is_dir() else None
+
+
+def _absolute(folder: Path | epath.Path) -> epath.Path:
+    """As Orbax wants it; the path of a URL is absolute, and would lose its scheme."""
+    path = epath.Path(folder)
+    return path if "://" in str(path) else epath.Path(Path(folder).absolute())
 
 
 def restore_params(output_dir: Path, config: ModelConfig, lora: LoraOptions, shardings: Any = None) -> Params:

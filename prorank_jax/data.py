@@ -52,7 +52,7 @@ def _make_batch(example_set: ExampleSet, positions: np.ndarray, length: int, row
 class _BatchSource:
     """grain's random access to batches: step → this process's rows of the global batch."""
 
-    def __init__(self, example_set: ExampleSet, order: BalancedOrder, rows: slice) -> None:
+    def __init__(self, example_set: ExampleSet, order: BalancedOrder, rows: np.ndarray) -> None:
         self._example_set = example_set
         self._order = order
         self._rows = rows
@@ -79,39 +79,29 @@ def train_iterator(
     batch_size: int,
     seed: int,
     buckets: Sequence[int],
-    process_index: int = 0,
-    process_count: int = 1,
+    rows: np.ndarray | None = None,
     start_step: int = 0,
 ) -> grain.DatasetIterator[Batch]:
     """An endless iterator over this process's part of the training batches.
 
-    The batch of a step is a function of (examples, batch_size, seed, buckets, step), see `BalancedOrder`;
-    a process gets contiguous rows of it. The state of `get_state()` is JSON-able and holds only the
+    The batch of a step is a function of (examples, batch_size, seed, buckets, step), see `BalancedOrder`.
+    The state of `get_state()` is JSON-able and holds only the
     number of the next step, so that it may be set on any process of any process count.
 
     Args:
         batch_size: rows B of the global batch over all processes, even.
         buckets: static lengths T, ascending; see `choose_buckets`.
+        rows: those of this process, see `process_rows.rows_of_process`; None: all.
         start_step: the step whose batch comes first.
 
     Raises:
-        ValueError: a batch size that cannot be balanced or shared by the processes, buckets that do not
-            hold the prompts, too few examples of a label, or a process or step out of range.
+        ValueError: a batch size that cannot be balanced, buckets that do not hold the prompts, too few
+            examples of a label, or a step out of range.
     """
-    if process_count < 1 or not 0 <= process_index < process_count:
-        raise ValueError(
-            f"process_index={process_index}: must be from 0 to process_count-1={process_count - 1}"
-        )
-    if batch_size % process_count:
-        raise ValueError(
-            f"train.batch_size={batch_size}: cannot be shared by {process_count} processes; give a multiple"
-        )
     if not 0 <= start_step < ENDLESS:
         raise ValueError(f"start_step={start_step}: must be at least 0")
     order = BalancedOrder(example_set.lengths, example_set.labels, buckets, batch_size, seed)
-    local = batch_size // process_count
-    rows = slice(process_index * local, (process_index + 1) * local)
-    source = _BatchSource(example_set, order, rows)
+    source = _BatchSource(example_set, order, np.arange(batch_size) if rows is None else rows)
     read_ahead = grain.ReadOptions(num_threads=READ_AHEAD_THREADS, prefetch_buffer_size=READ_AHEAD_BATCHES)
     batches = grain.MapDataset.source(source).to_iter_dataset(read_ahead)
     iterator = iter(batches)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import sys
 from collections.abc import Sequence
@@ -54,6 +55,13 @@ class ExampleSet:
 
     def __getitem__(self, position: int) -> Example:
         return self._reader[int(position)]
+
+    def digest(self) -> str:
+        """A hash of what decides the examples and of their lengths, labels, grades and scores."""
+        digest = hashlib.sha256(self.folder.name.encode())
+        for values in (self.lengths, self.labels, self.grades, self.scores, self.starts, self.queries):
+            digest.update(values.tobytes())
+        return digest.hexdigest()[:12]
 
 
 def common_start(prompts: Sequence[Sequence[int]]) -> int:

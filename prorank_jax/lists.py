@@ -39,7 +39,7 @@ class _ListSource:
     """grain's random access to batches of lists: step → this process's lists of the global batch."""
 
     def __init__(
-        self, example_set: ExampleSet, index: ListIndex, order: ListOrder, list_size: int, rows: slice
+        self, example_set: ExampleSet, index: ListIndex, order: ListOrder, list_size: int, rows: np.ndarray
     ) -> None:
         self._example_set, self._index, self._order = example_set, index, order
         self._list_size, self._rows = list_size, rows
@@ -114,27 +114,19 @@ def list_iterator(
     lists_per_batch: int,
     relevant_grade: int,
     seed: int,
-    process_index: int = 0,
-    process_count: int = 1,
+    rows: np.ndarray | None = None,
 ) -> grain.DatasetIterator[ListBatch]:
     """An endless iterator over this process's lists of the training batches.
 
-    The batch of a step is a function of (examples, options, seed, step); a process gets contiguous lists
-    of it. The state of `get_state()` is JSON-able and holds only the number of the next step.
+    The batch of a step is a function of (examples, options, seed, step). The state of `get_state()` is
+    JSON-able and holds only the number of the next step, so that it may be set on any process.
 
     Args:
         index: of these examples; see `index_lists`.
         lists_per_batch: lists Q of the global batch over all processes.
         relevant_grade: half of a list has this grade or a higher one.
-
-    Raises:
-        ValueError: a batch that cannot be shared by the processes.
+        rows: the lists of this process, see `process_rows.rows_of_process`; None: all.
     """
-    if lists_per_batch % process_count:
-        raise ValueError(
-            f"train.batch_size={lists_per_batch}: cannot be shared by {process_count} processes; "
-            "give a multiple"
-        )
     order = ListOrder(
         index,
         list_size=options.list_size,
@@ -143,8 +135,7 @@ def list_iterator(
         relevant_grade=relevant_grade,
         seed=seed,
     )
-    local = lists_per_batch // process_count
-    rows = slice(process_index * local, (process_index + 1) * local)
-    source = _ListSource(example_set, index, order, options.list_size, rows)
+    mine = np.arange(lists_per_batch) if rows is None else rows
+    source = _ListSource(example_set, index, order, options.list_size, mine)
     read_ahead = grain.ReadOptions(num_threads=READ_AHEAD_THREADS, prefetch_buffer_size=READ_AHEAD_BATCHES)
     return iter(grain.MapDataset.source(source).to_iter_dataset(read_ahead))

@@ -1,4 +1,10 @@
-"""SIGTERM, the notice that a preempted machine gets: finish the step, save, leave."""
+"""SIGTERM, the notice that a preempted machine gets: finish the step, save, leave.
+
+With several processes all must stop after the same step, whichever was told. They vote: beside each
+training step runs a tiny reduction of "was I told to stop?", whose result is read a step later, when it
+is there anyway. So nobody waits, and every process reads the same answer at the same step, which a
+notice passed on in the background (as jax's own preemption service does it) has to negotiate.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +12,14 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-class Interrupted(Exception):  # noqa: N818 - an order to stop is no error
-    """A SIGTERM was obeyed: the state is saved and the run can be resumed."""
+from prorank_jax.launching import Interrupted
+from prorank_jax.sharding import MESH_AXES, replicated
+
+__all__ = ["Interrupted", "StopVote", "sigterm_noticed"]
 
 
 @contextmanager
@@ -20,3 +31,24 @@ def sigterm_noticed() -> Iterator[list[int]]:
         yield received
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+class StopVote:
+    """Whether a run is to stop, asked once a step; the same answer on every process."""
+
+    def __init__(self, requested: list[int], mesh: Mesh) -> None:
+        """Takes the list of `sigterm_noticed`; `mesh` spans the devices of all processes."""
+        self._requested = requested
+        self._devices = mesh.size
+        self._flags = NamedSharding(mesh, PartitionSpec(MESH_AXES))
+        self._any = jax.jit(lambda flags: flags.max(), out_shardings=replicated(mesh))
+        self._before: jax.Array | None = None
+
+    def says_stop(self) -> bool:
+        """Alone: whether SIGTERM came. With others: whether one of them had it a call earlier."""
+        if jax.process_count() == 1:
+            return bool(self._requested)
+        mine = np.full(self._devices, bool(self._requested), np.int32)
+        flags = jax.make_array_from_callback(mine.shape, self._flags, lambda index: mine[index])
+        before, self._before = self._before, self._any(flags)
+        return before is not None and bool(np.asarray(before))

@@ -11,9 +11,9 @@ from jax.sharding import Mesh
 from rich.progress import track
 from scipy.stats import rankdata
 
+from prorank_jax.process_rows import put_whole_batch
 from prorank_jax.prompts import AnswerTokens
 from prorank_jax.rewards import is_correct, is_formatted
-from prorank_jax.sharding import put_batch
 from prorank_jax.types import Batch, Params
 
 ProbeStep = Callable[[Params, Batch], tuple[jax.Array, jax.Array]]
@@ -64,7 +64,7 @@ def run_probe(
     """Scores and greedily answers the held-out batches; filler rows are left out."""
     scores, completions, labels = [], [], []
     for batch in track(batches, "held-out probe", transient=True, disable=not show_progress):
-        batch_scores, batch_completions = jax.device_get(probe_step(params, put_batch(batch, mesh)))
+        batch_scores, batch_completions = jax.device_get(probe_step(params, put_whole_batch(batch, mesh)))
         real = np.asarray(batch.examples) >= 0
         scores.append(batch_scores[real])
         completions.append(batch_completions[real])

@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from etils import epath
 
 from prorank_jax.config import RunConfig
 from prorank_jax.config_files import config_to_dict, flatten
 
 CONFIG_FILE = "config.yaml"
 LOCK_FILE = ".lock"
+LEASE_FILE = "lease.json"
+MARKER = ".shared-"
 DATA_FOLDER = "data"
 TOKENIZER_FOLDER = "tokenizer"
 MODEL_CONFIG_FILE = "model_config.json"
@@ -30,11 +33,13 @@ def _is_free(name: str) -> bool:
 
 def _is_left_by_an_early_stop(name: str) -> bool:
     """What a run writes before its config.yaml."""
-    return name in (LOCK_FILE, DATA_FOLDER) or (name.startswith(f".{CONFIG_FILE}.") and name.endswith(".tmp"))
+    if name in (LOCK_FILE, LEASE_FILE, DATA_FOLDER) or name.startswith(MARKER):
+        return True
+    return name.startswith((f".{CONFIG_FILE}.", f".{LEASE_FILE}.")) and name.endswith(".tmp")
 
 
-def check_same_run(output_dir: Path, config: RunConfig) -> None:
-    """Refuses to go on in a directory that holds a run of another config, or anything else.
+def check_same_run(output_dir: Path | epath.Path, config: RunConfig) -> None:
+    """Refuses to go on in a directory, here or in a bucket, that holds another run or anything else.
 
     Raises:
         ValueError: names the fields that differ, or says that the folder is no run's.

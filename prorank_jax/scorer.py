@@ -14,8 +14,8 @@ from jax.sharding import Mesh
 
 from prorank_jax.input_checks import Pair
 from prorank_jax.models.transformer import Transformer
+from prorank_jax.process_rows import put_whole_batch
 from prorank_jax.prompts import AnswerTokens
-from prorank_jax.sharding import batch_sharding
 from prorank_jax.steps import make_score_step
 from prorank_jax.types import Batch, Params
 
@@ -120,7 +120,6 @@ class PairScorer:
         self.compiled_shapes: set[tuple[int, int]] = set()
         self._params = params
         self._mesh = mesh
-        self._sharding = batch_sharding(mesh)
         self._step = make_score_step(model, answers, mesh)
 
     def score(
@@ -166,11 +165,7 @@ class PairScorer:
         rows, width = batch.tokens.shape
         self.compiled_shapes.add((rows, width))
         with jax.set_mesh(self._mesh):  # attention by kernel splits its work over the mesh in context
-            return self._step(self._params, jax.tree.map(self._place, batch))
-
-    def _place(self, rows: np.ndarray) -> jax.Array:
-        """Each process has all rows of the batch and gives its own devices theirs."""
-        return jax.make_array_from_callback(rows.shape, self._sharding, lambda index: rows[index])
+            return self._step(self._params, put_whole_batch(batch, self._mesh))
 
 
 def _render_ahead(render: RenderBatch, pairs: Sequence[Pair]) -> Iterator[tuple[int, list[np.ndarray]]]:

@@ -24,6 +24,7 @@ from prorank_jax.models.transformer import Transformer, abstract_params
 from prorank_jax.optimizer import make_optimizer, make_schedule
 from prorank_jax.pretrained import Pretrained, open_pretrained
 from prorank_jax.probe import ProbeStep
+from prorank_jax.processes import check_equal, leads, succeed_together
 from prorank_jax.prompts import PromptRenderer, make_renderer
 from prorank_jax.run_folder import DATA_FOLDER, MODEL_CONFIG_FILE, TOKENIZER_FOLDER, write_json
 from prorank_jax.sharding import check_batch_size, make_mesh
@@ -70,12 +71,29 @@ class Run:
         write_json(output_dir / MODEL_CONFIG_FILE, self.model_config.to_hf())
 
 
-def prepare_run(config: RunConfig, console: Console) -> Run:
+def prepare_run(
+    config: RunConfig, console: Console, folder: Path | None = None, is_leaders: bool = True
+) -> Run:
     """Loads everything but the weights, which are only checked; examples are built at the first call.
+
+    With several processes, all call it, and all fail if one does.
+
+    Args:
+        folder: of the run on this machine; None: `output_dir`.
+        is_leaders: whether it is the folder of process 0 too, which then builds the examples for both.
 
     Raises:
         ValueError: the mesh, model, tokenizer, collection, losses or lengths cannot work.
     """
+    with succeed_together():
+        mesh, pretrained, renderer = _open_model(config)
+    data_folder = (folder or Path(config.output_dir)) / DATA_FOLDER
+    examples, held_out = _open_everywhere(config, renderer, console, data_folder, is_leaders)
+    with succeed_together():
+        return _assemble(config, mesh, pretrained, renderer, examples, held_out)
+
+
+def _open_model(config: RunConfig) -> tuple[jax.sharding.Mesh, Pretrained, PromptRenderer]:
     mesh = make_mesh(config.mesh)
     check_implementation(config.model.attention, mesh)
     part = config.train.batch_size // config.train.accumulation
@@ -83,22 +101,37 @@ def prepare_run(config: RunConfig, console: Console) -> Run:
     check_batch_size("probe.batch_size", config.probe.batch_size, mesh)
     pretrained = open_pretrained(config.model.source)
     _check_fits(config, pretrained)
-    computed = config.model
-    model = Transformer(
-        pretrained.config, computed.compute_dtype, computed.remat, config.lora, computed.attention
-    )
-    whole = pretrained_shardings(model, mesh)  # refuses a mesh that does not fit the model
+    pretrained_shardings(_model_of(config, pretrained), mesh)  # refuses a mesh that does not fit the model
     _warn_of_other_prompt(config, pretrained.run)
     data = config.data
     renderer = make_renderer(
         pretrained.tokenizer, max_length=data.max_length, instruction=data.instruction, system=data.system
     )
-    examples, held_out = _open_examples(config, renderer, console)
+    return mesh, pretrained, renderer
+
+
+def _model_of(config: RunConfig, pretrained: Pretrained) -> Transformer:
+    computed = config.model
+    return Transformer(
+        pretrained.config, computed.compute_dtype, computed.remat, config.lora, computed.attention
+    )
+
+
+def _assemble(
+    config: RunConfig,
+    mesh: jax.sharding.Mesh,
+    pretrained: Pretrained,
+    renderer: PromptRenderer,
+    examples: ExampleSet,
+    held_out: ExampleSet,
+) -> Run:
     buckets = stage_buckets(config, np.concatenate([examples.lengths, held_out.lengths]))
     probes = probe_batches(
         held_out, count=config.probe.examples, batch_size=config.probe.batch_size, buckets=buckets
     )
 
+    model = _model_of(config, pretrained)
+    whole = pretrained_shardings(model, mesh)
     updates = config.train.steps * (config.grpo.updates_per_rollout if config.stage == 1 else 1)
     optimizer = make_optimizer(config.optimizer, updates)
     shardings = train_state_shardings(model, optimizer, mesh)
@@ -126,13 +159,28 @@ def prepare_run(config: RunConfig, console: Console) -> Run:
     )
 
 
+def _open_everywhere(
+    config: RunConfig, renderer: PromptRenderer, console: Console, folder: Path, is_leaders: bool
+) -> tuple[ExampleSet, ExampleSet]:
+    """The examples of every process, which must be equal; built once for those that share a folder."""
+    data = config.data
+    console.print(f"data: {data.source} ({data.split}), held out: {data.probe_split}")
+    waits = is_leaders and not leads()
+    with succeed_together():
+        opened = None if waits else _open_examples(config, renderer, folder)
+    with succeed_together():
+        opened = opened or _open_examples(config, renderer, folder)
+    facts = {name: part.digest() for name, part in zip(("data", "held-out data"), opened, strict=True)}
+    remedy = "give all the same collection, model and library versions"
+    check_equal("examples", facts | {"prompts": renderer.fingerprint}, remedy)
+    return opened
+
+
 def _open_examples(
-    config: RunConfig, renderer: PromptRenderer, console: Console
+    config: RunConfig, renderer: PromptRenderer, folder: Path
 ) -> tuple[ExampleSet, ExampleSet]:
     """The examples to train on, and those held out for the probe."""
     data, seed = config.data, config.train.seed
-    console.print(f"data: {data.source} ({data.split}), held out: {data.probe_split}")
-    folder = Path(config.output_dir) / DATA_FOLDER
     lists = config.stage == 2
     examples = open_dataset(data.source, data.split, data, renderer, folder, seed, every_candidate=lists)
     without_teacher = dataclasses.replace(data, teacher_scores="", teacher_depth=0)

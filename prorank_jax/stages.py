@@ -18,6 +18,7 @@ from prorank_jax.data import ExampleSet, train_iterator
 from prorank_jax.flops import grpo_step_flops, ranking_step_flops
 from prorank_jax.lists import index_lists, list_iterator
 from prorank_jax.models.transformer import Transformer
+from prorank_jax.process_rows import rows_of_process
 from prorank_jax.prompts import AnswerTokens
 from prorank_jax.ranking_losses import LossOptions, make_losses, needs_teacher, parse_losses
 from prorank_jax.ranking_step import RankingObjective, make_ranking_step
@@ -33,7 +34,7 @@ TrainStep = Callable[
 
 @dataclass(frozen=True)
 class Work:
-    """What one process does in a step: prompts, tokens without padding, FLOPs over all processes."""
+    """A step of all processes: prompts, tokens without padding (going by this process's), FLOPs."""
 
     prompts: int
     tokens: int
@@ -108,7 +109,8 @@ def _warmup(parts: Parts, buckets: tuple[int, ...]) -> Stage:
     def work(batch: Batch) -> Work:
         rows, width = config.train.batch_size, batch.tokens.shape[1]
         flops = grpo_step_flops(parts.model.config, grpo, rows, width)
-        return Work(rows, int(np.sum(batch.lengths)) * jax.process_count(), flops)
+        share = len(batch.lengths) / rows
+        return Work(rows, round(np.sum(batch.lengths) / share), flops)
 
     return Stage(
         step=step,
@@ -117,8 +119,7 @@ def _warmup(parts: Parts, buckets: tuple[int, ...]) -> Stage:
             batch_size=config.train.batch_size,
             seed=config.train.seed,
             buckets=buckets,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            rows=rows_of_process(parts.mesh, config.train.batch_size),
         ),
         work=work,
         uses_reference=grpo.kl_coefficient > 0 and not config.lora.rank,
@@ -191,8 +192,9 @@ def _ranking(parts: Parts) -> Stage:
             uses_reference=objective.uses_reference,
         )
         real = batch.mask | batch.in_batch
-        tokens = int(np.sum(batch.lengths * real) + np.sum(batch.prefix_lengths))
-        return Work(lists * documents, tokens * jax.process_count(), flops)
+        tokens = np.sum(batch.lengths * real) + np.sum(batch.prefix_lengths)
+        share = len(batch.lengths) / lists
+        return Work(lists * documents, round(tokens / share), flops)
 
     losses = {name: f"loss: {name}" for name in objective.weights}
     return Stage(
@@ -204,8 +206,7 @@ def _ranking(parts: Parts) -> Stage:
             lists_per_batch=config.train.batch_size,
             relevant_grade=config.data.relevant_grade,
             seed=config.train.seed,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            rows=rows_of_process(parts.mesh, config.train.batch_size),
         ),
         work=work,
         uses_reference=objective.uses_reference and not config.lora.rank,

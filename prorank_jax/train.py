@@ -18,7 +18,7 @@ from rich.console import Console
 from prorank_jax import __version__
 from prorank_jax.checkpoint import Checkpoints
 from prorank_jax.config import RunConfig
-from prorank_jax.config_files import config_to_dict
+from prorank_jax.config_files import config_to_dict, flatten
 from prorank_jax.flops import measured_matmul_flops
 from prorank_jax.metrics_log import (
     METRICS_FILE,
@@ -29,10 +29,12 @@ from prorank_jax.metrics_log import (
     keep_lines_up_to,
     read_lines,
 )
-from prorank_jax.preemption import Interrupted, sigterm_noticed
+from prorank_jax.preemption import Interrupted, StopVote, sigterm_noticed
 from prorank_jax.probe import ProbeResult, run_probe
+from prorank_jax.processes import check_equal, code_digest, gather_texts, leads, succeed_together
 from prorank_jax.report import PICTURE_FILE, REPORT_FILE, before_after_table, write_report
-from prorank_jax.run_folder import check_same_run, only_run_in, write_config
+from prorank_jax.run_folder import write_config
+from prorank_jax.run_place import RunPlace, open_place
 from prorank_jax.setup import Run, prepare_run
 from prorank_jax.sharding import put_batch
 from prorank_jax.stages import Work
@@ -51,23 +53,40 @@ def train(config: RunConfig, console: Console | None = None) -> dict[str, Any]:
             written over.
         Interrupted: SIGTERM arrived; a checkpoint was saved.
     """
-    console = console or Console()
-    output_dir = Path(config.output_dir)
-    check_same_run(output_dir, config)
-    with only_run_in(output_dir):
+    console = console or (Console() if leads() else Console(quiet=True, force_terminal=False))
+    check_same_job(config)
+    with open_place(config) as place:
         compilations = CompilationCounter()
-        run = prepare_run(config, console)
-        if jax.process_index() == 0:
-            write_config(output_dir, config)
-            run.save_descriptions(output_dir)
+        run = prepare_run(config, console, place.folder, place.is_leaders)
+        with succeed_together():
+            if leads():
+                write_config(place.folder, config)
+                run.save_descriptions(place.folder)
+                place.send()
         with (
-            Checkpoints(output_dir, config.checkpoint.keep) as checkpoints,
+            Checkpoints(place.holder, config.checkpoint.keep) as checkpoints,
             jax.set_mesh(run.mesh),
             sigterm_noticed() as stop_requested,
         ):
-            loop = _Loop(run, checkpoints, compilations, stop_requested, console)
+            stop = StopVote(stop_requested, run.mesh)
+            loop = _Loop(run, place, checkpoints, compilations, stop, console)
             loop.run_to_end()
-        return _finish(run, console)
+        with succeed_together():
+            if leads():
+                _report(run, place, console)
+        return json.loads(gather_texts(_read_report(place.folder) if leads() else "")[0])
+
+
+def check_same_job(config: RunConfig) -> None:
+    """Refuses to start when another process has another config or another version of the code.
+
+    Raises:
+        ValueError: names what differs; on every process.
+    """
+    settings = {name: repr(value) for name, value in flatten(config_to_dict(config)).items()}
+    check_equal("config", settings, "start every process with the same command")
+    versions = {"prorank_jax": f"{__version__} ({code_digest()})", "jax": jax.__version__}
+    check_equal("code", versions, "install the same version everywhere")
 
 
 @dataclasses.dataclass
@@ -85,19 +104,20 @@ class _Loop:
     def __init__(
         self,
         run: Run,
+        place: RunPlace,
         checkpoints: Checkpoints,
         compilations: CompilationCounter,
-        stop_requested: list[int],
+        stop: StopVote,
         console: Console,
     ) -> None:
         self._run = run
+        self._place = place
         self._checkpoints = checkpoints
         self._compilations = compilations
-        self._stop_requested = stop_requested
+        self._stop = stop
         self._console = console
-        self._output_dir = Path(run.config.output_dir)
         self._batches = run.stage.batches()
-        self._leads = jax.process_index() == 0
+        self._leads = leads()
         self._pending: _Pending | None = None
         self._reference: Params | None = None
         self._state, self._done = self._resume_or_start()
@@ -113,7 +133,7 @@ class _Loop:
             return run.init_state(params), 0
         restored = self._checkpoints.restore(latest, run.abstract_state)
         self._batches.set_state(restored.iterator)
-        self._console.print(f"resuming {self._output_dir} after step {latest}")
+        self._console.print(f"resuming {self._place.name} after step {latest}")
         return restored.state, latest
 
     def run_to_end(self) -> None:
@@ -122,10 +142,10 @@ class _Loop:
         key = jax.random.key(config.train.seed)
         if self._leads:
             # A run killed before its first checkpoint repeats the probe before the first step.
-            keep_lines_up_to(self._output_dir / PROBES_FILE, self._done or -1)
+            keep_lines_up_to(self._place.folder / PROBES_FILE, self._done or -1)
         if self._done == 0:
             self._probe(0)
-        log = MetricsLog(self._output_dir, self._done) if self._leads else None
+        log = MetricsLog(self._place.folder, self._done) if self._leads else None
         try:
             shown = self._run.stage.shown
             with TrainingProgress(self._console, steps, self._done, shown) as progress:
@@ -142,6 +162,7 @@ class _Loop:
         batch = next(self._batches)
         on_mesh = put_batch(batch, self._run.mesh)
         self._state, metrics, completions = self._run.stage.step(self._state, self._reference, on_mesh, key)
+        stop = self._stop.says_stop()
         self._settle(log, progress)  # the step before: its metrics are read while this one runs
         self._pending = _Pending(step, metrics, self._run.stage.work(batch))
         last = step == config.train.steps
@@ -150,10 +171,11 @@ class _Loop:
         if last or self._due(config.probe.every, step):
             self._settle(log, progress)
             self._probe(step)
-        if last or self._due(config.checkpoint.every, step) or self._stop_requested:
+        if last or self._due(config.checkpoint.every, step) or stop:
             self._settle(log, progress)
             self._save(step)
-        if self._stop_requested and not last:
+        if stop and not last:
+            self._checkpoints.wait()
             raise Interrupted(f"stopped after step {step}; the same command goes on from there")
 
     @staticmethod
@@ -185,7 +207,7 @@ class _Loop:
             run.renderer.answer_tokens,
             run.mesh,
             step,
-            show_progress=self._console.is_terminal,
+            show_progress=self._leads and self._console.is_terminal,
         )
         self._console.print(
             f"held out after {step} steps: format {result.format_rate:.3f}, accuracy {result.accuracy:.3f}, "
@@ -193,11 +215,12 @@ class _Loop:
             highlight=False,
         )
         if self._leads:
-            with (self._output_dir / PROBES_FILE).open("a", encoding="utf-8") as file:
+            with (self._place.folder / PROBES_FILE).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(dataclasses.asdict(result)) + "\n")
         self._clock = time.perf_counter()
 
     def _save(self, step: int) -> None:
+        self._place.send()
         self._checkpoints.save(
             self._state,
             step,
@@ -223,9 +246,13 @@ class _Loop:
         return str(self._run.tokenizer.decode(list(tokens)))
 
 
-def _finish(run: Run, console: Console) -> dict[str, Any]:
+def _read_report(folder: Path) -> str:
+    return (folder / REPORT_FILE).read_text(encoding="utf-8")
+
+
+def _report(run: Run, place: RunPlace, console: Console) -> None:
     """Writes and shows the report of a finished run."""
-    output_dir = Path(run.config.output_dir)
+    output_dir = place.folder
     probes = [ProbeResult(**record) for record in read_lines(output_dir / PROBES_FILE)]
     metrics = read_lines(output_dir / METRICS_FILE)
     warm = metrics[1:] or metrics  # the first step compiles
@@ -246,8 +273,7 @@ def _finish(run: Run, console: Console) -> dict[str, Any]:
         "prorank_jax": __version__,
         "jax": jax.__version__,
     }
-    if jax.process_index() == 0:
-        write_report(output_dir, probes, metrics, facts, run.stage.curves)
-        console.print(before_after_table(probes))
-        console.print(f"report: {output_dir / REPORT_FILE}, picture: {output_dir / PICTURE_FILE}")
-    return json.loads((output_dir / REPORT_FILE).read_text(encoding="utf-8"))
+    write_report(output_dir, probes, metrics, facts, run.stage.curves)
+    place.send()
+    console.print(before_after_table(probes))
+    console.print(f"report: {place.holder / REPORT_FILE}, picture: {place.holder / PICTURE_FILE}")

@@ -62,7 +62,8 @@ def tiny_fields(model: Path, collection: Path, output_dir: Path) -> dict[str, An
 def command_line(fields: dict[str, Any]) -> list[str]:
     """The fields as arguments of the launcher."""
     shown = {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
-    return ["--stage", "1", *(part for name, value in shown.items() for part in (f"--{name}", str(value)))]
+    stage = [] if "stage" in fields else ["--stage", "1"]
+    return [*stage, *(part for name, value in shown.items() for part in (f"--{name}", str(value)))]
 
 
 def load_launcher(name: str = "tpu_train") -> ModuleType:

@@ -1,0 +1,53 @@
+"""How a launcher ends: one line and an exit code, and no peer left waiting.
+
+Nothing here imports jax, so that bad input is refused at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+
+EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_SIGTERM = 1, 2, 130, 143
+
+
+class Interrupted(Exception):  # noqa: N818 - an order to stop is no error
+    """A SIGTERM was obeyed: the state is saved and the run can be resumed."""
+
+
+class AgreedError(ValueError):
+    """What one process found wrong, raised by all of them: nobody is left waiting."""
+
+
+def end(error: BaseException) -> int:
+    """Says what stopped a launcher and gives its exit code: 2 bad input, 130 interrupted, 143 SIGTERM.
+
+    A process whose peers know nothing of its error ends here, at once: an orderly end would wait for
+    them, and they may be waiting for this process in a collective. The connection that breaks, or jax's
+    coordination service, ends them too.
+
+    Raises:
+        BaseException: the error itself, where it is none of these and there are no peers.
+    """
+    if isinstance(error, Interrupted):
+        code, said = EXIT_SIGTERM, str(error)
+    elif isinstance(error, ValueError | OSError):
+        code, said = EXIT_BAD_INPUT, f"error: {' '.join(str(error).split())}"
+    elif isinstance(error, KeyboardInterrupt):
+        code, said = EXIT_INTERRUPTED, "interrupted; the same command resumes from the last checkpoint"
+    elif _has_peers() and isinstance(error, Exception):
+        code, said = EXIT_FAILED, "".join(traceback.format_exception(error)).rstrip()
+    else:
+        raise error
+    print(said, file=sys.stderr)
+    if _has_peers() and not isinstance(error, Interrupted | AgreedError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
+
+
+def _has_peers() -> bool:
+    jax = sys.modules.get("jax")
+    return jax is not None and jax.distributed.is_initialized()

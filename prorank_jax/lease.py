@@ -1,0 +1,133 @@
+"""Keeps two runs out of one remote folder: a file there that its holder renews.
+
+A bucket has no locks, but a holder that lives shows it: the file changes. Nobody's clock is compared. A
+run that was killed leaves its file behind; the next run watches it for a while, sees no change, and takes
+over. Two runs that start in the same second may still both get through; the loser sees it when it renews.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from etils import epath
+
+from prorank_jax.run_folder import LEASE_FILE
+
+RENEW_SECONDS = 10.0
+WATCH_SECONDS = 35.0
+_LOOK_SECONDS = 1.0
+
+
+class Lease:
+    """The holder's side: renews the file in the background until it is released."""
+
+    def __init__(self, file: epath.Path, output_dir: str) -> None:
+        self._file = file
+        self._output_dir = output_dir
+        self._holder = secrets.token_hex(8)
+        self._renewals = 0
+        self._lost = False
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._keep_renewing, name="lease", daemon=True)
+
+    def start(self) -> None:
+        """Takes the lease, and renews it from now on."""
+        self._write()
+        self._thread.start()
+
+    def check(self) -> None:
+        """Raises a ValueError when another run has taken the folder over."""
+        if self._lost:
+            raise ValueError(f"output_dir={self._output_dir!r}: another run has begun to write there")
+
+    def release(self) -> None:
+        """Stops renewing, and takes the file away if it is still ours."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=RENEW_SECONDS)
+        if not self._lost:
+            with suppress(Exception):  # nobody is hurt by a file that stays: the next run waits for a while
+                self._file.unlink(missing_ok=True)
+
+    def _write(self) -> None:
+        content = {"holder": self._holder, "renewals": self._renewals, **_who()}
+        self._file.write_text(json.dumps(content))
+        self._renewals += 1
+
+    def _keep_renewing(self) -> None:
+        while not self._stop.wait(RENEW_SECONDS):
+            with suppress(Exception):  # a bucket that does not answer now may answer the next time
+                if _read(self._file).get("holder", self._holder) != self._holder:
+                    self._lost = True
+                    return
+                self._write()
+
+
+def _who() -> dict[str, object]:
+    return {"host": socket.gethostname(), "pid": os.getpid()}
+
+
+def _read(file: epath.Path) -> dict[str, object]:
+    try:
+        content = json.loads(file.read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _refuse_while_held(file: epath.Path, output_dir: str) -> None:
+    """Watches a lease that is there until it is clear whether its holder lives."""
+    seen = _read(file)
+    end = time.monotonic() + WATCH_SECONDS
+    while seen and not _is_dead_here(seen) and time.monotonic() < end:
+        time.sleep(_LOOK_SECONDS)
+        now = _read(file)
+        if now and now != seen:
+            raise ValueError(
+                f"output_dir={output_dir!r}: another run is writing there (process {now.get('pid')} on "
+                f"{now.get('host')}); wait for it or name another"
+            )
+        if not now:
+            return
+
+
+def _is_dead_here(seen: dict[str, object]) -> bool:
+    """Whether the holder was a process of this machine that is no more."""
+    pid = seen.get("pid")
+    if seen.get("host") != socket.gethostname() or not isinstance(pid, int):
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
+
+
+@contextmanager
+def only_run_at(folder: epath.Path, output_dir: str) -> Iterator[Lease]:
+    """Holds a remote folder for this run.
+
+    Args:
+        folder: that the URL `output_dir` names.
+
+    Raises:
+        ValueError: another run holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / LEASE_FILE
+    _refuse_while_held(file, output_dir)
+    lease = Lease(file, output_dir)
+    lease.start()
+    try:
+        yield lease
+    finally:
+        lease.release()

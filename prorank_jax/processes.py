@@ -1,0 +1,110 @@
+"""Several processes of one run: who leads, what all must agree on, and how a failure reaches everybody.
+
+Alone, a process agrees with itself: then nothing here waits or computes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from orbax.checkpoint import multihost
+
+from prorank_jax.launching import AgreedError
+
+# One process may build examples for long while the others wait for it.
+PATIENCE_SECONDS = 2 * 3600
+_TOLD_CHARACTERS = 2000
+_meetings = itertools.count()
+
+
+def leads() -> bool:
+    """Whether this process writes what all share: config, metrics, reports."""
+    return jax.process_index() == 0
+
+
+def gather_texts(text: str) -> list[str]:
+    """What each process says, in their order; every process must call it, at the same place.
+
+    Waits where waiting is safe, in jax's coordination service: a device that waits in a collective for a
+    process that is late would give up.
+    """
+    if jax.process_count() == 1:
+        return [text]
+    said = text.encode("utf-8")
+    multihost.sync_global_processes(f"prorank_gather_{next(_meetings)}", timeout=PATIENCE_SECONDS)
+    lengths = multihost_utils.process_allgather(np.array([len(said)], np.int32)).reshape(-1)
+    padded = np.zeros(1 << int(lengths.max()).bit_length(), np.uint8)
+    padded[: len(said)] = np.frombuffer(said, np.uint8)
+    rows = np.asarray(multihost_utils.process_allgather(padded), np.uint8).reshape(len(lengths), -1)
+    return [row[:length].tobytes().decode("utf-8") for row, length in zip(rows, lengths, strict=True)]
+
+
+@contextmanager
+def succeed_together() -> Iterator[None]:
+    """Leaves the block only when every process has come through it; else an error on every process.
+
+    What is inside must not wait for other processes itself.
+
+    Raises:
+        AgreedError: with several processes, the error of the first that failed.
+    """
+    if jax.process_count() == 1:
+        yield
+        return
+    failure: Exception | None = None
+    try:
+        yield
+    except Exception as error:
+        failure = error
+    said = "" if failure is None else _told(failure)
+    failures = [(index, text) for index, text in enumerate(gather_texts(said)) if text]
+    if failures:
+        index, text = failures[0]
+        # All usually fail alike; then it is of no interest which one speaks.
+        where = "" if len(failures) == jax.process_count() else f"process {index} of {jax.process_count()}: "
+        raise AgreedError(where + text) from failure
+
+
+def _told(error: Exception) -> str:
+    expected = isinstance(error, ValueError | OSError)
+    name = "" if expected and str(error) else f"{type(error).__name__}: "
+    return (name + str(error))[:_TOLD_CHARACTERS]
+
+
+def check_equal(what: str, facts: Mapping[str, str], remedy: str) -> None:
+    """Refuses to go on where the processes do not have equal facts.
+
+    Args:
+        what: kind of the facts, for the message.
+        facts: name and value; the names must be the same everywhere.
+
+    Raises:
+        AgreedError: on every process, with the facts that differ.
+    """
+    everyone = [json.loads(text) for text in gather_texts(json.dumps(facts))]
+    for index, theirs in enumerate(everyone):
+        first = everyone[0]
+        differing = [name for name in sorted(first | theirs) if first.get(name) != theirs.get(name)]
+        if differing:
+            changes = ", ".join(
+                f"{name} is {first.get(name)} on process 0, {theirs.get(name)} on process {index}"
+                for name in differing
+            )
+            raise AgreedError(f"{what}: the processes do not agree ({changes}); {remedy}")
+
+
+def code_digest() -> str:
+    """A hash of this package's source files: equal for two processes that run the same code."""
+    folder = Path(__file__).parent
+    digest = hashlib.sha256()
+    for file in sorted(folder.rglob("*.py")):
+        digest.update(f"{file.relative_to(folder)}\0".encode() + file.read_bytes())
+    return digest.hexdigest()[:12]

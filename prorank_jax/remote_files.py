@@ -1,0 +1,116 @@
+"""Files at URLs: `gs://bucket/path`, and `file:///path`, which takes the same way to a local folder.
+
+Bucket access is that of `etils.epath`, which Orbax has already; it needs gcsfs (the extra `gcs`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from etils import epath
+
+SCHEMES = ("gs", "file")
+# Times are whole seconds: a small file that changed twice in one must not be mistaken for the first.
+_ALWAYS_READ_BYTES = 1 << 20
+
+
+def is_url(text: str) -> bool:
+    """Whether a field names a place by its URL; all else is a local path or a name."""
+    return "://" in text
+
+
+def open_url(field: str, url: str) -> epath.Path:
+    """The path behind a URL, after a look that shows whether its bucket can be reached.
+
+    Args:
+        field: of the config, for messages.
+
+    Raises:
+        ValueError: an unknown scheme, no bucket or path, a missing package, or a bucket that does not answer.
+    """
+    scheme, _, rest = url.partition("://")
+    if scheme not in SCHEMES:
+        known = " or ".join(f"{name}://" for name in SCHEMES)
+        raise ValueError(f"{field}={url!r}: cannot read {scheme}:// URLs; give a local folder, or {known}")
+    if scheme == "file":
+        if not rest.startswith("/"):
+            raise ValueError(f"{field}={url!r}: write file:///, and then the path from the root")
+        return epath.Path(rest)
+    if not rest.split("/")[0] or not rest.partition("/")[2].strip("/"):
+        raise ValueError(f"{field}={url!r}: write gs://BUCKET/PATH")
+    path = epath.Path(url.rstrip("/"))
+    with_url_errors(field, url, path.exists)
+    return path
+
+
+def with_url_errors(field: str, url: str, act: Callable[[], object]) -> None:
+    """Runs something that touches a URL; whatever its client raises becomes one ValueError."""
+    try:
+        act()
+    except ImportError as error:
+        raise ValueError(f"{field}={url!r}: needs gcsfs; pip install 'prorank-jax[gcs]'") from error
+    except Exception as error:  # the clients have exception types of their own
+        reason = (str(error).strip().splitlines() or [""])[0][:300]
+        raise ValueError(
+            f"{field}={url!r}: cannot be reached ({type(error).__name__}: {reason}); check the name, the "
+            "network and the credentials (gcloud auth application-default login)"
+        ) from error
+
+
+def url_slug(url: str) -> str:
+    """A folder name that is different for different URLs."""
+    name = "".join(c if c.isalnum() or c in "-_." else "-" for c in url.rstrip("/").rpartition("/")[2])
+    return f"{name}-{hashlib.sha256(url.rstrip('/').encode()).hexdigest()[:12]}"
+
+
+def files_below(folder: epath.Path, wanted: Callable[[str], bool], inside: str = "") -> Iterator[str]:
+    """Relative names of the files below a folder; `wanted` is asked about each file and each folder."""
+    for path in folder.iterdir():
+        name = f"{inside}{path.name}"
+        if not wanted(name):
+            continue
+        if path.is_dir():
+            yield from files_below(path, wanted, f"{name}/")
+        else:
+            yield name
+
+
+def fetch_folder(source: epath.Path, target: Path, wanted: Callable[[str], bool]) -> None:
+    """Makes a local folder hold the wanted files of a remote one; large files it has are not read again."""
+    names = set(files_below(source, wanted))
+    for name in sorted(names):
+        fetch_file(source / name, target / name)
+    for path in list(target.rglob("*")) if target.is_dir() else []:
+        name = path.relative_to(target).as_posix()
+        if path.is_file() and name not in names and wanted(name):
+            path.unlink()
+
+
+def fetch_file(source: epath.Path, target: Path) -> None:
+    """Copies a remote file here, whole or not at all; not a large one that is here with its size and time."""
+    there = source.stat()
+    if there.length >= _ALWAYS_READ_BYTES and target.is_file():
+        here = target.stat()
+        if (here.st_size, int(here.st_mtime)) == (there.length, int(there.mtime)):
+            return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    with source.open("rb") as reader, unfinished.open("wb") as writer:
+        shutil.copyfileobj(reader, writer, 1 << 20)
+    os.utime(unfinished, (there.mtime, there.mtime))
+    unfinished.replace(target)
+
+
+def send_file(source: Path, target: epath.Path) -> None:
+    """Copies a local file to a remote place, so that a reader sees the old one or the whole new one."""
+    if str(target).startswith("gs://"):
+        target.write_bytes(source.read_bytes())  # an object appears when it is complete
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = target.parent / f".{target.name}.{os.getpid()}.tmp"
+    unfinished.write_bytes(source.read_bytes())
+    unfinished.replace(target)

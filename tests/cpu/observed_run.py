@@ -1,0 +1,40 @@
+"""The real launcher in a process of its own, which also writes down the examples that it feeds.
+
+Run as a script: `observed_run.py RECORD_FILE LAUNCHER_ARGUMENT...`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+
+def main(record_file: str, arguments: list[str]) -> int:
+    """Launches with `put_batch` watched; one line a batch."""
+    from tests.cpu.tiny_run import load_launcher
+
+    launcher = load_launcher()
+    launcher.join_peers, join = (lambda: False), launcher.join_peers
+    has_peers = join()
+    launcher.join_peers = lambda: has_peers
+
+    import prorank_jax.train as train
+
+    put_batch = train.put_batch
+
+    def watched(batch: Any, mesh: Any) -> Any:
+        with Path(record_file).open("a") as file:
+            file.write(json.dumps(batch.examples.tolist()) + "\n")
+        return put_batch(batch, mesh)
+
+    train.put_batch = watched
+    train.measured_matmul_flops = lambda _: 1e12
+    return launcher.main(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], sys.argv[2:]))
