@@ -12,14 +12,44 @@ from prorank_jax.config import DataOptions
 from prorank_jax.demo_collection import demo_collection
 from prorank_jax.embedding_jsonl import read_embedding_groups
 from prorank_jax.irds import read_ir_dataset
+from prorank_jax.models.sources import cache_folder
 from prorank_jax.negatives import make_groups
+from prorank_jax.remote_files import fetch_file, fetch_folder, is_url, open_url, url_slug, with_url_errors
 from prorank_jax.source_names import CATALOGUE_PREFIX, DEMO
 from prorank_jax.teacher_scores import add_teacher_candidates, read_teacher_scores
 from prorank_jax.types import RankingGroup
 
 __all__ = ["Collection", "load_collection", "load_groups", "source_fingerprint", "teacher_fingerprint"]
 
-SOURCES = f"give {DEMO!r}, a BEIR folder, {CATALOGUE_PREFIX}ID, or a FlagEmbedding .jsonl file"
+SOURCES = (
+    f"give {DEMO!r}, a BEIR folder, {CATALOGUE_PREFIX}ID, a FlagEmbedding .jsonl file, or a gs:// URL of one"
+)
+FETCHED = "collections"
+TEACHER = "data.teacher_scores"
+
+
+def local_source(source: str, field: str = "data.source") -> str:
+    """The source itself, or the folder or file here that a URL's was fetched into.
+
+    Raises:
+        ValueError: a URL that cannot be reached, or with nothing there.
+    """
+    if not is_url(source):
+        return source
+    there = open_url(field, source)
+    here = cache_folder() / FETCHED / url_slug(source)
+
+    def is_needed(name: str) -> bool:
+        return name in ("corpus.jsonl", "queries.jsonl", "qrels") or name.startswith("qrels/")
+
+    def fetch() -> None:
+        if there.is_dir():
+            fetch_folder(there, here, is_needed)
+        else:
+            fetch_file(there, here / there.name)
+
+    with_url_errors(field, source, fetch)
+    return str(here if there.is_dir() else here / there.name)
 
 
 def _is_embedding_file(source: str) -> bool:
@@ -43,6 +73,7 @@ def load_collection(source: str, split: str) -> Collection:
     Raises:
         ValueError: an unknown source or split, or a flaw in its files.
     """
+    source = local_source(source)
     if source == DEMO:
         return demo_collection(split)
     if source.startswith(CATALOGUE_PREFIX):
@@ -66,6 +97,7 @@ def load_groups(source: str, split: str, options: DataOptions, seed: int = 0) ->
     Raises:
         ValueError: an unknown source or split, a flaw in its files, or no relevant document at all.
     """
+    source = local_source(source)
     if not _is_embedding_file(source):
         collection = load_collection(source, split)
         return _add_teacher(make_groups(collection, options, seed), collection, options)
@@ -93,7 +125,7 @@ def _add_teacher(
 ) -> list[RankingGroup]:
     if not options.teacher_scores:
         return groups
-    scores = read_teacher_scores(options.teacher_scores)
+    scores = read_teacher_scores(local_source(options.teacher_scores, TEACHER))
     return add_teacher_candidates(groups, scores, collection, options.teacher_depth)
 
 
@@ -110,11 +142,12 @@ def teacher_fingerprint(options: DataOptions) -> str:
     """
     if not options.teacher_scores:
         return ""
-    if not Path(options.teacher_scores).is_file():
+    file = Path(local_source(options.teacher_scores, TEACHER))
+    if not file.is_file():
         raise ValueError(
             f"data.teacher_scores={options.teacher_scores!r}: no such file; name a TREC run or a TSV"
         )
-    return _hash_file(Path(options.teacher_scores))
+    return _hash_file(file)
 
 
 def source_fingerprint(source: str, split: str) -> dict[str, str]:
@@ -123,6 +156,7 @@ def source_fingerprint(source: str, split: str) -> dict[str, str]:
     Raises:
         ValueError: an unknown source or split.
     """
+    source = local_source(source)
     if source == DEMO:
         collection = check_collection(demo_collection(split), "")
         content = repr((collection.documents, collection.queries, collection.qrels))

@@ -26,14 +26,18 @@ _LOOK_SECONDS = 1.0
 
 
 class Lease:
-    """The holder's side: renews the file in the background until it is released."""
+    """The holder's side: renews the file in the background until it is released.
+
+    Attributes:
+        is_lost: whether another run has taken the folder over.
+    """
 
     def __init__(self, file: epath.Path, output_dir: str) -> None:
         self._file = file
         self._output_dir = output_dir
         self._holder = secrets.token_hex(8)
         self._renewals = 0
-        self._lost = False
+        self.is_lost = False
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._keep_renewing, name="lease", daemon=True)
 
@@ -44,7 +48,7 @@ class Lease:
 
     def check(self) -> None:
         """Raises a ValueError when another run has taken the folder over."""
-        if self._lost:
+        if self.is_lost:
             raise ValueError(f"output_dir={self._output_dir!r}: another run has begun to write there")
 
     def release(self) -> None:
@@ -52,7 +56,7 @@ class Lease:
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(timeout=RENEW_SECONDS)
-        if not self._lost:
+        if not self.is_lost:
             with suppress(Exception):  # nobody is hurt by a file that stays: the next run waits for a while
                 self._file.unlink(missing_ok=True)
 
@@ -65,7 +69,7 @@ class Lease:
         while not self._stop.wait(RENEW_SECONDS):
             with suppress(Exception):  # a bucket that does not answer now may answer the next time
                 if _read(self._file).get("holder", self._holder) != self._holder:
-                    self._lost = True
+                    self.is_lost = True
                     return
                 self._write()
 

@@ -16,8 +16,9 @@ from prorank_jax.config_checks import require
 COORDINATOR, PROCESSES, PROCESS = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 POD_WORKERS = "TPU_WORKER_HOSTNAMES"
 PLATFORMS = "JAX_PLATFORMS"
-# A peer that has gone away is given up after so long; jax's own patience would be five minutes.
-SHUTDOWN_SECONDS = 60
+# A process that is silent for so long is dead, and so is the run. jax would wait for 100 seconds, and at the
+# end of a process for five minutes.
+HEARTBEAT_SECONDS, SHUTDOWN_SECONDS = 60, 60
 
 _GOOGLE = "0x1ae0"
 # Of Google's PCI devices, those every Compute Engine machine may have: a disk and a network card.
@@ -36,7 +37,10 @@ def distributed_arguments(environment: Mapping[str, str] = os.environ) -> dict[s
     Raises:
         ValueError: some of the three variables without the others, or a value that cannot be.
     """
-    patience = {"shutdown_timeout_seconds": SHUTDOWN_SECONDS}
+    patience = {
+        "heartbeat_timeout_seconds": HEARTBEAT_SECONDS,
+        "shutdown_timeout_seconds": SHUTDOWN_SECONDS,
+    }
     given = [name for name in (COORDINATOR, PROCESSES, PROCESS) if environment.get(name)]
     if len(given) == 3:
         count = _whole_number(environment, PROCESSES)

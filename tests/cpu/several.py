@@ -25,6 +25,7 @@ def shared_fields(workshop: Path, output_dir: str, **changes: Any) -> dict[str, 
     fields = tiny_fields(workshop / "model", workshop / "collection", Path(output_dir))
     small = {
         "output_dir": output_dir,
+        "data.buckets": (208,),
         "train.steps": STEPS,
         "train.batch_size": 8,
         "train.sample_every": 0,
@@ -53,7 +54,11 @@ class Processes:
     """The processes of one run; `records` holds a file for each with the examples it fed."""
 
     def __init__(
-        self, fields: Sequence[dict[str, Any]], records: Path, environments: Sequence[dict[str, str]] = ()
+        self,
+        fields: Sequence[dict[str, Any]],
+        records: Path,
+        environments: Sequence[dict[str, str]] = (),
+        folders: Sequence[Path] = (),
     ) -> None:
         records.mkdir(parents=True, exist_ok=True)
         count, port = len(fields), free_port()
@@ -74,7 +79,12 @@ class Processes:
             command = [sys.executable, str(SCRIPT), str(records / f"{number}.jsonl"), *command_line(own)]
             self.started.append(
                 subprocess.Popen(
-                    command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+                    command,
+                    cwd=folders[number] if folders else None,
+                    env=environment,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    text=True,
                 )
             )
 

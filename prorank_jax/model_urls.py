@@ -1,0 +1,59 @@
+"""Fetches a model from a URL into the cache: a run, a Hugging Face folder, or a GGUF file."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import orbax.checkpoint as ocp
+from etils import epath
+
+from prorank_jax.remote_files import fetch_file, fetch_folder, open_url, url_slug, with_url_errors
+
+FETCHED = "models"
+# A run's folder: what describes it, and where its steps are.
+RUN_FILES = ("config.yaml", "model_config.json")
+RUN_TOKENIZER, RUN_CHECKPOINTS = "tokenizer", "checkpoints"
+# No pickled weights (*.bin, *.pt), because loading those runs code.
+MODEL_SUFFIXES = (".safetensors", ".json", ".jinja", ".txt", ".model")
+
+
+def fetch_model(url: str, cache: Path) -> Path:
+    """The local copy of the model at a URL; of a run, its newest complete checkpoint only.
+
+    Large files that are here with the size and time of those there are not read again.
+
+    Raises:
+        ValueError: the URL cannot be reached, or nothing is there.
+    """
+    there = open_url("model.source", url)
+    here = cache / FETCHED / url_slug(url)
+    with_url_errors("model.source", url, lambda: _fetch(there, here))
+    if not here.exists():
+        raise ValueError(f"model.source={url!r}: nothing is there; check the name")
+    return here / there.name if there.name.endswith(".gguf") else here
+
+
+def _fetch(there: epath.Path, here: Path) -> None:
+    if there.name.endswith(".gguf"):
+        fetch_file(there, here / there.name)
+    elif all((there / name).exists() for name in RUN_FILES):
+        _fetch_run(there, here)
+    elif there.is_dir():
+        fetch_folder(there, here, lambda name: "/" not in name and name.endswith(MODEL_SUFFIXES))
+
+
+def _fetch_run(there: epath.Path, here: Path) -> None:
+    steps = there / RUN_CHECKPOINTS
+    newest = max(ocp.utils.checkpoint_steps(steps), default=None) if steps.is_dir() else None
+
+    def is_needed(name: str) -> bool:
+        parts = name.split("/")
+        if parts[0] == RUN_CHECKPOINTS:
+            return len(parts) == 1 or parts[1] == str(newest)
+        return name in RUN_FILES or parts[0] == RUN_TOKENIZER
+
+    fetch_folder(there, here, is_needed)
+    for step in (here / RUN_CHECKPOINTS).glob("*"):
+        if step.name != str(newest):  # of an earlier fetch; the URL may hold another run by now
+            shutil.rmtree(step)

