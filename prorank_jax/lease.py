@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 
 from etils import epath
 
+from prorank_jax.remote_files import has_no_folders, with_url_errors
 from prorank_jax.run_folder import LEASE_FILE
 
 RENEW_SECONDS = 10.0
@@ -43,7 +44,7 @@ class Lease:
 
     def start(self) -> None:
         """Takes the lease, and renews it from now on."""
-        self._write()
+        with_url_errors("output_dir", self._output_dir, self._write)
         self._thread.start()
 
     def check(self) -> None:
@@ -88,7 +89,7 @@ def _read(file: epath.Path) -> dict[str, object]:
 
 def _refuse_while_held(file: epath.Path, output_dir: str) -> None:
     """Watches a lease that is there until it is clear whether its holder lives."""
-    seen = _read(file)
+    seen = with_url_errors("output_dir", output_dir, lambda: _read(file))
     end = time.monotonic() + WATCH_SECONDS
     while seen and not _is_dead_here(seen) and time.monotonic() < end:
         time.sleep(_LOOK_SECONDS)
@@ -124,9 +125,10 @@ def only_run_at(folder: epath.Path, output_dir: str) -> Iterator[Lease]:
         folder: that the URL `output_dir` names.
 
     Raises:
-        ValueError: another run holds it.
+        ValueError: another run holds it, or it cannot be written to.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    if not has_no_folders(folder):
+        with_url_errors("output_dir", output_dir, lambda: folder.mkdir(parents=True, exist_ok=True))
     file = folder / LEASE_FILE
     _refuse_while_held(file, output_dir)
     lease = Lease(file, output_dir)

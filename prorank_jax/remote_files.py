@@ -6,12 +6,16 @@ Bucket access is that of `etils.epath`, which Orbax has already; it needs gcsfs 
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from etils import epath
+
+Result = TypeVar("Result")
 
 SCHEMES = ("gs", "file")
 # Times are whole seconds: a small file that changed twice in one must not be mistaken for the first.
@@ -42,15 +46,16 @@ def open_url(field: str, url: str) -> epath.Path:
         return epath.Path(rest)
     if not rest.split("/")[0] or not rest.partition("/")[2].strip("/"):
         raise ValueError(f"{field}={url!r}: write gs://BUCKET/PATH")
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it writes a traceback for what it then raises
     path = epath.Path(url.rstrip("/"))
     with_url_errors(field, url, path.exists)
     return path
 
 
-def with_url_errors(field: str, url: str, act: Callable[[], object]) -> None:
+def with_url_errors(field: str, url: str, act: Callable[[], Result]) -> Result:
     """Runs something that touches a URL; whatever its client raises becomes one ValueError."""
     try:
-        act()
+        return act()
     except ImportError as error:
         raise ValueError(f"{field}={url!r}: needs gcsfs; pip install 'prorank-jax[gcs]'") from error
     except Exception as error:  # the clients have exception types of their own
@@ -59,6 +64,11 @@ def with_url_errors(field: str, url: str, act: Callable[[], object]) -> None:
             f"{field}={url!r}: cannot be reached ({type(error).__name__}: {reason}); check the name, the "
             "network and the credentials (gcloud auth application-default login)"
         ) from error
+
+
+def has_no_folders(path: epath.Path) -> bool:
+    """Whether a path is in a bucket. To make a folder there could make a bucket of a misspelt name."""
+    return str(path).startswith("gs://")
 
 
 def url_slug(url: str) -> str:
@@ -107,7 +117,7 @@ def fetch_file(source: epath.Path, target: Path) -> None:
 
 def send_file(source: Path, target: epath.Path) -> None:
     """Copies a local file to a remote place, so that a reader sees the old one or the whole new one."""
-    if str(target).startswith("gs://"):
+    if has_no_folders(target):
         target.write_bytes(source.read_bytes())  # an object appears when it is complete
         return
     target.parent.mkdir(parents=True, exist_ok=True)

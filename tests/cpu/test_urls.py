@@ -1,0 +1,116 @@
+"""Models and collections at URLs are those of the folder, and follow it when it changes."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from prorank_jax.config import DataOptions, RunConfig
+from prorank_jax.corpora import load_collection, load_groups, source_fingerprint, teacher_fingerprint
+from prorank_jax.model_urls import fetch_model
+from prorank_jax.models.sources import resolve_source
+from prorank_jax.pretrained import is_run_directory
+from prorank_jax.run_folder import write_config, write_json
+from prorank_jax.run_place import is_small_file
+from tests.cpu.data_fixtures import write_beir_folder, write_jsonl
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("PRORANK_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_a_collection_at_a_url_is_that_of_the_folder(tmp_path):
+    folder = write_beir_folder(tmp_path / "collection")
+    url = f"file://{folder}"
+    fetched, local = load_collection(url, "train"), load_collection(str(folder), "train")
+    assert (fetched.documents, fetched.queries, fetched.qrels) == (
+        local.documents,
+        local.queries,
+        local.qrels,
+    )
+    assert load_groups(url, "train", DataOptions()) == load_groups(str(folder), "train", DataOptions())
+    assert source_fingerprint(url, "train") == source_fingerprint(str(folder), "train")
+    with pytest.raises(ValueError, match=r"data\.split='tset'.*train"):
+        load_collection(url, "tset")
+    before = source_fingerprint(url, "train")
+    (folder / "qrels" / "train.tsv").write_text("query-id\tcorpus-id\tscore\nq1\td1-0\t1\n")
+    assert source_fingerprint(url, "train") != before
+
+
+def test_a_file_of_groups_and_one_of_teacher_scores_come_by_url(tmp_path):
+    group = {"query": "what is apple", "pos": ["apple text"], "neg": ["river text", "stone text"]}
+    file = write_jsonl(tmp_path / "groups.jsonl", [group] * 3)
+    options = DataOptions(source=f"file://{file}")
+    assert load_groups(options.source, "train", options) == load_groups(str(file), "train", options)
+    scores = DataOptions(teacher_scores=f"file://{file}")
+    assert teacher_fingerprint(scores) == teacher_fingerprint(DataOptions(teacher_scores=str(file)))
+
+
+@pytest.mark.parametrize("missing", ["nothing", "nothing.jsonl"])
+def test_a_url_with_nothing_behind_it_is_named(missing, tmp_path):
+    url = f"file://{tmp_path}/{missing}"
+    with pytest.raises(ValueError, match=rf"data\.source='{url}'"):
+        load_groups(url, "train", DataOptions())
+    with pytest.raises(ValueError, match=rf"model\.source='{url}': nothing is there"):
+        resolve_source(url)
+
+
+def test_a_model_folder_comes_without_what_could_run_code(tmp_path):
+    there = tmp_path / "model"
+    (there / "more").mkdir(parents=True)
+    for name in ("config.json", "model.safetensors", "tokenizer.json", "pytorch_model.bin", "more/x.json"):
+        (there / name).write_text(name)
+    here = resolve_source(f"file://{there}")
+    assert sorted(path.name for path in here.iterdir()) == [
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+    ]
+    (tmp_path / "model.gguf").write_text("weights")
+    file = resolve_source(f"file://{tmp_path}/model.gguf")
+    assert file.name == "model.gguf"
+    assert file.read_text() == "weights"
+
+
+def write_run(folder: Path, steps: tuple[int, ...]) -> None:
+    (folder / "tokenizer").mkdir(parents=True)
+    write_config(folder, RunConfig())
+    write_json(folder / "model_config.json", {})
+    (folder / "tokenizer" / "tokenizer.json").write_text("{}")
+    (folder / "metrics.jsonl").write_text("{}\n")
+    for step in steps:
+        (folder / "checkpoints" / str(step) / "state").mkdir(parents=True)
+        (folder / "checkpoints" / str(step) / "_CHECKPOINT_METADATA").write_text("{}")
+        (folder / "checkpoints" / str(step) / "state" / "array").write_text(f"of step {step}")
+
+
+def test_of_a_run_only_the_newest_checkpoint_comes(tmp_path, cache):
+    there = tmp_path / "run"
+    write_run(there, (4, 8))
+    here = fetch_model(f"file://{there}", cache)
+    assert is_run_directory(here)
+    assert [path.name for path in (here / "checkpoints").iterdir()] == ["8"]
+    assert (here / "checkpoints/8/state/array").read_text() == "of step 8"
+    assert not (here / "metrics.jsonl").exists()
+    shutil.rmtree(there)
+    write_run(there, (4,))  # another run took its place
+    here = fetch_model(f"file://{there}", cache)
+    assert [path.name for path in (here / "checkpoints").iterdir()] == ["4"]
+
+
+def test_what_goes_with_a_run():
+    small = ["config.yaml", "metrics.jsonl", "tokenizer/tokenizer.json", "tensorboard/events.1", "report.png"]
+    assert all(is_small_file(name) for name in small)
+    others = [
+        "data/x/y",
+        "checkpoints/4/state",
+        "lease.json",
+        ".lock",
+        ".config.yaml.1.tmp",
+        "tokenizer/.x.tmp",
+    ]
+    assert not any(is_small_file(name) for name in others)
