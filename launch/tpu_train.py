@@ -5,14 +5,14 @@ It is one process of several where the environment names its peers: see `machine
 
 from __future__ import annotations
 
-import os
 import sys
 from contextlib import nullcontext
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository need not be installed
 
-os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it misses PyTorch, which is not needed
+from prorank_jax.command_line import run_command
+
 USAGE = (
     "usage: python launch/tpu_train.py --stage 1|2 [--init RUN_OR_MODEL] [--config FILE.yaml] "
     "[--section.field VALUE ...]"
@@ -21,9 +21,8 @@ USAGE = (
 
 def join_peers() -> bool:
     """Meets the other processes of this run, waiting up to five minutes; False if there are none."""
-    from prorank_jax.machine import distributed_arguments, skip_absent_tpu
+    from prorank_jax.machine import distributed_arguments
 
-    skip_absent_tpu()
     arguments = distributed_arguments()
     if arguments is not None:
         import jax
@@ -33,27 +32,29 @@ def join_peers() -> bool:
     return arguments is not None
 
 
-def main(arguments: list[str]) -> int:
-    """Returns the exit code: 0 done, 2 bad input, 130 interrupted, 143 stopped by SIGTERM; else it raises."""
+def run(arguments: list[str]) -> None:
+    """Reads the config and trains."""
     from prorank_jax.config_files import describe_fields, load_config, parse_command_line
-    from prorank_jax.launching import end
 
     if {"-h", "--help"} & set(arguments):
         print(f"{USAGE}\n\n{describe_fields()}")
-        return 0
-    try:
-        agreement = nullcontext
-        if join_peers():
-            from prorank_jax.processes import succeed_together as agreement
-        with agreement():
-            config_file, overrides = parse_command_line(arguments)
-            config = load_config(config_file, overrides)
-        from prorank_jax.train import train
+        return
+    agreement = nullcontext
+    if join_peers():
+        from prorank_jax.processes import succeed_together as agreement
+    with agreement():
+        config_file, overrides = parse_command_line(arguments)
+        config = load_config(config_file, overrides)
+    from prorank_jax.train import train
 
-        train(config)
-    except BaseException as error:
-        return end(error)
-    return 0
+    train(config)
+
+
+def main(arguments: list[str]) -> int:
+    """Returns the exit code: 0 done, 2 bad input, 130 interrupted, 143 stopped by SIGTERM; else it raises."""
+    return run_command(
+        lambda: run(arguments), interrupted="the same command resumes from the last checkpoint"
+    )
 
 
 if __name__ == "__main__":

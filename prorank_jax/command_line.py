@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-EXIT_BAD_INPUT, EXIT_INTERRUPTED = 2, 130
+from prorank_jax.launching import end
+from prorank_jax.machine import skip_absent_tpu
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -24,7 +24,7 @@ class CommandParser(argparse.ArgumentParser):
 
 
 def run_command(command: Callable[[], int | None], *, interrupted: str = "") -> int:
-    """Runs a program; returns its exit code: 2 for bad input, 130 after Ctrl-C, else the command's own.
+    """Runs a program; returns its exit code: its own, or what `launching.end` says of an error.
 
     Args:
         command: reads its arguments and works; None stands for 0. Its ValueErrors and OSErrors are bad
@@ -32,11 +32,8 @@ def run_command(command: Callable[[], int | None], *, interrupted: str = "") -> 
         interrupted: what Ctrl-C left behind and how to go on, for stderr.
     """
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it misses PyTorch, which is not needed
+    skip_absent_tpu()
     try:
         return command() or 0
-    except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return EXIT_BAD_INPUT
-    except KeyboardInterrupt:
-        print("; ".join(filter(None, ("interrupted", interrupted))), file=sys.stderr)
-        return EXIT_INTERRUPTED
+    except BaseException as error:
+        return end(error, interrupted)

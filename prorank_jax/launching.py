@@ -1,4 +1,4 @@
-"""How a launcher ends: one line and an exit code, and no peer left waiting.
+"""How a program ends: one line and an exit code, and no peer left waiting.
 
 Nothing here imports jax, so that bad input is refused at once.
 """
@@ -20,12 +20,15 @@ class AgreedError(ValueError):
     """What one process found wrong, raised by all of them: nobody is left waiting."""
 
 
-def end(error: BaseException) -> int:
-    """Says what stopped a launcher and gives its exit code: 2 bad input, 130 interrupted, 143 SIGTERM.
+def end(error: BaseException, interrupted: str = "") -> int:
+    """Says what stopped a program and gives its exit code: 2 bad input, 130 interrupted, 143 SIGTERM.
 
     A process whose peers know nothing of its error ends here, at once: an orderly end would wait for
     them, and they may be waiting for this process in a collective. The connection that breaks, or jax's
     coordination service, ends them too.
+
+    Args:
+        interrupted: what Ctrl-C left behind and how to go on.
 
     Raises:
         BaseException: the error itself, where it is none of these and there are no peers.
@@ -35,7 +38,7 @@ def end(error: BaseException) -> int:
     elif isinstance(error, ValueError | OSError):
         code, said = EXIT_BAD_INPUT, f"error: {' '.join(str(error).split())}"
     elif isinstance(error, KeyboardInterrupt):
-        code, said = EXIT_INTERRUPTED, "interrupted; the same command resumes from the last checkpoint"
+        code, said = EXIT_INTERRUPTED, "; ".join(filter(None, ("interrupted", interrupted)))
     elif _has_peers() and isinstance(error, Exception):
         code, said = EXIT_FAILED, "".join(traceback.format_exception(error)).rstrip()
     else:
