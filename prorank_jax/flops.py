@@ -48,6 +48,11 @@ def grpo_step_flops(config: ModelConfig, options: GrpoOptions, rows: int, width:
     return rows * passes * (layers + head)
 
 
+def score_step_flops(config: ModelConfig, rows: int, width: int) -> int:
+    """FLOPs of scoring `rows` prompts padded to `width` tokens; the two rows of the head are not counted."""
+    return rows * forward_flops(config, width, width)
+
+
 def ranking_step_flops(
     config: ModelConfig,
     lists: int,

@@ -101,20 +101,15 @@ def _open_model(config: RunConfig) -> tuple[jax.sharding.Mesh, Pretrained, Promp
     check_batch_size("probe.batch_size", config.probe.batch_size, mesh)
     pretrained = open_pretrained(config.model.source)
     _check_fits(config, pretrained)
-    pretrained_shardings(_model_of(config, pretrained), mesh)  # refuses a mesh that does not fit the model
+    pretrained_shardings(
+        make_model(config, pretrained.config), mesh
+    )  # refuses a mesh that does not fit the model
     _warn_of_other_prompt(config, pretrained.run)
     data = config.data
     renderer = make_renderer(
         pretrained.tokenizer, max_length=data.max_length, instruction=data.instruction, system=data.system
     )
     return mesh, pretrained, renderer
-
-
-def _model_of(config: RunConfig, pretrained: Pretrained) -> Transformer:
-    computed = config.model
-    return Transformer(
-        pretrained.config, computed.compute_dtype, computed.remat, config.lora, computed.attention
-    )
 
 
 def _assemble(
@@ -130,7 +125,7 @@ def _assemble(
         held_out, count=config.probe.examples, batch_size=config.probe.batch_size, buckets=buckets
     )
 
-    model = _model_of(config, pretrained)
+    model = make_model(config, pretrained.config)
     whole = pretrained_shardings(model, mesh)
     updates = config.train.steps * (config.grpo.updates_per_rollout if config.stage == 1 else 1)
     optimizer = make_optimizer(config.optimizer, updates)
@@ -157,6 +152,12 @@ def _assemble(
         init_state=start,
         abstract_state=_abstract_state(model, start, shardings),
     )
+
+
+def make_model(config: RunConfig, shape: ModelConfig) -> Transformer:
+    """The model of a run: the architecture of its source, computed as the config says."""
+    computed = config.model
+    return Transformer(shape, computed.compute_dtype, computed.remat, config.lora, computed.attention)
 
 
 def _open_everywhere(

@@ -23,7 +23,7 @@ from prorank_jax.prompts import AnswerTokens
 from prorank_jax.ranking_losses import LossOptions, make_losses, needs_teacher, parse_losses
 from prorank_jax.ranking_step import RankingObjective, make_ranking_step
 from prorank_jax.rewards import answer_reward
-from prorank_jax.steps import make_grpo_step
+from prorank_jax.steps import GrpoStep, make_grpo_step
 from prorank_jax.types import Batch, ListBatch, Params, TrainState
 
 TrainStep = Callable[
@@ -92,19 +92,23 @@ def stage_buckets(config: RunConfig, lengths: np.ndarray) -> tuple[int, ...]:
     return config.data.buckets or choose_buckets(lengths, config.data.max_length)
 
 
+def make_warmup_step(
+    config: RunConfig,
+    model: Transformer,
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    answers: AnswerTokens,
+    mesh: Mesh,
+) -> GrpoStep:
+    """Stage 1's jitted step with the config's reward; see `make_grpo_step`."""
+    grpo = config.grpo
+    reward = answer_reward(answers, grpo.format_weight, grpo.correct_weight)
+    return make_grpo_step(model, optimizer, schedule, grpo, answers, reward, mesh, config.train.accumulation)
+
+
 def _warmup(parts: Parts, buckets: tuple[int, ...]) -> Stage:
     config, grpo = parts.config, parts.config.grpo
-    reward = answer_reward(parts.answers, grpo.format_weight, grpo.correct_weight)
-    step = make_grpo_step(
-        parts.model,
-        parts.optimizer,
-        parts.schedule,
-        grpo,
-        parts.answers,
-        reward,
-        parts.mesh,
-        config.train.accumulation,
-    )
+    step = make_warmup_step(config, parts.model, parts.optimizer, parts.schedule, parts.answers, parts.mesh)
 
     def work(batch: Batch) -> Work:
         rows, width = config.train.batch_size, batch.tokens.shape[1]

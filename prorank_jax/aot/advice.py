@@ -1,0 +1,80 @@
+"""Which setting to change when a step does not fit, the one that costs least time first."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prorank_jax.aot.chips import GIB, Chip
+from prorank_jax.aot.estimate import estimate_step
+from prorank_jax.config import ATTENTION_IMPLEMENTATIONS, REMAT_POLICIES, RunConfig
+from prorank_jax.config_files import config_from_flat, config_to_dict, flatten
+from prorank_jax.models.config import ModelConfig
+
+# From the most memory to the least; a policy that is not named here is never advised.
+_BY_MEMORY = ("none", "dots", "dots_no_batch", "gate", "attention", "full")
+
+
+def with_changes(config: RunConfig, changes: dict[str, Any]) -> RunConfig | None:
+    """The config with some fields changed, or None if it cannot work so."""
+    try:
+        return config_from_flat(flatten(config_to_dict(config)) | changes)
+    except ValueError:
+        return None
+
+
+def divides_the_model(shape: ModelConfig, fsdp: int, tensor: int) -> bool:
+    """Whether every parameter splits evenly, attention heads too."""
+    by_tensor = (shape.heads, shape.kv_heads, shape.mlp_dim, shape.vocab_size)
+    return shape.dim % fsdp == 0 and all(size % tensor == 0 for size in by_tensor)
+
+
+def knobs(config: RunConfig, shape: ModelConfig, mesh: dict[str, int]) -> list[dict[str, Any]]:
+    """Changes that save memory, from the cheapest in time to the dearest."""
+    changes: list[dict[str, Any]] = []
+    if "splash" in ATTENTION_IMPLEMENTATIONS and config.model.attention != "splash":
+        changes.append({"model.attention": "splash"})
+    ways = mesh["data"] * mesh["fsdp"]
+    if mesh["data"] > 1 and divides_the_model(shape, ways, mesh["tensor"]):
+        changes.append({"mesh.data": 1, "mesh.fsdp": ways})
+    remat = config.model.remat
+    stronger = _BY_MEMORY[_BY_MEMORY.index(remat) + 1 :] if remat in _BY_MEMORY else ()
+    changes += [{"model.remat": name} for name in stronger if name in REMAT_POLICIES]
+    batch, parts = config.train.batch_size, config.train.accumulation
+    for times in (2, 4, 8):
+        if batch % (parts * times * ways) == 0:
+            changes.append({"train.accumulation": parts * times})
+    if batch % (2 * ways) == 0:
+        changes.append({"train.batch_size": batch // 2})
+    return changes
+
+
+def advise(
+    config: RunConfig, which: str, shape: ModelConfig, chip: Chip, mesh: dict[str, int], needed: int
+) -> list[tuple[dict[str, Any], str]]:
+    """Changes that a config may take, each with a sentence about the memory it is estimated to save.
+
+    Args:
+        which: `1`, `2` or `score`.
+        needed: bytes that the step as it is needs.
+    """
+    if which == "score":
+        halves = {"train.batch_size": config.train.batch_size // 2}
+        return [(halves, f"{as_arguments(halves)} halves the activations")]
+    now = estimate_step(config, which, shape, chip, mesh).bytes
+    found = []
+    for change in knobs(config, shape, mesh):
+        changed = with_changes(config, change)
+        if changed is None:
+            continue
+        sizes = mesh | {name[5:]: size for name, size in change.items() if name.startswith("mesh.")}
+        share = estimate_step(changed, which, shape, chip, sizes).bytes / now
+        if share < 1:
+            found.append(
+                (change, f"{as_arguments(change)}: about {needed * share / GIB:.1f} GiB (an estimate)")
+            )
+    return found
+
+
+def as_arguments(changes: dict[str, Any]) -> str:
+    """Overrides ready to paste behind a command."""
+    return " ".join(f"--{name} {value}" for name, value in changes.items())

@@ -1,0 +1,101 @@
+"""Published figures of TPU chips, and the names of their topologies.
+
+All are peaks per chip as Google states them in the section "System architecture" of the documentation
+pages named below (Cloud TPU documentation: "TPU v4", "TPU v5e", "TPU v5p", "TPU v6e", "TPU7x (Ironwood)").
+Interconnect bandwidth is stated there for both directions together. The page on v4 does not state it, so
+there is none here.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+
+GIB = 2**30
+_TOPOLOGY = re.compile(r"([a-z0-9]+):(\d+(?:x\d+){1,2})")
+
+
+@dataclass(frozen=True)
+class Chip:
+    """Peaks of one chip.
+
+    Attributes:
+        bf16_flops: FLOPs per second with bfloat16 operands.
+        hbm_bytes: capacity.
+        hbm_bandwidth: bytes per second.
+        ici_bandwidth: bytes per second over all links, both directions together; None: not published.
+        devices: what jax shows of a chip; each has its share of everything above.
+        source: the page the figures are from.
+    """
+
+    bf16_flops: float
+    hbm_bytes: int
+    hbm_bandwidth: float
+    ici_bandwidth: float | None
+    source: str
+    devices: int = 1
+
+    @property
+    def sending_bandwidth(self) -> float | None:
+        """Bytes per second that a chip can send, while it receives as many."""
+        return None if self.ici_bandwidth is None else self.ici_bandwidth / 2
+
+
+CHIPS: dict[str, Chip] = {
+    "v4": Chip(275e12, 32 * GIB, 1200e9, None, "TPU v4"),
+    # The page says 16 GB and 819 GB/s; the compiler keeps a quarter of a GiB for itself.
+    "v5e": Chip(197e12, 16 * GIB, 819e9, 400e9, "TPU v5e"),
+    "v5p": Chip(459e12, 95 * GIB, 2765e9, 1200e9, "TPU v5p"),
+    "v6e": Chip(918e12, 32 * GIB, 1638e9, 800e9, "TPU v6e"),
+    "tpu7x": Chip(2307e12, 192 * GIB, 7380e9, 1200e9, "TPU7x (Ironwood)", devices=2),
+}
+# Two TensorCores that jax shows as one device, as on the machines Google rents out.
+_EXTRA_DESCRIPTION = {"v4": {"chip_config_name": "megacore"}}
+
+
+@dataclass(frozen=True)
+class Topology:
+    """A slice of chips, such as `v5e:2x4`."""
+
+    name: str
+    chip_name: str
+    shape: tuple[int, ...]
+
+    @property
+    def chip(self) -> Chip:
+        return CHIPS[self.chip_name]
+
+    @property
+    def chips(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def devices(self) -> int:
+        """Devices that jax shows."""
+        return self.chips * self.chip.devices
+
+    @property
+    def description(self) -> dict[str, object]:
+        """Keyword arguments of `jax.experimental.topologies.get_topology_desc`."""
+        extra: dict[str, object] = dict(_EXTRA_DESCRIPTION.get(self.chip_name, {}))
+        if self.chips == 1:
+            extra["chips_per_host_bounds"] = (1, 1, 1)
+        return {"platform": "tpu", "topology_name": self.name, **extra}
+
+
+def parse_topology(name: str) -> Topology:
+    """Reads `CHIP:AxB` or `CHIP:AxBxC`.
+
+    Raises:
+        ValueError: another form, or a chip whose figures are not known here.
+    """
+    found = _TOPOLOGY.fullmatch(name)
+    if found is None:
+        raise ValueError(f"--topology={name!r}: write chip and shape, e.g. v5e:2x4 or v5p:2x2x1")
+    chip_name, shape = found[1], tuple(int(size) for size in found[2].split("x"))
+    if chip_name not in CHIPS:
+        raise ValueError(f"--topology={name!r}: the chips known here are {', '.join(CHIPS)}")
+    if 0 in shape:
+        raise ValueError(f"--topology={name!r}: every size is at least 1")
+    return Topology(name, chip_name, shape)

@@ -1,0 +1,119 @@
+"""Compiles one step for one slice and gathers what is known of it."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import jax
+
+from prorank_jax.aot.chips import Topology
+from prorank_jax.aot.hlo import parse_program
+from prorank_jax.aot.jaxpr_flops import count_flops
+from prorank_jax.aot.memory import TooLargeError, planned_memory, refusal
+from prorank_jax.aot.programs import StepProgram, build_program, topology_mesh
+from prorank_jax.aot.report import StepReport
+from prorank_jax.aot.roofline import roofline_bound
+from prorank_jax.aot.traffic import program_traffic
+from prorank_jax.config import RunConfig
+from prorank_jax.models.config import ModelConfig
+
+
+def compile_program(program: StepProgram) -> tuple[Any, Any, float]:
+    """The traced and the compiled step, and the seconds that took.
+
+    Raises:
+        TooLargeError: the compiler refuses for want of memory.
+    """
+    started = time.perf_counter()
+    # A concrete mesh would want its devices, which are not there.
+    with jax.sharding.use_abstract_mesh(program.mesh.abstract_mesh):
+        traced = program.step.trace(*program.arguments)
+        try:
+            compiled = traced.lower().compile()
+        except jax.errors.JaxRuntimeError as error:
+            refused = refusal(str(error))
+            if refused is None:
+                raise
+            raise refused from error
+    return traced, compiled, time.perf_counter() - started
+
+
+def compile_report(config: RunConfig, which: str, topology: Topology, shape: ModelConfig) -> StepReport:
+    """Compiles a config's step for a slice; a step that does not fit gives a report that says so.
+
+    Args:
+        which: one of `programs.STEPS`.
+        shape: of the model.
+
+    Raises:
+        ValueError: sizes that do not fit each other, or a slice that libtpu does not know.
+    """
+    program = build_program(config, which, shape, topology_mesh(topology, config))
+    chip = topology.chip
+    facts: dict[str, Any] = {
+        "topology": topology.name,
+        "step": which,
+        "model": config.model.source,
+        "shape": program.shape,
+        "mesh": dict(program.mesh.shape),
+        "settings": _settings(config, which),
+        "chips": topology.chips,
+        "devices_per_chip": chip.devices,
+        "parameters": program.parameters,
+        "prompts": program.prompts,
+        "capacity": chip.hbm_bytes // chip.devices,
+        "model_flops": program.model_flops,
+    }
+    started = time.perf_counter()
+    try:
+        traced, compiled, seconds = compile_program(program)
+    except TooLargeError as error:
+        return StepReport(
+            **facts,
+            compile_seconds=time.perf_counter() - started,
+            needed=error.used,
+            fits=False,
+            memory=None,
+            executed_flops=None,
+            hbm_bytes=None,
+            sent_bytes=None,
+            unknown_loops=(),
+            bound=None,
+        )
+    memory = planned_memory(compiled)
+    executed = count_flops(traced.jaxpr)
+    traffic = program_traffic(parse_program(compiled.as_text()), topology.devices)
+    return StepReport(
+        **facts,
+        compile_seconds=seconds,
+        needed=memory.peak,
+        fits=memory.peak <= facts["capacity"],
+        memory=memory,
+        executed_flops=executed,
+        hbm_bytes=traffic.hbm,
+        sent_bytes=dict(traffic.sent),
+        unknown_loops=tuple(traffic.unknown_loops),
+        bound=roofline_bound(
+            chip,
+            topology.chips,
+            model_flops=program.model_flops,
+            executed_flops=executed,
+            hbm_bytes=traffic.hbm * chip.devices,
+            sent_bytes=sum(traffic.sent.values()) * chip.devices,
+            tokens=program.tokens,
+            prompts=program.prompts,
+        ),
+    )
+
+
+def _settings(config: RunConfig, which: str) -> dict[str, Any]:
+    """The knobs that decide memory and time."""
+    settings: dict[str, Any] = {
+        "compute_dtype": config.model.compute_dtype,
+        "attention": config.model.attention,
+    }
+    if which == "score":
+        return settings
+    settings |= {"remat": config.model.remat, "accumulation": config.train.accumulation}
+    return settings | ({"lora.rank": config.lora.rank} if config.lora.rank else {})

@@ -1,0 +1,63 @@
+"""FLOPs of the matrix products that a traced step really makes, recomputation included.
+
+Counted in the jaxpr, before the compiler: its own count sees a scanned body once. What is computed twice
+because of remat stands twice in the jaxpr of a gradient. Products of a Pallas kernel count for every step of
+its grid, those that a mask would skip too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from jax.extend import core
+
+
+def count_flops(jaxpr: core.ClosedJaxpr | core.Jaxpr) -> int:
+    """FLOPs over all devices; a multiply and an add count two.
+
+    Raises:
+        ValueError: matrix products in a loop whose length is not known before it runs.
+    """
+    inner = jaxpr.jaxpr if isinstance(jaxpr, core.ClosedJaxpr) else jaxpr
+    return sum(_of_equation(equation) for equation in inner.eqns)
+
+
+def _of_equation(equation: Any) -> int:
+    name, params = equation.primitive.name, equation.params
+    if name == "dot_general":
+        return _of_product(equation)
+    if name == "cond":
+        return max(count_flops(branch) for branch in params["branches"])
+    inside = sum(count_flops(jaxpr) for jaxpr in _jaxprs(params))
+    if name == "scan":
+        return inside * params["length"]
+    if name == "while" and inside:
+        raise ValueError("a while loop makes matrix products, and its length is not known; use a scan")
+    if name == "pallas_call":
+        return inside * math.prod(params["grid_mapping"].grid)
+    if name == "shard_map":
+        return inside * _manual_devices(params)
+    return inside
+
+
+def _of_product(equation: Any) -> int:
+    """2 · (elements of the result) · (length of the contraction)."""
+    left = equation.invars[0].aval.shape
+    contracted = equation.params["dimension_numbers"][0][0]
+    result = math.prod(equation.outvars[0].aval.shape)
+    return 2 * result * math.prod(left[axis] for axis in contracted)
+
+
+def _manual_devices(params: dict[str, Any]) -> int:
+    """Over how many devices a shard_map's body runs, which is written for one of them."""
+    mesh, axes = params["mesh"], params["manual_axes"]
+    return math.prod(size for name, size in mesh.shape.items() if name in axes)
+
+
+def _jaxprs(params: dict[str, Any]) -> Iterator[core.ClosedJaxpr | core.Jaxpr]:
+    for value in params.values():
+        for item in value if isinstance(value, list | tuple) else (value,):
+            if isinstance(item, core.ClosedJaxpr | core.Jaxpr):
+                yield item

@@ -1,0 +1,234 @@
+"""The jitted steps of a config with abstract arguments: shapes, dtypes and shardings, and no array."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import topologies
+from jax.sharding import Mesh, NamedSharding
+
+from prorank_jax.aot.chips import Topology
+from prorank_jax.config import RunConfig
+from prorank_jax.flops import grpo_step_flops, ranking_step_flops, score_step_flops
+from prorank_jax.models.config import ModelConfig
+from prorank_jax.models.lora import split_factors
+from prorank_jax.models.transformer import Transformer, abstract_params
+from prorank_jax.optimizer import make_optimizer, make_schedule
+from prorank_jax.prompts import AnswerTokens
+from prorank_jax.ranking_losses import LossOptions, make_losses, parse_losses
+from prorank_jax.ranking_step import RankingObjective, make_ranking_step
+from prorank_jax.setup import make_model
+from prorank_jax.sharding import batch_sharding, check_batch_size, make_mesh, replicated
+from prorank_jax.stage_options import LoraOptions
+from prorank_jax.stages import make_warmup_step
+from prorank_jax.steps import make_score_step
+from prorank_jax.train_state import init_state, pretrained_shardings, train_state_shardings
+from prorank_jax.types import Batch, ListBatch, TrainState
+
+STEPS = ("1", "2", "score")
+# Shapes depend on no token's id, so any three that a vocabulary has will do.
+ANY_ANSWERS = AnswerTokens(zero=15, one=16, end=17)
+# What the prompts of a list share: a system sentence, an instruction and a query are about as long.
+SHARED_TOKENS = 64
+
+
+@dataclass(frozen=True)
+class StepProgram:
+    """A jitted step and what to lower it with.
+
+    Attributes:
+        step: jitted.
+        arguments: of the step, abstract.
+        parameters: of the model, low-rank factors included.
+        model_flops: of one step over all devices, recomputation left out.
+        prompts: of one step over all devices.
+        tokens: of those, padding included; what a list shares counts once.
+        shape: of the batch, in words.
+    """
+
+    step: Any
+    arguments: tuple[Any, ...]
+    mesh: Mesh
+    parameters: int
+    model_flops: int
+    prompts: int
+    tokens: int
+    shape: str
+
+
+def topology_mesh(topology: Topology, config: RunConfig) -> Mesh:
+    """The config's mesh over a slice that is not there.
+
+    Raises:
+        ValueError: libtpu knows no such slice, or the mesh does not fit it.
+    """
+    try:
+        described = topologies.get_topology_desc(**topology.description)  # type: ignore[arg-type]
+    except jax.errors.JaxRuntimeError as error:
+        raise ValueError(f"--topology={topology.name!r}: {str(error).splitlines()[0]}") from error
+    return make_mesh(config.mesh, described.devices)
+
+
+def build_program(config: RunConfig, which: str, shape: ModelConfig, mesh: Mesh) -> StepProgram:
+    """One of `STEPS` for a mesh.
+
+    Raises:
+        ValueError: sizes that do not fit each other.
+    """
+    part = config.train.batch_size // (config.train.accumulation if which != "score" else 1)
+    check_batch_size("train.batch_size / train.accumulation", part, mesh)
+    builders = {"1": _warmup, "2": _ranking, "score": _scoring}
+    return builders[which](config, make_model(config, shape), mesh)
+
+
+def _array(shape: tuple[int, ...], dtype: Any, sharding: NamedSharding) -> Any:
+    """A `jax.ShapeDtypeStruct`, which stands where an array would."""
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+
+
+def _place(shapes: Any, shardings: Any) -> Any:
+    return jax.tree.map(lambda leaf, where: _array(leaf.shape, leaf.dtype, where), shapes, shardings)
+
+
+def _abstract_state(config: RunConfig, model: Transformer, mesh: Mesh, optimizer: Any) -> TrainState:
+    shardings = train_state_shardings(model, optimizer, mesh)
+    pretrained = split_factors(nn.unbox(abstract_params(model)))[1]
+    shapes = jax.eval_shape(
+        lambda params: init_state(params, model, optimizer, shardings, config.train.seed), pretrained
+    )
+    return _place(shapes, shardings)
+
+
+def _pretrained(model: Transformer, mesh: Mesh) -> Any:
+    """The frozen initial policy's parameters."""
+    shapes = split_factors(nn.unbox(abstract_params(model)))[1]
+    return _place(shapes, pretrained_shardings(model, mesh))
+
+
+def _batch(config: RunConfig, mesh: Mesh) -> Batch:
+    rows, where = config.train.batch_size, batch_sharding(mesh)
+    one = _array((rows,), jnp.int32, where)
+    tokens = _array((rows, config.data.max_length), jnp.int32, where)
+    return Batch(tokens=tokens, lengths=one, labels=one, examples=one)
+
+
+def _parameters(model: Transformer) -> int:
+    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(nn.unbox(abstract_params(model))))
+
+
+def _updates(config: RunConfig, which: str) -> int:
+    return config.train.steps * (config.grpo.updates_per_rollout if which == "1" else 1)
+
+
+def _warmup(config: RunConfig, model: Transformer, mesh: Mesh) -> StepProgram:
+    updates = _updates(config, "1")
+    optimizer, schedule = (
+        make_optimizer(config.optimizer, updates),
+        make_schedule(config.optimizer, updates),
+    )
+    step = make_warmup_step(config, model, optimizer, schedule, ANY_ANSWERS, mesh)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    uses_reference = config.grpo.kl_coefficient > 0 and not config.lora.rank
+    rows, width = config.train.batch_size, config.data.max_length
+    return StepProgram(
+        step=step,
+        arguments=(
+            _abstract_state(config, model, mesh, optimizer),
+            _pretrained(model, mesh) if uses_reference else None,
+            _batch(config, mesh),
+            _array(key.shape, key.dtype, replicated(mesh)),
+        ),
+        mesh=mesh,
+        parameters=_parameters(model),
+        model_flops=grpo_step_flops(model.config, config.grpo, rows, width),
+        prompts=rows,
+        tokens=rows * width,
+        shape=f"{rows} prompts x {width} tokens x {config.grpo.group_size} completions",
+    )
+
+
+def _lists(config: RunConfig, mesh: Mesh) -> ListBatch:
+    lists, where = config.train.batch_size, batch_sharding(mesh)
+    documents = config.ranking.list_size + config.ranking.in_batch_negatives
+    rest = config.data.max_length - SHARED_TOKENS
+
+    def array(*shape: int, dtype: Any = jnp.int32) -> Any:
+        return _array((lists, *shape), dtype, where)
+
+    return ListBatch(
+        prefix=array(SHARED_TOKENS),
+        prefix_lengths=array(),
+        tokens=array(documents, rest),
+        lengths=array(documents),
+        grades=array(documents, dtype=jnp.float32),
+        teacher=array(documents, dtype=jnp.float32),
+        mask=array(documents, dtype=jnp.bool_),
+        in_batch=array(documents, dtype=jnp.bool_),
+        examples=array(documents),
+    )
+
+
+def _ranking(config: RunConfig, model: Transformer, mesh: Mesh) -> StepProgram:
+    if config.data.max_length <= SHARED_TOKENS:
+        raise ValueError(
+            f"data.max_length={config.data.max_length}: lists are compiled with {SHARED_TOKENS} shared "
+            "tokens; give more"
+        )
+    updates, ranking = _updates(config, "2"), config.ranking
+    optimizer, schedule = (
+        make_optimizer(config.optimizer, updates),
+        make_schedule(config.optimizer, updates),
+    )
+    objective = RankingObjective(
+        make_losses(LossOptions(soft_label=ranking.soft_labels, beta=ranking.preference_beta)),
+        parse_losses(ranking.losses),
+        ranking.kl_coefficient,
+    )
+    step = make_ranking_step(
+        model, optimizer, schedule, objective, config.train.accumulation, ANY_ANSWERS, mesh
+    )
+    uses_reference = objective.uses_reference and not config.lora.rank
+    batch = _lists(config, mesh)
+    lists, documents, rest = batch.tokens.shape
+    return StepProgram(
+        step=step,
+        arguments=(
+            _abstract_state(config, model, mesh, optimizer),
+            _pretrained(model, mesh) if uses_reference else None,
+            batch,
+        ),
+        mesh=mesh,
+        parameters=_parameters(model),
+        model_flops=ranking_step_flops(
+            model.config,
+            lists,
+            documents,
+            SHARED_TOKENS,
+            rest,
+            low_rank=config.lora.rank > 0,
+            uses_reference=objective.uses_reference,
+        ),
+        prompts=lists * documents,
+        tokens=lists * (SHARED_TOKENS + documents * rest),
+        shape=f"{lists} lists x {documents} documents, {SHARED_TOKENS} shared + {rest} tokens each",
+    )
+
+
+def _scoring(config: RunConfig, model: Transformer, mesh: Mesh) -> StepProgram:
+    merged = model.clone(lora=LoraOptions())
+    rows, width = config.train.batch_size, config.data.max_length
+    return StepProgram(
+        step=make_score_step(merged, ANY_ANSWERS, mesh),
+        arguments=(_pretrained(merged, mesh), _batch(config, mesh)),
+        mesh=mesh,
+        parameters=_parameters(merged),
+        model_flops=score_step_flops(model.config, rows, width),
+        prompts=rows,
+        tokens=rows * width,
+        shape=f"{rows} prompts x {width} tokens",
+    )

@@ -1,0 +1,185 @@
+"""What is known of a compiled step, as JSON and as tables."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.table import Table
+
+from prorank_jax.aot.chips import GIB, Chip
+from prorank_jax.aot.memory import Memory
+from prorank_jax.aot.roofline import Bound
+
+NOT_A_MEASUREMENT = (
+    "The times are bounds from published peaks (every roof perfectly used, everything overlapped), not "
+    "measurements: a real step takes longer."
+)
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """One step compiled for one slice.
+
+    Attributes:
+        step: `1`, `2` or `score`.
+        chips: of the slice.
+        prompts: of one step.
+        devices_per_chip: what jax shows of a chip; `memory` and `*_bytes` are of one device.
+        capacity: HBM bytes of a device.
+        memory: None where the compiler refused; then `needed` is from its refusal.
+        needed: bytes at the peak.
+        executed_flops: None where the compiler refused, as all that follows.
+        sent_bytes: by kind of collective.
+        unknown_loops: loops counted once because their length could not be read.
+    """
+
+    topology: str
+    step: str
+    model: str
+    shape: str
+    mesh: dict[str, int]
+    settings: dict[str, Any]
+    chips: int
+    devices_per_chip: int
+    parameters: int
+    prompts: int
+    compile_seconds: float
+    capacity: int
+    needed: int
+    fits: bool
+    memory: Memory | None
+    model_flops: int
+    executed_flops: int | None
+    hbm_bytes: float | None
+    sent_bytes: dict[str, float] | None
+    unknown_loops: tuple[str, ...]
+    bound: Bound | None
+    advice: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return dataclasses.asdict(self)
+
+
+def _gib(count: float) -> str:
+    return f"{count / GIB:.2f} GiB"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}%"
+
+
+def report_rows(report: StepReport) -> list[tuple[str, str]]:
+    """What there is to say of a report: name and value."""
+    rows = [
+        ("batch", report.shape),
+        ("mesh", " x ".join(f"{name} {size}" for name, size in report.mesh.items())),
+        ("settings", ", ".join(f"{name} {value}" for name, value in report.settings.items())),
+        ("parameters", f"{report.parameters / 1e6:.1f} M"),
+        ("compiled in", f"{report.compile_seconds:.0f} s"),
+    ]
+    rows += _memory_rows(report)
+    rows.append(("model FLOPs a step", f"{report.model_flops / 1e12:.1f} TFLOP"))
+    if report.bound is None or report.executed_flops is None or report.hbm_bytes is None:
+        return rows
+    useful = report.model_flops / report.executed_flops
+    rows += [
+        (
+            "executed FLOPs a step",
+            f"{report.executed_flops / 1e12:.1f} TFLOP ({_percent(useful)} are model FLOPs)",
+        ),
+        ("HBM traffic a device", f"{report.hbm_bytes / 1e9:.2f} GB"),
+        *(
+            (f"{kind} a device", f"{sent / 1e6:.1f} MB sent")
+            for kind, sent in (report.sent_bytes or {}).items()
+        ),
+    ]
+    if report.unknown_loops:
+        rows.append(("loops of unknown length", ", ".join(report.unknown_loops)))
+    return rows + _bound_rows(report.bound)
+
+
+def _memory_rows(report: StepReport) -> list[tuple[str, str]]:
+    verdict = "fits" if report.fits else "DOES NOT FIT"
+    capacity = f"of {_gib(report.capacity)}: {verdict}"
+    if report.memory is None:
+        return [("HBM a device", f"{_gib(report.needed)} {capacity} (the compiler's refusal)")]
+    memory = report.memory
+    return [
+        ("HBM a device", f"{_gib(memory.peak)} {capacity} ({memory.peak_is})"),
+        ("  arguments", _gib(memory.arguments)),
+        ("  outputs not in their place", _gib(memory.outputs)),
+        ("  temporaries", _gib(memory.temporaries)),
+        ("  program", _gib(memory.code)),
+    ]
+
+
+def _bound_rows(bound: Bound) -> list[tuple[str, str]]:
+    links = "not published" if bound.interconnect is None else f"{bound.interconnect * 1e3:.1f} ms"
+    return [
+        (
+            "bound: compute / HBM / links",
+            f"{bound.compute * 1e3:.1f} ms / {bound.hbm * 1e3:.1f} ms / {links}",
+        ),
+        ("bound: time a step", f"at least {bound.seconds * 1e3:.1f} ms, limited by {bound.limited_by}"),
+        ("bound: throughput", f"at most {bound.tokens_per_second:,.0f} tokens/s"),
+        ("bound: MFU", f"at most {_percent(bound.mfu)}"),
+    ]
+
+
+def step_title(step: str) -> str:
+    """What a step is called in a heading."""
+    return "scoring" if step == "score" else f"stage {step}"
+
+
+def report_table(report: StepReport, chip: Chip) -> Table:
+    """The table for a console; its caption says what the figures are not."""
+    title = f"{step_title(report.step)} on {report.topology} ({report.chips} chips): {report.model}"
+    caption = f"Peaks: Google Cloud TPU documentation, {chip.source}. {NOT_A_MEASUREMENT}"
+    table = Table(title=title, caption=caption, show_header=False, title_justify="left")
+    table.add_column(no_wrap=True)
+    table.add_column()
+    for name, value in report_rows(report):
+        table.add_row(name, value)
+    return table
+
+
+_COLUMNS = (
+    "config",
+    "slice",
+    "step",
+    "batch",
+    "HBM a device",
+    "model / executed FLOPs",
+    "compute / HBM / links (ms)",
+    "limited by",
+    "tokens/s",
+    "MFU",
+)
+
+
+def markdown_table(reports: Sequence[tuple[str, StepReport]]) -> str:
+    """One line for each named report, under a sentence that says what the figures are."""
+    lines = [NOT_A_MEASUREMENT, "", f"| {' | '.join(_COLUMNS)} |", "|" + " --- |" * len(_COLUMNS)]
+    lines += [f"| {' | '.join(_markdown_row(name, report))} |" for name, report in reports]
+    return "\n".join(lines) + "\n"
+
+
+def _markdown_row(name: str, report: StepReport) -> list[str]:
+    memory = f"{report.needed / GIB:.1f} of {report.capacity / GIB:.0f} GiB"
+    row = [name, report.topology, step_title(report.step), report.shape, memory]
+    bound = report.bound
+    if bound is None or not report.executed_flops:
+        return [*row, "", "", "does not fit", "", ""]
+    links = "?" if bound.interconnect is None else f"{bound.interconnect * 1e3:.0f}"
+    return [
+        *row,
+        _percent(report.model_flops / report.executed_flops),
+        f"{bound.compute * 1e3:.0f} / {bound.hbm * 1e3:.0f} / {links}",
+        bound.limited_by,
+        f"≤ {bound.tokens_per_second:,.0f}",
+        f"≤ {_percent(bound.mfu)}",
+    ]
