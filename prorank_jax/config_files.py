@@ -16,6 +16,8 @@ from prorank_jax.config import RunConfig
 
 # `--init runs/stage1` says in a word what stage 2 starts from.
 SHORT_NAMES = {"init": "model.source"}
+# Sections of a file that hold for one stage only, so that one file serves both.
+STAGE_SECTIONS = {1: "stage1", 2: "stage2"}
 
 
 def field_paths(cls: type = RunConfig, prefix: str = "") -> dict[str, Any]:
@@ -146,13 +148,28 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     paths = field_paths()
     flat: dict[str, Any] = {}
     for name, value in flatten(tree).items():
-        if value in (None, {}) and any(path.startswith(f"{name}.") for path in paths):
+        section, _, inner = name.partition(".")
+        field = inner if section in STAGE_SECTIONS.values() else name
+        if field == "stage" and field != name:
+            raise ValueError(f"{path}: {name}={value!r}; a section of a stage cannot choose the stage")
+        if section in STAGE_SECTIONS.values() and not inner and value not in (None, {}):
+            raise ValueError(f"{path}: {name}={value!r} is a section; put fields into it")
+        if value in (None, {}) and (not field or any(path.startswith(f"{field}.") for path in paths)):
             continue  # a section with nothing in it
-        if paths.get(name) is float and isinstance(value, str):
+        if paths.get(field) is float and isinstance(value, str):
             value = _parse_override(value, float)  # YAML 1.1 reads 1e-5 as a string
-        _check_field(name, value, paths, str(path))
+        _check_field(field, value, paths, str(path))
         flat[name] = value
     return flat
+
+
+def _for_stage(flat: dict[str, Any], stage: Any) -> dict[str, Any]:
+    """The fields of a file as they are for one stage: what its own section says comes before the rest."""
+    common = {
+        name: value for name, value in flat.items() if name.partition(".")[0] not in STAGE_SECTIONS.values()
+    }
+    prefix = f"{STAGE_SECTIONS.get(stage)}."
+    return common | {name[len(prefix) :]: value for name, value in flat.items() if name.startswith(prefix)}
 
 
 def config_from_flat(flat: dict[str, Any], origin: str = "config") -> RunConfig:
@@ -183,11 +200,14 @@ def config_from_flat(flat: dict[str, Any], origin: str = "config") -> RunConfig:
 def load_config(path: str | Path | None = None, overrides: dict[str, Any] | None = None) -> RunConfig:
     """Reads a YAML file (or nothing), applies dotted overrides, and checks the result.
 
+    The sections `stage1` and `stage2` of a file hold the fields that differ between the stages.
+
     Raises:
         ValueError: unknown field, wrong type, or a value that cannot work; the message names it.
     """
     flat = _read_yaml(Path(path)) if path else {}
-    flat |= overrides or {}
+    overrides = overrides or {}
+    flat = _for_stage(flat, overrides.get("stage", flat.get("stage", 1))) | overrides
     if flat.get("stage") == 2:
         flat.setdefault("output_dir", "runs/stage2")
     return config_from_flat(flat)

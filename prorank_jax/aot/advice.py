@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from prorank_jax.aot.chips import GIB, Chip
 from prorank_jax.aot.estimate import estimate_step
 from prorank_jax.config import ATTENTION_IMPLEMENTATIONS, REMAT_POLICIES, RunConfig
-from prorank_jax.config_files import config_from_flat, config_to_dict, flatten
 from prorank_jax.models.config import ModelConfig
 
 # From the most memory to the least; a policy that is not named here is never advised.
@@ -15,9 +15,14 @@ _BY_MEMORY = ("none", "dots", "dots_no_batch", "gate", "attention", "full")
 
 
 def with_changes(config: RunConfig, changes: dict[str, Any]) -> RunConfig | None:
-    """The config with some fields changed, or None if it cannot work so."""
+    """The config with some fields of its sections changed, or None if it cannot work so."""
+    sections: dict[str, dict[str, Any]] = {}
+    for name, value in changes.items():
+        section, _, field = name.partition(".")
+        sections.setdefault(section, {})[field] = value
     try:
-        return config_from_flat(flatten(config_to_dict(config)) | changes)
+        changed = {name: replace(getattr(config, name), **fields) for name, fields in sections.items()}
+        return replace(config, **changed)
     except ValueError:
         return None
 

@@ -50,6 +50,14 @@ CHIPS: dict[str, Chip] = {
     "v6e": Chip(918e12, 32 * GIB, 1638e9, 800e9, "TPU v6e"),
     "tpu7x": Chip(2307e12, 192 * GIB, 7380e9, 1200e9, "TPU7x (Ironwood)", devices=2),
 }
+# What Cloud TPU calls a slice, and its topology. The number counts chips, on v5p cores, two to a chip.
+ACCELERATORS: dict[str, str] = {
+    "v5e-8": "v5e:2x4",
+    "v5e-16": "v5e:4x4",
+    "v5e-256": "v5e:16x16",
+    "v5p-8": "v5p:2x2x1",
+    "v6e-8": "v6e:2x4",
+}
 # Two TensorCores that jax shows as one device, as on the machines Google rents out.
 _EXTRA_DESCRIPTION = {"v4": {"chip_config_name": "megacore"}}
 
@@ -85,11 +93,12 @@ class Topology:
 
 
 def parse_topology(name: str) -> Topology:
-    """Reads `CHIP:AxB` or `CHIP:AxBxC`.
+    """Reads `CHIP:AxB` or `CHIP:AxBxC`, or one of `ACCELERATORS`.
 
     Raises:
         ValueError: another form, or a chip whose figures are not known here.
     """
+    name = ACCELERATORS.get(name, name)
     found = _TOPOLOGY.fullmatch(name)
     if found is None:
         raise ValueError(f"--topology={name!r}: write chip and shape, e.g. v5e:2x4 or v5p:2x2x1")

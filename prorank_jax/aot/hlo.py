@@ -32,7 +32,7 @@ class ArrayShape:
 
     @property
     def in_hbm(self) -> bool:
-        return self.space == 0
+        return self.space == 0 and bool(self.dims)
 
     @property
     def bytes(self) -> int:
@@ -50,6 +50,7 @@ class ArrayShape:
 
     @property
     def hbm_bytes(self) -> int:
+        """Bytes in HBM; a single number is kept elsewhere, whatever its layout says."""
         return self.padded_bytes if self.in_hbm else 0
 
 

@@ -52,8 +52,8 @@ def _of_product(equation: Any) -> int:
 
 def _manual_devices(params: dict[str, Any]) -> int:
     """Over how many devices a shard_map's body runs, which is written for one of them."""
-    mesh, axes = params["mesh"], params["manual_axes"]
-    return math.prod(size for name, size in mesh.shape.items() if name in axes)
+    axes = params["newly_manual_axes"] if "newly_manual_axes" in params else params["manual_axes"]
+    return math.prod(size for name, size in params["mesh"].shape.items() if name in axes)
 
 
 def _jaxprs(params: dict[str, Any]) -> Iterator[core.ClosedJaxpr | core.Jaxpr]:

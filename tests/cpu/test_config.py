@@ -43,6 +43,46 @@ def test_file_then_overrides(tmp_path: Path) -> None:
     assert config.data.system == "Be brief."
 
 
+BOTH_STAGES = """
+train: {steps: 7, batch_size: 4}
+stage1: {output_dir: runs/a, train: {steps: 9}}
+stage2: {output_dir: runs/b, train: {accumulation: 2}, optimizer: {learning_rate: 3e-6}}
+"""
+
+
+def test_one_file_serves_both_stages(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(BOTH_STAGES)
+    first, second = load_config(file), load_config(file, {"stage": 2})
+    assert (first.output_dir, first.train.steps, first.train.accumulation) == ("runs/a", 9, 1)
+    assert (second.output_dir, second.train.steps, second.train.accumulation) == ("runs/b", 7, 2)
+    assert first.train.batch_size == second.train.batch_size == 4
+    assert second.optimizer.learning_rate == 3e-6
+    assert load_config(file, {"stage": 2, "train.accumulation": 4}).train.accumulation == 4
+    file.write_text("stage: 2\n" + BOTH_STAGES)
+    assert load_config(file) == second
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("stage1: {train: {stepz: 3}}", r"unknown field train\.stepz"),
+        ("stage2: {train: {steps: x}}", r"train\.steps='x'.*type int"),
+        ("stage2: {stage: 1}", r"stage2\.stage=1"),
+        ("stage3: {train: {steps: 3}}", "unknown field stage3"),
+        ("stage1: 3", "stage1=3"),
+    ],
+)
+def test_mistakes_in_a_stages_section_are_named_for_either_stage(
+    tmp_path: Path, text: str, said: str
+) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(text)
+    for stage in (1, 2):
+        with pytest.raises(ValueError, match=said):
+            load_config(file, {"stage": stage})
+
+
 @pytest.mark.parametrize("written", ["1e-5", "1.0e-5", "0.00001", "'1e-5'"])
 def test_floats_in_any_spelling(tmp_path: Path, written: str) -> None:
     assert _load_text(tmp_path, f"optimizer: {{learning_rate: {written}}}").optimizer.learning_rate == 1e-5

@@ -6,21 +6,53 @@ from pathlib import Path
 
 import pytest
 
+from prorank_jax.aot.advice import divides_the_model
+from prorank_jax.aot.chips import ACCELERATORS, parse_topology
+from prorank_jax.aot.compile_table import slice_of
+from prorank_jax.aot.model_shapes import resolve_shape
+from prorank_jax.config import RunConfig
 from prorank_jax.config_files import config_from_flat, config_to_dict, field_paths, flatten, load_config
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+FOR_TPUS = sorted((ROOT / "configs" / "tpu").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.name)
 def test_every_shipped_config_is_accepted_and_survives_being_written(file):
-    config = load_config(file)
+    check(load_config(file))
+
+
+def check(config: RunConfig) -> None:
     assert config_from_flat(flatten(config_to_dict(config))) == config
     assert config.optimizer.warmup_steps < config.train.steps * config.grpo.updates_per_rollout
 
 
+@pytest.mark.parametrize("stage", [1, 2])
+@pytest.mark.parametrize("file", FOR_TPUS, ids=lambda file: file.stem)
+def test_configs_for_tpus_serve_both_stages_and_fit_their_slice(file, stage):
+    config = load_config(file, {"stage": stage})
+    check(config)
+    topology = parse_topology(slice_of(file))
+    shape = resolve_shape(config.model.source)
+    ways = config.mesh.data * config.mesh.fsdp
+    assert ways * config.mesh.tensor == topology.devices
+    assert divides_the_model(shape, config.mesh.fsdp, config.mesh.tensor)
+    assert config.train.batch_size // config.train.accumulation % ways == 0
+    assert config.probe.batch_size % ways == 0
+    assert config.model.compute_dtype == "bfloat16"
+    name = file.stem.rpartition("_")[0]
+    assert name in config.model.source.lower()
+    assert config.output_dir == f"runs/{file.stem}_stage{stage}"
+
+
+def test_there_is_a_config_for_each_model_and_slice():
+    assert len(FOR_TPUS) == 3 * len(ACCELERATORS)
+
+
 def test_each_shipped_config_writes_to_a_folder_of_its_own():
     folders = [load_config(file).output_dir for file in CONFIGS]
+    folders += [load_config(file, {"stage": stage}).output_dir for file in FOR_TPUS for stage in (1, 2)]
     assert len(CONFIGS) >= 3
     assert len(set(folders)) == len(folders)
 

@@ -12,15 +12,9 @@ import sys
 
 import pytest
 
+from prorank_jax.aot.environment import TPU_ENVIRONMENT
+
 MUST_RUN_VARIABLE = "PRORANK_TPU_TESTS_MUST_RUN"
-TPU_ENVIRONMENT = {
-    "JAX_PLATFORMS": "cpu",
-    "TPU_SKIP_MDS_QUERY": "1",
-    "TPU_WORKER_HOSTNAMES": "localhost",
-    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
-    "TPU_LOG_DIR": "disabled",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-}
 HAS_OWN_PROCESS = "jax" not in sys.modules
 if HAS_OWN_PROCESS:
     os.environ.update(TPU_ENVIRONMENT)

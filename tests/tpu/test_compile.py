@@ -1,4 +1,4 @@
-"""Stage 1's own jitted steps, compiled for eight TPU v5e chips that are not there; nothing is allocated.
+"""The jitted steps of both stages and of scoring, compiled for eight TPU v5e chips that are not there.
 
 What runs is the compiler: it refuses a program that does not fit, and says what memory one needs. No speed
 is measured here, and nothing is known of a TPU that these tests did not see.
@@ -6,200 +6,53 @@ is measured here, and nothing is known of a TPU that these tests did not see.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import pytest
 from jax.experimental import topologies
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import NamedSharding, PartitionSpec
 
-from prorank_jax.config import RunConfig
+from prorank_jax.aot.chips import parse_topology
+from prorank_jax.aot.compile import compile_report
+from prorank_jax.aot.memory import refusal
+from prorank_jax.aot.model_shapes import resolve_shape
+from prorank_jax.aot.report import report_rows
 from prorank_jax.config_files import load_config
-from prorank_jax.models.config import ModelConfig
-from prorank_jax.models.lora import split_factors
-from prorank_jax.models.transformer import Transformer, abstract_params
-from prorank_jax.optimizer import make_optimizer, make_schedule
-from prorank_jax.prompts import AnswerTokens
-from prorank_jax.ranking_losses import LossOptions, make_losses, parse_losses
-from prorank_jax.ranking_step import RankingObjective, make_ranking_step
-from prorank_jax.rewards import answer_reward
-from prorank_jax.sharding import batch_sharding, make_mesh, replicated
-from prorank_jax.steps import make_grpo_step, make_score_step
-from prorank_jax.train_state import init_state, train_state_shardings
-from prorank_jax.types import Batch, ListBatch, TrainState
+from prorank_jax.sharding import make_mesh
 
-TOPOLOGY = "v5e:2x4"
-CHIP_MEMORY = 16 * 2**30
-CONFIGS = Path(__file__).parents[2] / "configs"
-STAGE_1, STAGE_2 = CONFIGS / "stage1.yaml", CONFIGS / "stage2.yaml"
-CASES: dict[str, dict[str, Any]] = {
-    "stage1.yaml": {},
-    "data8": {"mesh.fsdp": 1, "train.batch_size": 64},
-    "data4-tensor2": {"mesh.fsdp": 1, "mesh.tensor": 2, "train.batch_size": 64},
-}
-QWEN_ANSWERS = AnswerTokens(zero=15, one=16, end=151645)
-QWEN_2_5_500M = ModelConfig(
-    family="qwen2",
-    vocab_size=151_936,
-    dim=896,
-    layers=24,
-    heads=14,
-    kv_heads=2,
-    head_dim=64,
-    mlp_dim=4_864,
-    rope_theta=1_000_000.0,
-    norm_eps=1e-6,
-    tied=True,
-    max_positions=32_768,
-)
+TOPOLOGY = parse_topology("v5e:2x4")
+CONFIG = Path(__file__).parents[2] / "configs" / "tpu" / "qwen2.5-0.5b_v5e-8.yaml"
 
 
-class AbstractRun(NamedTuple):
-    """What a run compiles its steps for: shapes, dtypes and shardings, and no array."""
-
-    config: RunConfig
-    mesh: Mesh
-    model: Transformer
-    state: TrainState
-    batch: Batch
-    key: jax.ShapeDtypeStruct
-
-
-def abstract_array(shape: tuple[int, ...], dtype: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
-
-
-@pytest.fixture(scope="module", params=CASES.values(), ids=CASES)
-def run(request: pytest.FixtureRequest) -> AbstractRun:
-    return abstract_run(load_config(STAGE_1, request.param))
-
-
-def abstract_run(config: RunConfig) -> AbstractRun:
-    topology = topologies.get_topology_desc(platform="tpu", topology_name=TOPOLOGY)
-    mesh = make_mesh(config.mesh, topology.devices)
-    model = Transformer(QWEN_2_5_500M, config.model.compute_dtype, config.model.remat, config.lora)
-    optimizer = make_optimizer(config.optimizer, config.train.steps)
-    shardings = train_state_shardings(model, optimizer, mesh)
-    shapes = jax.eval_shape(
-        lambda params: init_state(params, model, optimizer, shardings),
-        split_factors(nn.unbox(abstract_params(model)))[1],
-    )
-    prompts, length = config.train.batch_size, config.data.max_length
-    rows = batch_sharding(mesh)
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    return AbstractRun(
-        config=config,
-        mesh=mesh,
-        model=model,
-        state=jax.tree.map(lambda leaf, to: abstract_array(leaf.shape, leaf.dtype, to), shapes, shardings),
-        batch=Batch(
-            tokens=abstract_array((prompts, length), jnp.int32, rows),
-            lengths=abstract_array((prompts,), jnp.int32, rows),
-            labels=abstract_array((prompts,), jnp.int32, rows),
-            examples=abstract_array((prompts,), jnp.int32, rows),
-        ),
-        key=abstract_array(key.shape, key.dtype, replicated(mesh)),
-    )
+@pytest.mark.parametrize("which", ["score", "1", "2"])
+def test_every_step_of_qwen_fits_eight_chips(which: str, record_property):
+    config = load_config(CONFIG, {"stage": 2 if which == "2" else 1})
+    report = compile_report(config, which, TOPOLOGY, resolve_shape(config.model.source))
+    print("\n".join(f"{name}: {value}" for name, value in report_rows(report)))
+    record_property("compile_seconds", report.compile_seconds)
+    record_property("bytes_per_chip", report.needed)
+    assert report.fits
+    assert report.parameters == pytest.approx(494e6, rel=0.01)
+    assert report.executed_flops is not None
+    assert report.executed_flops >= 0.999 * report.model_flops
+    assert report.unknown_loops == ()
+    # Nothing can train or score without reading its weights once, nor gather them for nothing.
+    assert report.hbm_bytes is not None
+    assert report.hbm_bytes > report.parameters * 2
+    assert sum((report.sent_bytes or {}).values()) > report.parameters * 2 * 0.5
+    assert report.bound is not None
+    assert 0 < report.bound.mfu <= 1
 
 
-def memory_needed(
-    step: Any, *arguments: Any, mesh: Mesh, record_property: Callable[[str, object], None]
-) -> int:
-    """Compiles a jitted step and returns its bytes on each chip, arguments included.
-
-    A sum that no reuse of a buffer makes smaller, so an upper bound of what the compiler planned.
-    """
-    started = time.perf_counter()
-    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # a concrete one would want its devices
-        compiled = step.lower(*arguments).compile()
-    seconds = time.perf_counter() - started
-    memory = compiled.memory_analysis()
-    needed = (
-        memory.argument_size_in_bytes
-        + memory.output_size_in_bytes
-        - memory.alias_size_in_bytes
-        + memory.temp_size_in_bytes
-        + memory.generated_code_size_in_bytes
-    )
-    record_property("compile_seconds", seconds)
-    record_property("bytes_per_chip", needed)
-    print(f"{needed / 2**30:.2f} GiB a chip, compiled in {seconds:.0f} s")
-    return needed
-
-
-def test_score_step_fits(run: AbstractRun, record_property):
-    step = make_score_step(run.model, QWEN_ANSWERS, run.mesh)
-    needed = memory_needed(step, run.state.params, run.batch, mesh=run.mesh, record_property=record_property)
-    assert needed < CHIP_MEMORY
-
-
-def test_grpo_step_fits(run: AbstractRun, record_property):
-    options, steps = run.config.grpo, run.config.train.steps
-    step = make_grpo_step(
-        run.model,
-        make_optimizer(run.config.optimizer, steps),
-        make_schedule(run.config.optimizer, steps),
-        options,
-        QWEN_ANSWERS,
-        answer_reward(QWEN_ANSWERS, options.format_weight, options.correct_weight),
-        run.mesh,
-    )
-    needed = memory_needed(
-        step, run.state, None, run.batch, run.key, mesh=run.mesh, record_property=record_property
-    )
-    assert needed < CHIP_MEMORY
-
-
-def abstract_lists(run: AbstractRun) -> ListBatch:
-    """Lists of the config's size: 64 shared tokens, and the rest of its longest prompt for each document."""
-    lists, documents = run.config.train.batch_size, run.config.ranking.list_size
-    prefix, rest = 64, run.config.data.max_length - 64
-    rows = batch_sharding(run.mesh)
-
-    def array(*shape: int, dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
-        return abstract_array((lists, *shape), dtype, rows)
-
-    return ListBatch(
-        prefix=array(prefix),
-        prefix_lengths=array(),
-        tokens=array(documents, rest),
-        lengths=array(documents),
-        grades=array(documents, dtype=jnp.float32),
-        teacher=array(documents, dtype=jnp.float32),
-        mask=array(documents, dtype=jnp.bool_),
-        in_batch=array(documents, dtype=jnp.bool_),
-        examples=array(documents),
-    )
-
-
-STAGE_2_CASES: dict[str, dict[str, Any]] = {
-    "stage2.yaml": {},
-    "low-rank, accumulated": {"lora.rank": 16, "train.batch_size": 64, "train.accumulation": 2},
-}
-
-
-@pytest.mark.parametrize("changes", STAGE_2_CASES.values(), ids=STAGE_2_CASES)
-def test_ranking_step_fits(changes: dict[str, Any], record_property):
-    run = abstract_run(load_config(STAGE_2, changes))
-    config = run.config
-    weights = parse_losses(config.ranking.losses)
-    objective = RankingObjective(make_losses(LossOptions()), weights, config.ranking.kl_coefficient)
-    step = make_ranking_step(
-        run.model,
-        make_optimizer(config.optimizer, config.train.steps),
-        make_schedule(config.optimizer, config.train.steps),
-        objective,
-        config.train.accumulation,
-        QWEN_ANSWERS,
-        run.mesh,
-    )
-    reference = None if config.lora.rank else run.state.params
-    needed = memory_needed(
-        step, run.state, reference, abstract_lists(run), mesh=run.mesh, record_property=record_property
-    )
-    assert needed < CHIP_MEMORY
+def test_the_compilers_refusal_is_understood():
+    config = load_config(None, {"mesh.data": 8})
+    mesh = make_mesh(config.mesh, topologies.get_topology_desc(**TOPOLOGY.description).devices)
+    whole = NamedSharding(mesh, PartitionSpec())
+    square = jax.ShapeDtypeStruct((50_000, 50_000), jnp.float32, sharding=whole)
+    with pytest.raises(jax.errors.JaxRuntimeError) as caught:
+        jax.jit(lambda x: jnp.sin(x @ x) + x.T).lower(square).compile()
+    refused = refusal(str(caught.value))
+    assert refused is not None
+    assert refused.used > TOPOLOGY.chip.hbm_bytes > refused.available > 15 * 2**30

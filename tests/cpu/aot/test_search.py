@@ -1,0 +1,168 @@
+"""The search compiles little, recommends only what fits, and of what it compiled the fastest."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prorank_jax.aot.advice import advise, as_arguments, knobs, with_changes
+from prorank_jax.aot.chips import CHIPS, parse_topology
+from prorank_jax.aot.estimate import Estimate, estimate_step
+from prorank_jax.aot.model_shapes import PUBLISHED_SHAPES
+from prorank_jax.aot.roofline import roofline_bound
+from prorank_jax.aot.search import Candidate, candidates, mesh_shapes, search
+from prorank_jax.config_files import config_from_flat
+from tests.cpu.aot.reports import make_report
+
+QWEN = PUBLISHED_SHAPES["Qwen/Qwen2.5-0.5B-Instruct"]
+CONFIG = config_from_flat(
+    {
+        "model.compute_dtype": "bfloat16",
+        "model.remat": "full",
+        "data.max_length": 512,
+        "train.batch_size": 256,
+        "mesh.data": 1,
+        "mesh.fsdp": 8,
+    }
+)
+V5E_8 = parse_topology("v5e:2x4")
+
+
+@pytest.mark.parametrize("devices", [1, 4, 8, 256])
+def test_meshes_use_every_device_and_split_the_model_evenly(devices):
+    shapes = list(mesh_shapes(devices, QWEN))
+    assert shapes
+    for mesh in shapes:
+        assert mesh["data"] * mesh["fsdp"] * mesh["tensor"] == devices
+        assert QWEN.dim % mesh["fsdp"] == 0
+        assert QWEN.kv_heads % mesh["tensor"] == 0
+    assert {"data": devices, "fsdp": 1, "tensor": 1} in shapes
+
+
+@pytest.mark.parametrize("which", ["1", "2"])
+def test_candidates_are_configs_that_fit_the_mesh_the_most_promising_first(which):
+    config = dataclasses.replace(CONFIG, stage=int(which))
+    found = candidates(config, which, V5E_8, QWEN, grow=False)
+    assert len(found) > 5
+    times = [each.seconds_per_row for each in found]
+    assert times == sorted(times)
+    for each in found:
+        assert each.config.train.batch_size == 256
+        ways = each.changes["mesh.data"] * each.changes["mesh.fsdp"]
+        assert 256 % (ways * each.config.train.accumulation) == 0
+        assert with_changes(config, each.changes) == each.config
+    grown = candidates(config, which, V5E_8, QWEN, grow=True)
+    assert {each.config.train.batch_size for each in grown} >= {256, 512}
+
+
+def test_the_rough_model_orders_what_is_known():
+    """Less is kept, more is computed: the policies from left to right."""
+
+    def estimate(**changes: Any) -> Estimate:
+        config = with_changes(CONFIG, changes)
+        assert config is not None
+        return estimate_step(config, "1", QWEN, CHIPS["v5e"], {"data": 1, "fsdp": 8, "tensor": 1})
+
+    ordered = [estimate(**{"model.remat": name}) for name in ("none", "dots", "dots_no_batch", "full")]
+    memory = [each.bytes for each in ordered]
+    seconds = [each.seconds for each in ordered]
+    assert memory == sorted(memory, reverse=True)
+    assert seconds == sorted(seconds)
+    assert estimate(**{"train.batch_size": 128}).bytes < estimate().bytes
+    assert estimate(**{"train.batch_size": 128}).seconds == pytest.approx(estimate().seconds / 2, rel=0.2)
+
+
+def test_advice_names_knobs_that_save_memory_and_can_be_pasted():
+    config = with_changes(CONFIG, {"model.remat": "none"})
+    assert config is not None
+    mesh = {"data": 1, "fsdp": 8, "tensor": 1}
+    found = advise(config, "1", QWEN, CHIPS["v5e"], mesh, 40 * 2**30)
+    assert {"model.remat": "full"} in [changes for changes, _ in found]
+    assert {"train.batch_size": 128} in [changes for changes, _ in found]
+    for changes, sentence in found:
+        assert with_changes(config, changes) is not None
+        assert sentence.startswith(as_arguments(changes))
+    assert as_arguments({"mesh.data": 1, "mesh.fsdp": 8}) == "--mesh.data 1 --mesh.fsdp 8"
+    sharding = knobs(CONFIG, QWEN, {"data": 8, "fsdp": 1, "tensor": 1})
+    assert {"mesh.data": 1, "mesh.fsdp": 8} in sharding
+    assert all("mesh.fsdp" not in each for each in knobs(CONFIG, QWEN, {"data": 16, "fsdp": 16, "tensor": 1}))
+
+
+Settings = st.lists(
+    st.tuples(st.floats(1, 10), st.floats(1, 10), st.booleans(), st.floats(0, 1)), min_size=1, max_size=12
+)
+
+
+@settings(max_examples=60)
+@given(Settings)
+def test_the_search_recommends_the_fastest_it_compiled_and_stops_in_time(drawn):
+    """Each draw: estimated seconds, estimated memory, whether it fits, how much slower than estimated."""
+    drawn = sorted(drawn)
+    configs = [dataclasses.replace(CONFIG, output_dir=str(i)) for i in range(len(drawn))]
+    ordered = [
+        Candidate(config, {"output_dir": config.output_dir}, Estimate(memory, seconds))
+        for config, (seconds, memory, _, _) in zip(configs, drawn, strict=True)
+    ]
+    compiled = []
+
+    def compile_candidate(config):
+        seconds, _, fits, slower = drawn[int(config.output_dir)]
+        compiled.append(int(config.output_dir))
+        return make_report(seconds=seconds * (1 + slower), fits=fits)
+
+    best = search(ordered, compile_candidate, most_compiled=4)
+    assert 1 <= len(compiled) <= 4
+    assert compiled == sorted(set(compiled))
+    fitting = {i: drawn[i][0] * (1 + drawn[i][3]) for i in compiled if drawn[i][2]}
+    if not fitting:
+        assert best is None
+        return
+    assert best is not None
+    assert fitting[int(best[0].config.output_dir)] == min(fitting.values())
+
+
+def test_a_candidate_that_needs_more_than_what_was_refused_is_skipped():
+    ordered = [
+        Candidate(dataclasses.replace(CONFIG, output_dir=str(i)), {}, Estimate(memory, 1.0 + i))
+        for i, memory in enumerate([5.0, 7.0, 4.0])
+    ]
+    compiled = []
+
+    def compile_candidate(config):
+        compiled.append(config.output_dir)
+        return make_report(seconds=9.0, fits=config.output_dir == "2")
+
+    best = search(ordered, compile_candidate)
+    assert compiled == ["0", "2"]
+    assert best is not None
+
+
+@given(
+    st.sampled_from(sorted(CHIPS)),
+    st.integers(1, 256),
+    st.floats(1e9, 1e18),
+    st.floats(1.0, 2.0),
+    st.floats(0, 1e12),
+    st.floats(0, 1e11),
+)
+def test_the_bound_is_the_longest_of_the_three_and_mfu_follows(name, chips, flops, more, hbm, sent):
+    chip = CHIPS[name]
+    bound = roofline_bound(
+        chip,
+        chips,
+        model_flops=int(flops),
+        executed_flops=int(flops * more),
+        hbm_bytes=hbm,
+        sent_bytes=sent,
+        tokens=1000,
+        prompts=10,
+    )
+    assert bound.seconds == max(bound.compute, bound.hbm, bound.interconnect or 0.0)
+    assert 0 < bound.mfu <= 1 / more + 1e-6
+    assert bound.tokens_per_second == pytest.approx(100 * bound.prompts_per_second)
+    if chip.ici_bandwidth is None:
+        assert bound.interconnect is None
