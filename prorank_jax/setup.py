@@ -150,7 +150,7 @@ def _assemble(
         probe_step=make_probe_step(model, answers, config.grpo.max_new_tokens, mesh),
         load_initial_params=lambda: pretrained.load_params(whole),
         init_state=start,
-        abstract_state=_abstract_state(model, start, shardings),
+        abstract_state=abstract_state(model, start, shardings),
     )
 
 
@@ -215,9 +215,10 @@ def _probe_source(data: DataOptions) -> str:
     return data.source
 
 
-def _abstract_state(
+def abstract_state(
     model: Transformer, start: Callable[[Params], TrainState], shardings: TrainState
 ) -> TrainState:
+    """Shapes, dtypes and shardings of the state that `start` makes of pretrained parameters."""
     pretrained = split_factors(nn.unbox(abstract_params(model)))[1]
     shapes = jax.eval_shape(start, pretrained)
     return jax.tree.map(

@@ -6,7 +6,6 @@ and after a change compiles what the change may have touched.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Sequence
@@ -113,7 +112,5 @@ def _stored_or_compiled(
 
 
 def _write_table(found: Sequence[tuple[str, StepReport]], output_dir: Path) -> None:
-    write_json(
-        output_dir / TABLE_JSON, [{"config": name} | dataclasses.asdict(report) for name, report in found]
-    )
+    write_json(output_dir / TABLE_JSON, [{"config": name} | report.to_json() for name, report in found])
     write_text_atomically(output_dir / TABLE_MARKDOWN, markdown_table(found))

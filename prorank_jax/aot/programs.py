@@ -22,13 +22,13 @@ from prorank_jax.optimizer import make_optimizer, make_schedule
 from prorank_jax.prompts import AnswerTokens
 from prorank_jax.ranking_losses import LossOptions, make_losses, parse_losses
 from prorank_jax.ranking_step import RankingObjective, make_ranking_step
-from prorank_jax.setup import make_model
+from prorank_jax.setup import abstract_state, make_model
 from prorank_jax.sharding import batch_sharding, check_batch_size, make_mesh, replicated
 from prorank_jax.stage_options import LoraOptions
 from prorank_jax.stages import make_warmup_step
 from prorank_jax.steps import make_score_step
 from prorank_jax.train_state import init_state, pretrained_shardings, train_state_shardings
-from prorank_jax.types import Batch, ListBatch, TrainState
+from prorank_jax.types import Batch, ListBatch, Params, TrainState
 
 STEPS = ("1", "2", "score")
 # Shapes depend on no token's id, so any three that a vocabulary has will do.
@@ -91,23 +91,20 @@ def _array(shape: tuple[int, ...], dtype: Any, sharding: NamedSharding) -> Any:
     return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
 
 
-def _place(shapes: Any, shardings: Any) -> Any:
-    return jax.tree.map(lambda leaf, where: _array(leaf.shape, leaf.dtype, where), shapes, shardings)
-
-
-def _abstract_state(config: RunConfig, model: Transformer, mesh: Mesh, optimizer: Any) -> TrainState:
+def _state(config: RunConfig, model: Transformer, mesh: Mesh, optimizer: Any) -> TrainState:
     shardings = train_state_shardings(model, optimizer, mesh)
-    pretrained = split_factors(nn.unbox(abstract_params(model)))[1]
-    shapes = jax.eval_shape(
-        lambda params: init_state(params, model, optimizer, shardings, config.train.seed), pretrained
-    )
-    return _place(shapes, shardings)
+
+    def start(params: Params) -> TrainState:
+        return init_state(params, model, optimizer, shardings, config.train.seed)
+
+    return abstract_state(model, start, shardings)
 
 
 def _pretrained(model: Transformer, mesh: Mesh) -> Any:
     """The frozen initial policy's parameters."""
     shapes = split_factors(nn.unbox(abstract_params(model)))[1]
-    return _place(shapes, pretrained_shardings(model, mesh))
+    where = pretrained_shardings(model, mesh)
+    return jax.tree.map(lambda leaf, to: _array(leaf.shape, leaf.dtype, to), shapes, where)
 
 
 def _batch(config: RunConfig, mesh: Mesh) -> Batch:
@@ -127,10 +124,8 @@ def _updates(config: RunConfig, which: str) -> int:
 
 def _warmup(config: RunConfig, model: Transformer, mesh: Mesh) -> StepProgram:
     updates = _updates(config, "1")
-    optimizer, schedule = (
-        make_optimizer(config.optimizer, updates),
-        make_schedule(config.optimizer, updates),
-    )
+    optimizer = make_optimizer(config.optimizer, updates)
+    schedule = make_schedule(config.optimizer, updates)
     step = make_warmup_step(config, model, optimizer, schedule, ANY_ANSWERS, mesh)
     key = jax.eval_shape(lambda: jax.random.key(0))
     uses_reference = config.grpo.kl_coefficient > 0 and not config.lora.rank
@@ -138,7 +133,7 @@ def _warmup(config: RunConfig, model: Transformer, mesh: Mesh) -> StepProgram:
     return StepProgram(
         step=step,
         arguments=(
-            _abstract_state(config, model, mesh, optimizer),
+            _state(config, model, mesh, optimizer),
             _pretrained(model, mesh) if uses_reference else None,
             _batch(config, mesh),
             _array(key.shape, key.dtype, replicated(mesh)),
@@ -180,10 +175,8 @@ def _ranking(config: RunConfig, model: Transformer, mesh: Mesh) -> StepProgram:
             "tokens; give more"
         )
     updates, ranking = _updates(config, "2"), config.ranking
-    optimizer, schedule = (
-        make_optimizer(config.optimizer, updates),
-        make_schedule(config.optimizer, updates),
-    )
+    optimizer = make_optimizer(config.optimizer, updates)
+    schedule = make_schedule(config.optimizer, updates)
     objective = RankingObjective(
         make_losses(LossOptions(soft_label=ranking.soft_labels, beta=ranking.preference_beta)),
         parse_losses(ranking.losses),
@@ -198,7 +191,7 @@ def _ranking(config: RunConfig, model: Transformer, mesh: Mesh) -> StepProgram:
     return StepProgram(
         step=step,
         arguments=(
-            _abstract_state(config, model, mesh, optimizer),
+            _state(config, model, mesh, optimizer),
             _pretrained(model, mesh) if uses_reference else None,
             batch,
         ),
