@@ -1,0 +1,126 @@
+# shellcheck shell=bash
+# From nothing to a finished run, through preemptions: what `tpu_pod.sh train` does.
+
+RETRIES=20 POLL_SECONDS=60 FORCED_STOP_SECONDS=120
+RESTARTS=0
+
+# Waits until the pod is there and usable; a spot pod that was taken away is deleted and created again.
+provide_pod() {
+  local shown=''
+  while :; do
+    find_pod
+    case $POD in
+      ready)
+        check_type
+        return
+        ;;
+      absent)
+        note "creating $NAME ($ACCELERATOR_TYPE)"
+        create_pod
+        ASSUMED_POD=ready
+        ;;
+      waiting | suspending | deleting)
+        [ "$POD_DETAIL" = "$shown" ] || note "$NAME is $POD_DETAIL; waiting"
+        shown=$POD_DETAIL
+        sleep "$POLL_SECONDS"
+        ;;
+      suspended)
+        $SPOT || fail "$NAME is $POD_DETAIL; run: tpu_pod.sh delete, then repeat this (with --spot it is done for you)"
+        count_restart "$NAME is $POD_DETAIL"
+        note "deleting what is left of $NAME"
+        delete_pod
+        ;;
+      *) refuse_unusable ;;
+    esac
+  done
+}
+
+refuse_unusable() {
+  fail "$NAME is $POD_DETAIL and will not become ready (quota? a wrong type for the zone?); \
+see \`tpu_pod.sh status\`, then \`tpu_pod.sh delete\`"
+}
+
+count_restart() {
+  RESTARTS=$((RESTARTS + 1))
+  [ "$RESTARTS" -le "$RETRIES" ] || fail "$1; given up after $RETRIES restarts, repeat the command to go on (--retries N)"
+  note "$1; restart $RESTARTS of at most $RETRIES"
+}
+
+# Watches a run until it needs something; sets OUTCOME to finished, refused, stopped, broken or preempted.
+watch_run() {
+  local workers=$1 lines='' shown='' silent=0
+  OUTCOME=unknown
+  while :; do
+    if look_up_pod && [ "$POD" != ready ] && [ "$POD" != waiting ]; then
+      OUTCOME=preempted
+      return
+    elif [ "$POD" = ready ] && lines=$(worker_states); then
+      $DRY_RUN && return
+      silent=0
+      [ "$lines" = "$shown" ] || note "$lines"
+      shown=$lines
+      OUTCOME=$(summary "$workers" "$lines")
+      case $OUTCOME in running | unknown) ;; *) return ;; esac
+    else
+      silent=$((silent + 1))
+      [ "$silent" -lt 5 ] || {
+        cat "$SCRATCH/errors" >&2
+        fail "the workers of $NAME do not answer; the run may go on, repeat the command to watch it"
+      }
+    fi
+    sleep "$POLL_SECONDS"
+  done
+}
+
+# One life of the pod: sets it up, starts the run or finds it running, and watches.
+run_once() {
+  local workers lines
+  provide_pod
+  workers=$(count_workers)
+  lines=$(worker_states) || fail "the workers of $NAME do not answer: $(cat "$SCRATCH/errors")"
+  case $(summary "$workers" "$lines") in
+    running) note "the run goes on already; watching it" ;;
+    *)
+      case $lines in *': running'*) end_what_is_left ;; esac
+      set_up
+      start_run "$workers" "$@"
+      ;;
+  esac
+  watch_run "$workers"
+}
+
+# A worker that waits for a dead one hangs in a collective, where no SIGTERM is obeyed.
+end_what_is_left() {
+  note "ending the workers that are left"
+  on_workers all stop "$FORCED_STOP_SECONDS" kill
+}
+
+train() {
+  ASSUMED_POD=absent
+  trap 'note "no longer watching; the run goes on. The same command watches it again"; exit 130' INT
+  while :; do
+    run_once "$@"
+    $DRY_RUN && return
+    case $OUTCOME in
+      finished)
+        note "finished; $NAME costs money until you run: tpu_pod.sh delete"
+        return
+        ;;
+      refused)
+        end_what_is_left
+        on_workers all logs 20
+        fail "the run was refused (exit code 2); its log says why"
+        ;;
+      stopped)
+        note "stopped by \`tpu_pod.sh stop\`; the same command goes on from its checkpoint"
+        exit 143
+        ;;
+      preempted) ;; # provide_pod counts it
+      *)
+        on_workers all logs 20
+        end_what_is_left
+        count_restart "a worker died"
+        ;;
+    esac
+  done
+}

@@ -1,0 +1,183 @@
+#!/usr/bin/env bash
+# Runs on each worker of a pod, sent there and called over ssh by tpu_pod.sh: installs, and keeps one training run.
+#
+#   worker.sh install                 unpacks ~/prorank-jax.tgz into ~/prorank-jax and installs the requirements
+#   worker.sh start RUN_ID [ARGS]     starts `python launch/tpu_train.py ARGS`, detached
+#   worker.sh status                  prints one line: `worker 0: running (pid 123)`
+#   worker.sh logs LINES [follow]     prints the log, each line with the worker's number
+#   worker.sh stop SECONDS [kill]     SIGTERM, then waits for the checkpoint; `kill` ends what does not obey
+#
+# Exit codes: 0 done, 1 failed or refused. Never 255: gcloud takes that for a broken connection and repeats the command.
+set -euo pipefail
+
+ROOT=$HOME/prorank-jax
+CHECKOUT=$ROOT/checkout
+VENV=$ROOT/venv
+STATE=$ROOT/state
+LOG=$ROOT/run.log
+PYTHON_VERSION=3.11 # what requirements.txt is pinned for; the images of v4 to v6e bring 3.10
+COORDINATOR_PORT=${PRORANK_COORDINATOR_PORT:-8482}
+START_SECONDS=30
+
+metadata() {
+  curl --silent --show-error --fail --max-time 60 --header 'Metadata-Flavor: Google' \
+    "http://metadata.google.internal/computeMetadata/v1/instance/attributes/$1"
+}
+
+worker_number() {
+  if [ ! -s "$STATE/worker" ]; then
+    mkdir -p "$STATE"
+    metadata agent-worker-number >"$STATE/worker"
+  fi
+  cat "$STATE/worker"
+}
+
+say() {
+  echo "worker $(worker_number): $*"
+}
+
+fail() {
+  say "$*" >&2
+  exit 1
+}
+
+# The lock is held by the supervisor and by what it started, so it outlives neither them nor a reboot.
+take_lock() {
+  mkdir -p "$STATE"
+  exec 9>"$STATE/lock"
+  flock --nonblock 9
+}
+
+is_running() {
+  [ -f "$STATE/lock" ] && ! flock --nonblock "$STATE/lock" true
+}
+
+install() {
+  take_lock || fail "a run is going on; stop it before its code is replaced"
+  rm -f "$STATE/pid"
+  local archive=$HOME/prorank-jax.tgz files=$STATE/files
+  mkdir -p "$CHECKOUT"
+  tar -tzf "$archive" | LC_ALL=C sort >"$files.new"
+  # Files of the last copy that are gone from this one; what a run wrote stays.
+  if [ -f "$files" ]; then
+    (cd "$CHECKOUT" && LC_ALL=C comm -23 "$files" "$files.new" | tr '\n' '\0' | xargs -0 rm -f --)
+  fi
+  tar -xzf "$archive" -C "$CHECKOUT"
+  mv "$files.new" "$files"
+  export PATH="$HOME/.local/bin:$PATH"
+  if ! command -v uv >/dev/null; then
+    # Newer images guard the system's Python; a user's own install of one program does not touch it.
+    PIP_BREAK_SYSTEM_PACKAGES=1 python3 -m pip install --user --quiet uv
+  fi
+  if [ ! -x "$VENV/bin/python" ]; then
+    uv venv --quiet --python "$PYTHON_VERSION" "$VENV"
+  fi
+  (cd "$CHECKOUT" && uv pip install --quiet --python "$VENV/bin/python" -r requirements.txt -e '.[tpu]')
+  touch "$STATE/installed"
+  say "installed"
+}
+
+# Workers find each other as jax's own cluster detection does; one worker alone has nobody to find.
+join_pod() {
+  local endpoints first count
+  endpoints=$(metadata worker-network-endpoints)
+  first=${endpoints%%,*}
+  count=$(echo "$endpoints" | tr ',' '\n' | wc -l)
+  if [ "$count" -gt 1 ]; then
+    # An entry is a host name, or `name:port:address`.
+    export JAX_COORDINATOR_ADDRESS=${first##*:}:$COORDINATOR_PORT
+    export JAX_NUM_PROCESSES=$((count)) JAX_PROCESS_ID
+    JAX_PROCESS_ID=$(worker_number)
+  fi
+}
+
+start() {
+  local run=$1
+  shift
+  [ -f "$STATE/installed" ] || fail "not set up; run \`tpu_pod.sh setup\`"
+  if ! take_lock; then
+    # gcloud repeats a command whose connection broke after it was obeyed.
+    [ "$(cat "$STATE/run" 2>/dev/null)" = "$run" ] || fail "a run is going on; stop it before you start another"
+    say "started"
+    return
+  fi
+  join_pod
+  rm -f "$STATE/exit" "$STATE/pid" "$STATE/stopping"
+  echo "$run" >"$STATE/run"
+  {
+    printf '\n=== %s %s:' "$(date -u +%FT%TZ)" "$run"
+    printf ' %q' "$@"
+    echo
+  } >>"$LOG"
+  setsid nohup bash "$CHECKOUT/launch/tpu_pod/worker.sh" supervise "$@" >>"$LOG" 2>&1 </dev/null &
+  local waited=0
+  until [ -s "$STATE/pid" ]; do
+    [ "$waited" -lt $((START_SECONDS * 10)) ] || fail "did not start; see \`tpu_pod.sh logs\`"
+    sleep 0.1
+    waited=$((waited + 1))
+  done
+  say "started (pid $(cat "$STATE/pid"))"
+}
+
+supervise() {
+  cd "$CHECKOUT"
+  export PYTHONUNBUFFERED=1
+  "$VENV/bin/python" launch/tpu_train.py "$@" &
+  echo $! >"$STATE/pid"
+  local code=0
+  wait $! || code=$?
+  echo "=== $(date -u +%FT%TZ) exit code $code"
+  echo "$code" >"$STATE/exit.new"
+  mv "$STATE/exit.new" "$STATE/exit"
+  rm -f "$STATE/pid"
+}
+
+state() {
+  if is_running; then
+    echo "running (pid $(cat "$STATE/pid" 2>/dev/null || echo '?'))"
+  elif [ ! -f "$STATE/installed" ]; then
+    echo "not set up"
+  elif [ ! -f "$STATE/run" ]; then
+    echo "never started"
+  elif [ ! -f "$STATE/exit" ]; then
+    echo "lost (ended without an exit code)"
+  elif [ -f "$STATE/stopping" ]; then
+    echo "stopped ($(cat "$STATE/exit"))"
+  else
+    echo "exited ($(cat "$STATE/exit"))"
+  fi
+}
+
+logs() {
+  local mark
+  mark="s/^/[worker $(worker_number)] /"
+  if [ -n "${2:-}" ]; then
+    touch "$LOG"
+    tail -n "$1" -F "$LOG" | sed -u "$mark"
+  elif [ -f "$LOG" ]; then
+    tail -n "$1" "$LOG" | sed "$mark"
+  else
+    say "no log yet"
+  fi
+}
+
+stop() {
+  if is_running; then
+    local pid
+    pid=$(cat "$STATE/pid" 2>/dev/null) || fail "busy with setup or a start; try again in a minute"
+    touch "$STATE/stopping"
+    kill -TERM "$pid" || true
+    if ! flock --timeout "$1" "$STATE/lock" true; then
+      [ -n "${2:-}" ] || fail "still $(state) after $1 s; it goes on to its next checkpoint"
+      kill -KILL "$pid" || true
+      flock --timeout 30 "$STATE/lock" true || fail "still $(state) after SIGKILL"
+    fi
+  fi
+  say "$(state)"
+}
+
+case "${1:-}" in
+  install | start | supervise | logs | stop) "$@" ;;
+  status) say "$(state)" ;;
+  *) fail "no such command: '${1:-}'" ;;
+esac
