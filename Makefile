@@ -22,7 +22,7 @@ help:
 	@echo "make test-tpu  compile the training and scoring steps for TPU; needs no TPU"
 	@echo "make aot       what every config of configs/tpu needs of its TPU: half an hour; needs no TPU"
 	@echo "make peers     compare with transformers and mxbai-rerank, in an environment of their own"
-	@echo "make lint      ruff, mypy, import rules"
+	@echo "make lint      ruff, mypy, import rules, shellcheck"
 	@echo "make setup     only install into $(VENV)"
 	@echo "make model     only fetch SmolLM2-135M, which demo and peers do by themselves"
 	@echo "make clean     remove the virtual environments; runs/ stays"
@@ -96,6 +96,7 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/shellcheck -x launch/tpu_pod.sh launch/tpu_pod/worker.sh .ci/run
 
 clean:
 	rm -rf $(VENV) $(PEERS)

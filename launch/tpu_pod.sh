@@ -10,6 +10,8 @@ REPOSITORY=$(dirname "$HERE")
 . "$HERE/tpu_pod/gcloud.sh"
 # shellcheck source=launch/tpu_pod/train.sh
 . "$HERE/tpu_pod/train.sh"
+# shellcheck source=launch/tpu_pod/benchmark.sh
+. "$HERE/tpu_pod/benchmark.sh"
 
 WORKER=all LINES_SHOWN=40 FOLLOW='' STOP_SECONDS=600
 
@@ -19,12 +21,13 @@ usage: launch/tpu_pod.sh COMMAND [flags] [-- ARGS]
 
   train   -- ARGS   creates the pod if there is none, waits for it, installs, runs `python launch/tpu_train.py ARGS` on
                     all workers and watches; a spot pod that is taken away is created again and the run resumed
+  benchmark -- ARGS trains 30 steps with ARGS as `train` does, then prints the tokens a second and what would be the bound
   create            asks for the pod (a queued resource; --plain: a TPU VM at once or not at all)
   setup             copies this checkout to all workers and installs its requirements
   run     -- ARGS   starts `python launch/tpu_train.py ARGS` on all workers, detached
   status            the pod's state and that of each worker's run
   logs              the last lines of the workers' logs (--worker N, --lines N, --follow)
-  stop              SIGTERM to the run on all workers; waits for the checkpoint (--stop-seconds 600)
+  stop              SIGTERM to the run on all workers; waits for the checkpoint
   ssh     [-- CMD]  a shell on a worker (--worker 0), or one command on it or on all (--worker all)
   delete            deletes the pod and all that is on its disks
 
@@ -35,6 +38,7 @@ settings, also as KEY=VALUE lines of launch/tpu_pod.env (see launch/tpu_pod.env.
   --dry-run         prints the commands, ready to paste, and runs none
   --retries N       train: restarts before it gives up (20)
   --poll SECONDS    train: between two looks (60)
+  --stop-seconds N  stop: how long it waits (600); train: for what is left when a worker died, then SIGKILL (120)
 Every command may be repeated. Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted, 143 stopped.
 USAGE
 }
@@ -84,7 +88,10 @@ read_flags() {
       --lines) LINES_SHOWN=$(whole_number --lines "$1") ;;
       --retries) RETRIES=$(whole_number --retries "$1") ;;
       --poll) POLL_SECONDS=$(whole_number --poll "$1") ;;
-      --stop-seconds) STOP_SECONDS=$(whole_number --stop-seconds "$1") ;;
+      --stop-seconds)
+        STOP_SECONDS=$(whole_number --stop-seconds "$1")
+        FORCED_STOP_SECONDS=$STOP_SECONDS
+        ;;
     esac
     shift
   done
@@ -200,7 +207,7 @@ main() {
   [ $# -eq 0 ] || shift
   case $command in
     -h | --help) usage && return ;;
-    create | setup | run | train | status | logs | stop | ssh | delete) ;;
+    create | setup | run | train | benchmark | status | logs | stop | ssh | delete) ;;
     *) bad_input "'$command' is no command; see --help" ;;
   esac
   read_flags "$@"
@@ -208,11 +215,11 @@ main() {
   SCRATCH=$(mktemp -d)
   trap 'rm -rf "$SCRATCH"' EXIT
   exec 3>&1
-  case $command in run | train) check_outlives ${ARGS[@]+"${ARGS[@]}"} ;; esac
+  case $command in run | train | benchmark) check_outlives ${ARGS[@]+"${ARGS[@]}"} ;; esac
   check_gcloud
   case $command in
     create | status | delete) "$command" ;;
-    run | train) "$command" "${ARGS[@]}" ;;
+    run | train | benchmark) "$command" "${ARGS[@]}" ;;
     ssh) shell ${ARGS[@]+"${ARGS[@]}"} ;;
     *)
       need_ready

@@ -177,8 +177,8 @@ summary() {
   done <<<"$2"
   if [ "$lines" -lt "$workers" ]; then
     echo unknown
-  elif [ "$refused" -gt 0 ]; then
-    echo refused
+  elif [ "$refused" = "$lines" ]; then
+    echo refused # bad input is bad for all; one alone may have lost its peers
   elif [ "$finished" = "$lines" ]; then
     echo finished
   elif [ "$idle" = "$lines" ]; then

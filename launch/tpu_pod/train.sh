@@ -89,7 +89,7 @@ run_once() {
   watch_run "$workers"
 }
 
-# A worker that waits for a dead one hangs in a collective, where no SIGTERM is obeyed.
+# A worker that waits for a dead one hangs in a collective, where it cannot obey SIGTERM.
 end_what_is_left() {
   note "ending the workers that are left"
   on_workers all stop "$FORCED_STOP_SECONDS" kill
@@ -107,7 +107,6 @@ train() {
         return
         ;;
       refused)
-        end_what_is_left
         on_workers all logs 20
         fail "the run was refused (exit code 2); its log says why"
         ;;

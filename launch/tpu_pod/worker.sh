@@ -5,6 +5,7 @@
 #   worker.sh start RUN_ID [ARGS]     starts `python launch/tpu_train.py ARGS`, detached
 #   worker.sh status                  prints one line: `worker 0: running (pid 123)`
 #   worker.sh logs LINES [follow]     prints the log, each line with the worker's number
+#   worker.sh benchmark TOPOLOGY ARGS prints how fast the run of ARGS was, beside its bound
 #   worker.sh stop SECONDS [kill]     SIGTERM, then waits for the checkpoint; `kill` ends what does not obey
 #
 # Exit codes: 0 done, 1 failed or refused. Never 255: gcloud takes that for a broken connection and repeats the command.
@@ -72,7 +73,7 @@ install() {
   if [ ! -x "$VENV/bin/python" ]; then
     uv venv --quiet --python "$PYTHON_VERSION" "$VENV"
   fi
-  (cd "$CHECKOUT" && uv pip install --quiet --python "$VENV/bin/python" -r requirements.txt -e '.[tpu]')
+  (cd "$CHECKOUT" && uv pip install --quiet --python "$VENV/bin/python" -r requirements.txt -e '.[tpu,gcs]')
   touch "$STATE/installed"
   say "installed"
 }
@@ -111,12 +112,12 @@ start() {
   } >>"$LOG"
   setsid nohup bash "$CHECKOUT/launch/tpu_pod/worker.sh" supervise "$@" >>"$LOG" 2>&1 </dev/null &
   local waited=0
-  until [ -s "$STATE/pid" ]; do
+  until [ -s "$STATE/pid" ] || [ -f "$STATE/exit" ]; do
     [ "$waited" -lt $((START_SECONDS * 10)) ] || fail "did not start; see \`tpu_pod.sh logs\`"
     sleep 0.1
     waited=$((waited + 1))
   done
-  say "started (pid $(cat "$STATE/pid"))"
+  say "started"
 }
 
 supervise() {
@@ -176,8 +177,14 @@ stop() {
   say "$(state)"
 }
 
+benchmark() {
+  is_running && fail "a run is going on; wait for its end"
+  cd "$CHECKOUT"
+  "$VENV/bin/python" launch/tpu_pod/speed.py "$@"
+}
+
 case "${1:-}" in
-  install | start | supervise | logs | stop) "$@" ;;
+  install | start | supervise | logs | benchmark | stop) "$@" ;;
   status) say "$(state)" ;;
   *) fail "no such command: '${1:-}'" ;;
 esac

@@ -1,0 +1,12 @@
+# shellcheck shell=bash
+# The one measurement that needs a real pod: a short run's speed beside the bound computed without one.
+
+BENCHMARK_STEPS=30
+
+benchmark() {
+  local chip shape
+  case $ACCELERATOR_TYPE in v5litepod-*) chip=v5e ;; *) chip=${ACCELERATOR_TYPE%%-*} ;; esac
+  train --train.steps "$BENCHMARK_STEPS" "$@"
+  shape=$(describe tpu-vm acceleratorConfig.topology 4x4) || fail "$(cat "$SCRATCH/errors")"
+  on_workers 0 benchmark "$chip:$shape" --train.steps "$BENCHMARK_STEPS" "$@"
+}

@@ -1,0 +1,58 @@
+"""Prints how fast a finished run was beside what its compiled step allows: `speed.py CHIP:SHAPE ARGS`.
+
+ARGS are those of tpu_train.py. The bound is computed by aot_compile.py for the same topology.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+LAUNCH = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(LAUNCH.parent))  # the repository need not be installed
+
+EXIT_BAD_INPUT = 2
+
+
+def main(arguments: list[str]) -> int:
+    """Prints the measured speed, then runs aot_compile.py; returns its exit code, or 2 for bad input."""
+    from etils import epath
+
+    from prorank_jax.config_files import load_config, parse_command_line
+    from prorank_jax.metrics_log import METRICS_FILE
+
+    topology, *rest = arguments
+    try:
+        output_dir = load_config(*parse_command_line(rest)).output_dir
+        lines = (epath.Path(output_dir) / METRICS_FILE).read_text().splitlines()
+        records = [json.loads(line) for line in lines]
+    except (ValueError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    # The first step, and one that compiled, say nothing of the speed.
+    warm = [new for old, new in itertools.pairwise(records) if _same_programs(old, new)]
+    if not warm:
+        print(f"error: {output_dir}: no step ran without compiling; take more steps", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    speed = statistics.median(record["tokens_per_second"] for record in warm)
+    chips = math.prod(int(size) for size in topology.partition(":")[2].split("x"))
+    print(
+        f"measured on {topology}: {speed:,.0f} tokens/s, {speed / chips:,.0f} a chip "
+        f"(median of {len(warm)} steps)",
+        flush=True,
+    )
+    program = [sys.executable, str(LAUNCH / "aot_compile.py"), "--topology", topology, *rest]
+    return subprocess.run(program, check=False).returncode
+
+
+def _same_programs(before: dict[str, float], after: dict[str, float]) -> bool:
+    return before["compilations"] == after["compilations"]
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,61 @@
+"""What `tpu_pod.sh benchmark` prints: the median of the steps that did not compile, and the bound."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from tests.cpu.fake_cloud import REPOSITORY
+
+# Instead of the compiler for TPU: shows what it was asked.
+BOUND = "import sys; print('bound of', *sys.argv[1:]); sys.exit(1)\n"
+
+
+@pytest.fixture
+def speed(tmp_path, monkeypatch) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("speed", REPOSITORY / "launch" / "tpu_pod" / "speed.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    (tmp_path / "aot_compile.py").write_text(BOUND)
+    monkeypatch.setattr(module, "LAUNCH", tmp_path)
+    return module
+
+
+def write_metrics(folder: Path, speeds_and_compilations: list[tuple[float, int]]) -> Path:
+    folder.mkdir()
+    lines = [
+        json.dumps({"step": step, "tokens_per_second": speed, "compilations": count})
+        for step, (speed, count) in enumerate(speeds_and_compilations, start=1)
+    ]
+    (folder / "metrics.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    return folder
+
+
+def test_steps_that_compile_do_not_count(speed, tmp_path, capfd):
+    run = write_metrics(tmp_path / "run", [(1, 1), (800, 1), (900, 1), (2, 2), (1600, 2), (850, 2)])
+    arguments = ["--stage", "1", "--output_dir", str(run)]
+    assert speed.main(["v5e:2x4", *arguments]) == 1  # that of the compiler
+    assert capfd.readouterr().out == (
+        "measured on v5e:2x4: 875 tokens/s, 109 a chip (median of 4 steps)\n"
+        f"bound of --topology v5e:2x4 {' '.join(arguments)}\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "records", [[], [(1.0, 1)], [(1.0, 1), (2.0, 2)]], ids=["nothing", "one step", "all compiled"]
+)
+def test_a_run_too_short_to_measure_is_refused(records, speed, tmp_path, capfd):
+    run = write_metrics(tmp_path / "run", records)
+    assert speed.main(["v5e:2x4", "--output_dir", str(run)]) == 2
+    assert "no step ran without compiling" in capfd.readouterr().err
+
+
+def test_a_run_that_is_not_there_is_refused(speed, tmp_path, capfd):
+    assert speed.main(["v5e:2x4", "--output_dir", str(tmp_path / "nowhere")]) == 2
+    assert "nowhere" in capfd.readouterr().err
