@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository need not be installed
 
-EXIT_BAD_INPUT, EXIT_INTERRUPTED = 2, 130
-os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it misses PyTorch, which is not needed
+from prorank_jax.command_line import run_command
 
 
 def main(arguments: list[str]) -> int:
     """Compiles and reports; returns 0 if all fits, 1 if something does not, 2 bad input, 130 interrupted."""
-    from prorank_jax.aot.environment import prepare_environment
-    from prorank_jax.aot.options import parse_options, usage
 
-    if {"-h", "--help"} & set(arguments):
-        print(usage())
-        return 0
-    try:
+    def command() -> int:
+        from prorank_jax.aot.environment import prepare_environment
+        from prorank_jax.aot.options import parse_options, usage
+
+        if {"-h", "--help"} & set(arguments):
+            print(usage())
+            return 0
         options = parse_options(arguments)
         prepare_environment()
         from rich.console import Console
@@ -28,12 +27,8 @@ def main(arguments: list[str]) -> int:
         from prorank_jax.aot.command import run_aot
 
         return run_aot(options, Console())
-    except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return EXIT_BAD_INPUT
-    except KeyboardInterrupt:
-        print("interrupted; nothing was written", file=sys.stderr)
-        return EXIT_INTERRUPTED
+
+    return run_command(command, interrupted="nothing was written")
 
 
 if __name__ == "__main__":

@@ -108,7 +108,7 @@ def generation_config(tokenizer: PreTrainedTokenizerFast, answers: AnswerTokens)
 
 
 def _check_arguments(output_dir: Path, dtype: str, license_id: str) -> None:
-    require_choice("dtype", dtype, EXPORT_DTYPES)
+    require_choice("dtype", dtype, tuple(EXPORT_DTYPES))
     if not license_id.strip() or set(license_id) & set("\r\n"):
         raise ValueError(f"license={license_id!r}: name one licence, e.g. apache-2.0")
     if output_dir.exists() and not output_dir.is_dir():

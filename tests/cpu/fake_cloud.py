@@ -24,8 +24,8 @@ SETTINGS = {
     "NAME": POD,
     "ACCELERATOR_TYPE": "v5litepod-16",
 }
-# Instead of the trainer: counts steps in a file until there is a file `finish`, or to --train.steps, and like it saves
-# on SIGTERM and then exits with 143.
+# Instead of the trainer: counts steps in a file until there is a file `finish`, or to --train.steps, and like
+# it saves on SIGTERM and then exits with 143.
 STAND_IN = """
 import json, os, pathlib, signal, sys, time
 
