@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 from jax.extend.core import ClosedJaxpr, Jaxpr
+from jax.interpreters.partial_eval import dce_jaxpr
 from jax.sharding import Mesh
 
 from prorank_jax.config import GrpoOptions, MeshOptions
@@ -29,7 +30,7 @@ def model_with(attention: str, remat: str = "none"):
     return model.clone(attention=attention), params
 
 
-def prompts(rows: int = 8) -> Batch:
+def prompts(rows: int = 4) -> Batch:
     rng = np.random.default_rng(3)
     lengths = rng.integers(WIDTH // 3, WIDTH + 1, rows).astype(np.int32)
     tokens = rng.integers(0, VOCABULARY, (rows, WIDTH)).astype(np.int32)
@@ -70,7 +71,7 @@ def plain():
 @needs_eight_devices
 @pytest.mark.parametrize(
     ("sizes", "remat"),
-    [((1, 1, 1), "gate"), ((2, 2, 2), "attention"), ((1, 2, 4), "none")],  # 4 does not divide the KV heads
+    [((2, 2, 2), "gate"), ((1, 2, 4), "none")],  # 4 does not divide the KV heads, so heads stay whole
 )
 def test_a_step_gives_the_numbers_of_plain_attention_on_one_device(sizes, remat, plain):
     mesh = make_mesh(MeshOptions(*sizes), jax.devices()[: np.prod(sizes)])
@@ -147,7 +148,8 @@ def test_policies_that_keep_what_attention_gives_run_the_kernel_once(remat, runs
         layout = prompt_layout(jnp.asarray(batch.lengths), WIDTH)
         return model.apply({"params": params}, batch.tokens, layout)[0].sum()
 
-    names = kernels(jax.make_jaxpr(jax.grad(loss))(params).jaxpr)
+    program = jax.make_jaxpr(jax.grad(loss))(params).jaxpr
+    names = kernels(dce_jaxpr(program, [True] * len(program.outvars))[0])  # as the compiler drops dead code
     assert sum("fwd" in name for name in names) == runs
     assert sum("dkv" in name for name in names) == 1
 
