@@ -20,6 +20,7 @@ from prorank_jax.sharding import make_mesh
 from prorank_jax.steps import make_grpo_step, make_score_step
 from prorank_jax.train_state import init_state, train_state_shardings
 from prorank_jax.types import Batch
+from tests.cpu.mesh_runs import graded_reward
 from tests.cpu.tiny import ANSWERS, VOCABULARY, random_batch, tiny_model
 
 # No two of these share a factor above 2, so that the size of an array tells what it is made of.
@@ -151,7 +152,7 @@ def test_without_kl_there_is_no_reference_and_one_pass_less():
 
 def test_parts_cost_one_forward_pass_more():
     model, params = tiny_model()
-    step, state = build(model, params, GrpoOptions(group_size=3), parts=2)
+    step, state = build(model, params, GrpoOptions(group_size=3), parts=4)  # layers are 2, so not counted
     assert layer_scans(step, state, None, random_batch(), KEY) == 4 + 2
 
 
@@ -252,13 +253,9 @@ def test_parts_of_a_batch_give_what_the_batch_gives(parts, options):
     model, params = tiny_model()
     reference = jax.tree.map(lambda leaf: leaf * 1.1, params) if options.kl_coefficient else None
     batch = random_batch(8)
-
-    def ties_some(tokens, labels):
-        return jnp.where(labels[:, None] * (tokens[:, :1, 0] % 2) == 1, 1.0, sum_of_digits(tokens, labels))
-
     outcomes = []
     for count in (1, parts):
-        step, state = build(model, params, options, optax.sgd(0.1), ties_some, parts=count)
+        step, state = build(model, params, options, optax.sgd(0.1), graded_reward, parts=count)
         outcomes.append(step(state, reference, batch, KEY))
     (whole, expected, completions), (state, metrics, same_completions) = outcomes
     np.testing.assert_array_equal(same_completions, completions)
