@@ -50,8 +50,47 @@ class Ended:
     said: list[str]
 
 
+def start(
+    commands: Sequence[Sequence[str]],
+    environments: Sequence[dict[str, str]] = (),
+    folders: Sequence[Path] = (),
+) -> list[subprocess.Popen[str]]:
+    """Starts Python scripts as the processes of one job, which share the simulated devices."""
+    count, port = len(commands), free_port()
+    started = []
+    for number, command in enumerate(commands):
+        environment = os.environ | {
+            "JAX_PLATFORMS": "cpu",
+            "JAX_NUM_CPU_DEVICES": str(DEVICES // count),
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",
+            "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
+            "JAX_NUM_PROCESSES": str(count),
+            "JAX_PROCESS_ID": str(number),
+        }
+        process = subprocess.Popen(
+            [sys.executable, *command],
+            cwd=folders[number] if folders else None,
+            env=environment | (environments[number] if environments else {}),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        started.append(process)
+    return started
+
+
+def wait_for(started: Sequence[subprocess.Popen[str]]) -> Ended:
+    """Waits for all of them."""
+    try:
+        said = [process.communicate(timeout=PATIENCE_SECONDS)[0] for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    return Ended([process.returncode for process in started], said)
+
+
 class Processes:
-    """The processes of one run; `records` holds a file for each with the examples it fed."""
+    """The processes of one run; `records` gets a file for each with the examples it fed."""
 
     def __init__(
         self,
@@ -61,32 +100,11 @@ class Processes:
         folders: Sequence[Path] = (),
     ) -> None:
         records.mkdir(parents=True, exist_ok=True)
-        count, port = len(fields), free_port()
-        self.started: list[subprocess.Popen[str]] = []
-        for number, own in enumerate(fields):
-            environment = os.environ | {
-                "JAX_PLATFORMS": "cpu",
-                "JAX_NUM_CPU_DEVICES": str(DEVICES // count),
-                "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",
-            }
-            if count > 1:
-                environment |= {
-                    "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
-                    "JAX_NUM_PROCESSES": str(count),
-                    "JAX_PROCESS_ID": str(number),
-                }
-            environment |= dict(environments[number]) if environments else {}
-            command = [sys.executable, str(SCRIPT), str(records / f"{number}.jsonl"), *command_line(own)]
-            self.started.append(
-                subprocess.Popen(
-                    command,
-                    cwd=folders[number] if folders else None,
-                    env=environment,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.STDOUT,
-                    text=True,
-                )
-            )
+        commands = [
+            [str(SCRIPT), str(records / f"{number}.jsonl"), *command_line(own)]
+            for number, own in enumerate(fields)
+        ]
+        self.started = start(commands, environments, folders)
 
     def when(self, ready: Callable[[], bool], act: Callable[[list[subprocess.Popen[str]]], None]) -> None:
         """Acts once something has come about, unless a process ends before."""
@@ -96,12 +114,7 @@ class Processes:
 
     def end(self) -> Ended:
         """Waits for all of them."""
-        try:
-            said = [process.communicate(timeout=PATIENCE_SECONDS)[0] for process in self.started]
-        finally:
-            for process in self.started:
-                process.kill()
-        return Ended([process.returncode for process in self.started], said)
+        return wait_for(self.started)
 
 
 def run_together(count: int, fields: dict[str, Any], records: Path) -> Ended:

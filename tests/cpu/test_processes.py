@@ -26,7 +26,8 @@ from prorank_jax.metrics_log import METRICS_FILE, MetricsLog, read_lines
 from prorank_jax.preemption import Interrupted
 from prorank_jax.report import REPORT_FILE
 from prorank_jax.train import PROBES_FILE, train
-from tests.cpu.several import STEPS, Processes, run_together, shared_fields
+from tests.cpu import scored_pairs
+from tests.cpu.several import STEPS, Processes, run_together, shared_fields, start, wait_for
 from tests.cpu.test_train import SPEEDS, at_step
 from tests.cpu.tiny_run import write_collection, write_model_folder
 
@@ -167,6 +168,18 @@ def test_stage_2_in_two_processes_is_stage_2_in_one(workshop, tmp_path):
     assert ended.codes == [0, 0], ended.said
     assert fed_by(tmp_path / "records", 2) == expected
     assert_same_run(tmp_path / "two", tmp_path / "alone")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", [[], ["--tensor-across"]])
+def test_scores_in_two_processes_are_those_of_one(layout, tmp_path):
+    script = str(Path(scored_pairs.__file__))
+    ended = wait_for(start([[script, str(tmp_path / f"{i}.npy"), *layout] for i in range(2)]))
+    assert ended.codes == [0, 0], ended.said
+    expected = scored_pairs.scores_here()
+    assert len(np.unique(expected)) > scored_pairs.PAIRS // 2
+    for i in range(2):
+        np.testing.assert_allclose(np.load(tmp_path / f"{i}.npy"), expected, atol=1e-5)
 
 
 DISAGREEMENTS = {
