@@ -95,12 +95,6 @@ class Checkpoints:
         return Restored(restored["state"], restored["iterator"])
 
 
-def newest_step(folder: Path | epath.Path) -> int | None:
-    """The newest complete step of a run's folder, or None; only looks."""
-    checkpoints = _absolute(folder / FOLDER)
-    return max(ocp.utils.checkpoint_steps(checkpoints), default=None) if checkpoints.is_dir() else None
-
-
 def _absolute(folder: Path | epath.Path) -> epath.Path:
     """As Orbax wants it; the path of a URL is absolute, and would lose its scheme."""
     path = epath.Path(folder)

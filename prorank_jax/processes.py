@@ -17,6 +17,9 @@ import numpy as np
 from jax.experimental import multihost_utils
 from orbax.checkpoint import multihost
 
+from prorank_jax import __version__
+from prorank_jax.config import RunConfig
+from prorank_jax.config_files import config_to_dict, flatten
 from prorank_jax.launching import AgreedError
 
 # One process may build examples for long while the others wait for it.
@@ -108,3 +111,15 @@ def code_digest() -> str:
     for file in sorted(folder.rglob("*.py")):
         digest.update(f"{file.relative_to(folder)}\0".encode() + file.read_bytes())
     return digest.hexdigest()[:12]
+
+
+def check_same_job(config: RunConfig) -> None:
+    """Refuses to start when another process has another config or another version of the code.
+
+    Raises:
+        ValueError: names what differs; on every process.
+    """
+    settings = {name: repr(value) for name, value in flatten(config_to_dict(config)).items()}
+    check_equal("config", settings, "start every process with the same command")
+    versions = {"prorank_jax": f"{__version__} ({code_digest()})", "jax": jax.__version__}
+    check_equal("code", versions, "install the same version everywhere")

@@ -54,6 +54,9 @@ class Copy:
 
     def send(self) -> None:
         """Sends the small files that changed since they were sent."""
+        with_url_errors("output_dir", self._output_dir, self._send)
+
+    def _send(self) -> None:
         for file in sorted(self._folder.rglob("*")):
             name = file.relative_to(self._folder).as_posix()
             if not is_small_file(name) or not file.is_file():

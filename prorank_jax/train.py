@@ -18,7 +18,7 @@ from rich.console import Console
 from prorank_jax import __version__
 from prorank_jax.checkpoint import Checkpoints
 from prorank_jax.config import RunConfig
-from prorank_jax.config_files import config_to_dict, flatten
+from prorank_jax.config_files import config_to_dict
 from prorank_jax.flops import measured_matmul_flops
 from prorank_jax.metrics_log import (
     METRICS_FILE,
@@ -31,7 +31,7 @@ from prorank_jax.metrics_log import (
 )
 from prorank_jax.preemption import Interrupted, StopVote, sigterm_noticed
 from prorank_jax.probe import ProbeResult, run_probe
-from prorank_jax.processes import check_equal, code_digest, gather_texts, leads, succeed_together
+from prorank_jax.processes import check_same_job, gather_texts, leads, succeed_together
 from prorank_jax.report import PICTURE_FILE, REPORT_FILE, before_after_table, write_report
 from prorank_jax.run_folder import write_config
 from prorank_jax.run_place import RunPlace, open_place
@@ -75,18 +75,6 @@ def train(config: RunConfig, console: Console | None = None) -> dict[str, Any]:
             if leads():
                 _report(run, place, console)
         return json.loads(gather_texts(_read_report(place.folder) if leads() else "")[0])
-
-
-def check_same_job(config: RunConfig) -> None:
-    """Refuses to start when another process has another config or another version of the code.
-
-    Raises:
-        ValueError: names what differs; on every process.
-    """
-    settings = {name: repr(value) for name, value in flatten(config_to_dict(config)).items()}
-    check_equal("config", settings, "start every process with the same command")
-    versions = {"prorank_jax": f"{__version__} ({code_digest()})", "jax": jax.__version__}
-    check_equal("code", versions, "install the same version everywhere")
 
 
 @dataclasses.dataclass
@@ -173,6 +161,8 @@ class _Loop:
             self._probe(step)
         if last or self._due(config.checkpoint.every, step) or stop:
             self._settle(log, progress)
+            if log is not None:
+                log.flush()
             self._save(step)
         if stop and not last:
             self._checkpoints.wait()
