@@ -16,7 +16,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
 from rich.console import Console
 
@@ -24,6 +23,7 @@ import prorank_jax.train
 from prorank_jax.config_files import load_config
 from prorank_jax.metrics_log import METRICS_FILE, MetricsLog, read_lines
 from prorank_jax.preemption import Interrupted
+from prorank_jax.pretrained import open_pretrained
 from prorank_jax.report import REPORT_FILE
 from prorank_jax.train import PROBES_FILE, train
 from tests.cpu import scored_pairs
@@ -69,9 +69,9 @@ def alone(workshop) -> tuple[Path, list[list[int]]]:
 
 
 def final_leaves(folder: Path) -> list[np.ndarray]:
-    with ocp.StandardCheckpointer() as reader:
-        state = reader.restore(folder / "checkpoints" / str(STEPS) / "state")
-    return [np.asarray(leaf) for leaf in jax.tree.leaves(state["params"])]
+    """The parameters as any user of the run would read them, on one device."""
+    assert max(int(path.name) for path in (folder / "checkpoints").iterdir() if path.name.isdigit()) == STEPS
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(open_pretrained(str(folder)).load_params(None))]
 
 
 def assert_same_run(ours: Path, theirs: Path) -> None:
