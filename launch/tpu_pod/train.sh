@@ -3,12 +3,23 @@
 
 RETRIES=20 POLL_SECONDS=60 FORCED_STOP_SECONDS=120
 RESTARTS=0
+# Looks in a row that may fail before it is more than a bad line.
+PATIENCE=5
+
+find_pod_patiently() {
+  local failures=0
+  until look_up_pod; do
+    failures=$((failures + 1))
+    [ "$failures" -lt "$PATIENCE" ] || find_pod
+    sleep "$POLL_SECONDS"
+  done
+}
 
 # Waits until the pod is there and usable; a spot pod that was taken away is deleted and created again.
 provide_pod() {
   local shown=''
   while :; do
-    find_pod
+    find_pod_patiently
     case $POD in
       ready)
         check_type
@@ -46,27 +57,31 @@ count_restart() {
   note "$1; restart $RESTARTS of at most $RETRIES"
 }
 
-# Watches a run until it needs something; sets OUTCOME to finished, refused, stopped, broken or preempted.
+# Watches a run until it needs something; sets OUTCOME to finished, refused, stopped, broken, preempted or idle.
 watch_run() {
   local workers=$1 lines='' shown='' silent=0
   OUTCOME=unknown
   while :; do
-    if look_up_pod && [ "$POD" != ready ] && [ "$POD" != waiting ]; then
-      OUTCOME=preempted
-      return
-    elif [ "$POD" = ready ] && lines=$(worker_states); then
-      $DRY_RUN && return
-      silent=0
-      [ "$lines" = "$shown" ] || note "$lines"
-      shown=$lines
-      OUTCOME=$(summary "$workers" "$lines")
-      case $OUTCOME in running | unknown) ;; *) return ;; esac
-    else
-      silent=$((silent + 1))
-      [ "$silent" -lt 5 ] || {
-        cat "$SCRATCH/errors" >&2
-        fail "the workers of $NAME do not answer; the run may go on, repeat the command to watch it"
-      }
+    silent=$((silent + 1))
+    if look_up_pod; then
+      case $POD in
+        ready)
+          if lines=$(worker_states); then
+            $DRY_RUN && return
+            silent=0
+            [ "$lines" = "$shown" ] || note "$lines"
+            shown=$lines
+            OUTCOME=$(summary "$workers" "$lines")
+            case $OUTCOME in running | unknown) ;; *) return ;; esac
+          fi
+          ;;
+        waiting) silent=0 ;; # under repair: its processes may well come back
+        *) OUTCOME=preempted && return ;;
+      esac
+    fi
+    if [ "$silent" -ge "$PATIENCE" ]; then
+      cat "$SCRATCH/errors" >&2
+      fail "$NAME does not answer; the run may go on, repeat the command to watch it"
     fi
     sleep "$POLL_SECONDS"
   done

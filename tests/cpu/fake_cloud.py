@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.cpu import fake_gcloud
+from tests.cpu.stand_in_run import STAND_IN
 
 REPOSITORY = Path(__file__).parents[2]
 POD = "prorank"
@@ -24,35 +25,6 @@ SETTINGS = {
     "NAME": POD,
     "ACCELERATOR_TYPE": "v5litepod-16",
 }
-# Instead of the trainer: counts steps in a file until there is a file `finish`, or to --train.steps, and like
-# it saves on SIGTERM and then exits with 143.
-STAND_IN = """
-import json, os, pathlib, signal, sys, time
-
-arguments = dict(zip(sys.argv[1::2], sys.argv[2::2]))
-if "--exit" in arguments:
-    sys.exit(int(arguments["--exit"]))
-folder = pathlib.Path(arguments["--output_dir"])
-folder.mkdir(parents=True, exist_ok=True)
-worker = os.environ.get("JAX_PROCESS_ID", "0")
-(folder / f"arguments{worker}.json").write_text(json.dumps(sys.argv[1:]))
-peers = {name: value for name, value in os.environ.items() if name.startswith("JAX_")}
-(folder / f"peers{worker}.json").write_text(json.dumps(peers))
-checkpoint = folder / f"checkpoint{worker}"
-done = int(checkpoint.read_text()) if checkpoint.exists() else 0
-stop = []
-signal.signal(signal.SIGTERM, lambda *_: stop.append(True))
-print(f"resuming after step {done}")
-while done < int(arguments["--train.steps"]) and not (folder / "finish").exists():
-    time.sleep(0.05)
-    done += 1
-    if stop:
-        time.sleep(float(arguments.get("--saving_seconds", "0.3")))
-    checkpoint.write_text(str(done))
-    print(f"step {done}")
-    if stop:
-        sys.exit(143)
-"""
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 200) -> None:
@@ -86,6 +58,7 @@ class FakeCloud:
         gcloud = self.programs / "gcloud"
         gcloud.write_text(f'#!/bin/sh\nexec "{sys.executable}" -I -S "{fake_gcloud.__file__}" "$@"\n')
         gcloud.chmod(0o755)
+        self.started: list[subprocess.Popen[str]] = []
         fake_gcloud.CLOUD = self.state
         self.log_in()
         self.set()
@@ -126,7 +99,7 @@ class FakeCloud:
             shutil.copytree(disks, self.home(0).parent, dirs_exist_ok=True)
 
     def start(self, command: str, *arguments: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [self.checkout / "launch" / "tpu_pod.sh", command, "--env", self.settings, *arguments],
             env=self.environment,
             cwd=self.folder,
@@ -134,9 +107,12 @@ class FakeCloud:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            start_new_session=True,  # a group of its own, as a terminal gives each command
         )
+        self.started.append(process)
+        return process
 
-    def try_to(self, command: str, *arguments: str, seconds: float = 120) -> subprocess.CompletedProcess[str]:
+    def try_to(self, command: str, *arguments: str, seconds: float = 300) -> subprocess.CompletedProcess[str]:
         process = self.start(command, *arguments)
         try:
             out, err = process.communicate(timeout=seconds)
@@ -160,8 +136,22 @@ class FakeCloud:
     def home(self, worker: int) -> Path:
         return self.state / "disks" / POD / str(worker)
 
-    def pid(self, worker: int) -> int:
-        return int((self.home(worker) / "prorank-jax" / "state" / "pid").read_text())
+    def pid(self, worker: int) -> int | None:
+        """The trainer's on a worker, while it runs."""
+        try:
+            return int((self.home(worker) / "prorank-jax" / "state" / "pid").read_text())
+        except (FileNotFoundError, ValueError):
+            return None
+
+    def kill(self, worker: int) -> None:
+        """SIGKILL to the trainer of one worker."""
+        pid = self.pid(worker)
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+
+    def states(self) -> list[str]:
+        """What status says of each worker."""
+        return self.do("status").splitlines()[1:]
 
     def set_state(self, collection: str, state: str) -> None:
         file = self.state / collection / f"{POD}.json"
@@ -173,7 +163,22 @@ class FakeCloud:
             with contextlib.suppress(ProcessLookupError, ValueError):
                 os.killpg(os.getpgid(int(file.read_text())), signal.SIGKILL)
 
-    def preempt(self) -> None:
+    def close(self) -> None:
+        """Ends all that is left of a test, commands first, so that none starts anything again."""
+        for process in self.started:
+            if process.poll() is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
         self.end_processes()
+
+    def preempt(self) -> None:
+        self.set_state("queued-resources", "SUSPENDING")
         self.set_state("tpu-vm", "PREEMPTED")
+        self.end_processes()
         self.set_state("queued-resources", "SUSPENDED")
+
+    def set_outage(self, is_out: bool) -> None:
+        """Whether gcloud can say nothing of any resource."""
+        file = self.state / "outage"
+        file.touch() if is_out else file.unlink()

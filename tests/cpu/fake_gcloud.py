@@ -95,6 +95,8 @@ def create(collection: str, name: str, flags: dict[str, str]) -> None:
 
 
 def describe(collection: str, name: str, fields: str) -> None:
+    if (CLOUD / "outage").exists():
+        raise RefusedError("UNAVAILABLE: The service is currently unavailable.")
     resource = load(collection, name)
     if resource["state"] in WAITING:
         resource["state"] = [*WAITING, "ACTIVE"][WAITING.index(resource["state"]) + 1]

@@ -1,0 +1,136 @@
+"""`launch/tpu_pod.sh train`: from nothing to a finished run, through preemptions and workers that die."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.cpu.fake_cloud import FakeCloud, wait_until
+from tests.cpu.stand_in_run import Steps
+
+
+@pytest.fixture
+def cloud(tmp_path) -> Iterator[FakeCloud]:
+    cloud = FakeCloud(tmp_path)
+    cloud.make_checkout()
+    yield cloud
+    cloud.close()
+
+
+@pytest.fixture
+def steps(cloud) -> Steps:
+    return Steps(cloud.shared / "x")
+
+
+def test_train_goes_from_nothing_to_a_finished_run(cloud, steps):
+    cloud.do("train", "--poll", "1", *steps.arguments("5"))
+    assert steps.done() == [5, 5]
+    assert (cloud.made("create"), cloud.made("scp"), cloud.made("delete")) == (1, 1, 0)
+
+
+def test_train_creates_a_preempted_pod_again_and_goes_on(cloud, steps):
+    process = cloud.start("train", "--spot", "--poll", "1", *steps.arguments())
+    wait_until(lambda: steps.are_beyond(3))
+    cloud.preempt()
+    before = steps.done()
+    wait_until(lambda: steps.are_beyond(max(before) + 1))
+    steps.finish()
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, out + err
+    assert "restart 1 of at most 20" in err
+    assert (cloud.made("create"), cloud.made("delete"), cloud.made("scp")) == (2, 1, 2)
+    # The disks are new, so this is all they know: the second life began where the checkpoints were.
+    log = cloud.do("logs", "--lines", "1000")
+    for worker in (0, 1):
+        assert re.findall(rf"\[worker {worker}\] resuming after step (\d+)", log) == [str(before[worker])]
+
+
+def test_train_starts_all_workers_again_when_one_dies(cloud, steps):
+    process = cloud.start("train", "--poll", "1", *steps.arguments())
+    wait_until(lambda: steps.are_beyond(3))
+    pid = cloud.pid(0)
+    cloud.kill(1)
+    wait_until(lambda: cloud.pid(0) not in (None, pid))
+    steps.finish()
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, out + err
+    assert "worker 1: exited (137)" in err
+    assert "a worker died; restart 1" in err
+    assert (cloud.made("create"), cloud.made("delete")) == (1, 0)
+
+
+def test_train_outlives_an_outage_of_gcloud(cloud, steps):
+    process = cloud.start("train", "--poll", "1", *steps.arguments())
+    wait_until(lambda: steps.are_beyond(3))
+    cloud.set_outage(True)
+    looks = cloud.made("describe")
+    wait_until(lambda: cloud.made("describe") > looks + 1)
+    cloud.set_outage(False)
+    steps.finish()
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, out + err
+    assert "restart" not in err
+
+
+def test_train_gives_up_after_as_many_restarts_as_allowed(cloud, steps):
+    done = cloud.try_to("train", "--poll", "1", "--retries", "1", *steps.arguments("1", "--exit", "1"))
+    assert done.returncode == 1
+    assert "given up after 1 restarts" in done.stderr
+    assert sum(any(" start " in word for word in call) for call in cloud.calls()) == 2
+
+
+def test_train_does_not_repeat_a_run_that_was_refused(cloud, steps):
+    done = cloud.try_to("train", "--poll", "1", *steps.arguments("1", "--exit", "2"))
+    assert done.returncode == 1
+    assert "was refused (exit code 2)" in done.stderr
+    assert "[worker 0] === " in done.stdout  # the log is shown
+    assert sum(any(" start " in word for word in call) for call in cloud.calls()) == 1
+
+
+def test_train_watches_a_run_that_goes_on_and_leaves_one_stopped_that_someone_stopped(cloud, steps):
+    cloud.have_pod()
+    cloud.do("setup")
+    cloud.do("run", *steps.arguments())
+    pid = cloud.pid(0)
+    process = cloud.start("train", "--poll", "1", *steps.arguments())
+    assert process.stderr is not None
+    assert process.stderr.readline() == "the run goes on already; watching it\n"
+    assert cloud.pid(0) == pid
+    cloud.do("stop")
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 143, out + err
+    assert "goes on from its checkpoint" in err
+
+
+def test_interrupting_train_leaves_the_run_running(cloud, steps):
+    process = cloud.start("train", "--poll", "1", *steps.arguments())
+    wait_until(steps.are_beyond)
+    wait_until(lambda: cloud.made("ssh") >= 4)
+
+    def interrupted() -> bool:
+        # As a terminal does, to all that the command started; a gcloud under way may keep it to itself.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGINT)
+        time.sleep(1)
+        return process.poll() is not None
+
+    wait_until(interrupted)
+    out, err = process.communicate()
+    assert process.returncode == 130, out + err
+    assert "the run goes on" in err
+    assert all("running" in state for state in cloud.states())
+
+
+def test_train_does_not_delete_a_pod_that_is_not_spot(cloud, steps):
+    cloud.have_pod()
+    cloud.preempt()
+    done = cloud.try_to("train", "--poll", "1", *steps.arguments())
+    assert done.returncode == 1
+    assert "SUSPENDED" in done.stderr
+    assert cloud.made("delete") == 0
