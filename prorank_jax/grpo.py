@@ -151,7 +151,8 @@ def policy_loss(
     counted = _counted(rollout, options)
     loss = -(objective * counted).sum() / totals.counted
     said = answer_log_probs(logits.first, answers)
-    loss = loss + options.entropy_coefficient * divergence_from_uniform(said).sum() / totals.prompts
+    bonus = divergence_from_uniform(said).sum() / totals.prompts
+    loss = loss + options.entropy_coefficient * bonus
     kl = jnp.zeros(())
     if reference is not None:
         per_token = kl_per_token(logits, reference, rollout.tokens, log_probs, options.kl_estimator)

@@ -20,7 +20,7 @@ from prorank_jax.models.attention import (
     prompt_layout,
 )
 from prorank_jax.models.layers import KeyValues
-from prorank_jax.models.transformer import Transformer, last_positions, project_on_vocabulary
+from prorank_jax.models.transformer import Transformer, last_positions
 from prorank_jax.prompts import AnswerTokens
 from prorank_jax.sampling import sample_categorical
 from prorank_jax.types import Array, Batch, Params
@@ -41,12 +41,11 @@ class AnswerLogits(NamedTuple):
 
 
 class _Prompt(NamedTuple):
-    """A prompt pass: its last hidden state [B, D], its keys and values, its layout; and the head [V, D]."""
+    """A prompt pass: its last hidden state [B, D], its keys and values, and its layout."""
 
     last: jax.Array
     keyvalues: KeyValues
     layout: TokenLayout
-    head: jax.Array
 
 
 def _apply(
@@ -59,8 +58,12 @@ def _apply(
 def _run_prompt(model: Transformer, params: Params, batch: Batch) -> _Prompt:
     layout = prompt_layout(batch.lengths, batch.tokens.shape[1])
     hidden, keyvalues = _apply(model, params, batch.tokens, layout)
-    head: Any = model.apply({"params": params}, method="gathered_head")
-    return _Prompt(last_positions(hidden, batch.lengths), keyvalues, layout, head)
+    return _Prompt(last_positions(hidden, batch.lengths), keyvalues, layout)
+
+
+def _head(model: Transformer, params: Params, hidden: jax.Array, temperature: float) -> jax.Array:
+    logits: Any = model.apply({"params": params}, hidden, method="answer_logits")
+    return logits / temperature
 
 
 def _later_logits(
@@ -71,7 +74,7 @@ def _later_logits(
     layout = completion_layout(batch.lengths, group, width)
     fed = tokens.reshape(rows, group * width)
     hidden, _ = _apply(model, params, fed, layout, prompt.keyvalues, prompt.layout)
-    return project_on_vocabulary(hidden.reshape(rows, group, width, -1), prompt.head) / temperature
+    return _head(model, params, hidden.reshape(rows, group, width, -1), temperature)
 
 
 Choose = Callable[[jax.Array, jax.Array], jax.Array]
@@ -149,7 +152,7 @@ def _extend(
         prefix_layout = concatenate_layouts(prompt.layout, seen)
         hidden, own = _apply(model, params, token, here, prefix, prefix_layout)
         cache = jax.tree.map(lambda slot, new: slot.at[:, :, slots + offset].set(new), cache, own)
-        logits = project_on_vocabulary(hidden, prompt.head) / temperature
+        logits = _head(model, params, hidden, temperature)
         following = edit(choose(draws[..., None], logits)[..., 0], token)
         return (cache, following), following
 
@@ -184,7 +187,7 @@ def sample_completions(
     """
     group, new_tokens = uniform.shape[1:]
     prompt = _run_prompt(model, params, batch)
-    first_logits = project_on_vocabulary(prompt.last, prompt.head) / temperature
+    first_logits = _head(model, params, prompt.last, temperature)
     first = choose(uniform[:, :, 0], jax.lax.stop_gradient(first_logits))
     rows, vocabulary = first_logits.shape
     if new_tokens == 1:
@@ -206,7 +209,7 @@ def replay_logits(
 ) -> AnswerLogits:
     """The logits behind given completions [B, G, L], with one copy of the prompt."""
     prompt = _run_prompt(model, params, batch)
-    first = project_on_vocabulary(prompt.last, prompt.head) / temperature
+    first = _head(model, params, prompt.last, temperature)
     if tokens.shape[2] == 1:
         return AnswerLogits(first, jnp.zeros((*tokens.shape[:2], 0, first.shape[1]), first.dtype))
     return AnswerLogits(first, _later_logits(model, params, batch, prompt, tokens[:, :, :-1], temperature))

@@ -118,14 +118,9 @@ class Transformer(nn.Module):
 
     def answer_logits(self, hidden: Array) -> jax.Array:
         """Projects hidden states of a few positions [B, ..., D] onto the vocabulary: [B, ..., V] float32."""
-        return project_on_vocabulary(hidden, self.gathered_head())
-
-    def gathered_head(self) -> jax.Array:
-        """The output embedding [V, D] in the compute dtype, as `project_on_vocabulary` wants it.
-
-        Who projects twice gathers it once, and its gradient is summed over devices once.
-        """
-        return gathered(self._output_table(), _TABLE_AXES, jnp.dtype(self.compute_dtype))
+        table = gathered(self._output_table(), _TABLE_AXES, hidden.dtype)
+        logits = jnp.einsum("...d,vd->...v", hidden, table, preferred_element_type=jnp.float32)
+        return nn.with_logical_constraint(logits, ("batch", *(None for _ in hidden.shape[1:-1]), "vocab"))
 
     def answer_direction(self, zero: int, one: int) -> jax.Array:
         """w₁ − w₀, the only part of the output embedding a score needs: [D] float32."""
@@ -134,12 +129,6 @@ class Transformer(nn.Module):
 
     def _output_table(self) -> Any:
         return self.embedding if self.config.tied else self.unembedding
-
-
-def project_on_vocabulary(hidden: Array, head: Array) -> jax.Array:
-    """Logits of hidden states: [B, ..., D] and [V, D] → [B, ..., V] float32."""
-    logits = jnp.einsum("...d,vd->...v", hidden, head, preferred_element_type=jnp.float32)
-    return nn.with_logical_constraint(logits, ("batch", *(None for _ in hidden.shape[1:-1]), "vocab"))
 
 
 def abstract_params(model: Transformer) -> Any:
