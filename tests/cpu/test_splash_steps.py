@@ -11,8 +11,9 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 from jax.interpreters.partial_eval import dce_jaxpr
 from jax.sharding import Mesh
 
-from prorank_jax.config import GrpoOptions, MeshOptions
+from prorank_jax.config import REMAT_POLICIES, GrpoOptions, MeshOptions
 from prorank_jax.models.attention import check_implementation, prompt_layout
+from prorank_jax.models.remat import POLICIES
 from prorank_jax.reranker import Reranker
 from prorank_jax.scoring import list_hidden
 from prorank_jax.sharding import make_mesh, put_batch
@@ -163,3 +164,7 @@ def test_splash_is_refused_where_there_is_no_tpu():
         Reranker.from_pretrained("no such model is looked for", attention="splash")
     with pytest.raises(ValueError, match=r"attention='flash': choose one of xla, splash"):
         Reranker.from_pretrained("no such model is looked for", attention="flash")
+
+
+def test_every_policy_of_the_config_is_known_to_the_model():
+    assert set(REMAT_POLICIES) == {"none", *POLICIES}

@@ -144,6 +144,9 @@ class TestSharedPrompt:
     "remat",
     [
         "full",
+        "gate",
+        pytest.param("mlp", marks=pytest.mark.slow),
+        pytest.param("attention", marks=pytest.mark.slow),
         pytest.param("dots", marks=pytest.mark.slow),
         pytest.param("dots_no_batch", marks=pytest.mark.slow),
     ],
