@@ -9,7 +9,11 @@ from typing import Any
 from prorank_jax.aot.chips import GIB
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
-_REFUSED = re.compile(r"Used ([\d.]+)([KMG]?) of ([\d.]+)([KMG]?) hbm")
+# The compiler has two sentences: one about the whole program, one about its temporaries alone.
+_REFUSALS = (
+    re.compile(r"Used ([\d.]+)([KMG]?) of ([\d.]+)([KMG]?) hbm"),
+    re.compile(r"HLO temporaries \(([\d.]+)([KMG]?)\) exceeds available HBM \(([\d.]+)([KMG]?)\)"),
+)
 COMPILER, SUM = "compiler's peak", "sum of kinds"
 
 
@@ -38,12 +42,14 @@ class TooLargeError(ValueError):
     """The compiler refuses a program that needs more memory than there is.
 
     Attributes:
-        used: bytes that it would need.
+        used: bytes that it would need at least.
         available: bytes that the compiler may use.
     """
 
     def __init__(self, used: int, available: int) -> None:
-        super().__init__(f"needs {used / GIB:.2f} GiB of the {available / GIB:.2f} GiB the compiler may use")
+        super().__init__(
+            f"needs at least {used / GIB:.2f} GiB of the {available / GIB:.2f} GiB the compiler may use"
+        )
         self.used, self.available = used, available
 
 
@@ -63,7 +69,7 @@ def planned_memory(compiled: Any) -> Memory:
 
 def refusal(message: str) -> TooLargeError | None:
     """What the compiler's error says of memory; None if it is about something else."""
-    found = _REFUSED.search(message)
+    found = next((match for match in (form.search(message) for form in _REFUSALS) if match), None)
     if found is None:
         return None
     used, available = (float(found[at]) * _UNITS[found[at + 1]] for at in (1, 3))

@@ -106,7 +106,7 @@ def _memory_rows(report: StepReport) -> list[tuple[str, str]]:
     verdict = "fits" if report.fits else "DOES NOT FIT"
     capacity = f"of {_gib(report.capacity)}: {verdict}"
     if report.memory is None:
-        return [("HBM a device", f"{_gib(report.needed)} {capacity} (the compiler's refusal)")]
+        return [("HBM a device", f"at least {_gib(report.needed)} {capacity} (the compiler's refusal)")]
     memory = report.memory
     return [
         ("HBM a device", f"{_gib(memory.peak)} {capacity} ({memory.peak_is})"),

@@ -33,10 +33,16 @@ def test_the_compilers_peak_is_taken_where_there_is_one():
     assert planned_memory(stats()).peak_is == SUM
 
 
-def test_a_refusal_says_how_much():
-    error = refusal(
-        "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 20.46G of 15.75G hbm. Exceeded"
-    )
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Ran out of memory in memory space hbm. Used 20.46G of 15.75G hbm. Exceeded hbm capacity",
+        "Ran out of memory on HBM, the total memory required for HLO temporaries (20.46G) "
+        "exceeds available HBM (15.75G).",
+    ],
+)
+def test_a_refusal_says_how_much(message):
+    error = refusal(message)
     assert error is not None
     assert error.used == int(20.46 * 2**30)
     assert error.available == int(15.75 * 2**30)
