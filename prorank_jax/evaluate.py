@@ -136,6 +136,7 @@ def _open_reranker(options: EvaluationOptions, identity: Mapping[str, Any]) -> R
         system=options.system,
         batch_size=options.batch_size,
         compute_dtype=options.compute_dtype,
+        share_prefixes=True,
     )
     if model_identity(options.model) != identity:
         raise ValueError(f"model={options.model!r}: was written to while it was loaded; run this again")

@@ -68,6 +68,7 @@ class Reranker:
         compute_dtype: str = "float32",
         attention: str = "xla",
         mesh: MeshOptions | None = None,
+        share_prefixes: bool = False,
     ) -> Reranker:
         """Loads a model onto the devices.
 
@@ -83,6 +84,8 @@ class Reranker:
             compute_dtype: `float32` or `bfloat16`; scores are float32 in both.
             attention: `xla`, or `splash` for the Pallas kernel on TPU.
             mesh: None: all devices, rows split over them.
+            share_prefixes: compute what the prompts of a query share once. Less work for many documents of
+                each query, but more shapes are compiled: for evaluations, not for a few pairs.
 
         Raises:
             ValueError: there is no such model, its files do not belong together, or an argument that
@@ -106,6 +109,7 @@ class Reranker:
             device_mesh,
             max_length=renderer.max_length,
             batch_size=batch_size,
+            share_prefixes=share_prefixes,
         )
         return cls(scorer, renderer, source=source, model_config=pretrained.config)
 

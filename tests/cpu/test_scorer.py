@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import prorank_jax.scorer
+from prorank_jax.batch_shapes import FULL_BATCH_WIDTH, make_batch_shapes, pad_batch, plan_batches
 from prorank_jax.config import MeshOptions
 from prorank_jax.metrics_log import CompilationCounter
 from prorank_jax.models.attention import prompt_layout
 from prorank_jax.models.transformer import abstract_params, last_positions
-from prorank_jax.scorer import FULL_BATCH_WIDTH, PairScorer, make_batch_shapes, pad_batch, plan_batches
+from prorank_jax.scorer import PairScorer
 from prorank_jax.sharding import make_mesh, state_shardings
 from tests.cpu.tiny import ANSWERS, VOCABULARY, tiny_model
 
@@ -94,12 +95,11 @@ def test_batches_hold_every_prompt_once_and_bound_the_memory(lengths, batch_size
 
 def test_filler_rows_have_one_token():
     shapes = make_batch_shapes(40, 4, 1)
-    batch = pad_batch(
-        [np.arange(5, dtype=np.int32), np.arange(33, dtype=np.int32), np.ones(1, np.int32)], shapes
-    )
+    prompts = [np.ones(1, np.int32), np.arange(5, dtype=np.int32), np.arange(33, dtype=np.int32)]
+    batch = pad_batch(prompts, [1, 2, 0], shapes)
     assert batch.tokens.shape == (4, 40)
     assert batch.lengths.tolist() == [5, 33, 1, 1]
-    assert batch.examples.tolist() == [0, 1, 2, -1]
+    assert batch.examples.tolist() == [1, 2, 0, -1]
     assert batch.tokens[1, :33].tolist() == list(range(33))
 
 

@@ -1,0 +1,104 @@
+"""Batches of a few static shapes, each of which is compiled once."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from prorank_jax.flops import forward_flops
+from prorank_jax.models.config import ModelConfig
+from prorank_jax.types import Batch
+
+# A batch has all its rows up to this width; beyond it fewer, as attention's memory grows with the square.
+FULL_BATCH_WIDTH = 512
+_LEAST_WIDTH = 32
+
+
+@dataclass(frozen=True)
+class BatchShapes:
+    """The static shapes [B, T] that prompts are padded to.
+
+    Attributes:
+        rows: ascending B; each a multiple of the devices that share the rows of a batch.
+        widths: ascending T; the last is the longest prompt.
+    """
+
+    rows: tuple[int, ...]
+    widths: tuple[int, ...]
+
+    def width_for(self, length: int) -> int:
+        """The least width that holds a prompt of `length` tokens."""
+        return self.widths[bisect_left(self.widths, length)]
+
+    def rows_for(self, prompts: int) -> int:
+        """The least B that holds so many prompts."""
+        return self.rows[bisect_left(self.rows, prompts)]
+
+    def most_rows(self, width: int) -> int:
+        """B of a full batch of this width: B·T² stays within that of a batch of FULL_BATCH_WIDTH."""
+        bound = self.rows[-1] * FULL_BATCH_WIDTH**2
+        fitting = [rows for rows in self.rows if rows * width**2 <= bound]
+        return fitting[-1] if fitting else self.rows[0]
+
+
+def make_batch_shapes(max_length: int, batch_size: int, ways: int) -> BatchShapes:
+    """Widths in steps of 32 up to 256, then four an octave; rows in powers of two times `ways`.
+
+    Args:
+        max_length: of a prompt, in tokens.
+        batch_size: B of a full batch; rounded up to a multiple of `ways`.
+        ways: over how many devices the rows of a batch are split.
+    """
+    widths, width = [], _LEAST_WIDTH
+    while width < max_length:
+        widths.append(width)
+        width += max(32, 2 ** (width.bit_length() - 3))
+    most = -(-batch_size // ways) * ways
+    powers = range((most // ways).bit_length())
+    rows = sorted({*(ways * 2**power for power in powers), most})
+    return BatchShapes(rows=tuple(rows), widths=(*widths, max_length))
+
+
+def plan_batches(lengths: Sequence[int], shapes: BatchShapes) -> list[np.ndarray]:
+    """Which prompts share a batch: their places, the longest first, each batch as full as it may be.
+
+    So the largest shape is the first to run: what does not fit the memory fails at once.
+    """
+    order = np.argsort(-np.asarray(lengths, np.int64), kind="stable")
+    batches = []
+    while len(order):
+        rows = shapes.most_rows(shapes.width_for(lengths[order[0]]))
+        batches.append(order[:rows])
+        order = order[rows:]
+    return batches
+
+
+def plan_flops(
+    batches: Sequence[np.ndarray], prompts: Sequence[np.ndarray], shapes: BatchShapes, config: ModelConfig
+) -> int:
+    """FLOPs of the layers for batches of `plan_batches`, padding included."""
+    widths = [shapes.width_for(len(prompts[places[0]])) for places in batches]
+    rows = [shapes.rows_for(len(places)) for places in batches]
+    return sum(b * forward_flops(config, width, width) for b, width in zip(rows, widths, strict=True))
+
+
+def pad_batch(
+    prompts: Sequence[np.ndarray], places: Sequence[int] | np.ndarray, shapes: BatchShapes
+) -> Batch:
+    """The prompts (int32 token ids) at some places as one batch, with filler rows of one token.
+
+    `examples` has their places, -1 in a filler row.
+    """
+    rows = shapes.rows_for(len(places))
+    longest = max(len(prompts[place]) for place in places)
+    tokens = np.zeros((rows, shapes.width_for(longest)), np.int32)
+    lengths = np.ones(rows, np.int32)
+    examples = np.full(rows, -1, np.int32)
+    for row, place in enumerate(places):
+        tokens[row, : len(prompts[place])] = prompts[place]
+        lengths[row] = len(prompts[place])
+        examples[row] = place
+    return Batch(tokens=tokens, lengths=lengths, labels=np.zeros(rows, np.int32), examples=examples)
