@@ -47,8 +47,10 @@ def gathered(weight: jax.Array, axes: tuple[str, ...], dtype: Any) -> jax.Array:
 
     Each device then multiplies its own rows by whole weights (ZeRO stage 3: arXiv 1910.02054). Left to
     itself the compiler may move activations instead, which are larger. The cast comes first, so that
-    bfloat16 is what travels. The gradient goes back the same way: in the compute dtype, in which it is summed
-    over devices (reduce-scatter), and float32 from there on, as are sums over parts of a batch.
+    bfloat16 is what travels. The gradient goes back the same way: each device's share is a product
+    accumulated in float32 and rounded to the compute dtype, in which shares are summed over devices
+    (reduce-scatter). From there on it is float32: sums over parts of a batch, norm, clipping, optimizer. The
+    compiler may sum the output embedding's shares before it rounds them.
 
     Args:
         weight: float32, as it is stored.
