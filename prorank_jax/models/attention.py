@@ -7,10 +7,9 @@ import math
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh
 
-from prorank_jax.models.remat import ATTENDED
+from prorank_jax.models.remat import ATTENDED, named_flat
 from prorank_jax.models.splash import LANES, PrefixCausal, splash_attention
 from prorank_jax.types import Array
 
@@ -108,7 +107,7 @@ def attend(query: Array, key: Array, value: Array, visible: Visibility) -> jax.A
     """
     if isinstance(visible, PrefixCausal):
         return splash_attention(query, key, value, visible)
-    return checkpoint_name(dot_product_attention(query, key, value, visible), ATTENDED)
+    return named_flat(dot_product_attention(query, key, value, visible), ATTENDED)
 
 
 def check_implementation(implementation: str, mesh: Mesh) -> None:

@@ -19,7 +19,7 @@ from jax.ad_checkpoint import checkpoint_name
 from prorank_jax.models.attention import Visibility, attend
 from prorank_jax.models.config import ModelConfig
 from prorank_jax.models.lora import FACTOR_A, FACTOR_B
-from prorank_jax.models.remat import GATE, KEY, QUERY, UP, VALUE
+from prorank_jax.models.remat import GATE, KEY, QUERY, UP, VALUE, named_flat
 from prorank_jax.stage_options import LoraOptions
 from prorank_jax.types import Array
 
@@ -171,9 +171,9 @@ class Attention(nn.Module):
         if c.qk_norm:
             query = RMSNorm(c.norm_eps, "head_dim", name="query_norm")(query)
             key = RMSNorm(c.norm_eps, "head_dim", name="key_norm")(key)
-        query = checkpoint_name(rotate(query, *angles), QUERY)
-        key = checkpoint_name(rotate(key, *angles), KEY)
-        value = checkpoint_name(value, VALUE)
+        query = named_flat(rotate(query, *angles), QUERY)
+        key = named_flat(rotate(key, *angles), KEY)
+        value = named_flat(value, VALUE)
         own = KeyValues(key, value)  # [B, Q, J, C]
         if prefix is not None:
             key = jnp.concatenate([prefix.keys, key], axis=1)  # [B, S, J, C]

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+from jax.ad_checkpoint import checkpoint_name
 
 QUERY, KEY, VALUE = "query", "key", "value"  # rotated, before the keys of a prefix join them
 ATTENDED = "attended"  # what attention gives to its output projection
@@ -29,3 +30,13 @@ POLICIES: dict[str, Any] = {
         _policies.dots_saveable, _policies.save_only_these_names(ATTENDED)
     ),
 }
+
+
+def named_flat(per_head: jax.Array, name: str) -> jax.Array:
+    """Names [B, T, heads, C] in the form [B, T, heads·C], and gives it back as it was.
+
+    A TPU fills the last dimension of an array up to 128, so a kept value with heads of 64 would take twice
+    its size.
+    """
+    flat = per_head.reshape(*per_head.shape[:2], -1)
+    return checkpoint_name(flat, name).reshape(per_head.shape)
