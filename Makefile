@@ -60,7 +60,7 @@ demo-long: $(READY)
 		--system "You judge search results." --output_dir $(LONG)/comparison
 
 test: $(READY)
-	$(BIN)/python -m pytest tests/ -k cpu
+	$(BIN)/python -m pytest tests/ -k cpu -n auto --dist loadfile
 
 # Beside the environment, not in it: with libtpu installed, jax looks for a TPU whenever it starts.
 $(LIBTPU)/.ready: tests/tpu/requirements.txt $(READY)

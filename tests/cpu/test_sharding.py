@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jax.sharding import AbstractMesh
 
+from prorank_jax.aot.model_shapes import PUBLISHED_SHAPES
 from prorank_jax.config import LoraOptions, MeshOptions, OptimizerOptions
 from prorank_jax.models.config import ModelConfig
 from prorank_jax.models.lora import split_factors
@@ -31,20 +32,7 @@ from prorank_jax.train_state import init_state, train_state_shardings
 from tests.cpu.tiny import random_batch, tiny_config, tiny_model
 
 needs_eight_devices = pytest.mark.skipif(len(jax.devices()) < 8, reason="needs eight devices")
-QWEN_2_5_500M = ModelConfig(
-    family="qwen2",
-    vocab_size=151_936,
-    dim=896,
-    layers=24,
-    heads=14,
-    kv_heads=2,
-    head_dim=64,
-    mlp_dim=4_864,
-    rope_theta=1_000_000.0,
-    norm_eps=1e-6,
-    tied=True,
-    max_positions=32_768,
-)
+QWEN_2_5_500M = PUBLISHED_SHAPES["Qwen/Qwen2.5-0.5B-Instruct"]
 
 
 def abstract_mesh(data: int, fsdp: int, tensor: int) -> AbstractMesh:
