@@ -27,6 +27,11 @@ SETTINGS = {
 }
 
 
+def heed_interrupts() -> None:
+    """Undoes what a job in the background inherits: bash cannot trap what was ignored when it started."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def wait_until(condition: Callable[[], object], seconds: float = 200) -> None:
     """Fails the test if the condition does not come true."""
     end = time.monotonic() + seconds
@@ -108,6 +113,7 @@ class FakeCloud:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,  # a group of its own, as a terminal gives each command
+            preexec_fn=heed_interrupts,
         )
         self.started.append(process)
         return process
