@@ -27,6 +27,7 @@ __all__ = [
 ]
 
 COMPUTE_DTYPES = ("float32", "bfloat16")
+# From the most memory to the least.
 REMAT_POLICIES = ("none", "dots", "dots_no_batch", "mlp", "gate", "attention", "full")
 ATTENTION_IMPLEMENTATIONS = ("xla", "splash")
 SCHEDULES = ("constant", "linear", "cosine")

@@ -7,11 +7,8 @@ from typing import Any
 
 from prorank_jax.aot.chips import GIB, Chip
 from prorank_jax.aot.estimate import estimate_step
-from prorank_jax.config import ATTENTION_IMPLEMENTATIONS, REMAT_POLICIES, RunConfig
+from prorank_jax.config import REMAT_POLICIES, RunConfig
 from prorank_jax.models.config import ModelConfig
-
-# From the most memory to the least; a policy that is not named here is never advised.
-_BY_MEMORY = ("none", "dots", "dots_no_batch", "gate", "attention", "full")
 
 
 def with_changes(config: RunConfig, changes: dict[str, Any]) -> RunConfig | None:
@@ -36,14 +33,13 @@ def divides_the_model(shape: ModelConfig, fsdp: int, tensor: int) -> bool:
 def knobs(config: RunConfig, shape: ModelConfig, mesh: dict[str, int]) -> list[dict[str, Any]]:
     """Changes that save memory, from the cheapest in time to the dearest."""
     changes: list[dict[str, Any]] = []
-    if "splash" in ATTENTION_IMPLEMENTATIONS and config.model.attention != "splash":
+    if config.model.attention != "splash":
         changes.append({"model.attention": "splash"})
     ways = mesh["data"] * mesh["fsdp"]
     if mesh["data"] > 1 and divides_the_model(shape, ways, mesh["tensor"]):
         changes.append({"mesh.data": 1, "mesh.fsdp": ways})
-    remat = config.model.remat
-    stronger = _BY_MEMORY[_BY_MEMORY.index(remat) + 1 :] if remat in _BY_MEMORY else ()
-    changes += [{"model.remat": name} for name in stronger if name in REMAT_POLICIES]
+    stronger = REMAT_POLICIES[REMAT_POLICIES.index(config.model.remat) + 1 :]
+    changes += [{"model.remat": name} for name in stronger]
     batch, parts = config.train.batch_size, config.train.accumulation
     for times in (2, 4, 8):
         if batch % (parts * times * ways) == 0:

@@ -45,9 +45,11 @@ def _saved_values(config: RunConfig, shape: ModelConfig, keys: int) -> float:
         "full": inputs,
         "attention": inputs + attention,
         "gate": inputs + attention + shape.mlp_dim,
+        "mlp": inputs + attention + 2 * shape.mlp_dim,
         "dots_no_batch": inputs + products,
         "dots": inputs + products + logits,
-    }.get(config.model.remat, 2 * (inputs + products) + shape.mlp_dim + 2 * logits)
+        "none": 2 * (inputs + products) + shape.mlp_dim + 2 * logits,
+    }[config.model.remat]
 
 
 def recomputed_share(config: RunConfig, shape: ModelConfig, tokens: int, keys: int) -> float:
@@ -56,12 +58,16 @@ def recomputed_share(config: RunConfig, shape: ModelConfig, tokens: int, keys: i
     mixing = 4.0 * shape.heads * shape.head_dim * tokens * keys
     one_mlp = 2.0 * shape.dim * shape.mlp_dim * tokens
     output = 2.0 * shape.dim * shape.heads * shape.head_dim * tokens
+    softmax = mixing / 2 if config.model.attention == "xla" else 0.0  # a kernel keeps its denominators
     again = {
         "full": whole - one_mlp,
-        "attention": 2 * one_mlp + output,
-        "gate": one_mlp + output,
+        "attention": softmax + 2 * one_mlp + output,
+        "gate": softmax + one_mlp + output,
+        "mlp": softmax + output,
         "dots_no_batch": mixing,
-    }.get(config.model.remat, 0.0)
+        "dots": 0.0,
+        "none": 0.0,
+    }[config.model.remat]
     return again / whole
 
 

@@ -1,8 +1,8 @@
 """FLOPs of the matrix products that a traced step really makes, recomputation included.
 
 Counted in the jaxpr, before the compiler: its own count sees a scanned body once. What is computed twice
-because of remat stands twice in the jaxpr of a gradient. Products of a Pallas kernel count for every step of
-its grid, those that a mask would skip too.
+because of remat stands twice in the jaxpr of a gradient; what no result needs, and every compiler drops, is
+left out. Products of a Pallas kernel count for every step of its grid, those that a mask would skip too.
 """
 
 from __future__ import annotations
@@ -12,14 +12,20 @@ from collections.abc import Iterator
 from typing import Any
 
 from jax.extend import core
+from jax.interpreters.partial_eval import dce_jaxpr
 
 
-def count_flops(jaxpr: core.ClosedJaxpr | core.Jaxpr) -> int:
+def count_flops(jaxpr: core.ClosedJaxpr) -> int:
     """FLOPs over all devices; a multiply and an add count two.
 
     Raises:
         ValueError: matrix products in a loop whose length is not known before it runs.
     """
+    needed, _ = dce_jaxpr(jaxpr.jaxpr, [True] * len(jaxpr.jaxpr.outvars))
+    return _of_jaxpr(needed)
+
+
+def _of_jaxpr(jaxpr: core.ClosedJaxpr | core.Jaxpr) -> int:
     inner = jaxpr.jaxpr if isinstance(jaxpr, core.ClosedJaxpr) else jaxpr
     return sum(_of_equation(equation) for equation in inner.eqns)
 
@@ -29,8 +35,8 @@ def _of_equation(equation: Any) -> int:
     if name == "dot_general":
         return _of_product(equation)
     if name == "cond":
-        return max(count_flops(branch) for branch in params["branches"])
-    inside = sum(count_flops(jaxpr) for jaxpr in _jaxprs(params))
+        return max(_of_jaxpr(branch) for branch in params["branches"])
+    inside = sum(_of_jaxpr(jaxpr) for jaxpr in _jaxprs(params))
     if name == "scan":
         return inside * params["length"]
     if name == "while" and inside:

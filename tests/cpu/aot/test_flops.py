@@ -67,7 +67,7 @@ def test_the_hand_count_is_what_the_step_multiplies_without_recomputation(which,
     assert executed(built) == pytest.approx(built.model_flops, rel=1e-9 if which == "1" else 2e-4)
 
 
-@pytest.mark.parametrize("remat", ["full", "dots_no_batch"])
+@pytest.mark.parametrize("remat", ["full", "attention", "gate", "mlp", "dots_no_batch"])
 def test_recomputation_is_counted_and_the_rough_model_knows_its_share(remat):
     built = program("1", **{"model.remat": remat, "grpo.max_new_tokens": 1})
     extra = executed(built) / built.model_flops - 1
@@ -121,3 +121,12 @@ def test_loops_branches_kernels_and_shards():
     mesh = Mesh(np.array(jax.devices()[:4]), ("rows",))
     split = jax.shard_map(lambda x: x @ square, mesh=mesh, in_specs=P("rows"), out_specs=P("rows"))
     assert walk(split, x) == product
+
+
+def test_products_that_no_result_needs_are_not_counted():
+    def twice(x):
+        unused = [x @ x for _ in range(3)]
+        return jax.jit(lambda y: (y @ y, y @ y + 1))(x)[0], len(unused)
+
+    square = jnp.ones((8, 8))
+    assert count_flops(jax.jit(twice).trace(square).jaxpr) == 2 * 8**3
