@@ -12,12 +12,11 @@ from jax.sharding import Mesh
 
 from prorank_jax.batch_shapes import make_batch_shapes, pad_batch, plan_batches, plan_flops
 from prorank_jax.input_checks import Pair
-from prorank_jax.list_scoring import make_list_score_step
 from prorank_jax.models.transformer import Transformer
 from prorank_jax.process_rows import put_whole_batch
 from prorank_jax.prompts import AnswerTokens
 from prorank_jax.shared_prefix import pad_lists, plan_lists
-from prorank_jax.steps import make_score_step
+from prorank_jax.steps import make_list_score_step, make_score_step
 from prorank_jax.types import Batch, ListBatch, Params
 
 RenderBatch = Callable[[Sequence[Pair]], list[list[int]]]
@@ -113,14 +112,13 @@ class PairScorer:
         yield from (pad_batch(prompts, places, self.shapes) for places in plans)
 
     def _start(self, batch: Batch | ListBatch) -> jax.Array:
-        with jax.set_mesh(self._mesh):  # attention by kernel splits its work over the mesh in context
-            if isinstance(batch, Batch):
-                self.compiled_shapes.add(batch.tokens.shape)
-                return self._step(self._params, put_whole_batch(batch, self._mesh))
-            assert self._list_step is not None
-            rows, _, width = batch.tokens.shape
-            self.compiled_shapes.add((rows, batch.prefix.shape[1], width))
-            return self._list_step(self._params, put_whole_batch(batch, self._mesh))
+        if isinstance(batch, Batch):
+            self.compiled_shapes.add(batch.tokens.shape)
+            return self._step(self._params, put_whole_batch(batch, self._mesh))
+        assert self._list_step is not None
+        rows, _, width = batch.tokens.shape
+        self.compiled_shapes.add((rows, batch.prefix.shape[1], width))
+        return self._list_step(self._params, put_whole_batch(batch, self._mesh))
 
 
 def _render_ahead(render: RenderBatch, pairs: Sequence[Pair]) -> Iterator[tuple[int, list[np.ndarray]]]:

@@ -1,4 +1,4 @@
-"""The jitted functions of a run: initial state, GRPO step, probe step. Nothing else is compiled."""
+"""The jitted steps of stage 1, the probe and scoring."""
 
 from __future__ import annotations
 
@@ -30,8 +30,15 @@ from prorank_jax.rollouts import (
     sample_completions,
     uniform_draws,
 )
-from prorank_jax.scoring import relevance_scores
-from prorank_jax.sharding import batch_sharding, logical_axes, logical_rules, replicated, state_shardings
+from prorank_jax.scoring import list_hidden, relevance_scores, score_from_hidden
+from prorank_jax.sharding import (
+    AnyBatch,
+    batch_sharding,
+    logical_axes,
+    logical_rules,
+    replicated,
+    state_shardings,
+)
 from prorank_jax.train_state import (
     Policy,
     all_params,
@@ -40,7 +47,7 @@ from prorank_jax.train_state import (
     reference_shardings,
     train_state_shardings,
 )
-from prorank_jax.types import Batch, Params, Rollout, TrainState
+from prorank_jax.types import Batch, ListBatch, Params, Rollout, TrainState
 
 GrpoStep = Callable[[TrainState, Params | None, Batch, jax.Array], tuple[TrainState, Metrics, jax.Array]]
 
@@ -171,12 +178,36 @@ def make_score_step(
     model: Transformer, answers: AnswerTokens, mesh: Mesh
 ) -> Callable[[Params, Batch], jax.Array]:
     """Builds the jitted `(params, batch) → scores [B] float32`."""
+
+    def scores(params: Params, batch: Batch) -> jax.Array:
+        return relevance_scores(model, params, batch, answers)
+
+    return _jit_scores(scores, model, mesh)
+
+
+def make_list_score_step(
+    model: Transformer, answers: AnswerTokens, mesh: Mesh
+) -> Callable[[Params, ListBatch], jax.Array]:
+    """Builds the jitted `(params, batch) → scores [Q, K] float32`.
+
+    What the prompts of a list share runs once.
+    """
+
+    def scores(params: Params, batch: ListBatch) -> jax.Array:
+        return score_from_hidden(model, params, list_hidden(model, params, batch), answers)
+
+    return _jit_scores(scores, model, mesh)
+
+
+def _jit_scores(
+    scores: Callable[[Params, AnyBatch], jax.Array], model: Transformer, mesh: Mesh
+) -> Callable[[Params, AnyBatch], jax.Array]:
     abstract = abstract_params(model)
     rules = logical_rules(abstract, mesh)
 
-    def step(params: Params, batch: Batch) -> jax.Array:
+    def step(params: Params, batch: AnyBatch) -> jax.Array:
         with logical_axes(rules, mesh):
-            return relevance_scores(model, params, batch, answers)
+            return scores(params, batch)
 
     params = state_shardings(abstract, mesh)
     return jax.jit(step, in_shardings=(params, batch_sharding(mesh)), out_shardings=replicated(mesh))

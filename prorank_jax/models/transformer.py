@@ -7,6 +7,7 @@ so that no `[B, T, V]` array is ever made.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import flax.linen as nn
@@ -131,8 +132,9 @@ class Transformer(nn.Module):
         return self.embedding if self.config.tied else self.unembedding
 
 
+@cache
 def abstract_params(model: Transformer) -> Any:
-    """Shapes, dtypes and logical axis names of the parameters; allocates nothing."""
+    """Shapes, dtypes and logical axis names of the parameters; allocates nothing. Not to be changed."""
 
     def init() -> Any:
         tokens = jnp.zeros((1, 8), jnp.int32)  # too few for a kernel, which would split one row over a mesh
