@@ -136,6 +136,7 @@ def _open_reranker(options: EvaluationOptions, identity: Mapping[str, Any]) -> R
         system=options.system,
         batch_size=options.batch_size,
         compute_dtype=options.compute_dtype,
+        attention=options.attention,
         share_prefixes=True,
     )
     if model_identity(options.model) != identity:
@@ -173,6 +174,7 @@ def evaluate(options: EvaluationOptions, console: Console | None = None) -> dict
             "system": options.system,
             "instruction": options.instruction,
             "compute_dtype": options.compute_dtype,
+            "attention": options.attention,
         }
         claim_folder(options.folder, settings)
         entries = earlier_datasets(options.folder)

@@ -73,6 +73,7 @@ def load_model(options: ServerOptions) -> ScorePairs:
         system=options.system,
         batch_size=options.max_batch_pairs,
         compute_dtype=options.compute_dtype,
+        attention=options.attention,
     )
     reranker.warm_up(every_length=options.warmup == "all")
     return lambda pairs, instruction: _score(reranker, pairs, instruction)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prorank_jax.command_line import CommandParser
-from prorank_jax.config import COMPUTE_DTYPES
+from prorank_jax.config import ATTENTION_IMPLEMENTATIONS, COMPUTE_DTYPES
 from prorank_jax.config_checks import require_at_least, require_choice
 from prorank_jax.evaluation.first_stage import BM25
 from prorank_jax.evaluation.harness import DEFAULT_TOP_K
@@ -36,6 +36,7 @@ class EvaluationOptions:
         system: the system sentence; None: the model's own.
         instruction: in front of each query; None: the model's own.
         compute_dtype: `float32` or `bfloat16`.
+        attention: `xla`, or `splash` on TPU.
     """
 
     model: str
@@ -50,6 +51,7 @@ class EvaluationOptions:
     system: str | None = None
     instruction: str | None = None
     compute_dtype: str = "float32"
+    attention: str = "xla"
 
     def __post_init__(self) -> None:
         if not self.model.strip():
@@ -59,6 +61,7 @@ class EvaluationOptions:
             if value is not None:
                 require_at_least(name, value, 1)
         require_choice("compute_dtype", self.compute_dtype, COMPUTE_DTYPES)
+        require_choice("attention", self.attention, ATTENTION_IMPLEMENTATIONS)
         self._check_runs()
 
     def _check_runs(self) -> None:
@@ -109,6 +112,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--system", help="system sentence (the model's own)")
     add("--instruction", help="put in front of each query (the model's own)")
     add("--compute_dtype", default="float32", help=f"{' or '.join(COMPUTE_DTYPES)} (%(default)s)")
+    add("--attention", default="xla", help=f"{' or '.join(ATTENTION_IMPLEMENTATIONS)} (%(default)s)")
 
 
 def options_from(given: argparse.Namespace, model: str) -> EvaluationOptions:
@@ -130,6 +134,7 @@ def options_from(given: argparse.Namespace, model: str) -> EvaluationOptions:
         system=given.system,
         instruction=given.instruction,
         compute_dtype=given.compute_dtype,
+        attention=given.attention,
     )
 
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from prorank_jax.config import COMPUTE_DTYPES
+from prorank_jax.config import ATTENTION_IMPLEMENTATIONS, COMPUTE_DTYPES
 from prorank_jax.config_checks import require, require_at_least, require_choice, require_positive
 
 WARMUPS = ("short", "all")
@@ -31,6 +31,7 @@ class ServerOptions:
     instruction: str | None = _option(None, "instruction of requests that bring none")
     system: str | None = _option(None, "system sentence of the prompt")
     compute_dtype: str = _option("float32", "float32 or bfloat16")
+    attention: str = _option("xla", "xla, or splash on TPU")
     warmup: str = _option("short", "compile before the first request: short documents, or all lengths")
     max_body_bytes: int = _option(4 * 2**20, "longest request body")
     max_documents: int = _option(1000, "most documents of a request")
@@ -49,6 +50,7 @@ class ServerOptions:
         require(bool(self.host), "host", self.host, "name an address, e.g. 127.0.0.1")
         require(0 <= self.port < 65536, "port", self.port, "a port is from 0 to 65535")
         require_choice("compute_dtype", self.compute_dtype, COMPUTE_DTYPES)
+        require_choice("attention", self.attention, ATTENTION_IMPLEMENTATIONS)
         require_choice("warmup", self.warmup, WARMUPS)
         if self.max_length is not None:
             require_at_least("max_length", self.max_length, 16)

@@ -116,6 +116,7 @@ def test_what_an_evaluation_writes(workshop, fake):
                 "system": None,
                 "batch_size": 32,
                 "compute_dtype": "float32",
+                "attention": "xla",
                 "share_prefixes": True,
             },
         )

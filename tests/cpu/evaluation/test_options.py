@@ -26,6 +26,7 @@ def test_the_default_folder_is_named_after_the_model():
         ([*GIVEN, "--queries", "-1"], "queries=-1"),
         ([*GIVEN, "--nonsense", "1"], "unrecognized arguments: --nonsense"),
         ([*GIVEN, "--compute_dtype", "int4"], "compute_dtype='int4'.*float32, bfloat16"),
+        ([*GIVEN, "--attention", "flash"], "attention='flash'.*xla, splash"),
         ([*GIVEN, "--first_stage", "absent.trec"], "one run cannot serve 2 datasets"),
         ([*GIVEN, "--first_stage", "bm25", "absent.trec"], "first_stage='absent.trec': no such file"),
         ([*GIVEN, "--compare", "absent.trec"], "1 runs for 2 datasets"),

@@ -22,6 +22,7 @@ def test_the_default_is_loopback():
         ("port", 65536),
         ("max_length", 3),
         ("compute_dtype", "float8"),
+        ("attention", "flash"),
         ("warmup", "none"),
         ("max_body_bytes", 0),
         ("max_documents", 0),
