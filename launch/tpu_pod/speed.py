@@ -13,32 +13,31 @@ import subprocess
 import sys
 from pathlib import Path
 
-LAUNCH = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(LAUNCH.parent))  # the repository need not be installed
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the repository need not be installed
 
-EXIT_BAD_INPUT = 2
+from prorank_jax.command_line import run_command
+
+LAUNCH = Path(__file__).resolve().parents[1]
 
 
 def main(arguments: list[str]) -> int:
     """Prints the measured speed, then runs aot_compile.py; returns its exit code, or 2 for bad input."""
+    return run_command(lambda: _compare_with_bound(*arguments))
+
+
+def _compare_with_bound(topology: str, *rest: str) -> int:
     from etils import epath
 
     from prorank_jax.config_files import load_config, parse_command_line
     from prorank_jax.metrics_log import METRICS_FILE
 
-    topology, *rest = arguments
-    try:
-        output_dir = load_config(*parse_command_line(rest)).output_dir
-        lines = (epath.Path(output_dir) / METRICS_FILE).read_text().splitlines()
-        records = [json.loads(line) for line in lines]
-    except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return EXIT_BAD_INPUT
+    output_dir = load_config(*parse_command_line(list(rest))).output_dir
+    lines = (epath.Path(output_dir) / METRICS_FILE).read_text().splitlines()
+    records = [json.loads(line) for line in lines]
     # The first step, and one that compiled, say nothing of the speed.
     warm = [new for old, new in itertools.pairwise(records) if _same_programs(old, new)]
     if not warm:
-        print(f"error: {output_dir}: no step ran without compiling; take more steps", file=sys.stderr)
-        return EXIT_BAD_INPUT
+        raise ValueError(f"{output_dir}: no step ran without compiling; take more steps")
     speed = statistics.median(record["tokens_per_second"] for record in warm)
     chips = math.prod(int(size) for size in topology.partition(":")[2].split("x"))
     print(
