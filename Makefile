@@ -46,7 +46,8 @@ demo: $(READY)
 		--dataset demo --queries $(DEMO_QUERIES) --top_k 20 --max_length 128 \
 		--system "You judge search results." --output_dir runs/demo/comparison
 
-# The same with time to learn: about a quarter of an hour of training, lists of eight, and 30 test queries. SEED=1 for another run.
+# The same with time to learn: about a quarter of an hour of training, lists of eight, and 30 test queries.
+# SEED=1 for another run.
 SEED ?= 0
 LONG := runs/demo_long$(SEED)
 demo-long: $(READY)

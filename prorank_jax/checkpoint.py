@@ -20,10 +20,9 @@ from prorank_jax.models.config import ModelConfig
 from prorank_jax.models.lora import combine, merge_factors, split_factors
 from prorank_jax.models.transformer import Transformer, abstract_params
 from prorank_jax.models.weights import default_sharding
+from prorank_jax.run_folder import CHECKPOINTS_FOLDER
 from prorank_jax.stage_options import LoraOptions
 from prorank_jax.types import Params, TrainState
-
-FOLDER = "checkpoints"
 
 
 class Restored(NamedTuple):
@@ -43,7 +42,7 @@ class Checkpoints:
             # A CPU array's host copy is the array itself, which the next step's donation would overwrite.
             enable_async_checkpointing=jax.default_backend() != "cpu",
         )
-        self._manager = ocp.CheckpointManager(_absolute(output_dir / FOLDER), options=options)
+        self._manager = ocp.CheckpointManager(_absolute(output_dir / CHECKPOINTS_FOLDER), options=options)
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -135,7 +134,7 @@ def _abstract(leaf: Any, sharding: Any) -> jax.ShapeDtypeStruct:
 
 def _restore_state(output_dir: Path, item: dict[str, Any]) -> dict[str, Any]:
     """The named parts of the newest checkpoint's state."""
-    with ocp.CheckpointManager((output_dir / FOLDER).absolute()) as manager:
+    with ocp.CheckpointManager((output_dir / CHECKPOINTS_FOLDER).absolute()) as manager:
         step = manager.latest_step()
         if step is None:
             raise ValueError(f"{output_dir}: holds no complete checkpoint; let the run train on")

@@ -229,3 +229,8 @@ class RunConfig:
         else:
             remedy = "stage 2 chooses its lengths from the data; leave it empty"
             require(not self.data.buckets, "data.buckets", self.data.buckets, remedy)
+
+    @property
+    def updates(self) -> int:
+        """Steps of the optimizer in the whole run."""
+        return self.train.steps * (self.grpo.updates_per_rollout if self.stage == 1 else 1)

@@ -36,7 +36,7 @@ def grpo_step_flops(config: ModelConfig, options: GrpoOptions, rows: int, width:
 
     A fused update is one forward and one backward pass over prompts and completions. Several updates
     add the rollout's own pass, a KL term adds the reference's. What remat recomputes is not counted, nor
-    is decoding beyond the second token.
+    the forward pass that accumulation repeats, nor decoding beyond the second token.
     """
     later = options.group_size * (options.max_new_tokens - 1)
     layers = forward_flops(config, width, width) + forward_flops(config, later, width + later)

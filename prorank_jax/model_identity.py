@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from prorank_jax.checkpoint import FOLDER
 from prorank_jax.models.sources import resolve_source
 from prorank_jax.pretrained import is_run_directory
+from prorank_jax.run_folder import CHECKPOINTS_FOLDER, CONFIG_FILE, MODEL_CONFIG_FILE, TOKENIZER_FOLDER
 
 _SAMPLE_BYTES = 1 << 20
 
@@ -27,13 +27,13 @@ def model_identity(source: str) -> dict[str, Any]:
     if not is_run_directory(path):
         files = [*path.glob("*.safetensors"), *path.glob("*.json"), *path.glob("*.jinja")]
         return {**identity, "model_fingerprint": fingerprint_files(files, path)}
-    steps = [int(folder.name) for folder in (path / FOLDER).glob("*") if folder.name.isdigit()]
+    steps = [int(folder.name) for folder in (path / CHECKPOINTS_FOLDER).glob("*") if folder.name.isdigit()]
     if not steps:
         raise ValueError(f"model={source!r}: a run without a checkpoint; let it train first")
     # The rest of a run directory (logs, data) does not decide a score, and may be written meanwhile.
-    files = [file for file in (path / FOLDER / str(max(steps))).rglob("*") if file.is_file()]
-    files += [file for name in ("config.yaml", "model_config.json") for file in path.glob(name)]
-    files += [file for file in (path / "tokenizer").glob("*") if file.is_file()]
+    files = [file for file in (path / CHECKPOINTS_FOLDER / str(max(steps))).rglob("*") if file.is_file()]
+    files += [file for name in (CONFIG_FILE, MODEL_CONFIG_FILE) for file in path.glob(name)]
+    files += [file for file in (path / TOKENIZER_FOLDER).glob("*") if file.is_file()]
     return {
         "model": source,
         "model_step": max(steps),

@@ -9,12 +9,11 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from prorank_jax.remote_files import fetch_file, fetch_folder, open_url, url_slug, with_url_errors
+from prorank_jax.run_folder import CHECKPOINTS_FOLDER, CONFIG_FILE, MODEL_CONFIG_FILE, TOKENIZER_FOLDER
 
 FETCHED = "models"
-# A run's folder: what describes it, and where its steps are.
-RUN_FILES = ("config.yaml", "model_config.json")
-RUN_TOKENIZER, RUN_CHECKPOINTS = "tokenizer", "checkpoints"
-# No pickled weights (*.bin, *.pt), because loading those runs code.
+RUN_FILES = (CONFIG_FILE, MODEL_CONFIG_FILE)
+# Weights, configuration and tokenizer; no pickled weights (.bin, .pt), because loading those runs code.
 MODEL_SUFFIXES = (".safetensors", ".json", ".jinja", ".txt", ".model")
 
 
@@ -44,16 +43,16 @@ def _fetch(there: epath.Path, here: Path) -> None:
 
 
 def _fetch_run(there: epath.Path, here: Path) -> None:
-    steps = there / RUN_CHECKPOINTS
+    steps = there / CHECKPOINTS_FOLDER
     newest = max(ocp.utils.checkpoint_steps(steps), default=None) if steps.is_dir() else None
 
     def is_needed(name: str) -> bool:
         parts = name.split("/")
-        if parts[0] == RUN_CHECKPOINTS:
+        if parts[0] == CHECKPOINTS_FOLDER:
             return len(parts) == 1 or parts[1] == str(newest)
-        return name in RUN_FILES or parts[0] == RUN_TOKENIZER
+        return name in RUN_FILES or parts[0] == TOKENIZER_FOLDER
 
     fetch_folder(there, here, is_needed)
-    for step in (here / RUN_CHECKPOINTS).glob("*"):
+    for step in (here / CHECKPOINTS_FOLDER).glob("*"):
         if step.name != str(newest):  # of an earlier fetch; the URL may hold another run by now
             shutil.rmtree(step)

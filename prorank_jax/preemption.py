@@ -16,10 +16,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from prorank_jax.launching import Interrupted
 from prorank_jax.sharding import MESH_AXES, replicated
-
-__all__ = ["Interrupted", "StopVote", "sigterm_noticed"]
 
 
 @contextmanager

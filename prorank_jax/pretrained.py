@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from prorank_jax.checkpoint import FOLDER, restore_params
+from prorank_jax.checkpoint import restore_params
 from prorank_jax.config import RunConfig
 from prorank_jax.config_files import config_from_flat, flatten
 from prorank_jax.models.config import ModelConfig
 from prorank_jax.models.sources import resolve_source
 from prorank_jax.models.tokenizer import load_tokenizer
 from prorank_jax.models.weights import check_weights, load_model_config, load_params, read_model_config
-from prorank_jax.run_folder import CONFIG_FILE, MODEL_CONFIG_FILE, TOKENIZER_FOLDER
+from prorank_jax.run_folder import CHECKPOINTS_FOLDER, CONFIG_FILE, MODEL_CONFIG_FILE, TOKENIZER_FOLDER
 from prorank_jax.types import Params
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def read_run_config(folder: Path) -> RunConfig:
 
 def _open_run(source: str, path: Path) -> Pretrained:
     run = read_run_config(path)
-    if not (path / FOLDER).is_dir():
+    if not (path / CHECKPOINTS_FOLDER).is_dir():
         raise ValueError(f"model.source={source!r}: a run without a checkpoint; let it train first")
     config = read_model_config(path / MODEL_CONFIG_FILE)
     return Pretrained(
@@ -101,3 +101,13 @@ def _open_run(source: str, path: Path) -> Pretrained:
         run=run,
         load_params=lambda shardings: restore_params(path, config, run.lora, shardings),
     )
+
+
+def check_tokenizer(model: Pretrained) -> None:
+    """Raises a ValueError where the tokenizer has tokens that the embedding has no row for."""
+    tokens, rows = len(model.tokenizer), model.config.vocab_size
+    if tokens > rows:
+        raise ValueError(
+            f"model.source={model.source!r}: its tokenizer has {tokens} tokens, its embedding {rows}; take "
+            "tokenizer and weights of one model"
+        )

@@ -119,6 +119,8 @@ def check_same_job(config: RunConfig) -> None:
     Raises:
         ValueError: names what differs; on every process.
     """
+    if jax.process_count() == 1:
+        return
     settings = {name: repr(value) for name, value in flatten(config_to_dict(config)).items()}
     check_equal("config", settings, "start every process with the same command")
     versions = {"prorank_jax": f"{__version__} ({code_digest()})", "jax": jax.__version__}

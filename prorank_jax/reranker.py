@@ -19,7 +19,7 @@ from prorank_jax.model_prompt import prompt_settings_of
 from prorank_jax.models.attention import check_implementation
 from prorank_jax.models.config import ModelConfig
 from prorank_jax.models.transformer import Transformer, abstract_params
-from prorank_jax.pretrained import Pretrained, open_pretrained
+from prorank_jax.pretrained import check_tokenizer, open_pretrained
 from prorank_jax.prompts import PromptRenderer, make_renderer
 from prorank_jax.rank_result import RankResult
 from prorank_jax.scorer import PairScorer
@@ -95,7 +95,7 @@ class Reranker:
         device_mesh = make_mesh(mesh or MeshOptions())
         check_implementation(attention, device_mesh)
         pretrained = open_pretrained(source)
-        _check_tokenizer(pretrained)
+        check_tokenizer(pretrained)
         settings = prompt_settings_of(
             pretrained, max_length=max_length, instruction=instruction, system=system
         )
@@ -236,14 +236,6 @@ def _check_options(batch_size: int, compute_dtype: str, attention: str) -> None:
     require(is_count, "batch_size", batch_size, "must be a whole number above 0")
     require_choice("compute_dtype", compute_dtype, COMPUTE_DTYPES)
     require_choice("attention", attention, ATTENTION_IMPLEMENTATIONS)
-
-
-def _check_tokenizer(pretrained: Pretrained) -> None:
-    if len(pretrained.tokenizer) > pretrained.config.vocab_size:
-        raise ValueError(
-            f"model.source={pretrained.source!r}: its tokenizer has {len(pretrained.tokenizer)} tokens, its "
-            f"embedding {pretrained.config.vocab_size}; take tokenizer and weights of one model"
-        )
 
 
 @contextmanager

@@ -23,6 +23,7 @@ LOCK_FILE = ".lock"
 LEASE_FILE = "lease.json"
 MARKER = ".shared-"
 DATA_FOLDER = "data"
+CHECKPOINTS_FOLDER = "checkpoints"
 TOKENIZER_FOLDER = "tokenizer"
 MODEL_CONFIG_FILE = "model_config.json"
 # What may differ when a run goes on: where it lives, what it shows, and the machine it runs on.

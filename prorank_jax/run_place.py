@@ -17,13 +17,19 @@ from pathlib import Path
 
 from etils import epath
 
-from prorank_jax.checkpoint import FOLDER
 from prorank_jax.config import RunConfig
 from prorank_jax.lease import Lease, only_run_at
 from prorank_jax.models.sources import cache_folder
 from prorank_jax.processes import gather_texts, leads, succeed_together
 from prorank_jax.remote_files import fetch_folder, is_url, open_url, send_file, url_slug, with_url_errors
-from prorank_jax.run_folder import DATA_FOLDER, LEASE_FILE, MARKER, check_same_run, only_run_in
+from prorank_jax.run_folder import (
+    CHECKPOINTS_FOLDER,
+    DATA_FOLDER,
+    LEASE_FILE,
+    MARKER,
+    check_same_run,
+    only_run_in,
+)
 
 WORKING_FOLDERS = "runs"
 _LOOKS, _LOOK_SECONDS = 4, 0.5
@@ -32,7 +38,9 @@ _LOOKS, _LOOK_SECONDS = 4, 0.5
 def is_small_file(name: str) -> bool:
     """Whether a file of a run, by its relative name, goes with the run to a URL and back."""
     parts = name.split("/")
-    return parts[0] not in (DATA_FOLDER, FOLDER, LEASE_FILE) and not any(p.startswith(".") for p in parts)
+    return parts[0] not in (DATA_FOLDER, CHECKPOINTS_FOLDER, LEASE_FILE) and not any(
+        p.startswith(".") for p in parts
+    )
 
 
 class Copy:

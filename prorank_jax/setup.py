@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -22,7 +22,7 @@ from prorank_jax.models.lora import split_factors
 from prorank_jax.models.tokenizer import save_tokenizer
 from prorank_jax.models.transformer import Transformer, abstract_params
 from prorank_jax.optimizer import make_optimizer, make_schedule
-from prorank_jax.pretrained import Pretrained, open_pretrained
+from prorank_jax.pretrained import Pretrained, check_tokenizer, open_pretrained
 from prorank_jax.probe import ProbeStep
 from prorank_jax.processes import check_equal, leads, succeed_together
 from prorank_jax.prompts import PromptRenderer, make_renderer
@@ -86,52 +86,52 @@ def prepare_run(
         ValueError: the mesh, model, tokenizer, collection, losses or lengths cannot work.
     """
     with succeed_together():
-        mesh, pretrained, renderer = _open_model(config)
+        opened = _open_model(config)
     data_folder = (folder or Path(config.output_dir)) / DATA_FOLDER
-    examples, held_out = _open_everywhere(config, renderer, console, data_folder, is_leaders)
+    examples, held_out = _open_everywhere(config, opened.renderer, console, data_folder, is_leaders)
     with succeed_together():
-        return _assemble(config, mesh, pretrained, renderer, examples, held_out)
+        return _assemble(config, opened, examples, held_out)
 
 
-def _open_model(config: RunConfig) -> tuple[jax.sharding.Mesh, Pretrained, PromptRenderer]:
+class _Opened(NamedTuple):
+    """A checked model that is to be trained, and where its pretrained parameters will be."""
+
+    mesh: jax.sharding.Mesh
+    pretrained: Pretrained
+    model: Transformer
+    param_shardings: Any
+    renderer: PromptRenderer
+
+
+def _open_model(config: RunConfig) -> _Opened:
     mesh = make_mesh(config.mesh)
     check_implementation(config.model.attention, mesh)
     part = config.train.batch_size // config.train.accumulation
     check_batch_size("train.batch_size / train.accumulation", part, mesh)
     check_batch_size("probe.batch_size", config.probe.batch_size, mesh)
     pretrained = open_pretrained(config.model.source)
-    _check_fits(config, pretrained)
-    pretrained_shardings(
-        make_model(config, pretrained.config), mesh
-    )  # refuses a mesh that does not fit the model
+    _check_positions(config, pretrained.config)
+    check_tokenizer(pretrained)
+    model = make_model(config, pretrained.config)
     _warn_of_other_prompt(config, pretrained.run)
     data = config.data
     renderer = make_renderer(
         pretrained.tokenizer, max_length=data.max_length, instruction=data.instruction, system=data.system
     )
-    return mesh, pretrained, renderer
+    return _Opened(mesh, pretrained, model, pretrained_shardings(model, mesh), renderer)
 
 
-def _assemble(
-    config: RunConfig,
-    mesh: jax.sharding.Mesh,
-    pretrained: Pretrained,
-    renderer: PromptRenderer,
-    examples: ExampleSet,
-    held_out: ExampleSet,
-) -> Run:
+def _assemble(config: RunConfig, opened: _Opened, examples: ExampleSet, held_out: ExampleSet) -> Run:
+    mesh, pretrained, model, param_shardings, renderer = opened
     buckets = stage_buckets(config, np.concatenate([examples.lengths, held_out.lengths]))
     probes = probe_batches(
         held_out, count=config.probe.examples, batch_size=config.probe.batch_size, buckets=buckets
     )
 
-    model = make_model(config, pretrained.config)
-    whole = pretrained_shardings(model, mesh)
-    updates = config.train.steps * (config.grpo.updates_per_rollout if config.stage == 1 else 1)
-    optimizer = make_optimizer(config.optimizer, updates)
+    optimizer = make_optimizer(config.optimizer, config.updates)
     shardings = train_state_shardings(model, optimizer, mesh)
     answers = renderer.answer_tokens
-    schedule = make_schedule(config.optimizer, updates)
+    schedule = make_schedule(config.optimizer, config.updates)
     stage = make_stage(Parts(config, model, optimizer, schedule, answers, mesh, examples), buckets)
     stage.batches()  # refuses examples that make no batch
 
@@ -148,7 +148,7 @@ def _assemble(
         examples=examples,
         held_out=probes,
         probe_step=make_probe_step(model, answers, config.grpo.max_new_tokens, mesh),
-        load_initial_params=lambda: pretrained.load_params(whole),
+        load_initial_params=lambda: pretrained.load_params(param_shardings),
         init_state=start,
         abstract_state=abstract_state(model, start, shardings),
     )
@@ -171,6 +171,8 @@ def _open_everywhere(
         opened = None if waits else _open_examples(config, renderer, folder)
     with succeed_together():
         opened = opened or _open_examples(config, renderer, folder)
+    if jax.process_count() == 1:
+        return opened
     facts = {name: part.digest() for name, part in zip(("data", "held-out data"), opened, strict=True)}
     remedy = "give all the same collection, model and library versions"
     check_equal("examples", facts | {"prompts": renderer.fingerprint}, remedy)
@@ -228,16 +230,10 @@ def abstract_state(
     )
 
 
-def _check_fits(config: RunConfig, pretrained: Pretrained) -> None:
-    model, tokenizer = pretrained.config, pretrained.tokenizer
+def _check_positions(config: RunConfig, model: ModelConfig) -> None:
     needed = config.data.max_length + config.grpo.max_new_tokens
     if needed > model.max_positions:
         raise ValueError(
             f"data.max_length={config.data.max_length}: with grpo.max_new_tokens it needs {needed} "
             f"positions, the model has {model.max_positions}"
-        )
-    if len(tokenizer) > model.vocab_size:
-        raise ValueError(
-            f"model.source={config.model.source!r}: its tokenizer has {len(tokenizer)} tokens, its embedding "
-            f"{model.vocab_size}; take tokenizer and weights of one model"
         )

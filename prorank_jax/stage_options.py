@@ -90,6 +90,11 @@ class RankingOptions:
         require_choice("ranking.soft_labels", self.soft_labels, SOFT_LABELS)
         require_positive("ranking.preference_beta", self.preference_beta)
 
+    @property
+    def documents(self) -> int:
+        """Documents of each list, borrowed ones included."""
+        return self.list_size + self.in_batch_negatives
+
 
 @dataclass(frozen=True)
 class LoraOptions:

@@ -20,6 +20,7 @@ from prorank_jax.checkpoint import Checkpoints
 from prorank_jax.config import RunConfig
 from prorank_jax.config_files import config_to_dict
 from prorank_jax.flops import measured_matmul_flops
+from prorank_jax.launching import Interrupted
 from prorank_jax.metrics_log import (
     METRICS_FILE,
     CompilationCounter,
@@ -29,7 +30,7 @@ from prorank_jax.metrics_log import (
     keep_lines_up_to,
     read_lines,
 )
-from prorank_jax.preemption import Interrupted, StopVote, sigterm_noticed
+from prorank_jax.preemption import StopVote, sigterm_noticed
 from prorank_jax.probe import ProbeResult, run_probe
 from prorank_jax.processes import check_same_job, gather_texts, leads, succeed_together
 from prorank_jax.report import PICTURE_FILE, REPORT_FILE, before_after_table, write_report

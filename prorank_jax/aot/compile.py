@@ -43,7 +43,7 @@ def compile_report(config: RunConfig, which: str, topology: Topology, shape: Mod
     """Compiles a config's step for a slice; a step that does not fit gives a report that says so.
 
     Args:
-        which: one of `programs.STEPS`.
+        which: one of `options.STEPS`.
         shape: of the model.
 
     Raises:

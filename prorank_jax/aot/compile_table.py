@@ -22,11 +22,11 @@ from prorank_jax.aot.model_shapes import resolve_shape
 from prorank_jax.aot.report import StepReport, markdown_table
 from prorank_jax.aot.roofline import Bound
 from prorank_jax.config_files import load_config
+from prorank_jax.processes import code_digest
 from prorank_jax.run_folder import write_json, write_text_atomically
 
 TABLE_JSON, TABLE_MARKDOWN = "table.json", "table.md"
 STAGES = ("1", "2")
-_PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def slice_of(config_file: Path) -> str:
@@ -43,9 +43,7 @@ def slice_of(config_file: Path) -> str:
 
 def fingerprint(config_file: Path) -> str:
     """A hash of all that decides a report: the config, the package, jax and libtpu."""
-    digest = hashlib.sha256(config_file.read_bytes())
-    for source in sorted(_PACKAGE.rglob("*.py")):
-        digest.update(source.read_bytes())
+    digest = hashlib.sha256(config_file.read_bytes() + code_digest().encode())
     for package in ("jax", "libtpu"):
         try:
             digest.update(version(package).encode())

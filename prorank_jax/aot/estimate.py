@@ -77,7 +77,7 @@ def _batch_of(config: RunConfig, which: str, ways: int) -> _Batch:
     if which == "1":
         later = config.grpo.group_size * (config.grpo.max_new_tokens - 1)
         return _Batch(lists, width, width, lists * (1 + later))
-    documents = config.ranking.list_size + config.ranking.in_batch_negatives
+    documents = config.ranking.documents
     with_kl = config.ranking.kl_coefficient > 0
     return _Batch(lists * documents, width - SHARED_TOKENS, width, lists * documents if with_kl else 0)
 
@@ -85,7 +85,7 @@ def _batch_of(config: RunConfig, which: str, ways: int) -> _Batch:
 def _model_flops(config: RunConfig, which: str, shape: ModelConfig) -> int:
     if which == "1":
         return grpo_step_flops(shape, config.grpo, config.train.batch_size, config.data.max_length)
-    documents = config.ranking.list_size + config.ranking.in_batch_negatives
+    documents = config.ranking.documents
     rest = config.data.max_length - SHARED_TOKENS
     return ranking_step_flops(
         shape, config.train.batch_size, documents, SHARED_TOKENS, rest, low_rank=config.lora.rank > 0

@@ -9,7 +9,7 @@ from prorank_jax.aot.chips import CHIPS, Topology, parse_topology
 from prorank_jax.config import RunConfig
 from prorank_jax.config_files import describe_fields, load_config, parse_command_line
 
-STEP_CHOICES = ("1", "2", "score")
+STEPS = ("1", "2", "score")
 SEARCHES = ("fixed", "grow")
 USAGE = f"""usage: python launch/aot_compile.py --config FILE.yaml --topology CHIP:SHAPE [--topology ...]
            [--stage 1|2|score] [--output FILE.json] [--search fixed|grow] [--section.field VALUE ...]
@@ -53,7 +53,7 @@ def parse_options(arguments: list[str]) -> AotOptions:
     names = own["--topology"]
     if not names:
         raise ValueError("command line: no --topology; name a slice of chips such as v5e:2x4")
-    which = _one(own, "--stage", STEP_CHOICES)
+    which = _one(own, "--stage", STEPS)
     search = _one(own, "--search", SEARCHES)
     output = Path(own["--output"][-1]) if own["--output"] else None
     if output is not None and (output.exists() or not output.parent.is_dir()):

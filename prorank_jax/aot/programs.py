@@ -30,7 +30,6 @@ from prorank_jax.steps import make_score_step
 from prorank_jax.train_state import init_state, pretrained_shardings, train_state_shardings
 from prorank_jax.types import Batch, ListBatch, Params, TrainState
 
-STEPS = ("1", "2", "score")
 # Shapes depend on no token's id, so any three that a vocabulary has will do.
 ANY_ANSWERS = AnswerTokens(zero=15, one=16, end=17)
 # What the prompts of a list share: a system sentence, an instruction and a query are about as long.
@@ -75,7 +74,7 @@ def topology_mesh(topology: Topology, config: RunConfig) -> Mesh:
 
 
 def build_program(config: RunConfig, which: str, shape: ModelConfig, mesh: Mesh) -> StepProgram:
-    """One of `STEPS` for a mesh.
+    """One of `options.STEPS` for a mesh.
 
     Raises:
         ValueError: sizes that do not fit each other.
@@ -118,14 +117,9 @@ def _parameters(model: Transformer) -> int:
     return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(nn.unbox(abstract_params(model))))
 
 
-def _updates(config: RunConfig, which: str) -> int:
-    return config.train.steps * (config.grpo.updates_per_rollout if which == "1" else 1)
-
-
 def _warmup(config: RunConfig, model: Transformer, mesh: Mesh) -> StepProgram:
-    updates = _updates(config, "1")
-    optimizer = make_optimizer(config.optimizer, updates)
-    schedule = make_schedule(config.optimizer, updates)
+    optimizer = make_optimizer(config.optimizer, config.updates)
+    schedule = make_schedule(config.optimizer, config.updates)
     step = make_warmup_step(config, model, optimizer, schedule, ANY_ANSWERS, mesh)
     key = jax.eval_shape(lambda: jax.random.key(0))
     uses_reference = config.grpo.kl_coefficient > 0 and not config.lora.rank
@@ -149,7 +143,7 @@ def _warmup(config: RunConfig, model: Transformer, mesh: Mesh) -> StepProgram:
 
 def _lists(config: RunConfig, mesh: Mesh) -> ListBatch:
     lists, where = config.train.batch_size, batch_sharding(mesh)
-    documents = config.ranking.list_size + config.ranking.in_batch_negatives
+    documents = config.ranking.documents
     rest = config.data.max_length - SHARED_TOKENS
 
     def array(*shape: int, dtype: Any = jnp.int32) -> Any:
@@ -174,9 +168,9 @@ def _ranking(config: RunConfig, model: Transformer, mesh: Mesh) -> StepProgram:
             f"data.max_length={config.data.max_length}: lists are compiled with {SHARED_TOKENS} shared "
             "tokens; give more"
         )
-    updates, ranking = _updates(config, "2"), config.ranking
-    optimizer = make_optimizer(config.optimizer, updates)
-    schedule = make_schedule(config.optimizer, updates)
+    ranking = config.ranking
+    optimizer = make_optimizer(config.optimizer, config.updates)
+    schedule = make_schedule(config.optimizer, config.updates)
     objective = RankingObjective(
         make_losses(LossOptions(soft_label=ranking.soft_labels, beta=ranking.preference_beta)),
         parse_losses(ranking.losses),

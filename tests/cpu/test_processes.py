@@ -21,8 +21,8 @@ from rich.console import Console
 
 import prorank_jax.train
 from prorank_jax.config_files import load_config
+from prorank_jax.launching import Interrupted
 from prorank_jax.metrics_log import METRICS_FILE, MetricsLog, read_lines
-from prorank_jax.preemption import Interrupted
 from prorank_jax.pretrained import open_pretrained
 from prorank_jax.report import REPORT_FILE
 from prorank_jax.train import PROBES_FILE, train

@@ -23,8 +23,8 @@ from rich.console import Console
 import prorank_jax.setup
 import prorank_jax.train
 from prorank_jax.config_files import config_to_dict, load_config
+from prorank_jax.launching import Interrupted
 from prorank_jax.metrics_log import METRICS_FILE, MetricsLog, read_lines
-from prorank_jax.preemption import Interrupted
 from prorank_jax.report import PICTURE_FILE, REPORT_FILE
 from prorank_jax.sharding import make_mesh
 from prorank_jax.train import PROBES_FILE, train
