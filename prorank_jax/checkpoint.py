@@ -1,12 +1,16 @@
 """Checkpoints of a run (Orbax): training state, data position, config and architecture, together.
 
 Orbax writes each step into a temporary folder and renames it, so that a killed save leaves the step
-before it intact; in a bucket, a step is complete once its marker file is there. This module is the one
-place that knows Orbax's checkpoints.
+before it intact; in a bucket, a step is complete once its marker file is there. A flipped bit in an array
+would be read back unnoticed: each step holds fingerprints of what was saved, which are checked. This module
+is the one place that knows Orbax's checkpoints.
 """
 
 from __future__ import annotations
 
+import json
+import logging
+import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,9 +24,15 @@ from prorank_jax.models.config import ModelConfig
 from prorank_jax.models.lora import combine, merge_factors, split_factors
 from prorank_jax.models.transformer import Transformer, abstract_params
 from prorank_jax.models.weights import default_sharding
+from prorank_jax.processes import gather_texts, leads, succeed_together
 from prorank_jax.run_folder import CHECKPOINTS_FOLDER
 from prorank_jax.stage_options import LoraOptions
+from prorank_jax.state_digest import state_digests
 from prorank_jax.types import Params, TrainState
+
+DAMAGED = ".damaged"
+_log = logging.getLogger(__name__)
+_OLDER = "take its folder away to use the step before it"
 
 
 class Restored(NamedTuple):
@@ -30,6 +40,10 @@ class Restored(NamedTuple):
 
     state: TrainState
     iterator: dict[str, Any]
+
+
+class DamagedCheckpointError(ValueError):
+    """A step that cannot be read back as it was saved."""
 
 
 class Checkpoints:
@@ -42,7 +56,8 @@ class Checkpoints:
             # A CPU array's host copy is the array itself, which the next step's donation would overwrite.
             enable_async_checkpointing=jax.default_backend() != "cpu",
         )
-        self._manager = ocp.CheckpointManager(_absolute(output_dir / CHECKPOINTS_FOLDER), options=options)
+        self._folder = _absolute(output_dir / CHECKPOINTS_FOLDER)
+        self._manager = ocp.CheckpointManager(self._folder, options=options)
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -79,19 +94,81 @@ class Checkpoints:
                 iterator=ocp.args.JsonSave(iterator),
                 config=ocp.args.JsonSave(config),
                 model=ocp.args.JsonSave(model),
+                digests=ocp.args.JsonSave(state_digests(state) | {"iterator": _text_digest(iterator)}),
             ),
         )
 
     def restore(self, step: int, like: TrainState) -> Restored:
-        """Reads a step into the shapes, dtypes and shardings of `like` (abstract or concrete arrays)."""
-        restored = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(like),
-                iterator=ocp.args.JsonRestore(),
-            ),
-        )
-        return Restored(restored["state"], restored["iterator"])
+        """Reads a step into the shapes, dtypes and shardings of `like` (abstract or concrete arrays).
+
+        Raises:
+            DamagedCheckpointError: it cannot be read, or is not what was saved.
+        """
+        try:
+            restored = self._manager.restore(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardRestore(like),
+                    iterator=ocp.args.JsonRestore(),
+                    digests=ocp.args.JsonRestore(),
+                ),
+            )
+        except Exception as error:  # Orbax raises anything: KeyError, JSONDecodeError, a bare Exception
+            raise _damaged(self._folder / str(step), f"{type(error).__name__}: {error}") from error
+        state, iterator, expected = restored["state"], restored["iterator"], restored["digests"]
+        found = state_digests(state) | {"iterator": _text_digest(iterator)}
+        _compare_digests(self._folder / str(step), found, expected)
+        return Restored(state, iterator)
+
+    def restore_newest(self, like: TrainState) -> tuple[Restored, int] | None:
+        """The newest step that is intact, with its number; None where there is no step at all.
+
+        Damaged steps above it are renamed, so that they can be saved anew. Every process calls it.
+
+        Raises:
+            ValueError: every step is damaged; nothing was changed.
+        """
+        damaged: list[int] = []
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            failure, restored = "", None
+            try:
+                restored = self.restore(step, like)
+            except DamagedCheckpointError as error:
+                failure = str(error)
+            failures = [text for text in gather_texts(failure) if text]
+            if restored is not None and not failures:
+                self._set_aside(damaged)
+                return restored, step
+            _log.warning("skipping a damaged checkpoint: %s", failures[0])
+            damaged.append(step)
+        if damaged:
+            raise ValueError(
+                f"{self._folder}: none of the checkpoints {sorted(damaged)} can be read; bring one back "
+                "from a copy, or name a new output_dir"
+            )
+        return None
+
+    def _set_aside(self, steps: list[int]) -> None:
+        with succeed_together():
+            for step in steps if leads() else ():
+                (self._folder / str(step)).rename(self._folder / f"{step}{DAMAGED}")
+        if steps:
+            self._manager.reload()
+
+
+def _text_digest(content: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(content, sort_keys=True).encode())
+
+
+def _compare_digests(folder: Path | epath.Path, found: dict[str, int], expected: dict[str, int]) -> None:
+    """Refuses what was read where its fingerprints are not among those that were saved."""
+    differing = [name for name, digest in found.items() if expected.get(name) != digest]
+    if differing:
+        raise _damaged(folder, f"{differing[0]} is not what was saved")
+
+
+def _damaged(folder: Path | epath.Path, why: str) -> DamagedCheckpointError:
+    return DamagedCheckpointError(f"{folder}: {' '.join(why.split())[:300]}")
 
 
 def _absolute(folder: Path | epath.Path) -> epath.Path:
@@ -110,7 +187,7 @@ def restore_params(output_dir: Path, config: ModelConfig, lora: LoraOptions, sha
         shardings: a sharding for each parameter, nested like the parameters; None: the first device.
 
     Raises:
-        ValueError: no complete checkpoint.
+        ValueError: no complete checkpoint, or a damaged one.
     """
     factors, rest = split_factors(nn.unbox(abstract_params(Transformer(config, lora=lora))))
     everywhere = jax.tree.map(lambda _: default_sharding(), rest) if shardings is None else shardings
@@ -134,7 +211,8 @@ def _abstract(leaf: Any, sharding: Any) -> jax.ShapeDtypeStruct:
 
 def _restore_state(output_dir: Path, item: dict[str, Any]) -> dict[str, Any]:
     """The named parts of the newest checkpoint's state."""
-    with ocp.CheckpointManager((output_dir / CHECKPOINTS_FOLDER).absolute()) as manager:
+    folder = (output_dir / CHECKPOINTS_FOLDER).absolute()
+    with ocp.CheckpointManager(folder) as manager:
         step = manager.latest_step()
         if step is None:
             raise ValueError(f"{output_dir}: holds no complete checkpoint; let the run train on")
@@ -143,4 +221,13 @@ def _restore_state(output_dir: Path, item: dict[str, Any]) -> dict[str, Any]:
             restore_args=ocp.checkpoint_utils.construct_restore_args(item),
             partial_restore=True,
         )
-        return manager.restore(step, args=ocp.args.Composite(state=how))["state"]
+        wanted = ocp.args.Composite(state=how, digests=ocp.args.JsonRestore())
+        try:
+            restored = manager.restore(step, args=wanted)
+        except Exception as error:  # as above
+            raise _damaged(folder / str(step), f"{type(error).__name__}: {error}; {_OLDER}") from error
+    try:
+        _compare_digests(folder / str(step), state_digests(restored["state"]), restored["digests"])
+    except DamagedCheckpointError as error:
+        raise DamagedCheckpointError(f"{error}; {_OLDER}") from error
+    return restored["state"]

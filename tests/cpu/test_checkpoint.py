@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
-from prorank_jax.checkpoint import Checkpoints
+from prorank_jax.checkpoint import Checkpoints, restore_params
 from prorank_jax.config import MeshOptions
 from prorank_jax.run_folder import CHECKPOINTS_FOLDER
 from prorank_jax.sharding import make_mesh
+from prorank_jax.stage_options import LoraOptions
+from prorank_jax.state_digest import state_digests
 from prorank_jax.train_state import init_state, train_state_shardings
 from prorank_jax.types import TrainState
-from tests.cpu.tiny import tiny_model
+from tests.cpu.tiny import tiny_config, tiny_model
 
 ITERATOR = {"next_index": 12, "nested": {"seed": 2**31 + 5}}
 
@@ -77,3 +83,98 @@ def test_a_half_written_step_is_ignored(tmp_path):
         assert int(restored.step) == 1
         save(checkpoints, 2)
         assert checkpoints.latest() == 2
+
+
+def files_of(step: Path) -> list[Path]:
+    return [file.relative_to(step) for file in sorted(step.rglob("*")) if file.is_file()]
+
+
+def flip_a_bit(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def cut_off(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, flip_a_bit, cut_off])
+def test_whichever_file_is_damaged_what_is_restored_is_what_was_saved(tmp_path, damage, caplog):
+    """Either the step is intact all the same, or the one before it is taken and the damage is named."""
+    with Checkpoints(tmp_path / "intact", keep=3) as checkpoints:
+        for step in (1, 2):
+            save(checkpoints, step)
+    fallen_back = set()
+    for number, file in enumerate(files_of(tmp_path / "intact" / CHECKPOINTS_FOLDER / "2")):
+        folder = tmp_path / str(number)
+        shutil.copytree(tmp_path / "intact", folder)
+        damage(folder / CHECKPOINTS_FOLDER / "2" / file)
+        caplog.clear()
+        with Checkpoints(folder, keep=3) as checkpoints:
+            (restored, iterator), step = checkpoints.restore_newest(some_state(1)[1])
+            saved = some_state(step)[0]
+            for ours, theirs in zip(jax.tree.leaves(restored), jax.tree.leaves(saved), strict=True):
+                assert np.asarray(ours).tobytes() == np.asarray(theirs).tobytes(), file
+            assert iterator == ITERATOR | {"step": step}
+            if step == 1:
+                fallen_back.add(str(file))
+                assert f"{CHECKPOINTS_FOLDER}/2" in caplog.text
+                assert (folder / CHECKPOINTS_FOLDER / "2.damaged").is_dir()
+                save(checkpoints, 2)  # the run goes on and comes there again
+                assert checkpoints.latest() == 2
+            else:
+                assert "damaged" not in caplog.text.replace(str(tmp_path), "")
+        shutil.rmtree(folder)
+    assert any("iterator" in name for name in fallen_back)
+    assert any("process_0/d/" in name for name in fallen_back)  # the arrays themselves
+
+
+@pytest.mark.parametrize("half", ["state", "iterator", "digests", ""])
+def test_a_half_deleted_step_is_skipped(tmp_path, half):
+    with Checkpoints(tmp_path, keep=3) as checkpoints:
+        for step in (1, 2):
+            save(checkpoints, step)
+    shutil.rmtree(tmp_path / CHECKPOINTS_FOLDER / "2" / half)
+    (tmp_path / CHECKPOINTS_FOLDER / "2").mkdir(exist_ok=True)
+    with Checkpoints(tmp_path, keep=3) as checkpoints:
+        found = checkpoints.restore_newest(some_state(1)[1])
+    assert found is not None
+    assert found[1] == 1
+
+
+def test_where_all_are_damaged_nothing_is_touched_and_a_reader_says_which(tmp_path):
+    with Checkpoints(tmp_path, keep=3) as checkpoints:
+        for step in (1, 2):
+            save(checkpoints, step)
+    for step in ("1", "2"):
+        shutil.rmtree(tmp_path / CHECKPOINTS_FOLDER / step / "state")
+    with Checkpoints(tmp_path, keep=3) as checkpoints, pytest.raises(ValueError, match=r"\[1, 2\] can be"):
+        checkpoints.restore_newest(some_state(1)[1])
+    assert sorted(path.name for path in (tmp_path / CHECKPOINTS_FOLDER).iterdir()) == ["1", "2"]
+    with pytest.raises(ValueError, match=f"{CHECKPOINTS_FOLDER}/2: .*the step before it"):
+        restore_params(tmp_path, tiny_config(), LoraOptions())
+
+
+def test_a_reader_of_parameters_notices_a_flipped_bit(tmp_path):
+    with Checkpoints(tmp_path, keep=3) as checkpoints:
+        save(checkpoints, 1)
+    restore_params(tmp_path, tiny_config(), LoraOptions())
+    arrays = tmp_path / CHECKPOINTS_FOLDER / "1" / "state" / "ocdbt.process_0" / "d"
+    flip_a_bit(max(arrays.iterdir(), key=lambda file: file.stat().st_size))
+    with pytest.raises(ValueError, match=r"/1: .*(params/.* is not what was saved|Error)"):
+        restore_params(tmp_path, tiny_config(), LoraOptions())
+
+
+def test_fingerprints_do_not_depend_on_the_mesh_and_see_every_bit():
+    values = np.random.default_rng(0).normal(size=(8, 4, 6)).astype(np.float32)
+    mesh = make_mesh(MeshOptions(data=1, fsdp=8))
+    whole = state_digests({"w": jax.device_put(values, jax.devices()[0])})
+    split = state_digests({"w": jax.device_put(values, NamedSharding(mesh, PartitionSpec("fsdp")))})
+    assert whole == split
+    for place, bit in itertools.product([0, 77, 191], range(32)):
+        changed = values.view(np.uint32).copy()
+        changed.reshape(-1)[place] ^= np.uint32(1 << bit)
+        assert state_digests({"w": jnp.asarray(changed)}) != whole
+    moved = np.roll(values, 1, axis=1)
+    assert state_digests({"w": jnp.asarray(moved)}) != whole
