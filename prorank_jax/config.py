@@ -118,6 +118,8 @@ class TrainOptions:
     more than one part costs another forward pass."""
     sample_every: int = 20
     """Steps between two tables of sampled completions; 0: none."""
+    max_skipped: int = 5
+    """Steps in a row whose loss or gradient is not finite: each is skipped, after so many the run stops."""
 
     def __post_init__(self) -> None:
         require_at_least("train.steps", self.steps, 1)
@@ -128,6 +130,7 @@ class TrainOptions:
         remedy = f"must divide train.batch_size={self.batch_size}"
         require(divides, "train.accumulation", self.accumulation, remedy)
         require_at_least("train.sample_every", self.sample_every, 0)
+        require_at_least("train.max_skipped", self.max_skipped, 1)
 
 
 @dataclass(frozen=True)

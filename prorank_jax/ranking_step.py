@@ -32,6 +32,7 @@ from prorank_jax.train_state import (
     initial_policy,
     reference_shardings,
     train_state_shardings,
+    updates_made,
 )
 from prorank_jax.types import Array, ListBatch, Params, TrainState
 
@@ -158,12 +159,12 @@ def make_ranking_step(
     def step(state: TrainState, reference: Params | None, batch: ListBatch) -> tuple[TrainState, Metrics]:
         policy = initial_policy(model, state, reference) if objective.uses_reference else None
         with logical_axes(rules, mesh):
-            rate = schedule(state.step)
+            rate = schedule(updates_made(state, 1))
             gradients, metrics = gradient(state, policy, batch)
-            state = apply_gradients(state, gradients, optimizer)
+            state, update = apply_gradients(state, gradients, metrics["loss"], optimizer)
         variance = metrics.pop("score_square") - metrics["score"] ** 2
         metrics["score_deviation"] = jnp.sqrt(jnp.maximum(variance, 0.0))
-        metrics |= {"grad_norm": optax.global_norm(gradients), "learning_rate": jnp.asarray(rate)}
+        metrics |= update | {"learning_rate": jnp.asarray(rate)}
         return dataclasses.replace(state, step=state.step + 1), metrics
 
     frozen = reference_shardings(model, mesh) if objective.uses_reference else None

@@ -52,6 +52,7 @@ class Stage:
         uses_reference: whether the step wants the initial parameters.
         shown: metrics beside the progress bar.
         curves: metrics of the report's picture, with their names there.
+        learned, held_out: the metric that training drives up, and the probe's that should rise with it.
     """
 
     step: TrainStep
@@ -60,6 +61,8 @@ class Stage:
     uses_reference: bool
     shown: tuple[str, ...]
     curves: Mapping[str, str]
+    learned: str
+    held_out: str
 
 
 @dataclass(frozen=True)
@@ -135,6 +138,8 @@ def _warmup(parts: Parts, buckets: tuple[int, ...]) -> Stage:
             "answer_entropy": "answer entropy (nats)",
             "tied_groups": "tied groups",
         },
+        learned="reward",
+        held_out="accuracy",
     )
 
 
@@ -216,4 +221,6 @@ def _ranking(parts: Parts) -> Stage:
         uses_reference=objective.uses_reference and not config.lora.rank,
         shown=("loss", "ndcg", "score_deviation", "prompts_per_second"),
         curves={"ndcg": "nDCG within the lists"} | losses,
+        learned="ndcg",
+        held_out="auc",
     )

@@ -46,6 +46,7 @@ from prorank_jax.train_state import (
     initial_policy,
     reference_shardings,
     train_state_shardings,
+    updates_made,
 )
 from prorank_jax.types import Batch, ListBatch, Params, Rollout, TrainState
 
@@ -97,8 +98,8 @@ def make_grpo_step(
             return jax.lax.with_sharding_constraint(gradients, shardings.params), metrics
 
         gradients, metrics = sum_parts(of_part, (batch, rollout), accumulation)
-        state = apply_gradients(state, gradients, optimizer)
-        return state, metrics | {"grad_norm": optax.global_norm(gradients)}
+        state, update = apply_gradients(state, gradients, metrics["loss"], optimizer)
+        return state, metrics | update
 
     def replayed_updates(
         state: TrainState, reference: Policy | None, batch: Batch, key: jax.Array
@@ -125,16 +126,16 @@ def make_grpo_step(
             params = combine(state.frozen, trained)
             return on_policy_loss(params, model, reference, batch, uniform, reward, answers, options)
 
-        (_, (metrics, rollout)), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
-        metrics |= {"grad_norm": optax.global_norm(gradients)}
-        return apply_gradients(state, gradients, optimizer), metrics, rollout
+        (total, (metrics, rollout)), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
+        state, update = apply_gradients(state, gradients, total, optimizer)
+        return state, metrics | update, rollout
 
     def step(
         state: TrainState, reference: Params | None, batch: Batch, key: jax.Array
     ) -> tuple[TrainState, Metrics, jax.Array]:
         policy = initial_policy(model, state, reference) if uses_reference else None
         with logical_axes(rules, mesh):
-            rate = schedule(state.step * options.updates_per_rollout)
+            rate = schedule(updates_made(state, options.updates_per_rollout))
             run = fused_update if on_policy and accumulation == 1 else replayed_updates
             state, metrics, rollout = run(state, policy, batch, key)
             metrics |= rollout_metrics(rollout, batch, answers) | {"learning_rate": jnp.asarray(rate)}

@@ -4,45 +4,40 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import resource
-import statistics
+import logging
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from rich.console import Console
 
-from prorank_jax import __version__
+from prorank_jax.bad_steps import BadSteps, pairs_of
 from prorank_jax.checkpoint import Checkpoints
 from prorank_jax.config import RunConfig
 from prorank_jax.config_files import config_to_dict
-from prorank_jax.flops import measured_matmul_flops
 from prorank_jax.launching import Interrupted
 from prorank_jax.metrics_log import (
-    METRICS_FILE,
     CompilationCounter,
     MetricsLog,
     TrainingProgress,
     completions_table,
     keep_lines_up_to,
-    read_lines,
 )
 from prorank_jax.preemption import StopVote, sigterm_noticed
-from prorank_jax.probe import ProbeResult, run_probe
+from prorank_jax.probe import run_probe
 from prorank_jax.processes import check_same_job, gather_texts, leads, succeed_together
-from prorank_jax.report import PICTURE_FILE, REPORT_FILE, before_after_table, write_report
 from prorank_jax.run_folder import write_config
 from prorank_jax.run_place import RunPlace, open_place
+from prorank_jax.run_report import PROBES_FILE, read_report, report, signs_so_far
 from prorank_jax.setup import Run, prepare_run
 from prorank_jax.sharding import put_batch
 from prorank_jax.stages import Work
 from prorank_jax.train_state import all_params
-from prorank_jax.types import Batch, Params, TrainState
+from prorank_jax.types import Batch, ListBatch, Params, TrainState
 
-PROBES_FILE = "probes.jsonl"
+_log = logging.getLogger(__name__)
 SHOWN_GROUPS = 4
 
 
@@ -74,8 +69,8 @@ def train(config: RunConfig, console: Console | None = None) -> dict[str, Any]:
             loop.run_to_end()
         with succeed_together():
             if leads():
-                _report(run, place, console)
-        return json.loads(gather_texts(_read_report(place.folder) if leads() else "")[0])
+                report(run, place, console)
+        return json.loads(gather_texts(read_report(place.folder) if leads() else "")[0])
 
 
 @dataclasses.dataclass
@@ -85,6 +80,7 @@ class _Pending:
     step: int
     metrics: dict[str, jax.Array]
     work: Work
+    batch: Batch | ListBatch
 
 
 class _Loop:
@@ -109,21 +105,23 @@ class _Loop:
         self._leads = leads()
         self._pending: _Pending | None = None
         self._reference: Params | None = None
+        self._bad_steps = BadSteps(run.config.train.max_skipped)
         self._state, self._done = self._resume_or_start()
+        self._told = set(signs_so_far(run, place.folder)) if self._done else set[str]()
         self._clock = time.perf_counter()
 
     def _resume_or_start(self) -> tuple[TrainState, int]:
-        run, latest = self._run, self._checkpoints.latest()
+        run, found = self._run, self._checkpoints.restore_newest(self._run.abstract_state)
         if run.stage.uses_reference:
             self._reference = run.load_initial_params()
-        if latest is None:
+        if found is None:
             # The state is donated step by step; the reference must not share its buffers.
             params = run.load_initial_params()
             return run.init_state(params), 0
-        restored = self._checkpoints.restore(latest, run.abstract_state)
+        restored, step = found
         self._batches.set_state(restored.iterator)
-        self._console.print(f"resuming {self._place.name} after step {latest}")
-        return restored.state, latest
+        self._console.print(f"resuming {self._place.name} after step {step}")
+        return restored.state, step
 
     def run_to_end(self) -> None:
         """Trains the steps that are left, with the probes and checkpoints that fall due."""
@@ -153,7 +151,7 @@ class _Loop:
         self._state, metrics, completions = self._run.stage.step(self._state, self._reference, on_mesh, key)
         stop = self._stop.says_stop()
         self._settle(log, progress)  # the step before: its metrics are read while this one runs
-        self._pending = _Pending(step, metrics, self._run.stage.work(batch))
+        self._pending = _Pending(step, metrics, self._run.stage.work(batch), batch)
         last = step == config.train.steps
         if completions is not None and self._due(config.train.sample_every, step):
             self._show_completions(step, batch, completions)
@@ -188,6 +186,10 @@ class _Loop:
         if log is not None:
             log.write(pending.step, metrics)
         progress.update(pending.step, metrics)
+        examples = self._run.examples
+        self._bad_steps.saw(
+            pending.step, metrics["skipped"], lambda: pairs_of(examples, pending.batch.examples)
+        )
 
     def _probe(self, step: int) -> None:
         run = self._run
@@ -208,7 +210,15 @@ class _Loop:
         if self._leads:
             with (self._place.folder / PROBES_FILE).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(dataclasses.asdict(result)) + "\n")
+            self._tell_signs()
         self._clock = time.perf_counter()
+
+    def _tell_signs(self) -> None:
+        """Warns of each kind of trouble once."""
+        for kind, sentence in signs_so_far(self._run, self._place.folder).items():
+            if kind not in self._told:
+                self._told.add(kind)
+                _log.warning(sentence)
 
     def _save(self, step: int) -> None:
         self._place.send()
@@ -235,36 +245,3 @@ class _Loop:
 
     def _decode(self, tokens: Sequence[int]) -> str:
         return str(self._run.tokenizer.decode(list(tokens)))
-
-
-def _read_report(folder: Path) -> str:
-    return (folder / REPORT_FILE).read_text(encoding="utf-8")
-
-
-def _report(run: Run, place: RunPlace, console: Console) -> None:
-    """Writes and shows the report of a finished run."""
-    output_dir = place.folder
-    probes = [ProbeResult(**record) for record in read_lines(output_dir / PROBES_FILE)]
-    metrics = read_lines(output_dir / METRICS_FILE)
-    warm = metrics[1:] or metrics  # the first step compiles
-    model_tflops = statistics.median(record["model_tflops"] for record in warm)
-    matmul_tflops = measured_matmul_flops(run.config.model.compute_dtype) / 1e12 * jax.device_count()
-    device = jax.devices()[0]
-    facts = {
-        "stage": run.config.stage,
-        "model": run.config.model.source,
-        "data": run.config.data.source,
-        "steps": run.config.train.steps,
-        "median_prompts_per_second": statistics.median(record["prompts_per_second"] for record in warm),
-        "median_model_tflops": model_tflops,
-        "matmul_tflops": matmul_tflops,
-        "share_of_matmul_peak": model_tflops / matmul_tflops,
-        "peak_memory_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
-        "devices": f"{jax.device_count()} x {device.device_kind}",
-        "prorank_jax": __version__,
-        "jax": jax.__version__,
-    }
-    write_report(output_dir, probes, metrics, facts, run.stage.curves)
-    place.send()
-    console.print(before_after_table(probes))
-    console.print(f"report: {place.holder / REPORT_FILE}, picture: {place.holder / PICTURE_FILE}")

@@ -93,9 +93,37 @@ def all_params(state: TrainState) -> Params:
 
 
 def apply_gradients(
-    state: TrainState, gradients: Params, optimizer: optax.GradientTransformation
-) -> TrainState:
-    """One optimizer update of what is trained."""
+    state: TrainState, gradients: Params, loss: jax.Array, optimizer: optax.GradientTransformation
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One optimizer update of what is trained, or none where loss or gradients are not finite.
+
+    A skipped update leaves parameters, moments and the schedule's count as they were. Gradients whose
+    squares have no float32 sum count as not finite.
+
+    Returns:
+        The state, and `grad_norm` and `skipped` (0 or 1), float32.
+    """
+    norm = optax.global_norm(gradients)
+    is_finite = jnp.isfinite(norm) & jnp.isfinite(loss)
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    return dataclasses.replace(state, params=params, opt_state=opt_state)
+
+    def kept(new: jax.Array, old: jax.Array) -> jax.Array:
+        return jnp.where(is_finite, new, old)
+
+    state = dataclasses.replace(
+        state,
+        params=jax.tree.map(kept, params, state.params),
+        opt_state=jax.tree.map(kept, opt_state, state.opt_state),
+    )
+    return state, {"grad_norm": norm, "skipped": 1.0 - is_finite.astype(jnp.float32)}
+
+
+def updates_made(state: TrainState, per_step: int) -> jax.Array:
+    """How many updates the schedule has counted, which skipped ones are not.
+
+    Args:
+        per_step: updates of a step, for optimizers that count nothing.
+    """
+    counts = optax.tree_utils.tree_get_all_with_path(state.opt_state, "count")
+    return counts[0][1] if counts else state.step * per_step

@@ -19,13 +19,15 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+import prorank_jax.run_report
 import prorank_jax.train
 from prorank_jax.config_files import load_config
 from prorank_jax.launching import Interrupted
 from prorank_jax.metrics_log import METRICS_FILE, MetricsLog, read_lines
 from prorank_jax.pretrained import open_pretrained
 from prorank_jax.report import REPORT_FILE
-from prorank_jax.train import PROBES_FILE, train
+from prorank_jax.run_report import PROBES_FILE
+from prorank_jax.train import train
 from tests.cpu import scored_pairs
 from tests.cpu.several import STEPS, Processes, run_together, shared_fields, start, wait_for
 from tests.cpu.test_train import SPEEDS, at_step
@@ -42,7 +44,7 @@ def workshop(tmp_path_factory) -> Iterator[Path]:
     write_model_folder(folder / "model")
     write_collection(folder / "collection")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prorank_jax.train, "measured_matmul_flops", lambda _: 1e12)
+        patch.setattr(prorank_jax.run_report, "measured_matmul_flops", lambda _: 1e12)
         yield folder
 
 
@@ -141,7 +143,7 @@ def test_a_run_alone_goes_on_in_two_of_which_one_is_killed(workshop, alone, tmp_
     with pytest.raises(Interrupted):
         run_alone(fields)
     monkeypatch.undo()
-    monkeypatch.setattr(prorank_jax.train, "measured_matmul_flops", lambda _: 1e12)
+    monkeypatch.setattr(prorank_jax.run_report, "measured_matmul_flops", lambda _: 1e12)
 
     processes = Processes([fields] * 2, tmp_path / "killed")
     processes.when(lambda: lines_of(tmp_path / "run") >= 3, lambda started: started[1].kill())

@@ -20,14 +20,16 @@ import pytest
 import yaml
 from rich.console import Console
 
+import prorank_jax.run_report
 import prorank_jax.setup
 import prorank_jax.train
 from prorank_jax.config_files import config_to_dict, load_config
 from prorank_jax.launching import Interrupted
 from prorank_jax.metrics_log import METRICS_FILE, MetricsLog, read_lines
 from prorank_jax.report import PICTURE_FILE, REPORT_FILE
+from prorank_jax.run_report import PROBES_FILE
 from prorank_jax.sharding import make_mesh
-from prorank_jax.train import PROBES_FILE, train
+from prorank_jax.train import train
 from tests.cpu.tiny_run import LAUNCHER, STEPS, tiny_fields, write_collection, write_model_folder
 
 SPEEDS = {"prompts_per_second", "tokens_per_second", "model_tflops", "compilations"}
@@ -44,7 +46,7 @@ def workshop(tmp_path_factory) -> Iterator[Path]:
     write_collection(folder / "collection")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(prorank_jax.setup, "make_mesh", lambda options: make_mesh(options, jax.devices()[:1]))
-        patch.setattr(prorank_jax.train, "measured_matmul_flops", lambda _: 1e12)
+        patch.setattr(prorank_jax.run_report, "measured_matmul_flops", lambda _: 1e12)
         yield folder
 
 
@@ -183,3 +185,19 @@ def test_a_finished_run_can_be_run_again(workshop, uninterrupted):
     assert [(uninterrupted / name).read_bytes() for name in kept] == before
     jax.tree.map(np.testing.assert_array_equal, final_state(uninterrupted), state)
     assert report["after"]["step"] == STEPS
+
+
+@pytest.mark.slow
+def test_numbers_gone_bad_stop_the_run_and_leave_its_checkpoint(workshop):
+    folder = workshop / "diverged"
+    # The first update is finite, and so large that nothing after it is.
+    fields = fields_of(workshop, folder) | {"optimizer.learning_rate": 1e25, "train.max_skipped": 5}
+    message = r"step 6: .*5 steps in a row.*the last batch held '.+/.+'"
+    with pytest.raises(ValueError, match=message) as caught:
+        train(load_config(None, fields), Console(file=io.StringIO(), width=120))
+    assert "optimizer.learning_rate" in str(caught.value)
+    records = read_lines(folder / METRICS_FILE)
+    assert [record["skipped"] for record in records] == [0, 1, 1, 1, 1, 1]
+    with ocp.StandardCheckpointer() as reader:
+        state = reader.restore(folder / "checkpoints" / "4" / "state")
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state) if leaf.dtype.kind == "f")

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+import prorank_jax.run_report
 import prorank_jax.setup
 import prorank_jax.train
 from prorank_jax.config import MeshOptions
@@ -23,9 +24,10 @@ from prorank_jax.models.transformer import Transformer
 from prorank_jax.pretrained import open_pretrained
 from prorank_jax.prompts import AnswerTokens, make_renderer
 from prorank_jax.report import PICTURE_FILE, REPORT_FILE
+from prorank_jax.run_report import PROBES_FILE
 from prorank_jax.sharding import make_mesh
 from prorank_jax.steps import make_score_step
-from prorank_jax.train import PROBES_FILE, train
+from prorank_jax.train import train
 from tests.cpu.test_train import at_step
 from tests.cpu.tiny_run import tiny_fields, write_collection, write_model_folder
 
@@ -43,7 +45,7 @@ def workshop(tmp_path_factory) -> Iterator[Path]:
     write_collection(folder / "collection")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(prorank_jax.setup, "make_mesh", lambda options: make_mesh(options, jax.devices()[:1]))
-        patch.setattr(prorank_jax.train, "measured_matmul_flops", lambda _: 1e12)
+        patch.setattr(prorank_jax.run_report, "measured_matmul_flops", lambda _: 1e12)
         fields = tiny_fields(folder / "model", folder / "collection", folder / "first")
         run(fields | {"train.steps": 4, "lora.rank": 2})
         yield folder

@@ -1,0 +1,82 @@
+"""Signs that a run learns nothing, or the wrong thing, read from its own metrics."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from prorank_jax.probe import ProbeResult
+
+TIED_STEPS = 20
+_WINDOW = 10
+_TIED = 0.99
+
+
+def signs_of_trouble(
+    metrics: Sequence[Mapping[str, Any]], probes: Sequence[ProbeResult], learned: str, held_out: str
+) -> dict[str, str]:
+    """What a user should know of a run so far: kind of the trouble → a sentence with the remedy.
+
+    Each kind is told as it was first seen, so a longer history never changes what was said of a shorter.
+
+    Args:
+        metrics: records of metrics.jsonl, in the order of their steps.
+        learned: the metric that training drives up.
+        held_out: the field of a probe that should rise with it.
+    """
+    signs: dict[str, str] = {}
+    tied = _tied_for_long(metrics)
+    if tied:
+        signs["tied groups"] = tied
+    for count in range(2, len(probes) + 1):
+        overfit = _parted(metrics, probes[:count], learned, held_out)
+        if overfit:
+            signs["held-out"] = overfit
+            break
+    return signs
+
+
+def _tied_for_long(metrics: Sequence[Mapping[str, Any]]) -> str:
+    """GRPO's gradient is zero where all rewards of a group are equal."""
+    in_a_row = 0
+    for record in metrics:
+        share = record.get("tied_groups")
+        in_a_row = in_a_row + 1 if share is not None and share >= _TIED else 0
+        if in_a_row == TIED_STEPS:
+            return (
+                f"all completions of every group got the same reward for {TIED_STEPS} steps up to step "
+                f"{record['step']}: there is no gradient, and the policy may have collapsed into one answer; "
+                "start again with a lower optimizer.learning_rate or a higher grpo.entropy_coefficient"
+            )
+    return ""
+
+
+def _parted(
+    metrics: Sequence[Mapping[str, Any]], probes: Sequence[ProbeResult], learned: str, held_out: str
+) -> str:
+    """Training gains while the held-out probe falls by more than two standard errors of a difference."""
+    last = probes[-1]
+    best = max(probes[:-1], key=lambda probe: getattr(probe, held_out))
+    fall = getattr(best, held_out) - getattr(last, held_out)
+    # Of a share of n answers, at most; an AUC of n / 2 pairs of classes varies no more.
+    noise = 2 * math.sqrt(2 * 0.25 / last.examples)
+    before, now = _around(metrics, learned, best.step), _around(metrics, learned, last.step)
+    if fall <= noise or before is None or now is None or now <= before:
+        return ""
+    return (
+        f"held-out {held_out} fell from {getattr(best, held_out):.3f} (step {best.step}) to "
+        f"{getattr(last, held_out):.3f} (step {last.step}) while {learned} in training rose from "
+        f"{before:.3f} to {now:.3f}: the run learns its training pairs, or a way round the task; use fewer "
+        "steps, a lower optimizer.learning_rate, or more queries"
+    )
+
+
+def _around(metrics: Sequence[Mapping[str, Any]], name: str, step: int) -> float | None:
+    """The mean of a metric over the last steps up to `step`, or over the first ones for step 0."""
+    values = [(record["step"], record.get(name)) for record in metrics]
+    real = [(at, value) for at, value in values if value is not None]
+    until = [value for at, value in real if at <= step][-_WINDOW:]
+    chosen = until or [value for _, value in real][:_WINDOW]
+    return statistics.fmean(chosen) if chosen else None

@@ -1,0 +1,76 @@
+"""Warnings come where a run goes wrong, once, and not where it goes well or is only noisy."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prorank_jax.learning_signs import TIED_STEPS, signs_of_trouble
+from prorank_jax.probe import ProbeResult
+
+
+def probe(step: int, accuracy: float, examples: int = 128) -> ProbeResult:
+    return ProbeResult(step, examples, 1.0, accuracy, accuracy, 0.5, [], [])
+
+
+def history(rewards: list[float], tied: float = 0.0) -> list[dict[str, float]]:
+    return [
+        {"step": step, "reward": reward, "tied_groups": tied} for step, reward in enumerate(rewards, start=1)
+    ]
+
+
+def signs(metrics, probes):
+    return signs_of_trouble(metrics, probes, "reward", "accuracy")
+
+
+def test_a_run_that_learns_is_not_warned_of():
+    rising = [0.2 + 0.01 * step for step in range(40)]
+    assert signs(history(rising), [probe(0, 0.5), probe(20, 0.6), probe(40, 0.8)]) == {}
+
+
+def test_reward_that_rises_while_held_out_accuracy_falls():
+    rising = [0.2 + 0.01 * step for step in range(60)]
+    found = signs(history(rising), [probe(0, 0.5), probe(20, 0.8), probe(40, 0.5), probe(60, 0.4)])
+    assert list(found) == ["held-out"]
+    assert "fell from 0.800 (step 20) to 0.500 (step 40)" in found["held-out"]
+    assert "optimizer.learning_rate" in found["held-out"]
+
+
+def test_both_falling_is_another_trouble():
+    falling = [0.8 - 0.01 * step for step in range(40)]
+    assert signs(history(falling), [probe(0, 0.8), probe(40, 0.4)]) == {}
+
+
+@given(st.integers(2, 512), st.floats(0.3, 0.9))
+def test_a_fall_within_the_noise_of_a_probe_is_none(examples, best):
+    fall = 1.9 * math.sqrt(0.5 / examples)
+    rising = [0.2 + 0.01 * step for step in range(40)]
+    assert signs(history(rising), [probe(20, best, examples), probe(40, best - fall, examples)]) == {}
+
+
+@pytest.mark.parametrize("steps", [TIED_STEPS - 1, TIED_STEPS])
+def test_groups_that_tie_for_long(steps):
+    metrics = history([0.5] * steps, tied=1.0)
+    found = signs(metrics, [])
+    assert list(found) == (["tied groups"] if steps == TIED_STEPS else [])
+    if found:
+        assert f"up to step {TIED_STEPS}" in found["tied groups"]
+        broken = [*metrics[:10], {"step": 11, "reward": 0.5, "tied_groups": 0.9}, *metrics[11:]]
+        assert signs(broken, []) == {}
+
+
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=6), st.lists(st.floats(0, 1), min_size=30, max_size=30))
+def test_a_longer_history_never_changes_what_was_said(accuracies, rewards):
+    metrics = history(rewards)
+    probes = [probe(5 * index, accuracy) for index, accuracy in enumerate(accuracies)]
+    before = signs(metrics[: probes[-2].step], probes[:-1])
+    after = signs(metrics, probes)
+    assert before.items() <= after.items()
+
+
+def test_a_stage_without_groups_and_a_metric_that_was_not_finite():
+    metrics = [{"step": step, "reward": None} for step in range(1, 30)]
+    assert signs(metrics, [probe(0, 0.9), probe(29, 0.1)]) == {}
