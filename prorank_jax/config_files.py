@@ -7,12 +7,15 @@ import difflib
 import typing
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import draccus
 import yaml
 
 from prorank_jax.config import RunConfig
+
+if TYPE_CHECKING:
+    from etils import epath
 
 # `--init runs/stage1` says in a word what stage 2 starts from.
 SHORT_NAMES = {"init": "model.source"}
@@ -131,16 +134,24 @@ class _ConfigLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
+def read_plain_yaml(file: Path | epath.Path) -> Any:
+    """What a YAML file says, plain values only.
+
+    Raises:
+        ValueError: it is no YAML, or has tags, aliases, a key twice, or too many levels.
+    """
+    try:
+        return yaml.load(file.read_text(encoding="utf-8"), _ConfigLoader)  # a subclass of SafeLoader
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ValueError(f"{file}: not readable as YAML ({' '.join(str(error).split())})") from error
+
+
 def _read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(
             f"--config={str(path)!r}: no such file; name a YAML file such as configs/stage1.yaml"
         )
-    try:
-        # A subclass of SafeLoader: it builds plain values only.
-        tree = yaml.load(path.read_text(encoding="utf-8"), _ConfigLoader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not readable as YAML ({' '.join(str(error).split())})") from error
+    tree = read_plain_yaml(path)
     if tree is None:
         return {}
     if not isinstance(tree, dict):

@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from prorank_jax.checkpoint import restore_params
 from prorank_jax.config import RunConfig
-from prorank_jax.config_files import config_from_flat, flatten
+from prorank_jax.config_files import config_from_flat, flatten, read_plain_yaml
 from prorank_jax.models.config import ModelConfig
 from prorank_jax.models.sources import resolve_source
 from prorank_jax.models.tokenizer import load_tokenizer
@@ -83,9 +81,10 @@ def read_run_config(folder: Path) -> RunConfig:
     """
     file = folder / CONFIG_FILE
     try:
-        return config_from_flat(flatten(yaml.safe_load(file.read_text(encoding="utf-8"))), str(file))
-    except (yaml.YAMLError, AttributeError, UnicodeDecodeError) as error:
+        flat = flatten(read_plain_yaml(file))
+    except (ValueError, AttributeError) as error:
         raise ValueError(f"{file}: not the config of a run; name another folder") from error
+    return config_from_flat(flat, str(file))
 
 
 def _open_run(source: str, path: Path) -> Pretrained:

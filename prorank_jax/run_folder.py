@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from prorank_jax.config import RunConfig
-from prorank_jax.config_files import config_to_dict, flatten
+from prorank_jax.config_files import config_to_dict, flatten, read_plain_yaml
 
 if TYPE_CHECKING:
     from etils import epath
@@ -60,8 +60,8 @@ def check_same_run(output_dir: Path | epath.Path, config: RunConfig) -> None:
             )
         return
     try:
-        saved = flatten(yaml.safe_load(file.read_text(encoding="utf-8")))
-    except (yaml.YAMLError, AttributeError, UnicodeDecodeError) as error:
+        saved = flatten(read_plain_yaml(file))
+    except (ValueError, AttributeError) as error:
         raise ValueError(f"{file}: not the config of a run; name another output_dir") from error
     current = flatten(config_to_dict(config))
     differing = [n for n in sorted(saved | current) if saved.get(n) != current.get(n) and not _is_free(n)]

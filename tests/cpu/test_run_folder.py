@@ -53,7 +53,7 @@ def test_what_decides_nothing_may_change(tmp_path):
     check_same_run(tmp_path, other)
 
 
-@pytest.mark.parametrize("content", ["{", "- 1\n", "null", "a: [", "\0", "text"])
+@pytest.mark.parametrize("content", ["{", "- 1\n", "null", "a: [", "\0", "text", "a: &a {b: *a}", "[" * 9999])
 def test_a_config_that_is_none_is_refused(tmp_path, content):
     (tmp_path / CONFIG_FILE).write_text(content)
     with pytest.raises(ValueError, match=r"config\.yaml|output_dir"):
