@@ -1,0 +1,74 @@
+"""One side of a benchmark: a program that prepares once and then runs a round whenever it is asked.
+
+Standard library only, so that each side's own interpreter can import it. The harness starts a side with
+`python SCRIPT.py`, writes one JSON object a line to its stdin, and reads one JSON line for each from its
+stdout:
+
+    {"do": "prepare", "work": FOLDER} → {"facts": {...}, "compile_seconds": s}
+    {"do": "check"} → {"values": [...]}
+    {"do": "round"} → {"seconds": s, "units": n, "peak_bytes": n}
+    {"do": "end"} → nothing; the program ends, as it does when its stdin ends
+
+A work folder holds `work.json`, all settings and texts, and `model/`, a Hugging Face folder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+SETTINGS_FILE, MODEL_FOLDER = "work.json", "model"
+
+Answer = dict[str, Any]
+
+
+def read_settings(work: Path) -> dict[str, Any]:
+    """The content of `work.json`."""
+    settings: dict[str, Any] = json.loads((work / SETTINGS_FILE).read_text(encoding="utf-8"))
+    return settings
+
+
+def peak_bytes() -> int:
+    """The most host memory this process has held so far, in bytes."""
+    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return largest if sys.platform == "darwin" else largest * 1024
+
+
+def serve(
+    prepare: Callable[[Path], Answer], check: Callable[[], Answer], run_round: Callable[[], Answer]
+) -> None:
+    """Answers the harness until it says `end` or goes away.
+
+    Whatever libraries print to stdout goes to stderr: only answers reach the harness.
+
+    Args:
+        prepare: loads and compiles for a work folder; returns `facts` (versions, device, dtype and
+            settings) and `compile_seconds`.
+        check: returns `values`, floats that both sides compute from the same input.
+        run_round: returns `seconds` and `units` of one measured round, and `peak_bytes` if it is known.
+
+    Raises:
+        ValueError: a request of another kind.
+    """
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    for line in sys.stdin:
+        request = json.loads(line)
+        wanted = request["do"]
+        if wanted == "end":
+            return
+        if wanted == "prepare":
+            answer = prepare(Path(request["work"]))
+        elif wanted == "check":
+            answer = check()
+        elif wanted == "round":
+            answer = run_round()
+        else:
+            raise ValueError(f"do={wanted!r}: prepare, check, round or end")
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
