@@ -1,0 +1,170 @@
+"""This project's stage 1 as one side of the benchmark; see side.py for what it answers."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the repository need not be installed
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from side import MODEL_FOLDER, peak_bytes, read_settings, serve
+
+from prorank_jax.config import GrpoOptions, MeshOptions, OptimizerOptions
+from prorank_jax.flops import grpo_step_flops, measured_matmul_flops
+from prorank_jax.grpo import policy_loss
+from prorank_jax.models.transformer import Transformer
+from prorank_jax.models.weights import load_model_config, load_params
+from prorank_jax.optimizer import make_optimizer, make_schedule
+from prorank_jax.prompts import AnswerTokens
+from prorank_jax.rewards import answer_reward
+from prorank_jax.rollouts import log_probs_of, replay_logits
+from prorank_jax.sharding import make_mesh
+from prorank_jax.steps import make_grpo_step
+from prorank_jax.train_state import init_state, pretrained_shardings, train_state_shardings
+from prorank_jax.types import Batch, Params, Rollout
+
+Settings = dict[str, Any]
+UPDATES = 10**6  # of a constant rate: how many changes nothing
+
+
+class OurSide:
+    """The state of this side between requests."""
+
+    def prepare(self, work: Path) -> dict[str, Any]:
+        """Loads, checks, and compiles the one step."""
+        self.settings = settings = read_settings(work)
+        model = Transformer(
+            load_model_config(work / MODEL_FOLDER), settings["dtype"], settings["ours"]["remat"]
+        )
+        mesh, options, answers = make_mesh(MeshOptions()), grpo_options(settings), answer_tokens(settings)
+        params = load_params(work / MODEL_FOLDER, model.config, pretrained_shardings(model, mesh))
+        self.values = checked_values(model, params, settings)
+        self.reference = jax.tree.map(jnp.copy, params) if options.kl_coefficient else None
+        rate = OptimizerOptions(
+            learning_rate=settings["learning_rate"],
+            schedule="constant",
+            warmup_steps=0,
+            b1=settings["b1"],
+            b2=settings["b2"],
+            eps=settings["eps"],
+            max_grad_norm=settings["max_grad_norm"],
+        )
+        optimizer = make_optimizer(rate, UPDATES)
+        reward = answer_reward(answers, options.format_weight, options.correct_weight)
+        step = make_grpo_step(model, optimizer, make_schedule(rate, UPDATES), options, answers, reward, mesh)
+        shardings = train_state_shardings(model, optimizer, mesh)
+        self.state = init_state(params, model, optimizer, shardings, settings["seed"])
+        self.numbers = itertools.count()
+        started = time.perf_counter()
+        self.step = step.lower(self.state, self.reference, *self._inputs(0)).compile()  # type: ignore[attr-defined]
+        compiled = time.perf_counter() - started
+        rows = settings["prompts_per_step"]
+        return {
+            "facts": {
+                "jax": jax.__version__,
+                "device": jax.devices()[0].device_kind,
+                "dtype": settings["dtype"],
+                "remat": model.remat,
+                "flops_per_round": grpo_step_flops(model.config, options, rows, settings["width"]),
+                "peak_flops": measured_matmul_flops(settings["dtype"]),
+            },
+            "compile_seconds": compiled,
+        }
+
+    def check(self) -> dict[str, Any]:
+        """Log-probabilities, loss and gradient norm of the given completions."""
+        return {"values": self.values}
+
+    def run_round(self) -> dict[str, Any]:
+        """One step: sampling, reward, update; the host's part of the batch included."""
+        started = time.perf_counter()
+        inputs = self._inputs(next(self.numbers))
+        self.state, metrics, _ = self.step(self.state, self.reference, *inputs)
+        jax.block_until_ready((self.state, metrics))
+        seconds = time.perf_counter() - started
+        statistics = jax.devices()[0].memory_stats() or {}
+        peak = statistics.get("peak_bytes_in_use") or peak_bytes()
+        return {"seconds": seconds, "units": self.settings["prompts_per_step"], "peak_bytes": peak}
+
+    def _inputs(self, number: int) -> tuple[Batch, jax.Array]:
+        batches = self.settings["batches"]
+        batch = batches[number % len(batches)]
+        key = jax.random.fold_in(jax.random.key(self.settings["seed"]), number)
+        return padded_batch(batch["prompts"], batch["labels"], self.settings["width"]), key
+
+
+def grpo_options(settings: Settings) -> GrpoOptions:
+    """What both sides share, without this project's additions: every group counts, nothing is forced."""
+    return GrpoOptions(
+        group_size=settings["group_size"],
+        max_new_tokens=settings["new_tokens"],
+        temperature=settings["temperature"],
+        advantage="mean",
+        clip_low=settings["clip_low"],
+        clip_high=settings["clip_high"],
+        kl_coefficient=settings["kl_coefficient"],
+        kl_estimator="k3",
+        entropy_coefficient=0.0,
+        format_weight=settings["format_weight"],
+        correct_weight=settings["correct_weight"],
+        forced_ends=0,
+        mask_tied_groups=False,
+    )
+
+
+def answer_tokens(settings: Settings) -> AnswerTokens:
+    """The ids of the answers and of the end of a turn."""
+    return AnswerTokens(**settings["answers"])
+
+
+def padded_batch(prompts: list[list[int]], labels: list[int], width: int) -> Batch:
+    """Prompts as rows of `width` tokens, padded on the right."""
+    tokens = np.zeros((len(prompts), width), np.int32)
+    for row, prompt in zip(tokens, prompts, strict=True):
+        row[: len(prompt)] = prompt
+    return Batch(
+        tokens=tokens,
+        lengths=np.array([len(prompt) for prompt in prompts], np.int32),
+        labels=np.array(labels, np.int32),
+        examples=np.arange(len(prompts), dtype=np.int32),
+    )
+
+
+def checked_values(model: Transformer, params: Params, settings: Settings) -> list[float]:
+    """Log-probabilities, loss and gradient norm of given completions, by the functions of training."""
+    given, options, answers = settings["check"], grpo_options(settings), answer_tokens(settings)
+    prompts = given["prompts"]
+    batch = padded_batch(prompts, [0] * len(prompts), max(map(len, prompts)))
+    tokens, mask = np.array(given["completions"], np.int32), np.array(given["mask"], np.float32)
+    advantages = np.array(given["advantages"], np.float32)
+
+    def loss_of(params: Params, offsets: jax.Array) -> tuple[jax.Array, jax.Array]:
+        logits = replay_logits(model, params, batch, tokens, options.temperature)
+        log_probs = log_probs_of(logits, tokens)
+        rollout = Rollout(
+            tokens=tokens,
+            mask=mask,
+            log_probs=jax.lax.stop_gradient(log_probs) + offsets,
+            rewards=advantages,
+            advantages=advantages,
+            tied=np.zeros(len(tokens), bool),
+        )
+        reference = jax.lax.stop_gradient(logits) if options.kl_coefficient else None
+        return policy_loss(logits, rollout, answers, options, reference)[0], log_probs
+
+    values_of = jax.jit(jax.value_and_grad(loss_of, has_aux=True))
+    (loss, log_probs), gradients = values_of(params, np.array(given["log_prob_offsets"], np.float32))
+    norm = optax.global_norm(gradients)
+    return [*np.ravel(log_probs * mask).tolist(), float(loss), float(norm)]
+
+
+if __name__ == "__main__":
+    side = OurSide()
+    serve(side.prepare, side.check, side.run_round)

@@ -1,0 +1,199 @@
+"""TRL's GRPOTrainer as one side of the stage 1 benchmark; see side.py for what it answers.
+
+Its own training loop, settings in its favour: no reference model without a KL term, no gradient
+checkpointing, no logging, prompts tokenized beforehand, scaled-dot-product attention, and as many
+sequences in a micro-batch as `peer_batch` of work.json says.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+import trl
+from datasets import Dataset
+from side import MODEL_FOLDER, peak_bytes, read_settings, serve
+from stepper import Stepper
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+
+Settings = dict[str, Any]
+
+
+class KnownPrompts(trl.GRPOTrainer):
+    """The trainer for prompts whose token ids are known: a prompt's text is its number."""
+
+    known: list[list[int]]
+
+    def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
+        return [self.known[int(prompt)] for prompt in prompts], None, {}
+
+
+class StopAfterStep(TrainerCallback):
+    """Waits for the next round before the first step and after each update."""
+
+    stepper: Stepper
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        """Waits for the first round."""
+        self.stepper.arrive()
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        """Lets the device finish, then waits for the next round."""
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.stepper.arrive()
+
+
+class TrlSide:
+    """The state of this side between requests."""
+
+    def prepare(self, work: Path) -> dict[str, Any]:
+        """Builds the trainer and computes the checked values, which training would change."""
+        self.settings = settings = read_settings(work)
+        torch.set_num_threads(settings["threads"])
+        callback = StopAfterStep()
+        self.trainer = make_trainer(work / MODEL_FOLDER, settings, callback)
+        callback.stepper = self.stepper = Stepper(self.trainer.train)
+        self.values = checked_values(self.trainer, settings["check"])
+        device = self.trainer.accelerator.device
+        return {
+            "facts": {
+                "trl": trl.__version__,
+                "transformers": transformers.__version__,
+                "torch": torch.__version__,
+                "device": torch.cuda.get_device_name() if device.type == "cuda" else str(device),
+                "dtype": settings["dtype"],
+                "threads": torch.get_num_threads(),
+                "micro_batch": self.trainer.args.per_device_train_batch_size,
+                "attention": self.trainer.model.config._attn_implementation,
+            },
+            "compile_seconds": 0.0,
+        }
+
+    def check(self) -> dict[str, Any]:
+        """Log-probabilities, loss and gradient norm of the given completions."""
+        return {"values": self.values}
+
+    def run_round(self) -> dict[str, Any]:
+        """One step: sampling, reward, update."""
+        seconds = self.stepper.step()
+        peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else peak_bytes()
+        return {"seconds": seconds, "units": self.settings["prompts_per_step"], "peak_bytes": peak}
+
+
+def make_trainer(model_folder: Path, settings: Settings, callback: TrainerCallback) -> KnownPrompts:
+    """The trainer of this work, on the GPU if torch sees one."""
+    bfloat16, on_gpu = settings["dtype"] == "bfloat16", torch.cuda.is_available()
+    parts = settings["prompts_per_step"] * settings["group_size"] // settings["peer_batch"]
+    options = trl.GRPOConfig(
+        output_dir=tempfile.mkdtemp(prefix="trl-"),
+        use_cpu=not on_gpu,
+        bf16=bfloat16,
+        seed=settings["seed"],
+        max_steps=10**6,
+        per_device_train_batch_size=settings["peer_batch"],
+        gradient_accumulation_steps=parts,
+        steps_per_generation=parts,
+        num_iterations=1,
+        num_generations=settings["group_size"],
+        max_completion_length=settings["new_tokens"],
+        temperature=settings["temperature"],
+        top_k=0,
+        top_p=1.0,
+        beta=settings["kl_coefficient"],
+        epsilon=settings["clip_low"],
+        epsilon_high=settings["clip_high"],
+        loss_type="dapo",
+        scale_rewards="none",
+        learning_rate=settings["learning_rate"],
+        lr_scheduler_type="constant",
+        weight_decay=0.0,
+        adam_beta1=settings["b1"],
+        adam_beta2=settings["b2"],
+        adam_epsilon=settings["eps"],
+        max_grad_norm=settings["max_grad_norm"],
+        gradient_checkpointing=False,
+        shuffle_dataset=False,
+        disable_dropout=True,
+        report_to=[],
+        logging_strategy="no",
+        save_strategy="no",
+        disable_tqdm=True,
+    )
+    tokenizer = AutoTokenizer.from_pretrained(model_folder)
+    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(settings["answers"]["end"])
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(settings["padding_token"])
+    prompts = [prompt for batch in settings["batches"] for prompt in batch["prompts"]]
+    labels = [label for batch in settings["batches"] for label in batch["labels"]]
+    trainer = KnownPrompts(
+        model=AutoModelForCausalLM.from_pretrained(
+            model_folder, dtype=torch.float32, attn_implementation="sdpa"
+        ),
+        reward_funcs=make_reward(settings),
+        args=options,
+        train_dataset=Dataset.from_dict({"prompt": list(map(str, range(len(prompts)))), "label": labels}),
+        processing_class=tokenizer,
+        callbacks=[callback],
+    )
+    trainer.known = prompts
+    return trainer
+
+
+def make_reward(settings: Settings) -> Any:
+    """The reward of `prorank_jax.rewards.answer_reward`, for TRL's lists."""
+    zero, one, end = (settings["answers"][name] for name in ("zero", "one", "end"))
+
+    def reward(completion_ids: list[list[int]], label: list[int], **_: Any) -> list[float]:
+        return [_reward(ids, wanted) for ids, wanted in zip(completion_ids, label, strict=True)]
+
+    def _reward(ids: list[int], label: int) -> float:
+        started = ids[0] in (zero, one)
+        formatted = started and (settings["new_tokens"] == 1 or (len(ids) > 1 and ids[1] == end))
+        correct = ids[0] == (one if label == 1 else zero)
+        return settings["format_weight"] * 0.5 * (started + formatted) + settings["correct_weight"] * correct
+
+    return reward
+
+
+def checked_values(trainer: KnownPrompts, given: dict[str, Any]) -> list[float]:
+    """Log-probabilities, loss and gradient norm by the trainer's own functions, without accumulation."""
+    model, device = trainer.model, trainer.accelerator.device
+    model.eval()
+    group = len(given["completions"][0])
+    prompts = [prompt for prompt in given["prompts"] for _ in range(group)]
+    width = max(map(len, prompts))
+    pad = trainer.processing_class.pad_token_id
+    prompt_ids = torch.tensor([[pad] * (width - len(ids)) + ids for ids in prompts], device=device)
+    prompt_mask = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts], device=device)
+    completions = torch.tensor(given["completions"], device=device).flatten(0, 1)
+    mask = torch.tensor(given["mask"], device=device).flatten(0, 1)
+    both = torch.cat([prompt_ids, completions], dim=1), torch.cat([prompt_mask, mask], dim=1)
+    with torch.no_grad():
+        log_probs, _, _ = trainer._get_per_token_logps_and_entropies(model, *both, completions.shape[1])
+    offsets = torch.tensor(given["log_prob_offsets"], device=device).flatten(0, 1)
+    inputs = {
+        "prompt_ids": prompt_ids,
+        "prompt_mask": prompt_mask,
+        "completion_ids": completions,
+        "completion_mask": mask,
+        "advantages": torch.tensor(given["advantages"], device=device).flatten(),
+        "old_per_token_logps": log_probs + offsets,
+        "ref_per_token_logps": log_probs,
+        "num_items_in_batch": mask.sum(),
+    }
+    loss = trainer._compute_loss(model, inputs)
+    loss.backward()
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), float("inf"))
+    model.zero_grad()
+    model.train()
+    return [*(log_probs * mask).flatten().tolist(), loss.item(), norm.item()]
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    side = TrlSide()
+    serve(side.prepare, side.check, side.run_round)

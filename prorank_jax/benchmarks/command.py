@@ -1,0 +1,158 @@
+"""The benchmark as a command: sets up the peer, checks that both sides agree, runs rounds, reports."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from rich.console import Console
+
+from prorank_jax.benchmarks.agreement import compare_values
+from prorank_jax.benchmarks.environments import (
+    environments_folder,
+    has_cuda,
+    peer_python,
+    requirement_files,
+)
+from prorank_jax.benchmarks.options import BenchmarkOptions, add_options, options_from
+from prorank_jax.benchmarks.report import BenchmarkResult, SideResult, as_json, result_table, verdict
+from prorank_jax.benchmarks.rounds import Answer, Round, alternate
+from prorank_jax.benchmarks.side_process import SideProcess
+from prorank_jax.benchmarks.tasks import TASKS, Task
+from prorank_jax.command_line import CommandParser
+from prorank_jax.run_folder import write_json
+
+OURS = "ours"
+ROOT = Path(__file__).resolve().parents[2]
+_DESCRIPTION = "Measures this project beside another library: same work, same machine, in turn."
+
+
+def parse_arguments(arguments: Sequence[str]) -> tuple[str, BenchmarkOptions, Any]:
+    """The task, the shared options and the task's own that a command line gives.
+
+    Raises:
+        ValueError: an unknown task, peer or option, or a value that cannot work.
+        SystemExit: after `--help`.
+    """
+    parser = CommandParser(prog="python launch/benchmark.py", description=_DESCRIPTION)
+    commands = parser.add_subparsers(dest="task", required=True, parser_class=CommandParser)
+    for name, task in TASKS.items():
+        command = commands.add_parser(
+            name,
+            prog=f"{parser.prog} {name}",
+            help=f"{task.unit} per second beside {' or '.join(task.peers)}",
+        )
+        add_options(command, task.peers)
+        task.add_options(command)
+    given: argparse.Namespace = parser.parse_args(arguments)
+    task = TASKS[given.task]
+    return given.task, options_from(given, task.peers, task.dataset), task.size_from(given)
+
+
+def run_benchmark(arguments: Sequence[str], console: Console | None = None) -> BenchmarkResult:
+    """Runs the benchmark that a command line asks for, prints its table and writes its JSON.
+
+    Raises:
+        ValueError: bad input, a peer that cannot be set up, a side that fails, or sides that disagree.
+    """
+    console = console or Console()
+    name, options, size = parse_arguments(arguments)
+    task, peers = TASKS[name], ROOT / "launch" / "peers"
+    python = peer_python(
+        environments_folder(ROOT) / options.peer, requirement_files(peers, options.peer, cuda=has_cuda())
+    )
+    jax.config.update("jax_platforms", "cpu")  # the accelerator is for the sides
+    with tempfile.TemporaryDirectory(prefix="prorank-benchmark-") as folder:
+        work = Path(folder)
+        settings = task.write(options, size, work)
+        commands = {
+            OURS: [sys.executable, str(peers / f"ours_{name}.py")],
+            options.peer: [str(python), str(peers / f"{options.peer.replace('-', '_')}_{name}.py")],
+        }
+        result = compare_sides(name, task, options, settings, commands, work, console)
+    console.print(result_table(result))
+    console.print(verdict(result), soft_wrap=True, highlight=False)
+    if options.output is not None:
+        write_json(options.output, as_json(result))
+    return result
+
+
+def compare_sides(
+    name: str,
+    task: Task,
+    options: BenchmarkOptions,
+    settings: Mapping[str, Any],
+    commands: Mapping[str, Sequence[str]],
+    work: Path,
+    console: Console,
+) -> BenchmarkResult:
+    """Prepares two sides one after the other, checks that they agree, and measures them in turn.
+
+    Args:
+        settings: of the work folder, which is written.
+        commands: name → program of a side; first ours, then the peer's.
+
+    Raises:
+        ValueError: a side fails, or they disagree.
+    """
+
+    def start(side: str) -> SideProcess:
+        environment = side_environment(os.environ, options.threads, keeps_path=side == OURS)
+        log = work / f"{side}.stderr"
+        return SideProcess(side, commands[side], timeout=options.timeout, log=log, environment=environment)
+
+    def show(side: str, number: int, done: Round) -> None:
+        kind = "warm-up" if number < options.warmup else f"round {number - options.warmup + 1}"
+        console.print(f"{side}: {kind}, {done.seconds:.3g} s", highlight=False)
+
+    first, second = commands
+    with start(first) as ours, start(second) as peer:
+        sides = (ours, peer)
+        prepared: dict[str, Answer] = {}
+        for side in sides:
+            console.print(f"{side.name}: loading and compiling", highlight=False)
+            prepared[side.name] = side.ask("prepare", work=str(work))
+        values = [list(side.ask("check").get("values", [])) for side in sides]
+        agreement = compare_values((first, second), *values, task.tolerance[options.dtype])
+        rounds = alternate(sides, options.rounds, options.warmup, show)
+    results = [
+        SideResult(
+            side.name,
+            prepared[side.name].get("facts", {}),
+            float(prepared[side.name].get("compile_seconds", 0.0)),
+            rounds[side.name],
+        )
+        for side in sides
+    ]
+    work_facts = {key: settings[key] for key in task.summarized}
+    shared = {
+        "model": options.model,
+        "dataset": options.dataset,
+        "dtype": options.dtype,
+        "threads": options.threads,
+        "seed": options.seed,
+        "quick": options.quick,
+    }
+    return BenchmarkResult(name, task.unit, shared | work_facts, results[0], results[1], agreement)
+
+
+def side_environment(environment: Mapping[str, str], threads: int, *, keeps_path: bool) -> dict[str, str]:
+    """The environment of a side: as many threads as the other, no downloads, no GPU memory taken ahead.
+
+    Args:
+        keeps_path: whether `PYTHONPATH` stays; a peer's environment is complete by itself.
+    """
+    kept = {name: value for name, value in environment.items() if keeps_path or name != "PYTHONPATH"}
+    return kept | {
+        "OMP_NUM_THREADS": str(threads),
+        "MKL_NUM_THREADS": str(threads),
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_OFFLINE": "1",
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+    }
