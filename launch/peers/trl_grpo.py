@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import transformers
 import trl
+from answer_reward import answer_reward
 from datasets import Dataset
 from side import MODEL_FOLDER, peak_bytes, read_settings, serve
 from stepper import Stepper
@@ -144,17 +145,11 @@ def make_trainer(model_folder: Path, settings: Settings, callback: TrainerCallba
 
 
 def make_reward(settings: Settings) -> Any:
-    """The reward of `prorank_jax.rewards.answer_reward`, for TRL's lists."""
-    zero, one, end = (settings["answers"][name] for name in ("zero", "one", "end"))
+    """The reward function of this work, as TRL calls it."""
 
     def reward(completion_ids: list[list[int]], label: list[int], **_: Any) -> list[float]:
-        return [_reward(ids, wanted) for ids, wanted in zip(completion_ids, label, strict=True)]
-
-    def _reward(ids: list[int], label: int) -> float:
-        started = ids[0] in (zero, one)
-        formatted = started and (settings["new_tokens"] == 1 or (len(ids) > 1 and ids[1] == end))
-        correct = ids[0] == (one if label == 1 else zero)
-        return settings["format_weight"] * 0.5 * (started + formatted) + settings["correct_weight"] * correct
+        pairs = zip(completion_ids, label, strict=True)
+        return [answer_reward(ids, wanted, settings) for ids, wanted in pairs]
 
     return reward
 

@@ -19,12 +19,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from answer_reward import answer_reward
 from flax import nnx
 from side import MODEL_FOLDER, peak_bytes, read_settings, serve
 from stepper import Stepper
 from tunix.models.llama3 import model as llama
 from tunix.models.llama3 import params as llama_params
-from tunix.rl import common, rl_cluster
+from tunix.rl import common, function_registry, rl_cluster
 from tunix.rl.grpo.grpo_learner import GRPOConfig, GRPOLearner, TrainExample
 from tunix.rl.rollout.base_rollout import RolloutConfig
 
@@ -212,27 +213,21 @@ def _whole_groups(settings: Settings) -> int:
 
 
 def make_reward(settings: Settings) -> Any:
-    """The reward of `prorank_jax.rewards.answer_reward`, for Tunix's texts."""
-    zero, one, end = (settings["answers"][name] for name in ("zero", "one", "end"))
+    """The reward function of this work, as Tunix calls it; see `KnownTokens` for its texts."""
 
     def reward(prompts: list[str], completions: list[str], label: Any, **_: Any) -> list[float]:
         del prompts
-        return [_reward(text, wanted) for text, wanted in zip(completions, label, strict=True)]
-
-    def _reward(text: str, label: int) -> float:
-        ids = [int(part) for part in text.split()]
-        started = ids[:1] in ([zero], [one])
-        formatted = started and (settings["new_tokens"] == 1 or ids[1:2] == [end])
-        correct = ids[:1] == [one if label == 1 else zero]
-        return settings["format_weight"] * 0.5 * (started + formatted) + settings["correct_weight"] * correct
+        pairs = zip(completions, label, strict=True)
+        return [
+            answer_reward([int(part) for part in text.split()], int(wanted), settings)
+            for text, wanted in pairs
+        ]
 
     return reward
 
 
 def checked_values(model: llama.Llama3, settings: Settings) -> list[float]:
     """Log-probabilities, loss and gradient norm by Tunix's own functions."""
-    from tunix.rl import function_registry
-
     given, pad, end = settings["check"], settings["padding_token"], settings["answers"]["end"]
     group = len(given["completions"][0])
     prompts = [prompt for prompt in given["prompts"] for _ in range(group)]

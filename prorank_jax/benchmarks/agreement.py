@@ -38,8 +38,8 @@ def compare_values(
     """
     if not ours or len(ours) != len(theirs):
         raise ValueError(
-            f"check: {names[0]} gave {len(ours)} values and {names[1]} {len(theirs)}; both must give the same "
-            "number, at least one"
+            f"check: {names[0]} gave {len(ours)} values and {names[1]} {len(theirs)}; "
+            "both must give the same number, at least one"
         )
     a, b = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
     for name, values in zip(names, (a, b), strict=True):

@@ -62,6 +62,6 @@ def _run(command: Sequence[str], folder: Path) -> None:
     if finished.returncode != 0:
         said = (finished.stderr or finished.stdout).strip().splitlines()
         raise ValueError(
-            f"{folder}: cannot be set up ({said[-1] if said else 'no reason given'}); remove it and try again, "
-            "or check the network"
+            f"{folder}: cannot be set up ({said[-1] if said else 'no reason given'}); remove it and try "
+            "again, or check the network"
         )

@@ -53,7 +53,7 @@ class GrpoWork:
         require_choice("remat", self.remat, REMAT_POLICIES)
         sequences = self.prompts * self.group_size
         divides = self.peer_batch > 0 and sequences % self.peer_batch == 0
-        remedy = f"must divide the {sequences} sequences of a step (prompts × group_size)"
+        remedy = f"must divide the {sequences} sequences of a step (prompts times group_size)"
         require(divides, "peer_batch", self.peer_batch, remedy)
 
 

@@ -32,7 +32,7 @@ class SideResult:
 
     @property
     def peak_share(self) -> float | None:
-        """Share of the measured matrix-product peak in the median round; None where a side counts no FLOPs."""
+        """Share of the measured matrix-product peak in the median round; None: not known."""
         flops, peak = self.facts.get("flops_per_round"), self.facts.get("peak_flops")
         return flops / self.seconds / peak if flops and peak else None
 
@@ -111,8 +111,8 @@ def result_table(result: BenchmarkResult) -> Table:
 
 def verdict(result: BenchmarkResult) -> str:
     """The ratio with its spread, and how far the checked values are apart."""
-    ratio, agreement = result.ratio, result.agreement
+    ratio, checked = result.ratio, result.agreement
     return (
-        f"{result.ours.name} ÷ {result.peer.name}: {ratio.median:.2f} ({ratio.min:.2f} to {ratio.max:.2f}) in "
-        f"{result.unit}/s; {agreement.values} checked values at most {agreement.largest_difference:.1e} apart"
+        f"{result.ours.name} ÷ {result.peer.name}: {ratio.median:.2f} ({ratio.min:.2f} to {ratio.max:.2f}) "
+        f"in {result.unit}/s; {checked.values} checked values at most {checked.largest_difference:.1e} apart"
     )

@@ -23,7 +23,7 @@ class Side(Protocol):
 
 @dataclass(frozen=True)
 class Round:
-    """One measured round: seconds, units of work done, and the peak memory so far in bytes (None: unknown)."""
+    """One measured round: seconds, units of work, and the peak memory so far in bytes (None: unknown)."""
 
     seconds: float
     units: float

@@ -69,7 +69,7 @@ class SideProcess:
                     env=None if self._environment is None else dict(self._environment),
                     text=True,
                     encoding="utf-8",
-                    start_new_session=True,  # so that what it starts ends with it
+                    process_group=0,  # so that what it starts ends with it
                 )
         except OSError as error:
             raise ValueError(f"{self.name}: cannot start {self._command[0]!r} ({error.strerror})") from error
