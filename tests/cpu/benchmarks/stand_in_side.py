@@ -1,0 +1,65 @@
+"""A side that computes nothing: what it answers and how it fails is in its second argument, as JSON.
+
+    python stand_in_side.py NAME '{"diary": FILE, "seconds": [...], "values": [...], "fault": NAME}'
+
+Each request is noted in the diary. Faults: `dies`, `hangs` and `babbles` in its second round, `chatters`
+always.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "launch" / "peers"))
+
+from side import serve
+
+NAME, SCRIPT = sys.argv[1], json.loads(sys.argv[2])
+ROUNDS = itertools.count(1)
+
+
+def note(what: str) -> None:
+    """Writes what was asked."""
+    with Path(SCRIPT["diary"]).open("a", encoding="utf-8") as diary:
+        diary.write(f"{NAME} {what}\n")
+    if SCRIPT.get("fault") == "chatters":
+        print('{"values": [99.0]}', flush=True)
+        os.system("echo from a child")
+
+
+def prepare(work: Path) -> dict[str, Any]:
+    """Tells its own process id."""
+    note("prepare")
+    return {"facts": {"pid": os.getpid(), "work": str(work)}, "compile_seconds": 2.5}
+
+
+def check() -> dict[str, Any]:
+    """The values of the script."""
+    note("check")
+    return {"values": SCRIPT.get("values", [1.0, -20.0])}
+
+
+def run_round() -> dict[str, Any]:
+    """The next seconds of the script."""
+    note("round")
+    number = next(ROUNDS)
+    fault = SCRIPT.get("fault") if number == 2 else None
+    if fault == "dies":
+        print("out of luck", file=sys.stderr)
+        os._exit(7)
+    if fault == "hangs":
+        time.sleep(3600)
+    if fault == "babbles":
+        os.write(ANSWERS, b"not json\n")
+    seconds = SCRIPT.get("seconds", [1.0])
+    return {"seconds": seconds[(number - 1) % len(seconds)], "units": 4, "peak_bytes": 2**30}
+
+
+ANSWERS = os.dup(1)
+serve(prepare, check, run_round)

@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+
+import pytest
+from rich.console import Console
+
+from prorank_jax.benchmarks import command
+from prorank_jax.benchmarks.command import compare_sides, parse_arguments, side_environment
+from prorank_jax.benchmarks.options import BenchmarkOptions
+from prorank_jax.benchmarks.report import as_json, verdict
+from prorank_jax.benchmarks.tasks import TASKS
+from tests.cpu.benchmarks.stand_ins import PATIENCE, diary, stand_in_command
+from tests.cpu.tiny_run import load_launcher
+
+SETTINGS = dict.fromkeys(TASKS["grpo"].summarized, 1)
+
+
+def _compare(folder, ours=None, peer=None, rounds=3):
+    options = BenchmarkOptions(peer="trl", rounds=rounds, timeout=PATIENCE)
+    commands = {
+        "ours": stand_in_command("ours", folder, **(ours or {})),
+        "trl": stand_in_command("trl", folder, **(peer or {})),
+    }
+    console = Console(quiet=True)
+    return compare_sides("grpo", TASKS["grpo"], options, SETTINGS, commands, folder, console)
+
+
+def test_both_sides_are_prepared_checked_and_measured_in_turn(tmp_path):
+    result = _compare(tmp_path, {"seconds": [9, 1, 2, 4]}, {"seconds": [9, 4, 4, 4]})
+    asked = diary(tmp_path)
+    assert asked[:4] == ["ours prepare", "trl prepare", "ours check", "trl check"]
+    turns = ["ours", "trl", "trl", "ours", "ours", "trl", "trl", "ours"]
+    assert asked[4:] == [f"{side} round" for side in turns]
+    assert (result.ratio.median, result.ratio.min, result.ratio.max) == (2, 1, 4)
+    assert (result.ours.seconds, result.peer.seconds) == (2, 4)
+    assert "ours ÷ trl: 2.00 (1.00 to 4.00) in prompts/s; 2 checked values" in verdict(result)
+
+
+def test_the_result_as_json_holds_the_ratio_and_every_round(tmp_path):
+    facts = {"flops_per_round": 3e9, "peak_flops": 1e10}
+    result = _compare(tmp_path, {"seconds": [1]}, {"seconds": [3]}, rounds=2)
+    result = dataclasses.replace(result, ours=dataclasses.replace(result.ours, facts=facts))
+    content = json.loads(json.dumps(as_json(result), allow_nan=False))
+    assert content["ratio"] == {"median": 3, "min": 3, "max": 3}
+    assert content["sides"]["ours"]["share_of_peak"] == pytest.approx(0.3)
+    assert content["sides"]["trl"]["share_of_peak"] is None
+    assert content["sides"]["trl"]["compile_seconds"] == 2.5
+    assert [done["seconds"] for done in content["sides"]["trl"]["rounds"]] == [3, 3]
+    assert content["check"]["tolerance"] == 1e-3
+
+
+def test_sides_that_disagree_are_not_measured(tmp_path):
+    with pytest.raises(ValueError, match=r"value 1 is -20 by ours and -20.1 by trl"):
+        _compare(tmp_path, {"values": [1, -20]}, {"values": [1, -20.1]})
+    assert not [entry for entry in diary(tmp_path) if entry.endswith("round")]
+
+
+def test_a_side_that_dies_ends_the_benchmark_and_the_other_side(tmp_path, capsys):
+    with pytest.raises(ValueError, match="trl: asked to round: ended with exit code 7"):
+        _compare(tmp_path, peer={"fault": "dies"})
+    assert "trl: out of luck" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ("", "the following arguments are required: task"),
+        ("sorting", "sorting"),
+        ("grpo --peer mxbai", "peer='mxbai': choose one of trl, tunix"),
+        ("grpo --rounds 0", "rounds=0: must be at least 1"),
+        ("grpo --warmup -1", "warmup=-1: must be at least 0"),
+        ("grpo --prompts 3", "prompts=3: an even number above 0"),
+        ("grpo --group_size 1", "group_size=1: must be at least 2"),
+        ("grpo --new_tokens 0", "new_tokens=0: must be at least 1"),
+        ("grpo --peer_batch 7", "peer_batch=7: must divide the 128 sequences of a step"),
+        ("grpo --dtype float16", "dtype='float16': choose one of float32, bfloat16"),
+        ("grpo --remat some", "remat='some': choose one of"),
+        ("grpo --timeout 0", "timeout=0.0: must be a finite number above 0"),
+        ("grpo --output nowhere/result.json", "there is no folder 'nowhere'; make it first"),
+        ("grpo --output .", "output='.': is there already"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_set_up(arguments, complaint, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"(?s).*") as caught:
+        parse_arguments(arguments.split())
+    assert complaint in str(caught.value)
+
+
+def test_an_output_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda *_: False)  # permissions do not bind root
+    with pytest.raises(ValueError, match="cannot be written to"):
+        BenchmarkOptions(peer="trl", output=tmp_path / "result.json")
+
+
+def test_quick_means_one_round_of_a_small_step_unless_more_is_asked():
+    _, options, size = parse_arguments(["grpo", "--quick"])
+    assert (options.rounds, options.quick, size.prompts, size.group_size) == (1, True, 2, 4)
+    _, options, size = parse_arguments(["grpo", "--quick", "--rounds", "2", "--group_size", "6"])
+    assert (options.rounds, size.group_size, size.peer_batch) == (2, 6, 6)
+
+
+def test_sides_get_the_same_threads_and_a_peer_no_foreign_packages():
+    given = {"PYTHONPATH": "/elsewhere", "HOME": "/home", "OMP_NUM_THREADS": "64"}
+    ours = side_environment(given, 2, keeps_path=True)
+    peer = side_environment(given, 2, keeps_path=False)
+    assert ours.pop("PYTHONPATH") == "/elsewhere"
+    assert ours == peer
+    assert (peer["OMP_NUM_THREADS"], peer["HOME"]) == ("2", "/home")
+
+
+def test_the_launcher_says_what_is_wrong_in_one_line(capsys):
+    assert load_launcher("benchmark").main(["grpo", "--peer", "nobody"]) == 2
+    assert capsys.readouterr().err == "error: peer='nobody': choose one of trl, tunix\n"
+
+
+def test_every_side_has_its_program_and_every_peer_its_requirements():
+    peers = command.ROOT / "launch" / "peers"
+    for name, task in TASKS.items():
+        for side in ("ours", *task.peers):
+            assert (peers / f"{side.replace('-', '_')}_{name}.py").is_file()
+        for peer in task.peers:
+            lines = (peers / f"requirements-{peer}.txt").read_text().splitlines()
+            pins = [line for line in lines if line and not line.startswith("#")]
+            assert pins
+            assert all("==" in pin for pin in pins)

@@ -1,0 +1,85 @@
+"""Our side of the stage 1 benchmark, in this process, against the same sums done another way."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from prorank_jax.benchmarks.grpo_work import GrpoWork, write_grpo_work
+from prorank_jax.benchmarks.options import BenchmarkOptions
+from prorank_jax.models.attention import prompt_layout
+from prorank_jax.models.transformer import Transformer
+from prorank_jax.models.weights import load_model_config, load_params
+from tests.cpu.benchmarks.peers import load_peer
+from tests.cpu.tiny_run import write_collection, write_model_folder
+
+SIZE = GrpoWork(prompts=8, group_size=4, peer_batch=4)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("benchmark")
+    (folder / "collection").mkdir()
+    (folder / "work").mkdir()
+    options = BenchmarkOptions(
+        peer="trl",
+        model=str(write_model_folder(folder / "model")),
+        dataset=f"{write_collection(folder / 'collection')}:train",
+        max_length=208,
+        quick=True,
+    )
+    settings = write_grpo_work(options, SIZE, folder / "work")
+    side = load_peer("ours_grpo").OurSide()
+    return side, side.prepare(folder / "work"), settings, folder / "work"
+
+
+def _log_probs_of_whole_rows(work, prompts, completions):
+    """Log-probabilities of completions, each run as one row with its prompt: float64 [B, G, L]."""
+    model = Transformer(load_model_config(work / "model"))
+    params = load_params(work / "model", model.config)
+    rows = []
+    for prompt, group in zip(prompts, completions, strict=True):
+        for completion in group:
+            row = jnp.array([prompt + completion])
+            layout = prompt_layout(jnp.array([row.shape[1]]), row.shape[1])
+            hidden, _ = model.apply({"params": params}, row, layout)
+            positions = hidden[0, len(prompt) - 1 : -1]
+            logits = model.apply({"params": params}, positions, method="answer_logits")
+            every = jax.nn.log_softmax(np.asarray(logits, np.float64))
+            rows.append([every[place, token] for place, token in enumerate(completion)])
+    return np.reshape(rows, np.shape(completions))
+
+
+def test_the_checked_values_are_log_probabilities_and_the_clipped_loss(prepared):
+    side, _, settings, work = prepared
+    given = settings["check"]
+    mask, offsets = np.array(given["mask"]), np.array(given["log_prob_offsets"])
+    values = side.check()["values"]
+    expected = _log_probs_of_whole_rows(work, given["prompts"], given["completions"])
+    np.testing.assert_allclose(np.reshape(values[:-2], mask.shape), expected * mask, atol=1e-4)
+    ratio, advantages = np.exp(-offsets), np.array(given["advantages"])[..., None]
+    objective = np.minimum(ratio * advantages, np.clip(ratio, 0.8, 1.2) * advantages)
+    assert values[-2] == pytest.approx(-(objective * mask).sum() / mask.sum(), abs=1e-5)
+    assert values[-1] > 0
+
+
+def test_its_facts_say_what_was_measured(prepared):
+    _, answer, _, _ = prepared
+    assert answer["compile_seconds"] > 0
+    assert answer["facts"]["flops_per_round"] > 0
+    assert answer["facts"]["peak_flops"] > 0
+    assert answer["facts"]["dtype"] == "float32"
+
+
+def test_a_round_is_a_step_and_moves_the_weights(prepared):
+    side, _, _, _ = prepared
+    before = jax.tree.map(np.array, side.state.params)
+    done = side.run_round()
+    assert done["units"] == 8
+    assert done["seconds"] > 0
+    assert done["peak_bytes"] > 0
+    assert int(side.state.step) == 1
+    moved = jax.tree.map(lambda old, new: np.any(old != np.asarray(new)), before, side.state.params)
+    assert any(jax.tree.leaves(moved))

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from prorank_jax.benchmarks.side_process import SideProcess
+from tests.cpu.benchmarks.stand_ins import diary, stand_in
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_a_side_answers_each_request_and_ends_with_the_block(tmp_path):
+    with stand_in("a", tmp_path, seconds=[0.5]) as side:
+        prepared = side.ask("prepare", work="here")
+        assert prepared["facts"]["work"] == "here"
+        assert side.ask("check") == {"values": [1.0, -20.0]}
+        assert side.ask("round") == {"seconds": 0.5, "units": 4, "peak_bytes": 2**30}
+    assert diary(tmp_path) == ["a prepare", "a check", "a round"]
+    assert not _is_running(prepared["facts"]["pid"])
+
+
+def test_what_libraries_print_to_stdout_is_no_answer(tmp_path):
+    with stand_in("a", tmp_path, fault="chatters") as side:
+        assert side.ask("check") == {"values": [1.0, -20.0]}
+        assert side.ask("round")["units"] == 4
+    said = (tmp_path / "a.stderr").read_text()
+    assert said.count("99.0") == said.count("from a child") == 2
+
+
+def test_a_side_that_dies_shows_its_last_words(tmp_path, capsys):
+    with stand_in("torch", tmp_path, fault="dies") as side:
+        side.ask("round")
+        with pytest.raises(ValueError, match="torch: asked to round: ended with exit code 7") as caught:
+            side.ask("round")
+    assert "above" in str(caught.value)
+    assert "torch: out of luck" in capsys.readouterr().err
+
+
+def test_a_side_that_was_killed_before_a_request_is_reported(tmp_path):
+    with stand_in("a", tmp_path) as side:
+        os.kill(side.ask("prepare", work="")["facts"]["pid"], signal.SIGKILL)
+        with pytest.raises(ValueError, match=r"exit code -9; it wrote nothing to stderr"):
+            side.ask("check")
+
+
+def test_a_side_that_hangs_is_given_up_and_killed(tmp_path):
+    with stand_in("slow", tmp_path, fault="hangs") as side:
+        pid = side.ask("prepare", work="")["facts"]["pid"]
+        side.ask("round")
+        side._timeout = 0.5  # not from the start: a process may take seconds to begin
+        with pytest.raises(ValueError, match=r"slow: asked to round: no answer within 0.5 seconds"):
+            side.ask("round")
+    assert not _is_running(pid)
+
+
+def test_an_answer_that_is_no_json_is_refused(tmp_path):
+    with stand_in("a", tmp_path, fault="babbles") as side:
+        side.ask("round")
+        with pytest.raises(ValueError, match="answered 'not json', no JSON object"):
+            side.ask("round")
+
+
+def test_an_unknown_request_is_the_sides_error(tmp_path, capsys):
+    with (
+        stand_in("a", tmp_path) as side,
+        pytest.raises(ValueError, match="asked to dance: ended with exit code 1"),
+    ):
+        side.ask("dance")
+    assert "do='dance': prepare, check, round or end" in capsys.readouterr().err
+
+
+def test_a_program_that_is_not_there_is_named(tmp_path):
+    side = SideProcess("a", [str(tmp_path / "python")], timeout=1, log=tmp_path / "log")
+    with pytest.raises(ValueError, match=r"a: cannot start .*No such file"), side:
+        pass
