@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import sys
 import tempfile
@@ -25,6 +26,7 @@ from prorank_jax.benchmarks.report import BenchmarkResult, SideResult, as_json, 
 from prorank_jax.benchmarks.rounds import Answer, Round, alternate
 from prorank_jax.benchmarks.side_process import SideProcess
 from prorank_jax.benchmarks.tasks import TASKS, Task
+from prorank_jax.benchmarks.tuning import fastest_batch
 from prorank_jax.command_line import CommandParser
 from prorank_jax.run_folder import write_json
 
@@ -75,6 +77,10 @@ def run_benchmark(arguments: Sequence[str], console: Console | None = None) -> B
             OURS: [sys.executable, str(peers / f"ours_{name}.py")],
             options.peer: [str(python), str(peers / f"{options.peer.replace('-', '_')}_{name}.py")],
         }
+        tried = settings.get("peer_batches", [])
+        if len(tried) > 1:
+            tuned = tune_peer(options, settings, tried, commands[options.peer], work, console)
+            settings["peer_batch_seconds"] = tuned
         result = compare_sides(name, task, options, settings, commands, work, console)
     console.print(result_table(result))
     console.print(verdict(result), soft_wrap=True, highlight=False)
@@ -102,17 +108,13 @@ def compare_sides(
         ValueError: a side fails, or they disagree.
     """
 
-    def start(side: str) -> SideProcess:
-        environment = side_environment(os.environ, options.threads, keeps_path=side == OURS)
-        log = work / f"{side}.stderr"
-        return SideProcess(side, commands[side], timeout=options.timeout, log=log, environment=environment)
-
     def show(side: str, number: int, done: Round) -> None:
         kind = "warm-up" if number < options.warmup else f"round {number - options.warmup + 1}"
         console.print(f"{side}: {kind}, {done.seconds:.3g} s", highlight=False)
 
     first, second = commands
-    with start(first) as ours, start(second) as peer:
+    start = functools.partial(make_side, options, work)
+    with start(first, commands[first]) as ours, start(second, commands[second]) as peer:
         sides = (ours, peer)
         prepared: dict[str, Answer] = {}
         for side in sides:
@@ -130,7 +132,7 @@ def compare_sides(
         )
         for side in sides
     ]
-    work_facts = {key: settings[key] for key in task.summarized}
+    work_facts = {key: settings[key] for key in task.summarized if key in settings}
     shared = {
         "model": options.model,
         "dataset": options.dataset,
@@ -140,6 +142,30 @@ def compare_sides(
         "quick": options.quick,
     }
     return BenchmarkResult(name, task.unit, shared | work_facts, results[0], results[1], agreement)
+
+
+def make_side(options: BenchmarkOptions, work: Path, name: str, command: Sequence[str]) -> SideProcess:
+    """A side's process, not started yet."""
+    environment = side_environment(os.environ, options.threads, keeps_path=name == OURS)
+    log = work / f"{name}.stderr"
+    return SideProcess(name, command, timeout=options.timeout, log=log, environment=environment)
+
+
+def tune_peer(
+    options: BenchmarkOptions,
+    settings: dict[str, Any],
+    sizes: Sequence[int],
+    command: Sequence[str],
+    work: Path,
+    console: Console,
+) -> dict[int, float]:
+    """Finds the peer's fastest micro-batch and puts it into the settings; see `fastest_batch`."""
+
+    def show(size: int, done: Round) -> None:
+        console.print(f"{options.peer}: micro-batch {size}, {done.seconds:.3g} s", highlight=False)
+
+    start = functools.partial(make_side, options, work, options.peer, command)
+    return fastest_batch(settings, sizes, work, start, show)
 
 
 def side_environment(environment: Mapping[str, str], threads: int, *, keeps_path: bool) -> dict[str, str]:

@@ -33,7 +33,7 @@ class GrpoWork:
         group_size: completions G of each prompt.
         new_tokens: longest completion; 2 holds an answer and the end of the turn.
         kl_coefficient: weight of the k3 estimate of KL to the initial policy; 0: none.
-        peer_batch: sequences in a micro-batch of the peer.
+        peer_batches: sequences in a micro-batch of the peer; of several, the fastest is taken.
         remat: what our backward pass recomputes, as `model.remat` of a run.
     """
 
@@ -41,7 +41,7 @@ class GrpoWork:
     group_size: int = 16
     new_tokens: int = 2
     kl_coefficient: float = 0.0
-    peer_batch: int = 16
+    peer_batches: tuple[int, ...] = (16,)
     remat: str = "dots_no_batch"
 
     def __post_init__(self) -> None:
@@ -52,9 +52,9 @@ class GrpoWork:
         require_at_least("kl", self.kl_coefficient, 0.0)
         require_choice("remat", self.remat, REMAT_POLICIES)
         sequences = self.prompts * self.group_size
-        divides = self.peer_batch > 0 and sequences % self.peer_batch == 0
-        remedy = f"must divide the {sequences} sequences of a step (prompts times group_size)"
-        require(divides, "peer_batch", self.peer_batch, remedy)
+        divides = all(size > 0 and sequences % size == 0 for size in self.peer_batches)
+        remedy = f"each must divide the {sequences} sequences of a step (prompts times group_size)"
+        require(divides and bool(self.peer_batches), "peer_batch", list(self.peer_batches), remedy)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -64,7 +64,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--group_size", type=int, help="completions of a prompt (16)")
     add("--new_tokens", type=int, default=2, help="longest completion in tokens (%(default)s)")
     add("--kl", type=float, default=0.0, help="weight of the KL term (%(default)s)")
-    add("--peer_batch", type=int, help="sequences in a micro-batch of the peer (one group)")
+    add("--peer_batch", type=int, nargs="+", help="sequences in a micro-batch of the peer (one group)")
     add("--remat", default=GrpoWork.remat, help="what our backward pass recomputes (%(default)s)")
 
 
@@ -74,14 +74,14 @@ def work_from(given: argparse.Namespace) -> GrpoWork:
     Raises:
         ValueError: a value that cannot work.
     """
-    small = GrpoWork(prompts=2, group_size=4, peer_batch=4) if given.quick else GrpoWork()
+    small = GrpoWork(prompts=2, group_size=4, peer_batches=(4,)) if given.quick else GrpoWork()
     group = small.group_size if given.group_size is None else given.group_size
     return GrpoWork(
         prompts=small.prompts if given.prompts is None else given.prompts,
         group_size=group,
         new_tokens=given.new_tokens,
         kl_coefficient=given.kl,
-        peer_batch=group if given.peer_batch is None else given.peer_batch,
+        peer_batches=tuple(given.peer_batch or (group,)),
         remat=given.remat,
     )
 
@@ -132,7 +132,8 @@ def grpo_settings(
         "prompts_per_step": size.prompts,
         "group_size": size.group_size,
         "new_tokens": size.new_tokens,
-        "peer_batch": size.peer_batch,
+        "peer_batch": size.peer_batches[0],
+        "peer_batches": list(size.peer_batches),
         "temperature": 1.0,
         "kl_coefficient": size.kl_coefficient,
         "clip_low": 0.2,

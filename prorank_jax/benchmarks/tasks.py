@@ -25,7 +25,7 @@ class Task:
         add_options: adds the options that only this task has.
         size_from: reads those; raises a ValueError where they cannot work.
         write: writes the model and `work.json` into a folder and returns the settings.
-        summarized: which of the settings the result names.
+        summarized: which of the settings the result names, where they are there.
         tolerance: of the check, for each dtype; see `agreement.compare_values`.
     """
 
@@ -47,7 +47,15 @@ TASKS = {
         add_options=grpo_work.add_options,
         size_from=grpo_work.work_from,
         write=grpo_work.write_grpo_work,
-        summarized=("prompts_per_step", "group_size", "new_tokens", "width", "kl_coefficient", "peer_batch"),
+        summarized=(
+            "prompts_per_step",
+            "group_size",
+            "new_tokens",
+            "width",
+            "kl_coefficient",
+            "peer_batch",
+            "peer_batch_seconds",
+        ),
         tolerance={"float32": 1e-3, "bfloat16": 5e-2},
     )
 }

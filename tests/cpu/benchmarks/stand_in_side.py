@@ -2,8 +2,8 @@
 
     python stand_in_side.py NAME '{"diary": FILE, "seconds": [...], "values": [...], "fault": NAME}'
 
-Each request is noted in the diary. Faults: `dies`, `hangs` and `babbles` in its second round, `chatters`
-always.
+Each request is noted in the diary. `seconds_of_batch` has the seconds for each `peer_batch` of work.json.
+Faults: `dies`, `hangs` and `babbles` in its second round, `chatters` always.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "launch" / "peers"))
 
-from side import serve
+from side import read_settings, serve
 
 NAME, SCRIPT = sys.argv[1], json.loads(sys.argv[2])
 ROUNDS = itertools.count(1)
@@ -36,6 +36,8 @@ def note(what: str) -> None:
 def prepare(work: Path) -> dict[str, Any]:
     """Tells its own process id."""
     note("prepare")
+    if "seconds_of_batch" in SCRIPT:
+        SCRIPT["seconds"] = [SCRIPT["seconds_of_batch"][str(read_settings(work)["peer_batch"])]]
     return {"facts": {"pid": os.getpid(), "work": str(work)}, "compile_seconds": 2.5}
 
 

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from prorank_jax.benchmarks import command
-from prorank_jax.benchmarks.command import compare_sides, parse_arguments, side_environment
+from prorank_jax.benchmarks.command import compare_sides, parse_arguments, side_environment, tune_peer
 from prorank_jax.benchmarks.options import BenchmarkOptions
 from prorank_jax.benchmarks.report import as_json, verdict
 from prorank_jax.benchmarks.tasks import TASKS
@@ -16,6 +16,7 @@ from tests.cpu.benchmarks.stand_ins import PATIENCE, diary, stand_in_command
 from tests.cpu.tiny_run import load_launcher
 
 SETTINGS = dict.fromkeys(TASKS["grpo"].summarized, 1)
+QUIET = Console(quiet=True)
 
 
 def _compare(folder, ours=None, peer=None, rounds=3):
@@ -24,8 +25,7 @@ def _compare(folder, ours=None, peer=None, rounds=3):
         "ours": stand_in_command("ours", folder, **(ours or {})),
         "trl": stand_in_command("trl", folder, **(peer or {})),
     }
-    console = Console(quiet=True)
-    return compare_sides("grpo", TASKS["grpo"], options, SETTINGS, commands, folder, console)
+    return compare_sides("grpo", TASKS["grpo"], options, SETTINGS, commands, folder, QUIET)
 
 
 def test_both_sides_are_prepared_checked_and_measured_in_turn(tmp_path):
@@ -52,6 +52,16 @@ def test_the_result_as_json_holds_the_ratio_and_every_round(tmp_path):
     assert content["check"]["tolerance"] == 1e-3
 
 
+def test_the_peer_is_measured_with_its_fastest_micro_batch(tmp_path):
+    options, settings = BenchmarkOptions(peer="trl", timeout=PATIENCE), {"peer_batch": 8}
+    seconds = {"8": 3.0, "16": 1.0, "32": 2.0}
+    alone = stand_in_command("trl", tmp_path, seconds_of_batch=seconds)
+    tuned = tune_peer(options, settings, (8, 16, 32), alone, tmp_path, QUIET)
+    assert tuned == {8: 3.0, 16: 1.0, 32: 2.0}
+    assert settings == json.loads((tmp_path / "work.json").read_text()) == {"peer_batch": 16}
+    assert diary(tmp_path) == ["trl prepare", "trl round", "trl round"] * 3
+
+
 def test_sides_that_disagree_are_not_measured(tmp_path):
     with pytest.raises(ValueError, match=r"value 1 is -20 by ours and -20.1 by trl"):
         _compare(tmp_path, {"values": [1, -20]}, {"values": [1, -20.1]})
@@ -75,7 +85,7 @@ def test_a_side_that_dies_ends_the_benchmark_and_the_other_side(tmp_path, capsys
         ("grpo --prompts 3", "prompts=3: an even number above 0"),
         ("grpo --group_size 1", "group_size=1: must be at least 2"),
         ("grpo --new_tokens 0", "new_tokens=0: must be at least 1"),
-        ("grpo --peer_batch 7", "peer_batch=7: must divide the 128 sequences of a step"),
+        ("grpo --peer_batch 7", "peer_batch=[7]: each must divide the 128 sequences of a step"),
         ("grpo --dtype float16", "dtype='float16': choose one of float32, bfloat16"),
         ("grpo --remat some", "remat='some': choose one of"),
         ("grpo --timeout 0", "timeout=0.0: must be a finite number above 0"),
@@ -100,7 +110,7 @@ def test_quick_means_one_round_of_a_small_step_unless_more_is_asked():
     _, options, size = parse_arguments(["grpo", "--quick"])
     assert (options.rounds, options.quick, size.prompts, size.group_size) == (1, True, 2, 4)
     _, options, size = parse_arguments(["grpo", "--quick", "--rounds", "2", "--group_size", "6"])
-    assert (options.rounds, size.group_size, size.peer_batch) == (2, 6, 6)
+    assert (options.rounds, size.group_size, size.peer_batches) == (2, 6, (6,))
 
 
 def test_sides_get_the_same_threads_and_a_peer_no_foreign_packages():

@@ -11,7 +11,7 @@ from prorank_jax.benchmarks.work import unused_token
 from prorank_jax.models.weights import load_model_config
 from tests.cpu.tiny_run import TOKENIZER_SIZE, write_collection, write_model_folder
 
-SIZE = GrpoWork(prompts=4, group_size=4, peer_batch=8)
+SIZE = GrpoWork(prompts=4, group_size=4, peer_batches=(8,))
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from prorank_jax.models.weights import load_model_config, load_params
 from tests.cpu.benchmarks.peers import load_peer
 from tests.cpu.tiny_run import write_collection, write_model_folder
 
-SIZE = GrpoWork(prompts=8, group_size=4, peer_batch=4)
+SIZE = GrpoWork(prompts=8, group_size=4, peer_batches=(4,))
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,50 @@
+"""The peer's best micro-batch, found before anything is compared: a peer is measured at its fastest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from prorank_jax.benchmarks.rounds import Round, read_round
+from prorank_jax.benchmarks.side_process import SideProcess
+from prorank_jax.benchmarks.work import write_settings
+
+TRIED = "peer_batch"
+
+
+def fastest_batch(
+    settings: dict[str, Any],
+    sizes: Sequence[int],
+    work: Path,
+    start: Callable[[], SideProcess],
+    show: Callable[[int, Round], None] = lambda *_: None,
+) -> dict[int, float]:
+    """Runs the peer alone with each micro-batch: one round to warm up and one that counts.
+
+    Leaves `work.json` with the fastest.
+
+    Args:
+        settings: of `work.json`; `peer_batch` is set to the fastest size.
+        sizes: micro-batches to try, in sequences.
+        start: makes the peer's process, not started yet.
+        show: called with each size and its round.
+
+    Returns:
+        Size → seconds of its round.
+
+    Raises:
+        ValueError: the peer fails with a size.
+    """
+    seconds: dict[int, float] = {}
+    for size in sizes:
+        write_settings(work, settings | {TRIED: size})
+        with start() as peer:
+            peer.ask("prepare", work=str(work))
+            peer.ask("round")
+            done = read_round(peer.name, peer.ask("round"))
+        seconds[size] = done.seconds
+        show(size, done)
+    settings[TRIED] = min(seconds, key=lambda size: seconds[size])
+    write_settings(work, settings)
+    return seconds
