@@ -25,7 +25,7 @@ from prorank_jax.optimizer import make_optimizer, make_schedule
 from prorank_jax.prompts import AnswerTokens
 from prorank_jax.rewards import answer_reward
 from prorank_jax.rollouts import log_probs_of, replay_logits
-from prorank_jax.sharding import make_mesh
+from prorank_jax.sharding import batch_sharding, make_mesh, replicated
 from prorank_jax.steps import make_grpo_step
 from prorank_jax.train_state import init_state, pretrained_shardings, train_state_shardings
 from prorank_jax.types import Batch, Params, Rollout
@@ -43,7 +43,8 @@ class OurSide:
         model = Transformer(
             load_model_config(work / MODEL_FOLDER), settings["dtype"], settings["ours"]["remat"]
         )
-        mesh, options, answers = make_mesh(MeshOptions()), grpo_options(settings), answer_tokens(settings)
+        mesh = self.mesh = make_mesh(MeshOptions())
+        options, answers = grpo_options(settings), answer_tokens(settings)
         params = load_params(work / MODEL_FOLDER, model.config, pretrained_shardings(model, mesh))
         self.values = checked_values(model, params, settings)
         self.reference = jax.tree.map(jnp.copy, params) if options.kl_coefficient else None
@@ -63,7 +64,7 @@ class OurSide:
         self.state = init_state(params, model, optimizer, shardings, settings["seed"])
         self.numbers = itertools.count()
         started = time.perf_counter()
-        self.step = step.lower(self.state, self.reference, *self._inputs(0)).compile()  # type: ignore[attr-defined]
+        self.step = step.lower(self.state, self.reference, *self._inputs(0)).compile()
         compiled = time.perf_counter() - started
         rows = settings["prompts_per_step"]
         return {
@@ -96,8 +97,10 @@ class OurSide:
     def _inputs(self, number: int) -> tuple[Batch, jax.Array]:
         batches = self.settings["batches"]
         batch = batches[number % len(batches)]
+        rows = padded_batch(batch["prompts"], batch["labels"], self.settings["width"])
         key = jax.random.fold_in(jax.random.key(self.settings["seed"]), number)
-        return padded_batch(batch["prompts"], batch["labels"], self.settings["width"]), key
+        where = batch_sharding(self.mesh), replicated(self.mesh)
+        return jax.device_put((rows, key), where)
 
 
 def grpo_options(settings: Settings) -> GrpoOptions:
