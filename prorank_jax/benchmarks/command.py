@@ -120,8 +120,8 @@ def compare_sides(
         for side in sides:
             console.print(f"{side.name}: loading and compiling", highlight=False)
             prepared[side.name] = side.ask("prepare", work=str(work))
-        values = [list(side.ask("check").get("values", [])) for side in sides]
-        agreement = compare_values((first, second), *values, task.tolerance[options.dtype])
+        mine, theirs = (side.ask("check").get("values", []) for side in sides)
+        agreement = compare_values((first, second), mine, theirs, task.tolerance[options.dtype])
         rounds = alternate(sides, options.rounds, options.warmup, show)
     results = [
         SideResult(

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 SETTINGS_FILE, MODEL_FOLDER = "work.json", "model"
-_SMALL = {"dim": 64, "layers": 2, "heads": 4, "kv_heads": 2, "head_dim": 16, "mlp_dim": 128}
 _SMALL_SPREAD = 0.05
 
 
@@ -35,11 +34,16 @@ def write_model(options: BenchmarkOptions, work: Path) -> PreTrainedTokenizerFas
         ValueError: there is no such model, or its files do not belong together.
     """
     model = open_pretrained(options.model)
-    config = dataclasses.replace(model.config, **_SMALL) if options.quick else model.config
+    config = small_config(model.config) if options.quick else model.config
     params = random_params(config, options.seed) if options.quick else model.load_params(None)
     save_params(params, config, work / MODEL_FOLDER)
     save_tokenizer(model.tokenizer, work / MODEL_FOLDER)
     return model.tokenizer
+
+
+def small_config(config: ModelConfig) -> ModelConfig:
+    """A small model of the same family and vocabulary."""
+    return dataclasses.replace(config, dim=64, layers=2, heads=4, kv_heads=2, head_dim=16, mlp_dim=128)
 
 
 def random_params(config: ModelConfig, seed: int) -> Params:
