@@ -8,7 +8,6 @@ sequences in a micro-batch as `peer_batch` of work.json says.
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +90,7 @@ def make_trainer(model_folder: Path, settings: Settings, callback: TrainerCallba
     bfloat16, on_gpu = settings["dtype"] == "bfloat16", torch.cuda.is_available()
     parts = settings["prompts_per_step"] * settings["group_size"] // settings["peer_batch"]
     options = trl.GRPOConfig(
-        output_dir=tempfile.mkdtemp(prefix="trl-"),
+        output_dir=str(model_folder.parent / "trl"),
         use_cpu=not on_gpu,
         bf16=bfloat16,
         seed=settings["seed"],
