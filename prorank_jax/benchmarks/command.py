@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import os
 import sys
@@ -113,13 +114,13 @@ def compare_sides(
         console.print(f"{side}: {kind}, {done.seconds:.3g} s", highlight=False)
 
     first, second = commands
-    start = functools.partial(make_side, options, work)
-    with start(first, commands[first]) as ours, start(second, commands[second]) as peer:
-        sides = (ours, peer)
-        prepared: dict[str, Answer] = {}
-        for side in sides:
-            console.print(f"{side.name}: loading and compiling", highlight=False)
-            prepared[side.name] = side.ask("prepare", work=str(work))
+    sides: list[SideProcess] = []
+    prepared: dict[str, Answer] = {}
+    with contextlib.ExitStack() as running:
+        for side_name, command in commands.items():  # the second starts once the first is ready
+            console.print(f"{side_name}: loading and compiling", highlight=False)
+            sides.append(running.enter_context(make_side(options, work, side_name, command)))
+            prepared[side_name] = sides[-1].ask("prepare", work=str(work))
         mine, theirs = (side.ask("check").get("values", []) for side in sides)
         agreement = compare_values((first, second), mine, theirs, task.tolerance[options.dtype])
         rounds = alternate(sides, options.rounds, options.warmup, show)
