@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prorank_jax.benchmarks import grpo_work
+from prorank_jax.benchmarks import grpo_work, ranking_work, scoring_work
 from prorank_jax.benchmarks.options import BenchmarkOptions
 
 
@@ -57,5 +57,25 @@ TASKS = {
             "peer_batch_seconds",
         ),
         tolerance={"float32": 1e-3, "bfloat16": 5e-2},
-    )
+    ),
+    "ranking": Task(
+        unit="lists",
+        peers=("sentence-transformers",),
+        dataset="demo:train",
+        add_options=ranking_work.add_options,
+        size_from=ranking_work.work_from,
+        write=ranking_work.write_ranking_work,
+        summarized=("lists_per_step", "list_size", "steps", "tokens"),
+        tolerance={"float32": 1e-3, "bfloat16": 5e-2},
+    ),
+    "scoring": Task(
+        unit="pairs",
+        peers=("mxbai", "sentence-transformers"),
+        dataset="demo",
+        add_options=scoring_work.add_options,
+        size_from=scoring_work.work_from,
+        write=scoring_work.write_scoring_work,
+        summarized=("queries", "top_k", "scored_pairs", "tokens", "longest"),
+        tolerance={"float32": 1e-3, "bfloat16": 2e-1},
+    ),
 }

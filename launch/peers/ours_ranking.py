@@ -1,0 +1,102 @@
+"""This project's stage 2 as one side of the benchmark; see side.py for what it answers."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the repository need not be installed
+
+import jax
+import numpy as np
+from compile_clock import CompileClock
+from rich.console import Console
+from side import peak_bytes, read_settings, serve
+
+from prorank_jax.config_files import config_from_flat, flatten
+from prorank_jax.flops import BACKWARD_FACTOR, forward_flops, measured_matmul_flops
+from prorank_jax.models.config import ModelConfig
+from prorank_jax.setup import prepare_run
+from prorank_jax.sharding import put_batch
+from prorank_jax.types import ListBatch
+
+
+class OurSide:
+    """The state of this side between requests."""
+
+    def prepare(self, work: Path) -> dict[str, Any]:
+        """Sets the run up as training does, and takes a step of each shape with a state of its own."""
+        self.settings = settings = read_settings(work)
+        clock = CompileClock()
+        config = config_from_flat(flatten(settings["ours"]["config"]), "work.json")
+        self.run = run = prepare_run(config, Console(stderr=True))
+        self.key = jax.random.key(config.train.seed)
+        self.batches = run.stage.batches()
+        self.start = self.batches.get_state()
+        ahead = [next(self.batches) for _ in range(settings["steps"])]
+        self.state = run.init_state(run.load_initial_params())
+        for batch in {batch.tokens.shape: batch for batch in ahead}.values():
+            self._step(batch)
+        jax.block_until_ready(self.state)
+        self.state = None  # before its successor takes as much memory
+        self.state = run.init_state(run.load_initial_params())
+        self.clock, self.warm_programs = clock, clock.count
+        return {
+            "facts": {
+                "jax": jax.__version__,
+                "device": jax.devices()[0].device_kind,
+                "dtype": settings["dtype"],
+                "remat": config.model.remat,
+                "shapes": sorted({batch.tokens.shape for batch in ahead}),
+                "flops_per_round": sum(least_flops(run.model_config, batch) for batch in ahead),
+                "peak_flops": measured_matmul_flops(settings["dtype"]),
+            },
+            "compile_seconds": clock.seconds,
+        }
+
+    def check(self) -> dict[str, Any]:
+        """The loss of each step of a round, from the initial weights."""
+        return {"values": self._train()}
+
+    def run_round(self) -> dict[str, Any]:
+        """The steps of a round, their batches by the pipeline."""
+        started = time.perf_counter()
+        self._train()
+        seconds = time.perf_counter() - started
+        statistics = jax.devices()[0].memory_stats() or {}
+        return {
+            "seconds": seconds,
+            "units": len(self.settings["lists"]),
+            "peak_bytes": statistics.get("peak_bytes_in_use") or peak_bytes(),
+            "compiled_again": self.clock.count - self.warm_programs,
+        }
+
+    def _train(self) -> list[float]:
+        self.batches.set_state(self.start)
+        losses = [self._step(next(self.batches)) for _ in range(self.settings["steps"])]
+        jax.block_until_ready(self.state)
+        return [float(loss) for loss in jax.device_get(losses)]
+
+    def _step(self, batch: ListBatch) -> jax.Array:
+        with jax.set_mesh(self.run.mesh):
+            on_mesh = put_batch(batch, self.run.mesh)
+            self.state, metrics, _ = self.run.stage.step(self.state, None, on_mesh, self.key)
+        return metrics["loss"]
+
+
+def least_flops(config: ModelConfig, batch: ListBatch) -> int:
+    """FLOPs of a step without padding; what remat recomputes is not counted."""
+    prefixes = np.asarray(batch.prefix_lengths).tolist()
+    rests = [lengths[real].tolist() for lengths, real in zip(batch.lengths, batch.mask, strict=True)]
+    once = sum(
+        forward_flops(config, prefix, prefix) + sum(forward_flops(config, one, prefix + one) for one in rest)
+        for prefix, rest in zip(prefixes, rests, strict=True)
+    )
+    return (1 + BACKWARD_FACTOR) * once
+
+
+if __name__ == "__main__":
+    side = OurSide()
+    serve(side.prepare, side.check, side.run_round)

@@ -1,0 +1,185 @@
+"""sentence-transformers' CrossEncoderTrainer as one side of the stage 2 benchmark; see side.py.
+
+Its own training loop with ListNetLoss on the exported folder: the score is a difference of two logits at the
+last position, the only one that is projected onto the vocabulary. Settings in its favour: fused AdamW, no
+logging, padding to the longest prompt of a forward pass, and as many pairs in one as is fastest.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import sentence_transformers
+import torch
+import transformers
+from datasets import Dataset
+from sentence_transformers.base.sampler import DefaultBatchSampler
+from sentence_transformers.cross_encoder import (
+    CrossEncoder,
+    CrossEncoderTrainer,
+    CrossEncoderTrainingArguments,
+)
+from sentence_transformers.cross_encoder.losses import ListNetLoss
+from side import MODEL_FOLDER, peak_bytes, read_settings, serve
+from stepper import Stepper
+from torch.utils.data import SequentialSampler
+from transformers import TrainerCallback
+from tuning import fastest
+
+Settings = dict[str, Any]
+_LEAST_PAIRS = 4
+
+
+class RecordedLoss(ListNetLoss):
+    """The loss, which keeps its values."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """The mean over the lists of a batch."""
+        loss = super().forward(*args, **kwargs)
+        self.values.append(loss.detach())
+        return loss
+
+    def __init__(self, model: CrossEncoder) -> None:
+        """Takes the model whose scores it reads."""
+        super().__init__(model)
+        self.values: list[torch.Tensor] = []
+
+
+class InOrder(CrossEncoderTrainer):
+    """The trainer with batches in the order of the data set."""
+
+    def get_batch_sampler(self, dataset: Dataset, batch_size: int, drop_last: bool, **more: Any) -> Any:
+        """Epoch after epoch the same batches."""
+        return DefaultBatchSampler(
+            SequentialSampler(dataset), batch_size=batch_size, drop_last=drop_last, **more
+        )
+
+
+class StopAfterStep(TrainerCallback):
+    """Waits for the next round before the first step and after each update."""
+
+    stepper: Stepper
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        """Waits for the first round."""
+        self.stepper.arrive()
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        """Lets the device finish, then waits for the next round."""
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.stepper.arrive()
+
+
+class SentenceTransformersSide:
+    """The state of this side between requests."""
+
+    def prepare(self, work: Path) -> dict[str, Any]:
+        """Builds the trainer and chooses how many pairs run at once."""
+        self.settings = settings = read_settings(work)
+        torch.set_num_threads(settings["threads"])
+        self.model = CrossEncoder(
+            str(work / MODEL_FOLDER), model_kwargs={"dtype": torch.float32}, local_files_only=True
+        )
+        self.loss = RecordedLoss(self.model)
+        at_once, seconds = self._choose_pairs_at_once()
+        callback = StopAfterStep()
+        trainer = make_trainer(self.model, self.loss, settings, callback)
+        callback.stepper = self.stepper = Stepper(trainer.train)
+        self.loss.values.clear()
+        model, device = self.model[0].model, self.model.device
+        return {
+            "facts": {
+                "sentence-transformers": sentence_transformers.__version__,
+                "transformers": transformers.__version__,
+                "torch": torch.__version__,
+                "device": torch.cuda.get_device_name() if device.type == "cuda" else str(device),
+                "dtype": settings["dtype"],
+                "threads": torch.get_num_threads(),
+                "attention": model.config._attn_implementation,
+                "optimizer": trainer.args.optim,
+                "pairs_at_once": at_once,
+                "seconds_by_pairs_at_once": seconds,
+            },
+            "compile_seconds": 0.0,
+        }
+
+    def check(self) -> dict[str, Any]:
+        """The loss of each step of a round, from the initial weights."""
+        self.run_round()
+        return {"values": [float(value) for value in self.loss.values]}
+
+    def run_round(self) -> dict[str, Any]:
+        """The steps of a round."""
+        self.loss.values.clear()
+        seconds = sum(self.stepper.step() for _ in range(self.settings["steps"]))
+        peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else peak_bytes()
+        return {"seconds": seconds, "units": len(self.settings["lists"]), "peak_bytes": peak}
+
+    def _choose_pairs_at_once(self) -> tuple[int, dict[str, float]]:
+        """The fastest of 4, 8, ... and all pairs of a step, by forward and backward passes of the first."""
+        batch = self.settings["lists"][: self.settings["lists_per_step"]]
+        inputs = [[one["query"] for one in batch], [one["documents"] for one in batch]]
+        labels = [torch.tensor(one["labels"], device=self.model.device) for one in batch]
+        on_gpu = self.model.device.type == "cuda"
+        bfloat16 = self.settings["dtype"] == "bfloat16"
+        self.model.train()
+
+        def run(pairs: int) -> None:
+            self.loss.mini_batch_size = pairs
+            with torch.autocast(self.model.device.type, torch.bfloat16, enabled=bfloat16):
+                loss = self.loss(inputs, labels)
+            loss.backward()
+            self.model.zero_grad()
+            if on_gpu:
+                torch.cuda.synchronize()
+
+        chosen, seconds = fastest(list(_powers(sum(len(one["documents"]) for one in batch))), run)
+        self.loss.mini_batch_size = chosen
+        return chosen, seconds
+
+
+def _powers(most: int) -> Iterator[int]:
+    """4, 8, 16, ... below `most`, then `most`."""
+    pairs = _LEAST_PAIRS
+    while pairs < most:
+        yield pairs
+        pairs *= 2
+    yield most
+
+
+def make_trainer(
+    model: CrossEncoder, loss: ListNetLoss, settings: Settings, callback: TrainerCallback
+) -> InOrder:
+    """The trainer of this work, on the GPU if torch sees one."""
+    options = CrossEncoderTrainingArguments(
+        output_dir=tempfile.mkdtemp(prefix="sentence-transformers-"),
+        use_cpu=not torch.cuda.is_available(),
+        bf16=settings["dtype"] == "bfloat16",
+        seed=settings["seed"],
+        max_steps=10**6,
+        per_device_train_batch_size=settings["lists_per_step"],
+        learning_rate=settings["learning_rate"],
+        lr_scheduler_type="constant",
+        weight_decay=0.0,
+        adam_beta1=settings["b1"],
+        adam_beta2=settings["b2"],
+        adam_epsilon=settings["eps"],
+        max_grad_norm=settings["max_grad_norm"],
+        optim="adamw_torch_fused",
+        report_to=[],
+        logging_strategy="no",
+        save_strategy="no",
+        disable_tqdm=True,
+    )
+    columns = {name: [one[name] for one in settings["lists"]] for name in ("query", "documents", "labels")}
+    data = Dataset.from_dict(columns)
+    return InOrder(model=model, args=options, train_dataset=data, loss=loss, callbacks=[callback])
+
+
+if __name__ == "__main__":
+    side = SentenceTransformersSide()
+    serve(side.prepare, side.check, side.run_round)

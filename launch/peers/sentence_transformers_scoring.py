@@ -1,0 +1,74 @@
+"""sentence-transformers' CrossEncoder as one side of the scoring benchmark; see side.py for what it answers.
+
+The exported folder says how it is used: the prompt is a chat template, the score a difference of two logits
+at the last position, the only one that is projected onto the vocabulary. `predict` sorts by length; the
+batch size is the fastest of those that work.json names.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import sentence_transformers
+import torch
+import transformers
+from sentence_transformers import CrossEncoder
+from side import MODEL_FOLDER, peak_bytes, read_settings, serve
+from tuning import fastest
+
+
+class SentenceTransformersSide:
+    """The state of this side between requests."""
+
+    def prepare(self, work: Path) -> dict[str, Any]:
+        """Loads the folder and chooses the batch size."""
+        settings = read_settings(work)
+        torch.set_num_threads(settings["threads"])
+        self.model = CrossEncoder(
+            str(work / MODEL_FOLDER),
+            model_kwargs={"dtype": getattr(torch, settings["dtype"])},
+            local_files_only=True,
+        )
+        self.pairs, self.checked = list(map(tuple, settings["pairs"])), settings["check"]
+        sample = [self.pairs[place] for place in settings["tuning"]]
+        sizes = settings["peer_batches"]
+        self.batch_size, seconds = fastest(sizes, lambda size: self._scores(sample, size))
+        model, device = self.model[0].model, self.model.device
+        return {
+            "facts": {
+                "sentence-transformers": sentence_transformers.__version__,
+                "transformers": transformers.__version__,
+                "torch": torch.__version__,
+                "device": torch.cuda.get_device_name() if device.type == "cuda" else str(device),
+                "dtype": str(model.dtype).removeprefix("torch."),
+                "threads": torch.get_num_threads(),
+                "attention": model.config._attn_implementation,
+                "batch_size": self.batch_size,
+                "seconds_by_batch_size": seconds,
+            },
+            "compile_seconds": 0.0,
+        }
+
+    def check(self) -> dict[str, Any]:
+        """Scores of the checked pairs."""
+        scores = self._scores([self.pairs[place] for place in self.checked], self.batch_size)
+        return {"values": scores.astype(float).tolist()}
+
+    def run_round(self) -> dict[str, Any]:
+        """All pairs, from texts to scores."""
+        started = time.perf_counter()
+        scores = self._scores(self.pairs, self.batch_size)
+        seconds = time.perf_counter() - started
+        peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else peak_bytes()
+        return {"seconds": seconds, "units": len(scores), "peak_bytes": peak}
+
+    def _scores(self, pairs: list[tuple[str, str]], batch_size: int) -> np.ndarray:
+        return self.model.predict(pairs, batch_size=batch_size, show_progress_bar=False)
+
+
+if __name__ == "__main__":
+    side = SentenceTransformersSide()
+    serve(side.prepare, side.check, side.run_round)
