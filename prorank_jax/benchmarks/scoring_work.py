@@ -145,7 +145,7 @@ def least_flops(config: ModelConfig, queries: Sequence[str], prompts: Sequence[n
     total = 0
     for _, group in itertools.groupby(range(len(prompts)), key=lambda place: queries[place]):
         members = [prompts[place] for place in group]
-        shared = shared_length(members)
+        shared = shared_length(members) if len(members) > 1 else 0
         total += forward_flops(config, shared, shared)
         total += sum(forward_flops(config, len(one) - shared, len(one)) for one in members)
     return total
