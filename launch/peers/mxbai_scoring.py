@@ -35,7 +35,7 @@ class MxbaiSide:
         )
         self.pairs, self.checked = settings["pairs"], settings["check"]
         sample = [self.pairs[place] for place in settings["tuning"]]
-        sizes = settings["peer_batches"]
+        sizes = settings["batch_sizes"]
         self.batch_size, seconds = fastest(sizes, lambda size: self._scores(sample, size))
         device = self.model.device
         return {

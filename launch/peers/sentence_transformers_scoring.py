@@ -34,7 +34,7 @@ class SentenceTransformersSide:
         )
         self.pairs, self.checked = list(map(tuple, settings["pairs"])), settings["check"]
         sample = [self.pairs[place] for place in settings["tuning"]]
-        sizes = settings["peer_batches"]
+        sizes = settings["batch_sizes"]
         self.batch_size, seconds = fastest(sizes, lambda size: self._scores(sample, size))
         model, device = self.model[0].model, self.model.device
         return {

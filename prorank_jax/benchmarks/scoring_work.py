@@ -132,7 +132,7 @@ def scoring_settings(size: ScoringWork, pairs: Sequence[Pair], model: PeerModel)
         "longest": int(lengths.max()),
         "frame": model.frame,
         "ours": {"batch_size": size.batch_size, "attention": size.attention},
-        "peer_batches": list(size.peer_batches),
+        "batch_sizes": list(size.peer_batches),
         "pairs": [list(pair) for pair in pairs],
         "check": spread.astype(int).tolist(),
         "tuning": np.argsort(lengths, kind="stable")[first : first + neighbours].tolist(),
