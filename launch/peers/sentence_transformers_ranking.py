@@ -49,7 +49,10 @@ class RecordedLoss(ListNetLoss):
 
 
 class InOrder(CrossEncoderTrainer):
-    """The trainer with batches in the order of the data set."""
+    """The trainer with batches in the order of the data set, and without a model card."""
+
+    def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
+        """Adds none: it would tokenize the queries as chats of one text each, for its statistics."""
 
     def get_batch_sampler(self, dataset: Dataset, batch_size: int, drop_last: bool, **more: Any) -> Any:
         """Epoch after epoch the same batches."""
