@@ -29,7 +29,7 @@ __all__ = [
 COMPUTE_DTYPES = ("float32", "bfloat16")
 # From the most memory to the least.
 REMAT_POLICIES = ("none", "dots", "dots_no_batch", "mlp", "gate", "attention", "full")
-ATTENTION_IMPLEMENTATIONS = ("xla", "splash")
+ATTENTION_IMPLEMENTATIONS = ("xla", "splash", "cudnn")
 SCHEDULES = ("constant", "linear", "cosine")
 
 
@@ -48,7 +48,7 @@ class ModelOptions:
     inputs and output and the MLP's gate and up, `gate` the same without up, `attention` without both.
     """
     attention: str = "xla"
-    """`xla`: on every device. `splash`: the Pallas kernel, on TPU."""
+    """`xla`: on every device. `splash`: the Pallas kernel, on TPU. `cudnn`: on NVIDIA GPUs, in bfloat16."""
 
     def __post_init__(self) -> None:
         require(bool(self.source), "model.source", self.source, "name a folder, hub id or GGUF file")

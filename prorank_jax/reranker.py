@@ -16,7 +16,7 @@ from prorank_jax.config import ATTENTION_IMPLEMENTATIONS, COMPUTE_DTYPES, MeshOp
 from prorank_jax.config_checks import require, require_choice
 from prorank_jax.input_checks import Pair, check_query, checked_count, checked_documents, checked_pairs
 from prorank_jax.model_prompt import prompt_settings_of
-from prorank_jax.models.attention import check_implementation
+from prorank_jax.models.attention import check_head_size, check_implementation
 from prorank_jax.models.config import ModelConfig
 from prorank_jax.models.transformer import Transformer, abstract_params
 from prorank_jax.pretrained import check_tokenizer, open_pretrained
@@ -82,7 +82,7 @@ class Reranker:
             batch_size: pairs of a batch of up to 512 tokens; longer batches have fewer. It is rounded up
                 to a multiple of the devices that share the rows.
             compute_dtype: `float32` or `bfloat16`; scores are float32 in both.
-            attention: `xla`, or `splash` for the Pallas kernel on TPU.
+            attention: `xla`; `splash` for the Pallas kernel on TPU, `cudnn` for cuDNN's on NVIDIA GPUs.
             mesh: None: all devices, rows split over them.
             share_prefixes: compute what the prompts of a query share once. Less work for many documents of
                 each query, but more shapes are compiled: for evaluations, not for a few pairs.
@@ -93,8 +93,9 @@ class Reranker:
         """
         _check_options(batch_size, compute_dtype, attention)
         device_mesh = make_mesh(mesh or MeshOptions())
-        check_implementation(attention, device_mesh)
+        check_implementation(attention, compute_dtype, device_mesh)
         pretrained = open_pretrained(source)
+        check_head_size(attention, pretrained.config.head_dim)
         check_tokenizer(pretrained)
         settings = prompt_settings_of(
             pretrained, max_length=max_length, instruction=instruction, system=system

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from prorank_jax.config import DataOptions, RunConfig
 from prorank_jax.data import ExampleSet, open_dataset, probe_batches
-from prorank_jax.models.attention import check_implementation
+from prorank_jax.models.attention import check_head_size, check_implementation
 from prorank_jax.models.config import ModelConfig
 from prorank_jax.models.lora import split_factors
 from prorank_jax.models.tokenizer import save_tokenizer
@@ -105,11 +105,12 @@ class _Opened(NamedTuple):
 
 def _open_model(config: RunConfig) -> _Opened:
     mesh = make_mesh(config.mesh)
-    check_implementation(config.model.attention, mesh)
+    check_implementation(config.model.attention, config.model.compute_dtype, mesh)
     part = config.train.batch_size // config.train.accumulation
     check_batch_size("train.batch_size / train.accumulation", part, mesh)
     check_batch_size("probe.batch_size", config.probe.batch_size, mesh)
     pretrained = open_pretrained(config.model.source)
+    check_head_size(config.model.attention, pretrained.config.head_dim)
     _check_positions(config, pretrained.config)
     check_tokenizer(pretrained)
     model = make_model(config, pretrained.config)

@@ -16,12 +16,13 @@ from prorank_jax.aot.advice import divides_the_model, with_changes
 from prorank_jax.aot.chips import Topology
 from prorank_jax.aot.estimate import Estimate, estimate_step
 from prorank_jax.aot.report import StepReport
-from prorank_jax.config import ATTENTION_IMPLEMENTATIONS, REMAT_POLICIES, RunConfig
+from prorank_jax.config import REMAT_POLICIES, RunConfig
 from prorank_jax.models.config import ModelConfig
 
 MOST_COMPILED = 6
 # The rough model may be wrong by this factor before it hides something that fits.
 MEMORY_DOUBT = 1.3
+_TPU_ATTENTION = ("xla", "splash")
 _ACCUMULATIONS = (1, 2, 4, 8)
 _GROWTH = (1, 2, 4, 8)
 
@@ -69,7 +70,7 @@ def candidates(
         mesh_shapes(topology.devices, shape),
         batches,
         REMAT_POLICIES,
-        ATTENTION_IMPLEMENTATIONS,
+        _TPU_ATTENTION,
         _ACCUMULATIONS,
     ):
         if batch % (parts * mesh["data"] * mesh["fsdp"]):

@@ -9,12 +9,19 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from prorank_jax.models.fused import (
+    HEAD_MULTIPLE,
+    LARGEST_HEAD,
+    SHORTEST_ROW,
+    OneSequence,
+    fused_attention,
+)
 from prorank_jax.models.remat import ATTENDED, named_flat
 from prorank_jax.models.splash import LANES, PrefixCausal, splash_attention
 from prorank_jax.types import Array
 
-Visibility = Array | PrefixCausal
-"""Who sees whom: a mask [B, Q, S] bool, or what splash attention takes in its place."""
+Visibility = Array | PrefixCausal | OneSequence
+"""Who sees whom: a mask [B, Q, S] bool, or what splash attention or cuDNN's takes in its place."""
 
 PROMPT_SEGMENT = 0
 PADDING_SEGMENT = -1
@@ -79,21 +86,30 @@ def visibility(queries: TokenLayout, keys: TokenLayout) -> jax.Array:
 def visibility_for(implementation: str, layout: TokenLayout, prefix: TokenLayout | None) -> Visibility:
     """Who sees whom, in the form that the implementation takes.
 
-    Splash attention needs sequences in a known order. Below one block of queries (a decode step, a group's
-    one-token completions) plain attention is used all the same: a block would be mostly padding, and the
-    few rows of logits take little memory.
+    The kernels need sequences in a known order, cuDNN's one to a row. Below one block of queries (a decode
+    step, a group's one-token completions) plain attention is used all the same: a block would be mostly
+    padding, and the few rows of logits take little memory.
 
     Args:
-        implementation: `xla`, `splash`, or `splash_interpreted`, which runs on every backend, slowly.
+        implementation: `xla`, `splash`, `cudnn`, or, on every backend, `splash_interpreted`, which is slow,
+            and `cudnn_emulated`, which is the same around jax's own attention.
         layout: of the queries, whose own keys stand behind those of the prefix.
         prefix: layout of the prefix; None without one.
     """
+    queries = layout.positions.shape[1]
     in_order = layout.sequences is not None and (prefix is None or prefix.sequences == 1)
-    if implementation != "xla" and in_order and layout.positions.shape[1] >= LANES:
+    if implementation.startswith("splash") and in_order and queries >= LANES:
         prefix_visible = None if prefix is None else jnp.asarray(prefix.segments) != PADDING_SEGMENT
         interpret = implementation == "splash_interpreted"
         return PrefixCausal(prefix_visible, layout.sequences or 1, interpret)
+    if implementation.startswith("cudnn") and in_order and layout.sequences == 1 and queries >= SHORTEST_ROW:
+        kernel = "cudnn" if implementation == "cudnn" else "xla"
+        return OneSequence(_real_tokens(layout), None if prefix is None else _real_tokens(prefix), kernel)
     return visibility(layout, layout if prefix is None else concatenate_layouts(prefix, layout))
+
+
+def _real_tokens(layout: TokenLayout) -> jax.Array:
+    return jnp.sum(jnp.asarray(layout.segments) != PADDING_SEGMENT, axis=1, dtype=jnp.int32)
 
 
 def attend(query: Array, key: Array, value: Array, visible: Visibility) -> jax.Array:
@@ -107,14 +123,32 @@ def attend(query: Array, key: Array, value: Array, visible: Visibility) -> jax.A
     """
     if isinstance(visible, PrefixCausal):
         return splash_attention(query, key, value, visible)
+    if isinstance(visible, OneSequence):
+        return fused_attention(query, key, value, visible)
     return named_flat(dot_product_attention(query, key, value, visible), ATTENDED)
 
 
-def check_implementation(implementation: str, mesh: Mesh) -> None:
-    """Raises a ValueError where an implementation cannot run on the devices of a mesh."""
+def check_implementation(implementation: str, compute_dtype: str, mesh: Mesh) -> None:
+    """Raises a ValueError where an implementation cannot run on the devices of a mesh, or in a dtype."""
     platform = mesh.devices.flat[0].platform
     if implementation == "splash" and platform != "tpu":
         raise ValueError(f"model.attention='splash': runs on TPU only, not on {platform}; choose xla")
+    if implementation == "cudnn" and platform != "gpu":
+        raise ValueError(f"model.attention='cudnn': runs on NVIDIA GPUs only, not on {platform}; choose xla")
+    if implementation == "cudnn" and compute_dtype != "bfloat16":
+        raise ValueError(
+            f"model.attention='cudnn': computes in bfloat16, not in {compute_dtype}; choose "
+            "model.compute_dtype=bfloat16, or xla"
+        )
+
+
+def check_head_size(implementation: str, head_dim: int) -> None:
+    """Raises a ValueError where an implementation cannot compute with heads of a size."""
+    if implementation == "cudnn" and (head_dim % HEAD_MULTIPLE or head_dim > LARGEST_HEAD):
+        raise ValueError(
+            f"model.attention='cudnn': the model's heads have {head_dim} dimensions, cuDNN takes multiples "
+            f"of {HEAD_MULTIPLE} up to {LARGEST_HEAD}; choose xla"
+        )
 
 
 def dot_product_attention(query: Array, key: Array, value: Array, visible: Array) -> jax.Array:

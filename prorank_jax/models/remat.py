@@ -2,7 +2,8 @@
 
 Named values of a layer, so that a policy can say which it keeps. With H·C = D, one value of a token has D
 numbers, except the gate and up products with F each; with splash attention `ATTENDED` includes the
-logarithm of each softmax's denominator, without which the kernel would have to run again.
+logarithm of each softmax's denominator, without which the kernel would have to run again. cuDNN's kernel
+gives both at once, so policies keep its results under the name that jax has for it.
 """
 
 from __future__ import annotations
@@ -16,19 +17,28 @@ QUERY, KEY, VALUE = "query", "key", "value"  # rotated, before the keys of a pre
 ATTENDED = "attended"  # what attention gives to its output projection
 GATE, UP = "gate", "up"
 
+CUDNN_FORWARD = "dot_product_attention_fwd_wrapper"
 _policies = jax.checkpoint_policies
 _ATTENTION = (QUERY, KEY, VALUE, ATTENDED)
 
+
+def _is_cudnn_forward(primitive: Any, *_: Any, **__: Any) -> bool:
+    return bool(primitive.name == CUDNN_FORWARD)
+
+
+def _keeping(*names: str) -> Any:
+    named = _policies.save_only_these_names(*names)
+    return _policies.save_from_both_policies(named, _is_cudnn_forward)
+
+
 POLICIES: dict[str, Any] = {
     "full": _policies.nothing_saveable,
-    "attention": _policies.save_only_these_names(*_ATTENTION),
-    "gate": _policies.save_only_these_names(*_ATTENTION, GATE),
-    "mlp": _policies.save_only_these_names(*_ATTENTION, GATE, UP),
+    "attention": _keeping(*_ATTENTION),
+    "gate": _keeping(*_ATTENTION, GATE),
+    "mlp": _keeping(*_ATTENTION, GATE, UP),
     "dots_no_batch": _policies.dots_with_no_batch_dims_saveable,
     # A kernel's products are no `dot_general` of the layer, so they are named.
-    "dots": _policies.save_from_both_policies(
-        _policies.dots_saveable, _policies.save_only_these_names(ATTENDED)
-    ),
+    "dots": _policies.save_from_both_policies(_policies.dots_saveable, _keeping(ATTENDED)),
 }
 
 

@@ -9,19 +9,16 @@ from every token before it, and nobody reads what stands at padding.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from functools import partial
-from typing import Any
 
-import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
-from jax.sharding import PartitionSpec
 
+from prorank_jax.models.over_mesh import over_mesh
 from prorank_jax.models.remat import ATTENDED
 from prorank_jax.types import Array
 
@@ -53,9 +50,6 @@ class PrefixCausal:
 def splash_attention(query: Array, key: Array, value: Array, seen: PrefixCausal) -> jax.Array:
     """Grouped-query attention with a float32 softmax, on TPU.
 
-    Under a mesh each device attends for its own rows and, where the `heads` axis divides query and
-    KV heads alike, its own heads; the logical axis rules say which mesh axes those are.
-
     Args:
         query: [B, Q, H, C]; key, value: [B, P + Q, J, C], prefix first, H a multiple of J; one dtype.
 
@@ -70,37 +64,7 @@ def splash_attention(query: Array, key: Array, value: Array, seen: PrefixCausal)
         arguments.append(jnp.asarray(seen.prefix_visible))
 
     attend = partial(_attend, sequences=seen.sequences, interpret=seen.interpret)
-    return _over_mesh(attend, query.shape, key.shape[2])(*arguments)
-
-
-def _over_mesh(
-    attend: Callable[..., jax.Array], query: tuple[int, ...], kv_heads: int
-) -> Callable[..., jax.Array]:
-    """The same over the devices of the mesh in context, if there is one: XLA cannot split a kernel itself."""
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1:
-        return attend
-    axes: Any = nn.logical_to_mesh_axes(("batch", "heads"))
-    rows, heads = axes
-    if query[0] % _ways(mesh, rows):
-        raise ValueError(
-            f"rows={query[0]}: must be a multiple of the {_ways(mesh, rows)} devices of mesh axes {rows}"
-        )
-    if query[2] % _ways(mesh, heads) or kv_heads % _ways(mesh, heads):
-        heads = None
-    by_head = PartitionSpec(rows, None, heads, None)
-
-    def mapped(*arguments: jax.Array) -> jax.Array:
-        specs = tuple(by_head if array.ndim == 4 else PartitionSpec(rows, None) for array in arguments)
-        # A kernel does not say over which axes its results vary, so that cannot be checked.
-        return jax.shard_map(attend, in_specs=specs, out_specs=by_head, check_vma=False)(*arguments)
-
-    return mapped
-
-
-def _ways(mesh: Any, axes: str | tuple[str, ...] | None) -> int:
-    names = (axes,) if isinstance(axes, str) else axes or ()
-    return math.prod(mesh.shape[name] for name in names)
+    return over_mesh(attend, query.shape, key.shape[2])(*arguments)
 
 
 def _attend(

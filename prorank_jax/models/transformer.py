@@ -51,7 +51,7 @@ class Transformer(nn.Module):
         compute_dtype: `float32` or `bfloat16` for matrix products; parameters stay float32.
         remat: what is kept for the backward pass: `none` keeps everything, the others are in `remat`.
         lora: rank and scale of the low-rank factors beside each linear map; rank 0: none.
-        attention: `xla`, `splash` (TPU), or `splash_interpreted`; see `attention.visibility_for`.
+        attention: `xla`, `splash` (TPU), `cudnn` (NVIDIA GPUs); see `attention.visibility_for` for others.
     """
 
     config: ModelConfig

@@ -157,12 +157,12 @@ def test_policies_that_keep_what_attention_gives_run_the_kernel_once(remat, runs
 
 def test_splash_is_refused_where_there_is_no_tpu():
     mesh = make_mesh(MeshOptions(), jax.devices()[:1])
-    check_implementation("xla", mesh)
+    check_implementation("xla", "float32", mesh)
     with pytest.raises(ValueError, match=r"model\.attention='splash': runs on TPU only, not on cpu"):
-        check_implementation("splash", mesh)
+        check_implementation("splash", "bfloat16", mesh)
     with pytest.raises(ValueError, match=r"model\.attention='splash'"):
         Reranker.from_pretrained("no such model is looked for", attention="splash")
-    with pytest.raises(ValueError, match=r"attention='flash': choose one of xla, splash"):
+    with pytest.raises(ValueError, match=r"attention='flash': choose one of xla, splash, cudnn"):
         Reranker.from_pretrained("no such model is looked for", attention="flash")
 
 

@@ -1,0 +1,134 @@
+"""cuDNN's fused attention, for NVIDIA GPUs: no logits in memory, forward or backward.
+
+The kernel knows one mask that costs nothing: causal, over rows of given lengths padded on the right. So a
+row that follows a prefix is put in the order of its positions: the prefix's real tokens, the row's own, then
+what the prefix was padded with. Queries stand in the same order, with zeros in the places of the prefix.
+What those compute is thrown away; of P prefix and Q own tokens it is about the share (P / (P + Q))² of the
+products. The other exact forms cost more: a mask becomes a dense bias, and two calls joined by the logarithms
+of their softmax sums have no gradient, since the kernel gives none for those.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from prorank_jax.models.over_mesh import over_mesh
+from prorank_jax.types import Array
+
+# Shorter rows use plain attention: a block of the kernel would be mostly padding, and their logits are small.
+SHORTEST_ROW = 64
+HEAD_MULTIPLE, LARGEST_HEAD = 8, 128
+
+
+@flax.struct.dataclass
+class OneSequence:
+    """Rows of one sequence each, padded on the right, which follow a prefix or none.
+
+    A query sees the real tokens of the prefix, and of its own sequence itself and what stands before.
+
+    Attributes:
+        lengths: [B] int32, real tokens of the row itself.
+        prefix_lengths: [B] int32, those of its prefix; None without one.
+        implementation: of `jax.nn.dot_product_attention`: `cudnn`, or `xla` on other devices.
+    """
+
+    lengths: Array
+    prefix_lengths: Array | None
+    implementation: str = flax.struct.field(pytree_node=False, default="cudnn")
+
+
+def fused_attention(query: Array, key: Array, value: Array, seen: OneSequence) -> jax.Array:
+    """Grouped-query attention with a float32 softmax, keys and values not repeated for their queries.
+
+    Args:
+        query: [B, Q, H, C]; key, value: [B, P + Q, J, C], prefix first, H a multiple of J; one dtype, for
+            cuDNN bfloat16.
+
+    Returns:
+        [B, Q, H, C] in that dtype; zero at padding.
+
+    Raises:
+        ValueError: the mesh's batch axes do not divide B.
+    """
+    arguments = [jnp.asarray(array) for array in (query, key, value, seen.lengths)]
+    attend = partial(_attend, implementation=seen.implementation)
+    if seen.prefix_lengths is not None:
+        arguments.append(jnp.asarray(seen.prefix_lengths))
+        attend = partial(_attend_after_prefix, implementation=seen.implementation)
+    return over_mesh(attend, query.shape, key.shape[2])(*arguments)
+
+
+def _attend(
+    query: jax.Array, key: jax.Array, value: jax.Array, lengths: jax.Array, *, implementation: str
+) -> jax.Array:
+    """Causal attention of rows [B, T, heads, C] of which the first `lengths` [B] tokens are real."""
+    lengths = jnp.maximum(lengths, 1)  # a softmax over nothing would be NaN
+    attention = partial(jax.nn.dot_product_attention, implementation=implementation, is_causal=True)
+    return attention(query, key, value, query_seq_lengths=lengths, key_value_seq_lengths=lengths)
+
+
+def _attend_after_prefix(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    lengths: jax.Array,
+    prefix_lengths: jax.Array,
+    *,
+    implementation: str,
+) -> jax.Array:
+    own, slots = query.shape[1], key.shape[1]
+    prefix = slots - own
+    sources, targets = position_order(prefix_lengths, prefix, own)
+    query = jnp.pad(query, ((0, 0), (prefix, 0), (0, 0), (0, 0)))
+    ordered = (reorder(rows, sources, targets) for rows in (query, key, value))
+    mixed = _attend(*ordered, prefix_lengths + lengths, implementation=implementation)
+    return reorder(mixed, targets, sources)[:, prefix:]
+
+
+def position_order(prefix_lengths: jax.Array, prefix: int, own: int) -> tuple[jax.Array, jax.Array]:
+    """The order by position of rows with `prefix` slots, then `own`; the prefix's padding goes last.
+
+    Args:
+        prefix_lengths: [B] int32.
+
+    Returns:
+        Two [B, prefix + own] int32, each other's inverse: which slot comes to each place, and to which
+        place each slot goes.
+    """
+    places = jnp.arange(prefix + own, dtype=jnp.int32)[None]
+    real = prefix_lengths[:, None]
+    moved_back = jnp.where(places < real + own, places + prefix - real, places - own)
+    sources = jnp.where(places < real, places, moved_back)
+    moved_on = jnp.where(places < prefix, places + own, places - prefix + real)
+    return sources, jnp.where(places < real, places, moved_on)
+
+
+@jax.custom_vjp
+def reorder(rows: jax.Array, sources: jax.Array, targets: jax.Array) -> jax.Array:
+    """Rows [B, T, heads, C] in the order of `sources` [B, T], whose inverse is `targets`.
+
+    The gradient is gathered too; left to itself it would be scattered and added, slowly, as if a slot could
+    be asked for twice.
+    """
+    del targets
+    return jnp.take_along_axis(rows, sources[:, :, None, None], axis=1)
+
+
+def _reorder_forward(
+    rows: jax.Array, sources: jax.Array, targets: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return reorder(rows, sources, targets), (sources, targets)
+
+
+def _reorder_backward(
+    orders: tuple[jax.Array, jax.Array], gradient: jax.Array
+) -> tuple[jax.Array, None, None]:
+    sources, targets = orders
+    return reorder(gradient, targets, sources), None, None
+
+
+reorder.defvjp(_reorder_forward, _reorder_backward)
