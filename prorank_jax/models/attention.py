@@ -163,7 +163,7 @@ def dot_product_attention(query: Array, key: Array, value: Array, visible: Array
     """
     queries = query.shape[1]
     if queries <= LONGEST_AT_ONCE:
-        return _attend(query, key, value, visible)
+        return _attend_leanly(query, key, value, visible)
     blocks = -(-queries // QUERY_BLOCK)
     missing = blocks * QUERY_BLOCK - queries
 
@@ -173,7 +173,7 @@ def dot_product_attention(query: Array, key: Array, value: Array, visible: Array
         return jnp.moveaxis(padded.reshape(rows.shape[0], blocks, QUERY_BLOCK, *rows.shape[2:]), 1, 0)
 
     parts = (split(jnp.asarray(query)), split(jnp.asarray(visible)))
-    mixed = jax.lax.map(lambda part: _attend(part[0], key, value, part[1]), parts)
+    mixed = jax.lax.map(lambda part: _attend_leanly(part[0], key, value, part[1]), parts)
     return jnp.moveaxis(mixed, 0, 1).reshape(query.shape[0], -1, *query.shape[2:])[:, :queries]
 
 
@@ -187,3 +187,9 @@ def _attend(query: Array, key: Array, value: Array, visible: Array) -> jax.Array
     weights = jax.nn.softmax(logits, axis=-1).astype(value.dtype)
     mixed = jnp.einsum("bjgqs,bsjc->bqjgc", weights, value)
     return mixed.reshape(batch, queries, heads, head_dim)
+
+
+# The backward pass computes the softmax again from queries and keys: kept, it would be H·S float32 numbers for
+# each query and layer, several times all else that is kept. That costs one product of attention's six more.
+# It stands in the scan over layers, which keeps the compiler from merging it with the first.
+_attend_leanly = jax.checkpoint(_attend, prevent_cse=False)

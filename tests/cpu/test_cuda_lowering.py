@@ -1,4 +1,4 @@
-"""The steps lowered for CUDA, with no GPU: where cuDNN's kernels stand, and that no logits of whole rows do."""
+"""The steps lowered for CUDA, with no GPU: cuDNN's kernels, and no logits of whole rows in memory."""
 
 from __future__ import annotations
 
