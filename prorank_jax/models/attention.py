@@ -189,7 +189,7 @@ def _attend(query: Array, key: Array, value: Array, visible: Array) -> jax.Array
     return mixed.reshape(batch, queries, heads, head_dim)
 
 
-# The backward pass computes the softmax again from queries and keys: kept, it would be H·S float32 numbers for
-# each query and layer, several times all else that is kept. That costs one product of attention's six more.
-# It stands in the scan over layers, which keeps the compiler from merging it with the first.
+# The backward pass computes the softmax again from queries and keys: kept, it would be H·S float32 numbers
+# for each query and layer, several times all else that is kept. That costs one more of attention's six
+# products. The scan over layers keeps the compiler from merging it with the first.
 _attend_leanly = jax.checkpoint(_attend, prevent_cse=False)

@@ -19,6 +19,7 @@ from prorank_jax.sharding import make_mesh
 from tests.cpu.tiny import tiny_model
 
 WIDTH = 512
+KEYS = range(WIDTH, WIDTH + 65)  # of a prompt, and of a prompt and its completions
 FORWARD, BACKWARD = "__cudnn$fmhaSoftmax", "__cudnn$fmhaSoftmaxBackward"
 KERNELS = re.compile(r"@(__cudnn\$\w+)")
 FLOATS = re.compile(r"tensor<([\dx]+)xf32>")
@@ -40,9 +41,9 @@ def kernels(text: str) -> Counter[str]:
 
 
 def largest_logits(text: str) -> int:
-    """The most queries that stand in a float32 array beside at least as many keys."""
+    """The most queries that stand in a float32 array [B, ..., queries, keys]; no other size is like keys'."""
     shapes = ([int(size) for size in found.split("x")] for found in FLOATS.findall(text))
-    return max((shape[-2] for shape in shapes if len(shape) >= 4 and shape[-1] >= WIDTH), default=0)
+    return max((shape[-2] for shape in shapes if len(shape) >= 4 and shape[-1] in KEYS), default=0)
 
 
 def config(**changes: object) -> RunConfig:

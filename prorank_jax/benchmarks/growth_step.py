@@ -1,0 +1,146 @@
+"""One point of a growth curve as a compiled step with random weights and tokens: time depends on neither."""
+
+from __future__ import annotations
+
+import dataclasses
+import resource
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from prorank_jax.aot.compile import compile_program
+from prorank_jax.aot.programs import SHARED_TOKENS, StepProgram, build_program
+from prorank_jax.benchmarks.growth_points import Point
+from prorank_jax.config import GrpoOptions, RunConfig
+from prorank_jax.config_files import config_from_flat
+from prorank_jax.models.config import ModelConfig
+from prorank_jax.sharding import make_mesh
+from prorank_jax.types import Batch, ListBatch
+
+_WEIGHT_SCALE = 0.02
+
+
+@dataclass(frozen=True)
+class AnyGroup(GrpoOptions):
+    """Options that take a group of one, too: nothing is learned from it, but its cost is the curve's start."""
+
+    def __post_init__(self) -> None:
+        """Checks nothing: `Size` did."""
+
+
+@dataclass(frozen=True)
+class MeasuredStep:
+    """A compiled step with all its arguments but the first, which is a training state, or weights to score.
+
+    Attributes:
+        compiled: as `jax.stages.Compiled`.
+        rest: of the arguments.
+        trains: whether the first argument is donated and the first result takes its place.
+        planned_bytes: arguments and temporaries, as the compiler planned them.
+    """
+
+    compiled: Any
+    rest: tuple[Any, ...]
+    trains: bool
+    planned_bytes: int
+
+    def run(self, first: Any) -> tuple[float, Any]:
+        """Runs once; the seconds from the call to the last result, and the first argument of the next run."""
+        started = time.perf_counter()
+        results = jax.block_until_ready(self.compiled(first, *self.rest))
+        seconds = time.perf_counter() - started
+        return seconds, results[0] if self.trains else first
+
+
+def config_of(point: Point, options: dict[str, Any]) -> RunConfig:
+    """The config of a point's step.
+
+    Args:
+        options: dotted fields that all points share.
+
+    Raises:
+        ValueError: sizes that do not fit each other.
+    """
+    size = point.size
+    fields = {
+        "stage": 1 if point.program == "1" else 2,
+        "data.max_length": size.length,
+        "train.batch_size": size.batch,
+        "ranking.list_size": size.list_size,
+        "mesh.data": 1,
+    }
+    config = config_from_flat(options | fields)
+    grpo = dataclasses.asdict(config.grpo) | {"group_size": size.group, "forced_ends": 0}
+    return dataclasses.replace(config, grpo=AnyGroup(**grpo))
+
+
+def build(point: Point, shape: ModelConfig, options: dict[str, Any]) -> StepProgram:
+    """A point's step with abstract arguments, on the first device.
+
+    Raises:
+        ValueError: sizes that do not fit each other or the model.
+    """
+    config = config_of(point, options)
+    return build_program(config, point.program, shape, make_mesh(config.mesh, jax.devices()[:1]))
+
+
+def prepare(program: StepProgram, shape: ModelConfig, *, trains: bool) -> MeasuredStep:
+    """Compiles a step, and makes its batch."""
+    _, compiled, _ = compile_program(program)
+    plan = compiled.memory_analysis()
+    rest = tuple(_filled(argument, shape) for argument in program.arguments[1:])
+    return MeasuredStep(compiled, rest, trains, plan.argument_size_in_bytes + plan.temp_size_in_bytes)
+
+
+def filled_state(abstract: Any) -> Any:
+    """Random weights, and zeros for whatever an optimizer adds to them."""
+    rng = np.random.default_rng(0)
+
+    def fill(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        names = {getattr(part, "name", getattr(part, "key", None)) for part in path}
+        if "opt_state" in names or not jnp.issubdtype(leaf.dtype, jnp.floating):
+            return jax.device_put(jnp.zeros(leaf.shape, leaf.dtype), leaf.sharding)
+        weights = rng.standard_normal(leaf.shape, np.float32) * _WEIGHT_SCALE
+        return jax.device_put(weights.astype(leaf.dtype), leaf.sharding)
+
+    return jax.tree_util.tree_map_with_path(fill, abstract)
+
+
+def _filled(argument: Any, shape: ModelConfig) -> Any:
+    """A batch of prompts as long as they may be, or a random key."""
+    rng = np.random.default_rng(1)
+
+    def tokens(like: Any) -> np.ndarray:
+        return rng.integers(0, shape.vocab_size, like.shape).astype(np.int32)
+
+    if isinstance(argument, Batch):
+        rows, width = argument.tokens.shape
+        order = np.arange(rows, dtype=np.int32)
+        return Batch(tokens(argument.tokens), np.full(rows, width, np.int32), order % 2, order)
+    if isinstance(argument, ListBatch):
+        lists, documents, width = argument.tokens.shape
+        each = (lists, documents)
+        return ListBatch(
+            prefix=tokens(argument.prefix),
+            prefix_lengths=np.full(lists, SHARED_TOKENS, np.int32),
+            tokens=tokens(argument.tokens),
+            lengths=np.full(each, width, np.int32),
+            grades=np.broadcast_to(np.arange(documents) == 0, each).astype(np.float32),
+            teacher=np.full(each, np.nan, np.float32),
+            mask=np.ones(each, bool),
+            in_batch=np.zeros(each, bool),
+            examples=np.zeros(each, np.int32),
+        )
+    return None if argument is None else jax.random.key(0)
+
+
+def peak_bytes() -> int:
+    """The most memory so far: of the device where it counts, else of this process."""
+    statistics = jax.devices()[0].memory_stats() or {}
+    return int(
+        statistics.get("peak_bytes_in_use") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    )
