@@ -10,11 +10,9 @@ import dataclasses
 import itertools
 import json
 import os
-import statistics
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +22,9 @@ from rich.table import Table
 
 from prorank_jax.aot.model_shapes import resolve_shape
 from prorank_jax.benchmarks.growth_pictures import draw_curves
-from prorank_jax.benchmarks.growth_points import AXES, GROUP, PROGRAMS, Point, points_of
+from prorank_jax.benchmarks.growth_points import AXES, GROUP, PROGRAMS, Measured, Point, points_of
 from prorank_jax.benchmarks.growth_step import build, filled_state, prepare
+from prorank_jax.command_line import CommandParser, run_command
 from prorank_jax.config import ATTENTION_IMPLEMENTATIONS, COMPUTE_DTYPES, REMAT_POLICIES
 from prorank_jax.config_checks import require, require_at_least, require_choice
 from prorank_jax.models.config import ModelConfig
@@ -36,27 +35,6 @@ ROOT = Path(__file__).resolve().parents[2]
 RESULT_FILE = "growth.json"
 GIB = 2**30
 GROWTH_FROM, GROWTH_TO = 1, 32  # completions of a prompt that stage 1's time is compared at
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What a point took.
-
-    Attributes:
-        seconds: of each round.
-        planned_bytes: arguments and temporaries, as the compiler planned them.
-        peak_bytes: of a process that ran nothing else; None: not measured.
-    """
-
-    point: Point
-    seconds: Sequence[float]
-    planned_bytes: int
-    peak_bytes: int | None = None
-
-    @property
-    def median(self) -> float:
-        """Seconds of the median round."""
-        return statistics.median(self.seconds)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -216,3 +194,18 @@ def curve_table(measured: Sequence[Measured]) -> Table:
             "" if peak is None else f"{peak / GIB:.2f}",
         )
     return table
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs the command; returns its exit code: 0 done, 2 bad input, 130 interrupted."""
+
+    def command() -> None:
+        parser = CommandParser(prog="python -m prorank_jax.benchmarks.growth", description=__doc__)
+        add_arguments(parser)
+        run(parser.parse_args(arguments))
+
+    return run_command(command)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from prorank_jax.benchmarks.growth_points import AXES, PROGRAMS
+from prorank_jax.benchmarks.growth_points import AXES, PROGRAMS, Measured
 from prorank_jax.evaluation.pictures import new_figure, to_png
-
-if TYPE_CHECKING:
-    from prorank_jax.benchmarks.growth import Measured
 
 TIME, PLANNED, PEAK = "#3b5998", "#2a7f62", "#c0504d"
 _GIB = 2**30

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,6 +57,27 @@ class Point:
     axis: str
     value: int
     size: Size
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a point took.
+
+    Attributes:
+        seconds: of each round.
+        planned_bytes: arguments and temporaries, as the compiler planned them.
+        peak_bytes: of a process that ran nothing else; None: not measured.
+    """
+
+    point: Point
+    seconds: Sequence[float]
+    planned_bytes: int
+    peak_bytes: int | None = None
+
+    @property
+    def median(self) -> float:
+        """Seconds of the median round."""
+        return statistics.median(self.seconds)
 
 
 # Which sizes grow, and the others: long rows come few at a time, so that memory holds the longest.

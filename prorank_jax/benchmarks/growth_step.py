@@ -26,7 +26,7 @@ _WEIGHT_SCALE = 0.02
 
 @dataclass(frozen=True)
 class AnyGroup(GrpoOptions):
-    """Options that take a group of one, too: nothing is learned from it, but its cost is the curve's start."""
+    """Options that take a group of one, too: it teaches nothing, but its cost is where the curve starts."""
 
     def __post_init__(self) -> None:
         """Checks nothing: `Size` did."""

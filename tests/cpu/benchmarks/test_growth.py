@@ -1,0 +1,125 @@
+"""Growth curves: their points, a small real measurement, and what is written of it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+import pytest
+from rich.console import Console
+
+from prorank_jax.aot.model_shapes import resolve_shape
+from prorank_jax.benchmarks.growth import add_arguments, group_growth, run
+from prorank_jax.benchmarks.growth_pictures import draw_curves
+from prorank_jax.benchmarks.growth_points import CURVES, PROGRAMS, Measured, Point, Size, points_of
+from prorank_jax.benchmarks.growth_step import build, config_of, filled_state, prepare
+from tests.cpu.tiny_run import write_model_folder
+
+PNG = b"\x89PNG"
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory):
+    return write_model_folder(tmp_path_factory.mktemp("model"))
+
+
+def arguments(*given: object) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    return parser.parse_args([str(part) for part in given])
+
+
+def test_every_point_is_a_step_that_the_config_takes():
+    points = points_of(PROGRAMS, 4096, 128)
+    assert {(point.program, point.axis) for point in points} == set(CURVES)
+    assert [point.value for point in points if point.axis == "group"] == [1, 2, 4, 8, 16, 32, 64]
+    for point in points:
+        config = config_of(point, {})
+        assert getattr(point.size, point.axis) == point.value
+        assert config.data.max_length == point.size.length
+        assert config.train.batch_size == point.size.batch
+        assert config.grpo.group_size == point.size.group
+
+
+def test_a_curve_differs_in_one_size_only():
+    for point in points_of(PROGRAMS, 512, 96):
+        axis = point.axis
+        fixed = {name: value for name, value in vars(point.size).items() if name != axis}
+        same = [other for other in points_of([point.program], 512, 96) if other.axis == axis]
+        assert all({k: v for k, v in vars(o.size).items() if k != axis} == fixed for o in same)
+
+
+def test_a_shorter_longest_prompt_leaves_shorter_curves():
+    lengths = [point.value for point in points_of(["score"], 1000, 128) if point.axis == "length"]
+    assert lengths == [128, 256, 512]
+    with pytest.raises(ValueError, match="longest=128: at least 256"):
+        points_of(["score"], 128, 128)
+    with pytest.raises(ValueError, match="program='3'"):
+        points_of(["3"], 256, 128)
+
+
+@pytest.mark.parametrize("point", [Point("1", "group", 1, Size(group=1, batch=2, length=32))])
+def test_a_step_trains_its_state_and_takes_time_and_memory(point, model_folder):
+    shape = resolve_shape(str(model_folder))
+    program = build(point, shape, {})
+    step = prepare(program, shape, trains=True)
+    seconds, state = step.run(filled_state(program.arguments[0]))
+    again, state = step.run(state)
+    assert int(state.step) == 2
+    assert min(seconds, again) > 0
+    assert step.planned_bytes > 3 * 4 * program.parameters  # weights and two moments in float32
+
+
+def test_curves_of_scoring_are_measured_and_written(model_folder, tmp_path, monkeypatch):
+    monkeypatch.setitem(CURVES, ("score", "batch"), ((1, 4), {}))
+    monkeypatch.setitem(CURVES, ("score", "length"), ((32, 250), {"batch": 1}))
+    given = arguments(
+        *("--model", model_folder, "--programs", "score", "--longest", 255, "--rounds", 2),
+        *("--max_length", 32, "--output_dir", tmp_path / "out"),
+    )
+    run(given, Console(quiet=True))
+    written = json.loads((tmp_path / "out" / "growth.json").read_text())
+    assert [(point["axis"], point["value"]) for point in written["points"]] == [
+        *(("length", 32), ("length", 250)),
+        *(("batch", 1), ("batch", 4)),
+    ]
+    for point in written["points"]:
+        assert len(point["rounds"]) == 2
+        assert 0 < point["seconds"]["min"] <= point["seconds"]["median"] <= point["seconds"]["max"]
+        assert point["peak_bytes"] is None
+    by_length = [point["planned_bytes"] for point in written["points"] if point["axis"] == "length"]
+    assert by_length[1] > by_length[0]
+    assert (tmp_path / "out" / "growth_scoring.png").read_bytes().startswith(PNG)
+    with pytest.raises(ValueError, match="output_dir=.*holds a result already"):
+        run(given, Console(quiet=True))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (("--rounds", 0), "rounds=0"),
+        (("--dtype", "float16"), "dtype='float16'"),
+        (("--attention", "flash"), "attention='flash'"),
+        (("--remat", "some"), "remat='some'"),
+        (("--programs", "serve"), "program='serve'"),
+    ],
+)
+def test_options_that_cannot_work_are_refused_before_any_compute(given, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        run(arguments(*given, "--output_dir", tmp_path), Console(quiet=True))
+    assert not list(tmp_path.iterdir())
+
+
+def measured(value: int, seconds: float, peak: int | None = None) -> Measured:
+    point = Point("1", "group", value, Size(group=value))
+    return Measured(point, (0.9 * seconds, seconds, 1.2 * seconds), 2**30, peak)
+
+
+def test_growth_over_completions_is_a_ratio_of_medians():
+    assert group_growth([measured(1, 2.0), measured(32, 2.5)]) == pytest.approx(1.25)
+    assert group_growth([measured(1, 2.0), measured(16, 2.5)]) is None
+
+
+@pytest.mark.parametrize("peak", [None, 3 * 2**30])
+def test_pictures_are_drawn_with_and_without_peaks(peak):
+    assert draw_curves([measured(1, 2.0, peak), measured(32, 2.5, peak)]).startswith(PNG)
