@@ -140,7 +140,5 @@ def _filled(argument: Any, shape: ModelConfig) -> Any:
 
 def peak_bytes() -> int:
     """The most memory so far: of the device where it counts, else of this process."""
-    statistics = jax.devices()[0].memory_stats() or {}
-    return int(
-        statistics.get("peak_bytes_in_use") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    )
+    of_device = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+    return int(of_device or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)

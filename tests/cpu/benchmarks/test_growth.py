@@ -90,7 +90,7 @@ def test_curves_of_scoring_are_measured_and_written(model_folder, tmp_path, monk
     by_length = [point["planned_bytes"] for point in written["points"] if point["axis"] == "length"]
     assert by_length[1] > by_length[0]
     assert (tmp_path / "out" / "growth_scoring.png").read_bytes().startswith(PNG)
-    with pytest.raises(ValueError, match="output_dir=.*holds a result already"):
+    with pytest.raises(ValueError, match=r"output_dir=.*holds a result already"):
         run(given, Console(quiet=True))
 
 
