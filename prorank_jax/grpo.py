@@ -127,6 +127,7 @@ def loss_totals(rollout: Rollout, options: GrpoOptions) -> LossTotals:
     return LossTotals(counted, rollout.mask.sum(), rollout.tokens.shape[0])
 
 
+@jax.named_scope("loss")
 def policy_loss(
     logits: AnswerLogits,
     rollout: Rollout,

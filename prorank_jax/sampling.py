@@ -8,6 +8,7 @@ import jax.numpy as jnp
 _CHUNK = 256
 
 
+@jax.named_scope("sampling")
 def sample_categorical(uniform: jax.Array, logits: jax.Array) -> jax.Array:
     """Draws from softmax(logits) by inverting its distribution function: [..., n], [..., V] → [..., n] int32.
 

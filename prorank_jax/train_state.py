@@ -103,19 +103,18 @@ def apply_gradients(
     Returns:
         The state, and `grad_norm` and `skipped` (0 or 1), float32.
     """
-    norm = optax.global_norm(gradients)
-    is_finite = jnp.isfinite(norm) & jnp.isfinite(loss)
-    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
 
     def kept(new: jax.Array, old: jax.Array) -> jax.Array:
         return jnp.where(is_finite, new, old)
 
-    state = dataclasses.replace(
-        state,
-        params=jax.tree.map(kept, params, state.params),
-        opt_state=jax.tree.map(kept, opt_state, state.opt_state),
-    )
+    with jax.named_scope("optimizer"):
+        norm = optax.global_norm(gradients)
+        is_finite = jnp.isfinite(norm) & jnp.isfinite(loss)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        params = jax.tree.map(kept, params, state.params)
+        opt_state = jax.tree.map(kept, opt_state, state.opt_state)
+    state = dataclasses.replace(state, params=params, opt_state=opt_state)
     return state, {"grad_norm": norm, "skipped": 1.0 - is_finite.astype(jnp.float32)}
 
 

@@ -35,20 +35,19 @@ class _Batch:
     heads_rows: float  # positions projected onto the vocabulary
 
 
-def _saved_values(config: RunConfig, shape: ModelConfig, keys: int) -> float:
+def _saved_values(config: RunConfig, shape: ModelConfig) -> float:
     """Numbers a layer keeps for the backward pass, per token."""
     inputs = shape.dim
     attention = shape.head_dim * (2 * shape.heads + 2 * shape.kv_heads)
     products = attention + shape.dim * 2 + 2 * shape.mlp_dim
-    logits = 0 if config.model.attention != "xla" else 2 * shape.heads * keys
     return {
         "full": inputs,
         "attention": inputs + attention,
         "gate": inputs + attention + shape.mlp_dim,
         "mlp": inputs + attention + 2 * shape.mlp_dim,
         "dots_no_batch": inputs + products,
-        "dots": inputs + products + logits,
-        "none": 2 * (inputs + products) + shape.mlp_dim + 2 * logits,
+        "dots": inputs + products,
+        "none": 2 * (inputs + products) + shape.mlp_dim,
     }[config.model.remat]
 
 
@@ -58,17 +57,17 @@ def recomputed_share(config: RunConfig, shape: ModelConfig, tokens: int, keys: i
     mixing = 4.0 * shape.heads * shape.head_dim * tokens * keys
     one_mlp = 2.0 * shape.dim * shape.mlp_dim * tokens
     output = 2.0 * shape.dim * shape.heads * shape.head_dim * tokens
-    softmax = mixing / 2 if config.model.attention == "xla" else 0.0  # a kernel keeps its denominators
     again = {
         "full": whole - one_mlp,
-        "attention": softmax + 2 * one_mlp + output,
-        "gate": softmax + one_mlp + output,
-        "mlp": softmax + output,
+        "attention": 2 * one_mlp + output,
+        "gate": one_mlp + output,
+        "mlp": output,
         "dots_no_batch": mixing,
         "dots": 0.0,
         "none": 0.0,
     }[config.model.remat]
-    return again / whole
+    softmax = mixing / 2 if config.model.attention == "xla" else 0.0  # which plain attention never keeps
+    return (again + softmax) / whole
 
 
 def _batch_of(config: RunConfig, which: str, ways: int) -> _Batch:
@@ -110,7 +109,7 @@ def estimate_step(
     copies = 1.0 if config.lora.rank else float(_STATE_COPIES)
     state = weights * _FLOAT * copies / (fsdp * tensor)
     gathered = shape.vocab_size * shape.dim * _HALF / tensor
-    kept = tokens * shape.layers * _saved_values(config, shape, batch.keys) * _HALF / tensor
+    kept = tokens * shape.layers * _saved_values(config, shape) * _HALF / tensor
     logits = batch.rows * batch.tokens * batch.keys * shape.heads * _FLOAT / tensor
     one_layer = (
         logits if config.model.attention == "xla" else 0.0
