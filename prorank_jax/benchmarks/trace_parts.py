@@ -1,8 +1,8 @@
 """Where a step's time goes, from the profiler's trace: each operation's time by the part it belongs to.
 
-A trace names the operations of the compiled program that ran on each thread or stream, and for how long; the
-program's text says which line of the model each came from. Several operations may run at once, so the sums are
-time of threads, and shares are shares of that.
+A trace names the operations of the compiled program that ran on each thread or stream, and for how long;
+the program's text says which part of the model each came from. Several operations may run at once, so the
+sums are time of threads, and shares are shares of that.
 """
 
 from __future__ import annotations
