@@ -25,11 +25,11 @@ _PARTS: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("attention: softmax and rotation", re.compile(r"/attention\b")),
     ("vocabulary head", re.compile(r"answer_logits|answer_direction")),
     ("embedding", re.compile(r"_embed\b")),
-    ("sampling", re.compile(r"/sampling\b")),
+    ("sampling", re.compile(r"[/(]sampling\b")),
     ("loss", re.compile(r"[/(]loss\b")),
-    ("optimizer", re.compile(r"/optimizer\b")),
+    ("optimizer", re.compile(r"[/(]optimizer\b")),
     (
-        "weights and kept values, layer by layer",
+        "weights and kept values by layer",
         re.compile(r"while/body/.*dynamic_(?:update_)?(?:index|slice)"),
     ),
 )
