@@ -121,6 +121,8 @@ class TrainOptions:
     """Steps between two tables of sampled completions; 0: none."""
     max_skipped: int = 5
     """Steps in a row whose loss or gradient is not finite: each is skipped, after so many the run stops."""
+    profile_steps: int = 0
+    """Steps recorded with jax's profiler, after the first two, into `output_dir`/profile; 0: none."""
 
     def __post_init__(self) -> None:
         require_at_least("train.steps", self.steps, 1)
@@ -132,6 +134,7 @@ class TrainOptions:
         require(divides, "train.accumulation", self.accumulation, remedy)
         require_at_least("train.sample_every", self.sample_every, 0)
         require_at_least("train.max_skipped", self.max_skipped, 1)
+        require_at_least("train.profile_steps", self.profile_steps, 0)
 
 
 @dataclass(frozen=True)

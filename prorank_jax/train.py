@@ -34,6 +34,7 @@ from prorank_jax.run_report import PROBES_FILE, read_report, report, signs_so_fa
 from prorank_jax.setup import Run, prepare_run
 from prorank_jax.sharding import put_batch
 from prorank_jax.stages import Work
+from prorank_jax.step_trace import TRACE_FOLDER, StepTrace
 from prorank_jax.train_state import all_params
 from prorank_jax.types import Batch, ListBatch, Params, TrainState
 
@@ -135,9 +136,15 @@ class _Loop:
         log = MetricsLog(self._place.folder, self._done) if self._leads else None
         try:
             shown = self._run.stage.shown
-            with TrainingProgress(self._console, steps, self._done, shown) as progress:
+            recorded = config.train.profile_steps if self._leads else 0
+            with (
+                TrainingProgress(self._console, steps, self._done, shown) as progress,
+                StepTrace(self._place.folder / TRACE_FOLDER, self._done + 1, recorded) as trace,
+            ):
                 for step in range(self._done + 1, steps + 1):
+                    trace.before(step)
                     self._run_step(step, jax.random.fold_in(key, step), log, progress)
+                    trace.after(step, self._state)
         finally:
             if log is not None:
                 log.close()
