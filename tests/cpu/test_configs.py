@@ -7,15 +7,23 @@ from pathlib import Path
 import pytest
 
 from prorank_jax.aot.advice import divides_the_model
-from prorank_jax.aot.chips import ACCELERATORS, parse_topology
+from prorank_jax.aot.chips import ACCELERATORS, Chip, parse_topology
 from prorank_jax.aot.compile_table import slice_of
+from prorank_jax.aot.estimate import estimate_step
 from prorank_jax.aot.model_shapes import resolve_shape
-from prorank_jax.config import RunConfig
+from prorank_jax.config import MeshOptions, RunConfig
 from prorank_jax.config_files import config_from_flat, config_to_dict, field_paths, flatten, load_config
+from prorank_jax.flops import layer_weights
+from prorank_jax.models.attention import check_head_size
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 FOR_TPUS = sorted((ROOT / "configs" / "tpu").glob("*.yaml"))
+FOR_GPUS = sorted((ROOT / "configs" / "gpu").glob("*.yaml"))
+# Peaks of NVIDIA's data sheet "H100 Tensor Core GPU" (SXM, dense bfloat16); one GPU, so nothing is sent.
+H100 = Chip(989e12, 80 * 10**9, 3350e9, None, "NVIDIA H100 data sheet")
+# What jax takes of a GPU's memory unless told otherwise.
+PREALLOCATED = 0.75
 
 
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.name)
@@ -46,13 +54,41 @@ def test_configs_for_tpus_serve_both_stages_and_fit_their_slice(file, stage):
     assert config.output_dir == f"runs/{file.stem}_stage{stage}"
 
 
+@pytest.mark.parametrize("stage", [1, 2])
+@pytest.mark.parametrize("file", FOR_GPUS, ids=lambda file: file.stem)
+def test_configs_for_gpus_serve_both_stages_and_should_fit_one_h100(file, stage):
+    config = load_config(file, {"stage": stage})
+    check(config)
+    shape = resolve_shape(config.model.source)
+    check_head_size(config.model.attention, shape.head_dim)
+    assert (config.model.attention, config.model.compute_dtype) == ("cudnn", "bfloat16")
+    assert config.mesh == MeshOptions()  # one device
+    name, _, machine = file.stem.rpartition("_")
+    assert name in config.model.source.lower()
+    assert machine == "h100"
+    assert config.output_dir == f"runs/{file.stem}_stage{stage}"
+    estimate = estimate_step(config, str(stage), shape, H100, {"data": 1, "fsdp": 1, "tensor": 1})
+    weights = shape.layers * layer_weights(shape) + shape.vocab_size * shape.dim
+    reference = 4 * weights if stage == 2 and config.ranking.kl_coefficient else 0
+    assert estimate.bytes + reference < PREALLOCATED * H100.hbm_bytes
+
+
+def test_every_model_has_a_config_for_a_gpu():
+    def models(files: list[Path]) -> set[str]:
+        return {file.stem.rpartition("_")[0] for file in files}
+
+    assert models(FOR_GPUS) == models(FOR_TPUS)
+
+
 def test_there_is_a_config_for_each_model_and_slice():
     assert len(FOR_TPUS) == 3 * len(ACCELERATORS)
 
 
 def test_each_shipped_config_writes_to_a_folder_of_its_own():
     folders = [load_config(file).output_dir for file in CONFIGS]
-    folders += [load_config(file, {"stage": stage}).output_dir for file in FOR_TPUS for stage in (1, 2)]
+    folders += [
+        load_config(file, {"stage": stage}).output_dir for file in (*FOR_TPUS, *FOR_GPUS) for stage in (1, 2)
+    ]
     assert len(CONFIGS) >= 3
     assert len(set(folders)) == len(folders)
 
