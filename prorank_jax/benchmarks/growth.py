@@ -47,6 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--dtype", default="float32", help=f"{' or '.join(COMPUTE_DTYPES)} (%(default)s)")
     add("--remat", default="dots_no_batch", help="what the backward pass recomputes (%(default)s)")
     add("--attention", default="xla", help=f"{', '.join(ATTENTION_IMPLEMENTATIONS)} (%(default)s)")
+    help_temperature = "of the sampling: near 0 all completions of a prompt are alike (%(default)s)"
+    add("--temperature", type=float, default=1.0, help=help_temperature)
     add("--rounds", type=int, default=5, help="runs of each point after one for warm-up (%(default)s)")
     add("--peaks", action="store_true", help="also run each point once in a process of its own, for its peak")
     add("--output_dir", type=Path, default=Path("runs/growth"), help="of the result (%(default)s)")
@@ -76,6 +78,7 @@ def run(arguments: argparse.Namespace, console: Console | None = None) -> list[M
         "model.compute_dtype": arguments.dtype,
         "model.remat": arguments.remat,
         "model.attention": arguments.attention,
+        "grpo.temperature": arguments.temperature,
     }
     # Before this process takes the device's memory.
     peaks = [_peak_alone(point, options) for point in points] if arguments.peaks else [None] * len(points)

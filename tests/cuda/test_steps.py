@@ -43,10 +43,12 @@ SHAPE = ModelConfig(
 def random_params(model: Transformer) -> dict:
     rng = np.random.default_rng(0)
 
-    def draw(leaf):
-        return (rng.normal(size=leaf.shape) / np.sqrt(SHAPE.dim)).astype(np.float32)
+    def draw(path, leaf):
+        noise = rng.normal(size=leaf.shape)
+        is_norm = path[-1].key == "scale"
+        return (1 + 0.1 * noise if is_norm else noise / np.sqrt(SHAPE.dim)).astype(np.float32)
 
-    return jax.tree.map(draw, nn.unbox(abstract_params(model)))
+    return jax.tree_util.tree_map_with_path(draw, nn.unbox(abstract_params(model)))
 
 
 def prompts(rows: int = ROWS, width: int = WIDTH) -> Batch:
