@@ -11,6 +11,7 @@ of their softmax sums have no gradient, since the kernel gives none for those.
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import flax.struct
 import jax
@@ -54,11 +55,10 @@ def fused_attention(query: Array, key: Array, value: Array, seen: OneSequence) -
     Raises:
         ValueError: the mesh's batch axes do not divide B.
     """
-    arguments = [jnp.asarray(array) for array in (query, key, value, seen.lengths)]
-    attend = partial(_attend, implementation=seen.implementation)
-    if seen.prefix_lengths is not None:
-        arguments.append(jnp.asarray(seen.prefix_lengths))
-        attend = partial(_attend_after_prefix, implementation=seen.implementation)
+    lengths = [array for array in (seen.lengths, seen.prefix_lengths) if array is not None]
+    arguments = [jnp.asarray(array) for array in (query, key, value, *lengths)]
+    attend: Any = _attend if seen.prefix_lengths is None else _attend_after_prefix
+    attend = partial(attend, implementation=seen.implementation)
     return over_mesh(attend, query.shape, key.shape[2])(*arguments)
 
 
@@ -84,8 +84,8 @@ def _attend_after_prefix(
     prefix = slots - own
     sources, targets = position_order(prefix_lengths, prefix, own)
     query = jnp.pad(query, ((0, 0), (prefix, 0), (0, 0), (0, 0)))
-    ordered = (reorder(rows, sources, targets) for rows in (query, key, value))
-    mixed = _attend(*ordered, prefix_lengths + lengths, implementation=implementation)
+    query, key, value = (reorder(rows, sources, targets) for rows in (query, key, value))
+    mixed = _attend(query, key, value, prefix_lengths + lengths, implementation=implementation)
     return reorder(mixed, targets, sources)[:, prefix:]
 
 

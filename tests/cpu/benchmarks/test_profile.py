@@ -134,8 +134,6 @@ def test_the_time_of_a_small_step_is_told_by_part(tmp_path):
         assert sum(found["parts"][part].values()) > 0
     assert found["parts"]["MLP"][BACKWARD] > 0
     assert found["parts"]["attention: softmax and rotation"][AGAIN] > 0
-    whole = sum(sum(part.values()) for part in found["parts"].values())
-    assert sum(found["parts"].get(OTHER, {"": 0.0}).values()) < 0.5 * whole
     with pytest.raises(ValueError, match=r"output=.*is there already"):
         run(given, Console(quiet=True))
 
