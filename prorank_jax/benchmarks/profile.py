@@ -23,6 +23,7 @@ from prorank_jax.benchmarks.trace_parts import (
     FORWARD,
     module_name,
     operation_paths,
+    time_by_operation,
     time_by_part,
     traced_operations,
 )
@@ -35,6 +36,7 @@ from prorank_jax.run_folder import write_json
 
 DIRECTIONS = (FORWARD, BACKWARD, AGAIN)
 _WARMUP = 2
+_LISTED = 30
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -93,7 +95,7 @@ def profile_step(point: Point, options: dict[str, Any], rounds: int, trace: Path
 
     Returns:
         `parts`: for each part and direction its milliseconds a step over all threads; `seconds` of each
-        recorded step; `model_flops` of a step, and `matmul_flops` a second that large products reach.
+        recorded step; `longest`, single operations; `model_flops` of a step, and `matmul_flops` a second that large products reach.
     """
     shape = resolve_shape(options["model.source"])
     program = build(point, shape, options)
@@ -110,7 +112,9 @@ def profile_step(point: Point, options: dict[str, Any], rounds: int, trace: Path
                 seconds, first = step.run(first)
                 taken.append(seconds)
         operations = traced_operations(Path(folder), module_name(text))
-    sums = time_by_part(operations, operation_paths(text))
+    paths = operation_paths(text)
+    sums = time_by_part(operations, paths)
+    longest = time_by_operation(operations).most_common(_LISTED)
     parts: dict[str, dict[str, float]] = {}
     for (part, direction), nanoseconds in sums.items():
         parts.setdefault(part, dict.fromkeys(DIRECTIONS, 0.0))[direction] = nanoseconds / 1e6 / rounds
@@ -121,6 +125,10 @@ def profile_step(point: Point, options: dict[str, Any], rounds: int, trace: Path
         "device": jax.devices()[0].device_kind,
         "seconds": taken,
         "parts": dict(sorted(parts.items(), key=lambda part: -sum(part[1].values()))),
+        "longest": [
+            {"operation": name, "path": paths.get(name, ""), "ms": nanoseconds / 1e6 / rounds}
+            for name, nanoseconds in longest
+        ],
         "model_flops": program.model_flops,
         "matmul_flops": measured_matmul_flops(options["model.compute_dtype"]),
     }

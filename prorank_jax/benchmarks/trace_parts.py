@@ -8,6 +8,7 @@ sums are time of threads, and shares are shares of that.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,4 +125,12 @@ def time_by_part(operations: Iterable[Operation], paths: Mapping[str, str]) -> d
     for done in operations:
         key = part_of(paths.get(done.name, ""))
         sums[key] = sums.get(key, 0.0) + done.nanoseconds
+    return sums
+
+
+def time_by_operation(operations: Iterable[Operation]) -> Counter[str]:
+    """Nanoseconds of each operation of the program."""
+    sums: Counter[str] = Counter()
+    for done in operations:
+        sums[done.name] += round(done.nanoseconds)
     return sums

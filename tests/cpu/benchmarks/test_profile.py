@@ -130,6 +130,8 @@ def test_the_time_of_a_small_step_is_told_by_part(tmp_path):
     found = run(given, Console(quiet=True))
     assert json.loads(output.read_text()) == found
     assert len(found["seconds"]) == 2
+    longest = [operation["ms"] for operation in found["longest"]]
+    assert longest == sorted(longest, reverse=True)
     for part in ("MLP", "attention: projections", "vocabulary head", "optimizer", "sampling"):
         assert sum(found["parts"][part].values()) > 0
     assert found["parts"]["MLP"][BACKWARD] > 0
