@@ -95,7 +95,8 @@ def profile_step(point: Point, options: dict[str, Any], rounds: int, trace: Path
 
     Returns:
         `parts`: for each part and direction its milliseconds a step over all threads; `seconds` of each
-        recorded step; `longest`, single operations; `model_flops` of a step, and `matmul_flops` a second that large products reach.
+        recorded step; `longest`, single operations; `model_flops` of a step; `matmul_flops`, what large
+        products reach in a second.
     """
     shape = resolve_shape(options["model.source"])
     program = build(point, shape, options)
