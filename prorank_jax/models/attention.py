@@ -178,15 +178,29 @@ def dot_product_attention(query: Array, key: Array, value: Array, visible: Array
 
 
 def _attend(query: Array, key: Array, value: Array, visible: Array) -> jax.Array:
+    """As `dot_product_attention`, all queries at once.
+
+    The order of the axes is that of plain batched products, [G·Q, C] × [C, S] and [G·Q, S] × [S, C]: another
+    one would have the compiler transpose the logits, H·Q·S numbers. The scale goes to the queries and the
+    softmax's denominator to the result, which are smaller by S / C.
+    """
     batch, queries, heads, head_dim = query.shape
-    kv_heads = key.shape[2]
-    grouped = query.reshape(batch, queries, kv_heads, heads // kv_heads, head_dim)
-    logits = jnp.einsum("bqjgc,bsjc->bjgqs", grouped, key, preferred_element_type=jnp.float32)
-    logits = logits / math.sqrt(head_dim)
+    kv_heads, group = key.shape[2], heads // key.shape[2]
+    scaled = (jnp.asarray(query, jnp.float32) / math.sqrt(head_dim)).astype(query.dtype)
+    grouped = scaled.reshape(batch, queries, kv_heads, group, head_dim)
+    by_head = jnp.transpose(grouped, (0, 2, 3, 1, 4)).reshape(batch, kv_heads, group * queries, head_dim)
+    keys, values = jnp.transpose(key, (0, 2, 3, 1)), jnp.swapaxes(value, 1, 2)  # [B, J, C, S], [B, J, S, C]
+    logits = jnp.einsum("bjqc,bjcs->bjqs", by_head, keys, preferred_element_type=jnp.float32)
+    logits = logits.reshape(batch, kv_heads, group, queries, -1)
     logits = jnp.where(visible[:, None, None], logits, jnp.finfo(jnp.float32).min)
-    weights = jax.nn.softmax(logits, axis=-1).astype(value.dtype)
-    mixed = jnp.einsum("bjgqs,bsjc->bqjgc", weights, value)
-    return mixed.reshape(batch, queries, heads, head_dim)
+    highest = jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True))  # changes no quotient
+    weights = jnp.exp(logits - highest).reshape(batch, kv_heads, group * queries, -1)
+    total = weights.sum(axis=-1, keepdims=True)
+    mixed = jnp.einsum(
+        "bjqs,bjsc->bjqc", weights.astype(value.dtype), values, preferred_element_type=jnp.float32
+    )
+    mixed = (mixed / total).astype(value.dtype).reshape(batch, kv_heads, group, queries, head_dim)
+    return jnp.transpose(mixed, (0, 3, 1, 2, 4)).reshape(batch, queries, heads, head_dim)
 
 
 # The backward pass computes the softmax again from queries and keys: kept, it would be H·S float32 numbers
