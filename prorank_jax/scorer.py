@@ -102,7 +102,7 @@ class PairScorer:
 
     def _batches(self, prompts: Sequence[np.ndarray], queries: Sequence[str]) -> Iterator[Batch | ListBatch]:
         """The prompts in batches of static shapes; `examples` has their places."""
-        plans = plan_batches([len(prompt) for prompt in prompts], self.shapes)
+        plans = plan_batches([len(prompt) for prompt in prompts], self.shapes, self._config)
         lists = plan_lists(prompts, queries, self.shapes, self._ways) if self._list_step else None
         if lists is not None:
             shared = sum(plan.flops(self._config) for plan in lists)

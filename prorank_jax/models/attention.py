@@ -7,6 +7,7 @@ import math
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from prorank_jax.models.fused import (
@@ -20,14 +21,32 @@ from prorank_jax.models.remat import ATTENDED, named_flat
 from prorank_jax.models.splash import LANES, PrefixCausal, splash_attention
 from prorank_jax.types import Array
 
-Visibility = Array | PrefixCausal | OneSequence
-"""Who sees whom: a mask [B, Q, S] bool, or what splash attention or cuDNN's takes in its place."""
+
+@flax.struct.dataclass
+class CausalBlocks:
+    """Rows of one sequence each, padded on the right, which follow a prefix or none.
+
+    A query sees the visible slots of the prefix, and of its own sequence itself and what stands before:
+    padding stands behind every token that is read.
+
+    Attributes:
+        prefix_visible: [B, P] bool, false at padding; None without a prefix.
+    """
+
+    prefix_visible: Array | None
+
+
+Visibility = Array | PrefixCausal | CausalBlocks | OneSequence
+"""Who sees whom: a mask [B, Q, S] bool, or what stands in its place where the order is known."""
 
 PROMPT_SEGMENT = 0
 PADDING_SEGMENT = -1
 # Rows longer than this attend in blocks of queries, so that memory grows with the length, not its square.
 LONGEST_AT_ONCE = 2048
 QUERY_BLOCK = 512
+# Shorter rows that are longer than this attend in blocks too, each without the keys that stand behind it.
+CAUSAL_BLOCK = 128
+MOST_CAUSAL_BLOCKS = 8
 
 
 @flax.struct.dataclass
@@ -86,9 +105,10 @@ def visibility(queries: TokenLayout, keys: TokenLayout) -> jax.Array:
 def visibility_for(implementation: str, layout: TokenLayout, prefix: TokenLayout | None) -> Visibility:
     """Who sees whom, in the form that the implementation takes.
 
-    The kernels need sequences in a known order, cuDNN's one to a row. Below one block of queries (a decode
-    step, a group's one-token completions) plain attention is used all the same: a block would be mostly
-    padding, and the few rows of logits take little memory.
+    Where a row is one sequence in order, plain attention leaves out blocks that causality hides. The kernels
+    need sequences in a known order, cuDNN's one to a row. Below one block of queries (a decode step, a
+    group's one-token completions) plain attention is used all the same: a block would be mostly padding,
+    and the few rows of logits take little memory.
 
     Args:
         implementation: `xla`, `splash`, `cudnn`, or, on every backend, `splash_interpreted`, which is slow,
@@ -98,11 +118,14 @@ def visibility_for(implementation: str, layout: TokenLayout, prefix: TokenLayout
     """
     queries = layout.positions.shape[1]
     in_order = layout.sequences is not None and (prefix is None or prefix.sequences == 1)
+    prefix_visible = None if prefix is None else jnp.asarray(prefix.segments) != PADDING_SEGMENT
+    one_sequence = in_order and layout.sequences == 1
+    if implementation == "xla" and one_sequence and CAUSAL_BLOCK < queries <= LONGEST_AT_ONCE:
+        return CausalBlocks(prefix_visible)
     if implementation.startswith("splash") and in_order and queries >= LANES:
-        prefix_visible = None if prefix is None else jnp.asarray(prefix.segments) != PADDING_SEGMENT
         interpret = implementation == "splash_interpreted"
         return PrefixCausal(prefix_visible, layout.sequences or 1, interpret)
-    if implementation.startswith("cudnn") and in_order and layout.sequences == 1 and queries >= SHORTEST_ROW:
+    if implementation.startswith("cudnn") and one_sequence and queries >= SHORTEST_ROW:
         kernel = "cudnn" if implementation == "cudnn" else "xla"
         return OneSequence(_real_tokens(layout), None if prefix is None else _real_tokens(prefix), kernel)
     return visibility(layout, layout if prefix is None else concatenate_layouts(prefix, layout))
@@ -125,6 +148,8 @@ def attend(query: Array, key: Array, value: Array, visible: Visibility) -> jax.A
         return splash_attention(query, key, value, visible)
     if isinstance(visible, OneSequence):
         return fused_attention(query, key, value, visible)
+    if isinstance(visible, CausalBlocks):
+        return named_flat(causal_attention(query, key, value, visible), ATTENDED)
     return named_flat(dot_product_attention(query, key, value, visible), ATTENDED)
 
 
@@ -175,6 +200,34 @@ def dot_product_attention(query: Array, key: Array, value: Array, visible: Array
     parts = (split(jnp.asarray(query)), split(jnp.asarray(visible)))
     mixed = jax.lax.map(lambda part: _attend_leanly(part[0], key, value, part[1]), parts)
     return jnp.moveaxis(mixed, 0, 1).reshape(query.shape[0], -1, *query.shape[2:])[:, :queries]
+
+
+def causal_attention(query: Array, key: Array, value: Array, seen: CausalBlocks) -> jax.Array:
+    """As `dot_product_attention`, without the products that causality hides, up to what fills a block.
+
+    Of n blocks (n − 1) / 2n of the work on the row's own keys is left out.
+
+    Args:
+        query: [B, Q, H, C]; key, value: [B, P + Q, J, C], prefix first, H a multiple of J; one dtype.
+
+    Returns:
+        [B, Q, H, C] in the dtype of `value`. What stands at padding is finite and means nothing.
+    """
+    queries = query.shape[1]
+    prefix = key.shape[1] - queries
+    block = CAUSAL_BLOCK * -(-queries // (CAUSAL_BLOCK * MOST_CAUSAL_BLOCKS))
+    mixed = []
+    for start in range(0, queries, block):
+        end = min(start + block, queries)
+        visible = jnp.asarray(np.arange(end) <= np.arange(start, end)[:, None])[None]  # [1, block, end]
+        if seen.prefix_visible is not None:
+            slots = jnp.asarray(seen.prefix_visible)
+            of_prefix = jnp.broadcast_to(slots[:, None], (len(slots), end - start, prefix))
+            of_row = jnp.broadcast_to(visible, (len(slots), *visible.shape[1:]))
+            visible = jnp.concatenate([of_prefix, of_row], axis=2)
+        keys, values = key[:, : prefix + end], value[:, : prefix + end]
+        mixed.append(_attend_leanly(query[:, start:end], keys, values, visible))
+    return jnp.concatenate(mixed, axis=1)
 
 
 def _attend(query: Array, key: Array, value: Array, visible: Array) -> jax.Array:

@@ -11,16 +11,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import prorank_jax.scorer
-from prorank_jax.batch_shapes import FULL_BATCH_WIDTH, make_batch_shapes, pad_batch, plan_batches
+from prorank_jax import batch_shapes
+from prorank_jax.batch_shapes import (
+    FULL_BATCH_WIDTH,
+    make_batch_shapes,
+    pad_batch,
+    plan_batches,
+    plan_flops,
+)
 from prorank_jax.config import MeshOptions
+from prorank_jax.flops import forward_flops
 from prorank_jax.metrics_log import CompilationCounter
 from prorank_jax.models.attention import prompt_layout
 from prorank_jax.models.transformer import abstract_params, last_positions
 from prorank_jax.scorer import PairScorer
 from prorank_jax.sharding import make_mesh, state_shardings
-from tests.cpu.tiny import ANSWERS, VOCABULARY, tiny_model
+from tests.cpu.tiny import ANSWERS, VOCABULARY, tiny_config, tiny_model
 
 MAX_LENGTH = 80
+CONFIG = tiny_config()
 EXACT = 1e-5
 max_lengths, batch_sizes, ways = st.integers(1, 9000), st.integers(1, 100), st.sampled_from([1, 2, 6, 8])
 
@@ -84,13 +93,49 @@ def test_shapes_reach_every_prompt_with_little_padding(max_length, batch_size, w
 @given(st.lists(st.integers(1, 3000), max_size=200), batch_sizes, ways)
 def test_batches_hold_every_prompt_once_and_bound_the_memory(lengths, batch_size, ways):
     shapes = make_batch_shapes(3000, batch_size, ways)
-    batches = plan_batches(lengths, shapes)
+    batches = plan_batches(lengths, shapes, CONFIG)
     assert sorted(place for batch in batches for place in batch) == list(range(len(lengths)))
-    in_order = [lengths[place] for batch in batches for place in batch]
-    assert in_order == sorted(lengths, reverse=True)
+    memory = []
     for batch in batches:
         rows, width = shapes.rows_for(len(batch)), shapes.width_for(lengths[batch[0]])
         assert rows * width**2 <= shapes.rows[-1] * FULL_BATCH_WIDTH**2 or rows == ways
+        assert [lengths[place] for place in batch] == sorted(
+            (lengths[place] for place in batch), reverse=True
+        )
+        memory.append(rows * width**2)
+    assert memory == sorted(memory, reverse=True)
+
+
+def cost_of(batches, lengths, shapes) -> int:
+    """FLOPs of batches, and those of the overhead of each."""
+    prompts = [np.zeros(length, np.int32) for length in lengths]
+    overhead = len(batches) * forward_flops(CONFIG, batch_shapes._BATCH_OVERHEAD, 0)
+    return plan_flops(batches, prompts, shapes, CONFIG) + overhead
+
+
+def every_cut(lengths, shapes):
+    """All the ways to cut prompts sorted by length into batches that may be."""
+    if not len(lengths):
+        yield []
+        return
+    most = shapes.most_rows(shapes.width_for(lengths[0]))
+    for count in range(1, min(most, len(lengths)) + 1):
+        for rest in every_cut(lengths[count:], shapes):
+            yield [np.arange(count), *(batch + count for batch in rest)]
+
+
+@given(st.lists(st.integers(1, 600), min_size=1, max_size=9), st.integers(1, 6), st.sampled_from([1, 2]))
+def test_no_other_cut_is_less_work(lengths, batch_size, ways):
+    lengths = sorted(lengths, reverse=True)
+    shapes = make_batch_shapes(600, batch_size, ways)
+    planned = cost_of(plan_batches(lengths, shapes, CONFIG), lengths, shapes)
+    assert planned == min(cost_of(batches, lengths, shapes) for batches in every_cut(lengths, shapes))
+
+
+def test_a_few_prompts_are_not_filled_up_to_a_full_batch():
+    shapes = make_batch_shapes(512, 32, 1)
+    batches = plan_batches([400] * 20, shapes, CONFIG)
+    assert [len(batch) for batch in batches] == [16, 4]
 
 
 def test_filler_rows_have_one_token():

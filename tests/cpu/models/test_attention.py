@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,14 +12,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from prorank_jax.aot.jaxpr_flops import count_flops
 from prorank_jax.models import attention
 from prorank_jax.models.attention import (
     PADDING_SEGMENT,
+    CausalBlocks,
+    attend,
     completion_layout,
     concatenate_layouts,
     dot_product_attention,
     prompt_layout,
     visibility,
+    visibility_for,
 )
 from prorank_jax.models.layers import RMSNorm, rotary_angles, rotate
 
@@ -145,3 +152,68 @@ def test_norm_is_float32_under_bfloat16():
     expected = wide / np.sqrt((wide**2).mean(-1, keepdims=True) + 1e-6)
     assert got.dtype == jnp.bfloat16
     np.testing.assert_allclose(np.asarray(got, np.float64), expected, rtol=2**-8)
+
+
+def _positions_seen(lengths, width, prefix_lengths, prefix_width):
+    """Layouts of rows that follow a prefix, or of rows alone where its width is 0."""
+    own = prompt_layout(lengths, width)
+    if not prefix_width:
+        return own, None
+    own = dataclasses.replace(own, positions=own.positions + prefix_lengths[:, None])
+    return own, prompt_layout(prefix_lengths, prefix_width)
+
+
+@pytest.mark.parametrize(("width", "prefix_width"), [(9, 0), (8, 7)])
+def test_causal_blocks_give_values_and_gradients_of_the_whole_mask(width, prefix_width, monkeypatch):
+    monkeypatch.setattr(attention, "CAUSAL_BLOCK", 1)
+    monkeypatch.setattr(attention, "MOST_CAUSAL_BLOCKS", 3)
+    rng = np.random.default_rng(width)
+
+    @jax.jit
+    def in_both_ways(arrays, weight, lengths, prefix_lengths):
+        own, prefix = _positions_seen(lengths, width, prefix_lengths, prefix_width)
+        blocks = visibility_for("xla", own, prefix)
+        assert isinstance(blocks, CausalBlocks)
+        whole = visibility(own, own if prefix is None else concatenate_layouts(prefix, own))
+        real = (own.segments != PADDING_SEGMENT)[:, :, None, None]
+
+        def weighted(arrays, visible):
+            mixed = jnp.where(real, attend(*arrays, visible), 0.0)
+            return (mixed * weight).sum(), mixed
+
+        differentiate = jax.grad(weighted, has_aux=True)
+        return differentiate(arrays, blocks), differentiate(arrays, whole)
+
+    for _ in range(20):
+        sizes = [(2, width, 4, 8), *[(2, prefix_width + width, 2, 8)] * 2, (2, width, 4, 8)]
+        *arrays, weight = (rng.normal(size=size).astype(np.float32) for size in sizes)
+        lengths = rng.integers(1, width + 1, 2).astype(np.int32)
+        prefix_lengths = rng.integers(0, prefix_width + 1, 2).astype(np.int32)
+        got, expected = in_both_ways(arrays, weight, lengths, prefix_lengths)
+        for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(a, b, atol=2e-5)
+
+
+def test_what_stands_at_padding_changes_no_real_token(monkeypatch):
+    monkeypatch.setattr(attention, "CAUSAL_BLOCK", 4)
+    rng = np.random.default_rng(0)
+    lengths, prefix_lengths = jnp.array([9, 3], jnp.int32), jnp.array([2, 5], jnp.int32)
+    own, prefix = _positions_seen(lengths, 10, prefix_lengths, 6)
+    sizes = [(2, 10, 4, 8), (2, 16, 2, 8), (2, 16, 2, 8)]
+    arrays = [jnp.asarray(rng.normal(size=size), jnp.float32) for size in sizes]
+    real = np.concatenate([prefix.segments, own.segments], axis=1) != PADDING_SEGMENT
+    seen = visibility_for("xla", own, prefix)
+    garbage = [jnp.where(real[:, -array.shape[1] :, None, None], array, 1e3) for array in arrays]
+    jitted = jax.jit(lambda arrays: attend(*arrays, seen))
+    before, after = jitted(arrays), jitted(garbage)
+    np.testing.assert_array_equal(before[0, :9], after[0, :9])
+    np.testing.assert_array_equal(before[1, :3], after[1, :3])
+
+
+@pytest.mark.parametrize("blocks", [2, 4, 8])
+def test_causal_blocks_leave_out_what_they_say(blocks):
+    width = blocks * attention.CAUSAL_BLOCK
+    shapes = [jax.ShapeDtypeStruct((1, width, heads, 8), jnp.float32) for heads in (4, 2, 2)]
+    traced = jax.make_jaxpr(partial(attend, visible=CausalBlocks(None)))(*shapes)
+    left_out = (blocks - 1) / (2 * blocks)
+    assert count_flops(traced) == 4 * 4 * 8 * width**2 * (1 - left_out)
