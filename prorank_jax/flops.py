@@ -24,7 +24,8 @@ def layer_weights(config: ModelConfig) -> int:
 def forward_flops(config: ModelConfig, queries: int, keys: int) -> int:
     """FLOPs of running `queries` tokens of one row through the layers, each over `keys` keys.
 
-    A multiply and an add count two; every key counts, masked or not, as dense attention computes it.
+    A multiply and an add count two; every key counts, masked or not, as dense attention computes it. Plain
+    attention makes fewer products on rows beyond its first block (`attention.causal_attention`).
     """
     matrices = 2 * layer_weights(config) * queries
     attention = 4 * config.heads * config.head_dim * queries * keys
