@@ -13,6 +13,7 @@ import pytest
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from prorank_jax.config import GrpoOptions, MeshOptions, OptimizerOptions
+from prorank_jax.metrics_log import CompilationCounter
 from prorank_jax.optimizer import make_optimizer, make_schedule
 from prorank_jax.rewards import answer_reward
 from prorank_jax.scoring import relevance_scores
@@ -184,6 +185,16 @@ def test_reward_rises_on_a_task_that_can_be_learned(updates, widths):
     assert np.mean(rewards[-5:]) > 1.3  # of 1.5
     assert int(state.step) == 60
     assert step._cache_size() == len(widths)
+
+
+def test_each_width_of_batches_is_compiled_once():
+    model, params = tiny_model()
+    step, state = build(model, params, GrpoOptions(group_size=2))
+    counter, counts = CompilationCounter(), []
+    for width in (8, 12, 8, 12):
+        state, *_ = step(state, None, random_batch(width=width), KEY)
+        counts.append(counter.count)
+    assert 0 < counts[0] < counts[1] == counts[3]
 
 
 def test_another_reward_function_is_obeyed():
