@@ -93,7 +93,7 @@ def _side_json(side: SideResult) -> dict[str, Any]:
 
 def result_table(result: BenchmarkResult) -> Table:
     """Both sides, one a row."""
-    table = Table(title=f"{result.task}: {len(result.ours.rounds)} rounds of each side, medians")
+    table = Table(title=f"{result.task}: medians, rounds of each side: {len(result.ours.rounds)}")
     for heading in ("", f"{result.unit}/s", "s a round", "compile s", "memory GiB", "of peak"):
         table.add_column(heading, justify="right" if heading else "left")
     for side in (result.ours, result.peer):
