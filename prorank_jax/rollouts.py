@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from prorank_jax.distinct_tokens import for_each_distinct
 from prorank_jax.models.attention import (
     TokenLayout,
     completion_layout,
@@ -71,17 +70,11 @@ def _later_logits(
     model: Transformer, params: Params, batch: Batch, prompt: _Prompt, tokens: Array, temperature: float
 ) -> jax.Array:
     """Logits after each of the given completion tokens: [B, G, S] → [B, G, S, V]."""
-
-    def run(tokens: Array) -> jax.Array:
-        rows, group, width = tokens.shape
-        layout = completion_layout(batch.lengths, group, width)
-        fed = tokens.reshape(rows, group * width)
-        hidden, _ = _apply(model, params, fed, layout, prompt.keyvalues, prompt.layout)
-        return _head(model, params, hidden.reshape(rows, group, width, -1), temperature)
-
-    if tokens.shape[2] > 1:
-        return run(tokens)
-    return for_each_distinct(lambda tokens: run(tokens[:, :, None]), jnp.asarray(tokens[:, :, 0]))
+    rows, group, width = tokens.shape
+    layout = completion_layout(batch.lengths, group, width)
+    fed = tokens.reshape(rows, group * width)
+    hidden, _ = _apply(model, params, fed, layout, prompt.keyvalues, prompt.layout)
+    return _head(model, params, hidden.reshape(rows, group, width, -1), temperature)
 
 
 Choose = Callable[[jax.Array, jax.Array], jax.Array]
