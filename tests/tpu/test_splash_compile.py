@@ -129,12 +129,13 @@ def score_program(attention: str, rows: int, width: int, shape: ModelConfig = SH
     return compiled(make_score_step(model, ANSWERS, mesh), mesh, params, prompts(mesh, rows, width))
 
 
-def test_scoring_needs_less_memory_than_with_plain_attention():
+def test_scoring_keeps_no_whole_logits_with_either_attention():
     programs = {attention: score_program(attention, 256, WIDTH) for attention in ("xla", "splash")}
     needed = {name: program.memory_analysis().temp_size_in_bytes for name, program in programs.items()}
     print({name: f"{temporary / 2**30:.2f} GiB of temporaries a chip" for name, temporary in needed.items()})
     assert {name: kernels_in(program) for name, program in programs.items()} == {"xla": 0, "splash": 1}
-    assert needed["splash"] < needed["xla"]
+    whole_logits = 4 * 256 * SHAPE.heads * WIDTH**2 // mesh_of(FSDP).size  # float32, of one layer on a chip
+    assert max(needed.values()) < whole_logits
 
 
 def test_heads_of_128_and_odd_lengths_compile():
