@@ -7,7 +7,12 @@ import numpy as np
 import pytest
 
 from prorank_jax.benchmarks.command import parse_arguments
-from prorank_jax.benchmarks.peer_model import QWEN2_THIRD, QWEN2_THIRD_CONFIG, export_peer_model
+from prorank_jax.benchmarks.peer_model import (
+    QWEN2_THIRD,
+    QWEN2_THIRD_CONFIG,
+    export_peer_model,
+    read_peer_model,
+)
 from prorank_jax.benchmarks.scoring_work import ScoringWork, least_flops, write_scoring_work
 from prorank_jax.flops import forward_flops, layer_weights
 from prorank_jax.prompt_settings import PromptSettings, read_prompt_settings
@@ -61,7 +66,8 @@ def test_prompts_are_those_of_the_exported_model(work, tiny_folder):
     np.testing.assert_allclose(scores, original.score_pairs(pairs), atol=1e-5)
     frame = settings["frame"]
     assert frame["prefix"].startswith("<|im_start|>system\nYou judge.<|im_end|>")
-    lengths = [len(exported._renderer.render(*pair)) for pair in pairs]
+    render = read_peer_model(folder / "model").renderer.render
+    lengths = [len(render(*pair)) for pair in pairs]
     assert settings["tokens"] == sum(lengths)
     assert settings["longest"] == max(lengths)
 
@@ -72,8 +78,8 @@ def test_checked_pairs_come_from_everywhere_and_tuning_from_the_middle(work):
     assert settings["check"] == sorted(set(settings["check"]))
     assert settings["check"][0] == 0
     assert settings["check"][-1] == count - 1
-    renderer = Reranker.from_pretrained(str(folder / "model"))._renderer
-    lengths = np.array([len(renderer.render(*pair)) for pair in settings["pairs"]])
+    render = read_peer_model(folder / "model").renderer.render
+    lengths = np.array([len(render(*pair)) for pair in settings["pairs"]])
     chosen = lengths[settings["tuning"]]
     assert len(chosen) == max(SIZE.peer_batches)
     first = (count - len(chosen)) // 2
