@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import math
-
 import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
 
 from prorank_jax.models.fused import (
@@ -17,36 +14,20 @@ from prorank_jax.models.fused import (
     OneSequence,
     fused_attention,
 )
-from prorank_jax.models.remat import ATTENDED, named_flat
+from prorank_jax.models.plain import (
+    CausalBlocks,
+    causal_attention,
+    dot_product_attention,
+    leaves_blocks_out,
+)
 from prorank_jax.models.splash import LANES, PrefixCausal, splash_attention
 from prorank_jax.types import Array
-
-
-@flax.struct.dataclass
-class CausalBlocks:
-    """Rows of one sequence each, padded on the right, which follow a prefix or none.
-
-    A query sees the visible slots of the prefix, and of its own sequence itself and what stands before:
-    padding stands behind every token that is read.
-
-    Attributes:
-        prefix_visible: [B, P] bool, false at padding; None without a prefix.
-    """
-
-    prefix_visible: Array | None
-
 
 Visibility = Array | PrefixCausal | CausalBlocks | OneSequence
 """Who sees whom: a mask [B, Q, S] bool, or what stands in its place where the order is known."""
 
 PROMPT_SEGMENT = 0
 PADDING_SEGMENT = -1
-# Rows longer than this attend in blocks of queries, so that memory grows with the length, not its square.
-LONGEST_AT_ONCE = 2048
-QUERY_BLOCK = 512
-# Shorter rows that are longer than this attend in blocks too, each without the keys that stand behind it.
-CAUSAL_BLOCK = 128
-MOST_CAUSAL_BLOCKS = 8
 
 
 @flax.struct.dataclass
@@ -120,7 +101,7 @@ def visibility_for(implementation: str, layout: TokenLayout, prefix: TokenLayout
     in_order = layout.sequences is not None and (prefix is None or prefix.sequences == 1)
     prefix_visible = None if prefix is None else jnp.asarray(prefix.segments) != PADDING_SEGMENT
     one_sequence = in_order and layout.sequences == 1
-    if implementation == "xla" and one_sequence and CAUSAL_BLOCK < queries <= LONGEST_AT_ONCE:
+    if implementation == "xla" and one_sequence and leaves_blocks_out(queries):
         return CausalBlocks(prefix_visible)
     if implementation.startswith("splash") and in_order and queries >= LANES:
         interpret = implementation == "splash_interpreted"
@@ -149,8 +130,8 @@ def attend(query: Array, key: Array, value: Array, visible: Visibility) -> jax.A
     if isinstance(visible, OneSequence):
         return fused_attention(query, key, value, visible)
     if isinstance(visible, CausalBlocks):
-        return named_flat(causal_attention(query, key, value, visible), ATTENDED)
-    return named_flat(dot_product_attention(query, key, value, visible), ATTENDED)
+        return causal_attention(query, key, value, visible)
+    return dot_product_attention(query, key, value, visible)
 
 
 def check_implementation(implementation: str, compute_dtype: str, mesh: Mesh) -> None:
@@ -174,89 +155,3 @@ def check_head_size(implementation: str, head_dim: int) -> None:
             f"model.attention='cudnn': the model's heads have {head_dim} dimensions, cuDNN takes multiples "
             f"of {HEAD_MULTIPLE} up to {LARGEST_HEAD}; choose xla"
         )
-
-
-def dot_product_attention(query: Array, key: Array, value: Array, visible: Array) -> jax.Array:
-    """Grouped-query attention with a float32 softmax, portable to every backend.
-
-    Args:
-        query: [B, Q, H, C]; key, value: [B, S, J, C], H a multiple of J; one dtype.
-        visible: [B, Q, S] bool; a row that sees nothing averages over all keys (never NaN).
-
-    Returns:
-        [B, Q, H, C] in the dtype of `value`.
-    """
-    queries = query.shape[1]
-    if queries <= LONGEST_AT_ONCE:
-        return _attend_leanly(query, key, value, visible)
-    blocks = -(-queries // QUERY_BLOCK)
-    missing = blocks * QUERY_BLOCK - queries
-
-    def split(rows: jax.Array) -> jax.Array:
-        """[B, Q, …] → [blocks, B, QUERY_BLOCK, …], filled up with zeros."""
-        padded = jnp.pad(rows, ((0, 0), (0, missing), *((0, 0) for _ in rows.shape[2:])))
-        return jnp.moveaxis(padded.reshape(rows.shape[0], blocks, QUERY_BLOCK, *rows.shape[2:]), 1, 0)
-
-    parts = (split(jnp.asarray(query)), split(jnp.asarray(visible)))
-    mixed = jax.lax.map(lambda part: _attend_leanly(part[0], key, value, part[1]), parts)
-    return jnp.moveaxis(mixed, 0, 1).reshape(query.shape[0], -1, *query.shape[2:])[:, :queries]
-
-
-def causal_attention(query: Array, key: Array, value: Array, seen: CausalBlocks) -> jax.Array:
-    """As `dot_product_attention`, without the products that causality hides, up to what fills a block.
-
-    Of n blocks (n − 1) / 2n of the work on the row's own keys is left out.
-
-    Args:
-        query: [B, Q, H, C]; key, value: [B, P + Q, J, C], prefix first, H a multiple of J; one dtype.
-
-    Returns:
-        [B, Q, H, C] in the dtype of `value`. What stands at padding is finite and means nothing.
-    """
-    queries = query.shape[1]
-    prefix = key.shape[1] - queries
-    block = CAUSAL_BLOCK * -(-queries // (CAUSAL_BLOCK * MOST_CAUSAL_BLOCKS))
-    mixed = []
-    for start in range(0, queries, block):
-        end = min(start + block, queries)
-        visible = jnp.asarray(np.arange(end) <= np.arange(start, end)[:, None])[None]  # [1, block, end]
-        if seen.prefix_visible is not None:
-            slots = jnp.asarray(seen.prefix_visible)
-            of_prefix = jnp.broadcast_to(slots[:, None], (len(slots), end - start, prefix))
-            of_row = jnp.broadcast_to(visible, (len(slots), *visible.shape[1:]))
-            visible = jnp.concatenate([of_prefix, of_row], axis=2)
-        keys, values = key[:, : prefix + end], value[:, : prefix + end]
-        mixed.append(_attend_leanly(query[:, start:end], keys, values, visible))
-    return jnp.concatenate(mixed, axis=1)
-
-
-def _attend(query: Array, key: Array, value: Array, visible: Array) -> jax.Array:
-    """As `dot_product_attention`, all queries at once.
-
-    The order of the axes is that of plain batched products, [G·Q, C] × [C, S] and [G·Q, S] × [S, C]: another
-    one would have the compiler transpose the logits, H·Q·S numbers. The scale goes to the queries and the
-    softmax's denominator to the result, which are smaller by S / C.
-    """
-    batch, queries, heads, head_dim = query.shape
-    kv_heads, group = key.shape[2], heads // key.shape[2]
-    scaled = (jnp.asarray(query, jnp.float32) / math.sqrt(head_dim)).astype(query.dtype)
-    grouped = scaled.reshape(batch, queries, kv_heads, group, head_dim)
-    by_head = jnp.transpose(grouped, (0, 2, 3, 1, 4)).reshape(batch, kv_heads, group * queries, head_dim)
-    keys, values = jnp.transpose(key, (0, 2, 3, 1)), jnp.swapaxes(value, 1, 2)  # [B, J, C, S], [B, J, S, C]
-    logits = jnp.einsum("bjqc,bjcs->bjqs", by_head, keys, preferred_element_type=jnp.float32)
-    logits = logits.reshape(batch, kv_heads, group, queries, -1)
-    logits = jnp.where(visible[:, None, None], logits, jnp.finfo(jnp.float32).min)
-    highest = jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True))  # changes no quotient
-    weights = jnp.exp(logits - highest).reshape(batch, kv_heads, group * queries, -1)
-    total = weights.sum(axis=-1, keepdims=True)
-    mixed = jnp.einsum(
-        "bjqs,bjsc->bjqc", weights.astype(value.dtype), values, preferred_element_type=jnp.float32
-    )
-    mixed = (mixed / total).astype(value.dtype).reshape(batch, kv_heads, group, queries, head_dim)
-    return jnp.transpose(mixed, (0, 3, 1, 2, 4)).reshape(batch, queries, heads, head_dim)
-
-
-# The backward pass computes the softmax again from queries and keys: kept, it would be H·S float32 numbers
-# for each query and layer, several times all else that is kept. That costs one more of attention's six
-# products. The scan over layers keeps the compiler from merging it with the first.
-_attend_leanly = jax.checkpoint(_attend, prevent_cse=False)

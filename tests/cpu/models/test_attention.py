@@ -13,19 +13,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prorank_jax.aot.jaxpr_flops import count_flops
-from prorank_jax.models import attention
+from prorank_jax.models import plain
 from prorank_jax.models.attention import (
     PADDING_SEGMENT,
-    CausalBlocks,
     attend,
     completion_layout,
     concatenate_layouts,
-    dot_product_attention,
     prompt_layout,
     visibility,
     visibility_for,
 )
 from prorank_jax.models.layers import RMSNorm, rotary_angles, rotate
+from prorank_jax.models.plain import CausalBlocks, dot_product_attention
 
 WIDTH, GROUP, NEW = 6, 3, 2
 
@@ -99,8 +98,8 @@ def test_long_rows_attend_in_blocks_to_the_same_values_and_gradients(queries, mo
 
     differentiate = jax.grad(weighted, argnums=(0, 1, 2), has_aux=True)
     at_once = differentiate(query, key, value)
-    monkeypatch.setattr(attention, "LONGEST_AT_ONCE", 4)
-    monkeypatch.setattr(attention, "QUERY_BLOCK", 5)
+    monkeypatch.setattr(plain, "LONGEST_AT_ONCE", 4)
+    monkeypatch.setattr(plain, "QUERY_BLOCK", 5)
     in_blocks = differentiate(query, key, value)
     for a, b in zip(jax.tree.leaves(in_blocks), jax.tree.leaves(at_once), strict=True):
         assert a.shape == b.shape
@@ -165,8 +164,8 @@ def _positions_seen(lengths, width, prefix_lengths, prefix_width):
 
 @pytest.mark.parametrize(("width", "prefix_width"), [(9, 0), (8, 7)])
 def test_causal_blocks_give_values_and_gradients_of_the_whole_mask(width, prefix_width, monkeypatch):
-    monkeypatch.setattr(attention, "CAUSAL_BLOCK", 1)
-    monkeypatch.setattr(attention, "MOST_CAUSAL_BLOCKS", 3)
+    monkeypatch.setattr(plain, "CAUSAL_BLOCK", 1)
+    monkeypatch.setattr(plain, "MOST_CAUSAL_BLOCKS", 3)
     rng = np.random.default_rng(width)
 
     @jax.jit
@@ -195,7 +194,7 @@ def test_causal_blocks_give_values_and_gradients_of_the_whole_mask(width, prefix
 
 
 def test_what_stands_at_padding_changes_no_real_token(monkeypatch):
-    monkeypatch.setattr(attention, "CAUSAL_BLOCK", 4)
+    monkeypatch.setattr(plain, "CAUSAL_BLOCK", 4)
     rng = np.random.default_rng(0)
     lengths, prefix_lengths = jnp.array([9, 3], jnp.int32), jnp.array([2, 5], jnp.int32)
     own, prefix = _positions_seen(lengths, 10, prefix_lengths, 6)
@@ -212,7 +211,7 @@ def test_what_stands_at_padding_changes_no_real_token(monkeypatch):
 
 @pytest.mark.parametrize("blocks", [2, 4, 8])
 def test_causal_blocks_leave_out_what_they_say(blocks):
-    width = blocks * attention.CAUSAL_BLOCK
+    width = blocks * plain.CAUSAL_BLOCK
     shapes = [jax.ShapeDtypeStruct((1, width, heads, 8), jnp.float32) for heads in (4, 2, 2)]
     traced = jax.make_jaxpr(partial(attend, visible=CausalBlocks(None)))(*shapes)
     left_out = (blocks - 1) / (2 * blocks)
