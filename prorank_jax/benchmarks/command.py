@@ -8,13 +8,14 @@ import functools
 import os
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 from rich.console import Console
 
+from prorank_jax.benchmarks import growth, profile
 from prorank_jax.benchmarks.agreement import compare_values
 from prorank_jax.benchmarks.environments import (
     environments_folder,
@@ -33,14 +34,21 @@ from prorank_jax.run_folder import write_json
 
 OURS = "ours"
 ROOT = Path(__file__).resolve().parents[2]
-_DESCRIPTION = "Measures this project beside another library: same work, same machine, in turn."
+# What needs no peer: its summary, its options, and what runs it.
+ALONE: dict[str, tuple[str, Callable[..., None], Callable[..., Any]]] = {
+    "growth": ("how time and memory of a step grow with its sizes", growth.add_arguments, growth.run),
+    "profile": ("where the time of a step goes", profile.add_arguments, profile.run),
+}
+_DESCRIPTION = (
+    "Measures this project: beside another library, on the same work and machine and in turn, or alone."
+)
 
 
-def parse_arguments(arguments: Sequence[str]) -> tuple[str, BenchmarkOptions, Any]:
-    """The task, the shared options and the task's own that a command line gives.
+def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
+    """A command line as it was given; `task` is the command.
 
     Raises:
-        ValueError: an unknown task, peer or option, or a value that cannot work.
+        ValueError: an unknown command or option.
         SystemExit: after `--help`.
     """
     parser = CommandParser(prog="python launch/benchmark.py", description=_DESCRIPTION)
@@ -53,19 +61,41 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[str, BenchmarkOptions, An
         )
         add_options(command, task.peers)
         task.add_options(command)
-    given: argparse.Namespace = parser.parse_args(arguments)
+    for name, (summary, add_arguments, _) in ALONE.items():
+        add_arguments(commands.add_parser(name, prog=f"{parser.prog} {name}", help=summary))
+    return parser.parse_args(arguments)
+
+
+def comparison_from(given: argparse.Namespace) -> tuple[str, BenchmarkOptions, Any]:
+    """The task, the shared options and the task's own.
+
+    Raises:
+        ValueError: an unknown peer, or a value that cannot work.
+    """
     task = TASKS[given.task]
     return given.task, options_from(given, task.peers, task.dataset), task.size_from(given)
 
 
-def run_benchmark(arguments: Sequence[str], console: Console | None = None) -> BenchmarkResult:
-    """Runs the benchmark that a command line asks for, prints its table and writes its JSON.
+def run_benchmark(arguments: Sequence[str], console: Console | None = None) -> None:
+    """Runs the benchmark that a command line asks for.
 
     Raises:
         ValueError: bad input, a peer that cannot be set up, a side that fails, or sides that disagree.
+        SystemExit: after `--help`.
     """
-    console = console or Console()
-    name, options, size = parse_arguments(arguments)
+    given = parse_arguments(arguments)
+    if given.task in ALONE:
+        ALONE[given.task][2](given, console)
+    else:
+        run_comparison(*comparison_from(given), console or Console())
+
+
+def run_comparison(name: str, options: BenchmarkOptions, size: Any, console: Console) -> BenchmarkResult:
+    """Measures beside a peer, prints the table and writes its JSON.
+
+    Raises:
+        ValueError: a peer that cannot be set up, a side that fails, or sides that disagree.
+    """
     task, peers = TASKS[name], ROOT / "launch" / "peers"
     python = peer_python(
         environments_folder(ROOT) / options.peer, requirement_files(peers, options.peer, cuda=has_cuda())

@@ -24,7 +24,6 @@ from prorank_jax.aot.model_shapes import resolve_shape
 from prorank_jax.benchmarks.growth_pictures import draw_curves
 from prorank_jax.benchmarks.growth_points import AXES, GROUP, PROGRAMS, Measured, Point, points_of
 from prorank_jax.benchmarks.growth_step import build, filled_state, prepare
-from prorank_jax.command_line import CommandParser, run_command
 from prorank_jax.config import ATTENTION_IMPLEMENTATIONS, COMPUTE_DTYPES, REMAT_POLICIES
 from prorank_jax.config_checks import require, require_at_least, require_choice
 from prorank_jax.models.config import ModelConfig
@@ -197,18 +196,3 @@ def curve_table(measured: Sequence[Measured]) -> Table:
             "" if peak is None else f"{peak / GIB:.2f}",
         )
     return table
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Runs the command; returns its exit code: 0 done, 2 bad input, 130 interrupted."""
-
-    def command() -> None:
-        parser = CommandParser(prog="python -m prorank_jax.benchmarks.growth", description=__doc__)
-        add_arguments(parser)
-        run(parser.parse_args(arguments))
-
-    return run_command(command)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,6 @@ from prorank_jax.benchmarks.trace_parts import (
     time_by_part,
     traced_operations,
 )
-from prorank_jax.command_line import CommandParser, run_command
 from prorank_jax.config import ATTENTION_IMPLEMENTATIONS, COMPUTE_DTYPES, REMAT_POLICIES
 from prorank_jax.config_checks import require, require_at_least, require_choice
 from prorank_jax.flops import measured_matmul_flops
@@ -156,18 +154,3 @@ def summary(found: Mapping[str, Any]) -> str:
         f"a step: {median:.3g} s ({ordered[0]:.3g} to {ordered[-1]:.3g}), with the profiler on; "
         f"{found['model_flops'] / median / 1e9:.0f} GFLOP/s, {share:.0%} of what large products reach here"
     )
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Runs the command; returns its exit code: 0 done, 2 bad input, 130 interrupted."""
-
-    def command() -> None:
-        parser = CommandParser(prog="python -m prorank_jax.benchmarks.profile", description=__doc__)
-        add_arguments(parser)
-        run(parser.parse_args(arguments))
-
-    return run_command(command)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

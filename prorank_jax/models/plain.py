@@ -109,13 +109,12 @@ def _attend(query: Array, key: Array, value: Array, visible: Array) -> jax.Array
 
 
 class _Kept(NamedTuple):
-    """What the backward pass needs: arguments, the result, and the log of each softmax's sum [B, J, G·Q]."""
+    """What the backward pass needs: the arguments, and the log of each softmax's sum [B, J, G·Q]."""
 
     query: jax.Array
     key: jax.Array
     value: jax.Array
     visible: jax.Array
-    mixed: jax.Array
     log_sums: jax.Array
 
 
@@ -161,18 +160,19 @@ def _attend_forward(query: Any, key: Any, value: Any, visible: Any) -> tuple[jax
     mixed = _product("bjqs,bsjc->bjqc", weights.astype(value.dtype), value) / total
     mixed = named_flat(_by_token(mixed.astype(value.dtype), query.shape[1]), ATTENDED)
     log_sums = checkpoint_name((highest + jnp.log(total))[..., 0], ATTENDED)
-    return mixed, _Kept(query, key, value, visible, mixed, log_sums)
+    return mixed, _Kept(query, key, value, visible, log_sums)
 
 
 def _attend_backward(kept: _Kept, gradient: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, None]:
-    query, key, value, visible, mixed, log_sums = kept
+    query, key, value, visible, log_sums = kept
     queries, kv_heads = query.shape[1], key.shape[2]
     weights = jnp.exp(_logits(query, key, visible) - log_sums[..., None])
     of_mixed = _by_head(gradient, kv_heads)
     of_value = _product("bjqs,bjqc->bsjc", weights.astype(value.dtype), of_mixed)
-    products = jnp.asarray(gradient, jnp.float32) * jnp.asarray(mixed, jnp.float32)
-    mean = _by_head(products.sum(axis=-1, keepdims=True), kv_heads)  # of the weights' gradients
-    of_logits = weights * (_product("bjqc,bsjc->bjqs", of_mixed, value) - mean)
+    of_weights = _product("bjqc,bsjc->bjqs", of_mixed, value)
+    # Their mean from the very numbers that it is taken from: gradient · result would be rounded otherwise.
+    mean = (weights * of_weights).sum(axis=-1, keepdims=True)
+    of_logits = weights * (of_weights - mean)
     of_logits = _where_visible(of_logits, visible, queries, 0.0) / math.sqrt(query.shape[3])
     of_logits = of_logits.astype(query.dtype)
     of_query = _by_token(_product("bjqs,bsjc->bjqc", of_logits, key), queries)

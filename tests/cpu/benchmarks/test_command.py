@@ -8,10 +8,11 @@ import pytest
 from rich.console import Console
 
 from prorank_jax.benchmarks import command
-from prorank_jax.benchmarks.command import compare_sides, parse_arguments, side_environment, tune_peer
+from prorank_jax.benchmarks.command import ALONE, compare_sides, run_benchmark, side_environment, tune_peer
 from prorank_jax.benchmarks.options import BenchmarkOptions
 from prorank_jax.benchmarks.report import as_json, verdict
 from prorank_jax.benchmarks.tasks import TASKS
+from tests.cpu.benchmarks.command_lines import comparison
 from tests.cpu.benchmarks.stand_ins import PATIENCE, diary, stand_in_command
 from tests.cpu.tiny_run import load_launcher
 
@@ -96,7 +97,7 @@ def test_a_side_that_dies_ends_the_benchmark_and_the_other_side(tmp_path, capsys
 def test_bad_input_is_refused_before_anything_is_set_up(arguments, complaint, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=r"(?s).*") as caught:
-        parse_arguments(arguments.split())
+        comparison(arguments)
     assert complaint in str(caught.value)
 
 
@@ -107,9 +108,9 @@ def test_an_output_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
 
 
 def test_quick_means_one_round_of_a_small_step_unless_more_is_asked():
-    _, options, size = parse_arguments(["grpo", "--quick"])
+    _, options, size = comparison("grpo --quick")
     assert (options.rounds, options.quick, size.prompts, size.group_size) == (1, True, 2, 4)
-    _, options, size = parse_arguments(["grpo", "--quick", "--rounds", "2", "--group_size", "6"])
+    _, options, size = comparison("grpo --quick --rounds 2 --group_size 6")
     assert (options.rounds, size.group_size, size.peer_batches) == (2, 6, (6,))
 
 
@@ -137,3 +138,14 @@ def test_every_side_has_its_program_and_every_peer_its_requirements():
             pins = [line for line in lines if line and not line.startswith("#")]
             assert pins
             assert all("==" in pin for pin in pins)
+
+
+@pytest.mark.parametrize("task", sorted(ALONE))
+def test_what_needs_no_peer_is_run_with_its_own_options(task, monkeypatch):
+    summary, add_arguments, _ = ALONE[task]
+    told: list[str] = []
+    monkeypatch.setitem(
+        command.ALONE, task, (summary, add_arguments, lambda given, _: told.append(given.model))
+    )
+    run_benchmark([task, "--model", "some/model"])
+    assert told == ["some/model"]

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prorank_jax.benchmarks.command import parse_arguments
 from prorank_jax.benchmarks.peer_model import read_peer_model
 from prorank_jax.benchmarks.ranking_work import (
     RankingWork,
@@ -19,6 +18,7 @@ from prorank_jax.benchmarks.ranking_work import (
 from prorank_jax.config_files import config_from_flat, flatten
 from prorank_jax.data import open_dataset
 from prorank_jax.ranking_losses import LOSSES, ListLabels
+from tests.cpu.benchmarks.command_lines import comparison
 from tests.cpu.benchmarks.tiny_work import MAX_LENGTH, tiny_options, write_tiny_model
 
 SIZE = RankingWork(lists=2, list_size=4, steps=3)
@@ -116,10 +116,10 @@ def test_softmax_of_log_grades_is_their_share(grades):
 
 
 def test_command_line():
-    name, options, size = parse_arguments(["ranking", "--list_size", "16", "--remat", "full"])
+    name, options, size = comparison("ranking --list_size 16 --remat full")
     assert (name, options.peer, options.max_length) == ("ranking", "sentence-transformers", 256)
     assert size == RankingWork(list_size=16, remat="full")
-    assert parse_arguments(["ranking", "--quick"])[2].list_size < RankingWork.list_size
+    assert comparison("ranking --quick")[2].list_size < RankingWork.list_size
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ import json
 import numpy as np
 import pytest
 
-from prorank_jax.benchmarks.command import parse_arguments
 from prorank_jax.benchmarks.peer_model import (
     QWEN2_THIRD,
     QWEN2_THIRD_CONFIG,
@@ -17,6 +16,7 @@ from prorank_jax.benchmarks.scoring_work import ScoringWork, least_flops, write_
 from prorank_jax.flops import forward_flops, layer_weights
 from prorank_jax.prompt_settings import PromptSettings, read_prompt_settings
 from prorank_jax.reranker import Reranker
+from tests.cpu.benchmarks.command_lines import comparison
 from tests.cpu.benchmarks.tiny_work import MAX_LENGTH, tiny_options, write_tiny_model
 from tests.cpu.data_fixtures import write_beir_folder
 from tests.cpu.tiny import tiny_config
@@ -107,10 +107,10 @@ def test_a_third_of_qwen_has_its_proportions():
 
 
 def test_command_line():
-    name, options, size = parse_arguments(["scoring", "--peer_batches", "8", "64", "--top_k", "3"])
+    name, options, size = comparison("scoring --peer_batches 8 64 --top_k 3")
     assert (name, options.peer, options.model, options.max_length) == ("scoring", "mxbai", QWEN2_THIRD, 512)
     assert size == ScoringWork(top_k=3, peer_batches=(8, 64))
-    _, options, size = parse_arguments(["scoring", "--quick", "--max_length", "99", "--queries", "7"])
+    _, options, size = comparison("scoring --quick --max_length 99 --queries 7")
     assert options.max_length == 99
     assert size.queries == 7
     assert size.top_k < ScoringWork.top_k
