@@ -27,7 +27,14 @@ CHECKPOINTS_FOLDER = "checkpoints"
 TOKENIZER_FOLDER = "tokenizer"
 MODEL_CONFIG_FILE = "model_config.json"
 # What may differ when a run goes on: where it lives, what it shows, and the machine it runs on.
-FREE_FIELDS = ("output_dir", "train.sample_every", "train.max_skipped", "checkpoint.", "mesh.")
+FREE_FIELDS = (
+    "output_dir",
+    "train.sample_every",
+    "train.max_skipped",
+    "train.profile_steps",
+    "checkpoint.",
+    "mesh.",
+)
 
 
 def _is_free(name: str) -> bool:
