@@ -72,7 +72,7 @@ demo-long: $(READY)
 		--system "You judge search results." --output_dir $(LONG)/comparison
 
 test: $(READY)
-	$(BIN)/python -m pytest tests/ -k cpu -n auto --dist loadfile
+	$(BIN)/python -m pytest tests/ -k cpu -n auto --dist loadfile --durations=15
 
 # The whole of what `make test` takes a sample of.
 test-robustness: $(READY)
@@ -119,4 +119,4 @@ lint: $(READY)
 	$(BIN)/shellcheck -x launch/tpu_pod.sh launch/tpu_pod/worker.sh .ci/run
 
 clean:
-	rm -rf $(VENV) $(PEERS)
+	rm -rf $(VENV) $(PEERS) .venv-benchmark
