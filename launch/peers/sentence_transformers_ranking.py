@@ -25,8 +25,8 @@ from sentence_transformers.cross_encoder import (
 from sentence_transformers.cross_encoder.losses import ListNetLoss
 from side import MODEL_FOLDER, peak_bytes, read_settings, serve
 from stepper import Stepper
+from stop_after_step import StopAfterStep
 from torch.utils.data import SequentialSampler
-from transformers import TrainerCallback
 from tuning import fastest
 
 Settings = dict[str, Any]
@@ -59,22 +59,6 @@ class InOrder(CrossEncoderTrainer):
         return DefaultBatchSampler(
             SequentialSampler(dataset), batch_size=batch_size, drop_last=drop_last, **more
         )
-
-
-class StopAfterStep(TrainerCallback):
-    """Waits for the next round before the first step and after each update."""
-
-    stepper: Stepper
-
-    def on_train_begin(self, *_: Any, **__: Any) -> None:
-        """Waits for the first round."""
-        self.stepper.arrive()
-
-    def on_step_end(self, *_: Any, **__: Any) -> None:
-        """Lets the device finish, then waits for the next round."""
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        self.stepper.arrive()
 
 
 class SentenceTransformersSide:
@@ -155,7 +139,7 @@ def _powers(most: int) -> Iterator[int]:
 
 
 def make_trainer(
-    model: CrossEncoder, loss: ListNetLoss, settings: Settings, callback: TrainerCallback
+    model: CrossEncoder, loss: ListNetLoss, settings: Settings, callback: StopAfterStep
 ) -> InOrder:
     """The trainer of this work, on the GPU if torch sees one."""
     options = CrossEncoderTrainingArguments(

@@ -18,7 +18,8 @@ from answer_reward import answer_reward
 from datasets import Dataset
 from side import MODEL_FOLDER, peak_bytes, read_settings, serve
 from stepper import Stepper
-from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+from stop_after_step import StopAfterStep
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 Settings = dict[str, Any]
 
@@ -30,22 +31,6 @@ class KnownPrompts(trl.GRPOTrainer):
 
     def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
         return [self.known[int(prompt)] for prompt in prompts], None, {}
-
-
-class StopAfterStep(TrainerCallback):
-    """Waits for the next round before the first step and after each update."""
-
-    stepper: Stepper
-
-    def on_train_begin(self, *_: Any, **__: Any) -> None:
-        """Waits for the first round."""
-        self.stepper.arrive()
-
-    def on_step_end(self, *_: Any, **__: Any) -> None:
-        """Lets the device finish, then waits for the next round."""
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        self.stepper.arrive()
 
 
 class TrlSide:
@@ -85,7 +70,7 @@ class TrlSide:
         return {"seconds": seconds, "units": self.settings["prompts_per_step"], "peak_bytes": peak}
 
 
-def make_trainer(model_folder: Path, settings: Settings, callback: TrainerCallback) -> KnownPrompts:
+def make_trainer(model_folder: Path, settings: Settings, callback: StopAfterStep) -> KnownPrompts:
     """The trainer of this work, on the GPU if torch sees one."""
     bfloat16, on_gpu = settings["dtype"] == "bfloat16", torch.cuda.is_available()
     parts = settings["prompts_per_step"] * settings["group_size"] // settings["peer_batch"]

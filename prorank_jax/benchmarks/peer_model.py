@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from prorank_jax.aot.model_shapes import PUBLISHED_SHAPES
 from prorank_jax.benchmarks.options import BenchmarkOptions
 from prorank_jax.benchmarks.work import MODEL_FOLDER, random_params, write_model
 from prorank_jax.chat_templates import QWEN_SYSTEM, make_chat_frame
@@ -25,19 +26,8 @@ from prorank_jax.run_folder import write_json
 QWEN2_THIRD = "qwen2-third"
 # Qwen2.5-0.5B's layers, a third of them and of its vocabulary: the output embedding has the share of the
 # arithmetic that it has in the whole model, and every matrix of a layer its real shape.
-QWEN2_THIRD_CONFIG = ModelConfig(
-    family="qwen2",
-    vocab_size=50_646,
-    dim=896,
-    layers=8,
-    heads=14,
-    kv_heads=2,
-    head_dim=64,
-    mlp_dim=4864,
-    rope_theta=1_000_000.0,
-    norm_eps=1e-6,
-    tied=True,
-    max_positions=32_768,
+QWEN2_THIRD_CONFIG = dataclasses.replace(
+    PUBLISHED_SHAPES["Qwen/Qwen2.5-0.5B-Instruct"], vocab_size=50_646, layers=8
 )
 _LAYOUT_FILE = "modules.json"
 
