@@ -45,6 +45,7 @@ def test_a_run_moves_from_8_devices_to_1_to_4(stage, tmp_path, monkeypatch):
     def run(name: str, mesh: dict[str, int]) -> None:
         fields = tiny_fields(model, collection, tmp_path / name) | {
             "stage": stage,
+            "data.buckets": (208,),
             "train.steps": STEPS,
             "train.batch_size": 8,
             "probe.batch_size": 8,

@@ -7,7 +7,7 @@ import pytest
 from tests.cpu.killed_runs import kill_many
 from tests.cpu.tiny_run import tiny_fields, write_collection, write_model_folder
 
-KILLS = 3
+KILLS = 2
 
 
 @pytest.mark.slow

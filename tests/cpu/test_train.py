@@ -6,9 +6,6 @@ import io
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,25 +14,23 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-import yaml
 from rich.console import Console
 
 import prorank_jax.run_report
 import prorank_jax.setup
 import prorank_jax.train
-from prorank_jax.config_files import config_to_dict, load_config
+from prorank_jax.config_files import load_config
 from prorank_jax.launching import Interrupted
 from prorank_jax.metrics_log import METRICS_FILE, MetricsLog, read_lines
 from prorank_jax.report import PICTURE_FILE, REPORT_FILE
 from prorank_jax.run_report import PROBES_FILE
 from prorank_jax.sharding import make_mesh
 from prorank_jax.train import train
-from tests.cpu.tiny_run import LAUNCHER, STEPS, tiny_fields, write_collection, write_model_folder
+from tests.cpu.tiny_run import STEPS, tiny_fields, write_collection, write_model_folder
 
 SPEEDS = {"prompts_per_second", "tokens_per_second", "model_tflops", "compilations"}
 LOGGED = {"step", "reward", "format_rate", "accuracy", "entropy", "kl", "tied_groups", "clip_fraction"}
 LOGGED |= {"grad_norm", "learning_rate", "prompts_per_second", "tokens_per_second", "compilations"}
-KILL_AFTER_LINES = 6
 
 
 @pytest.fixture(scope="module")
@@ -145,35 +140,6 @@ def test_a_crash_and_a_sigterm_change_nothing(workshop, uninterrupted, monkeypat
     run(workshop, folder)
     assert_same_run(folder, uninterrupted)
     assert (folder / REPORT_FILE).exists()
-
-
-@pytest.mark.slow
-def test_a_run_killed_at_any_moment_resumes_to_the_same_bits(workshop, uninterrupted, tmp_path):
-    folder = tmp_path / "killed"
-    config = load_config(None, fields_of(workshop, folder))
-    (tmp_path / "run.yaml").write_text(yaml.safe_dump(config_to_dict(config)))
-    environment = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "true", "JAX_NUM_CPU_DEVICES": "1"}
-    process = subprocess.Popen(
-        [sys.executable, str(LAUNCHER), "--config", str(tmp_path / "run.yaml")],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
-    metrics = folder / METRICS_FILE
-    try:
-        while process.poll() is None and not (
-            metrics.exists() and metrics.read_bytes().count(b"\n") >= KILL_AFTER_LINES
-        ):
-            time.sleep(0.002)
-    finally:
-        process.kill()
-        said = process.communicate()[0].decode()
-    assert process.returncode == -signal.SIGKILL, said
-    assert metrics.read_bytes().count(b"\n") < STEPS
-    assert not (folder / REPORT_FILE).exists()
-
-    run(workshop, folder)
-    assert_same_run(folder, uninterrupted)
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ import signal
 
 import pytest
 
+from prorank_jax.benchmarks import side_process
 from prorank_jax.benchmarks.side_process import SideProcess
 from tests.cpu.benchmarks.stand_ins import diary, stand_in
 
@@ -51,7 +52,8 @@ def test_a_side_that_was_killed_before_a_request_is_reported(tmp_path):
             side.ask("check")
 
 
-def test_a_side_that_hangs_is_given_up_and_killed(tmp_path):
+def test_a_side_that_hangs_is_given_up_and_killed(tmp_path, monkeypatch):
+    monkeypatch.setattr(side_process, "END_SECONDS", 1)
     with stand_in("slow", tmp_path, fault="hangs") as side:
         pid = side.ask("prepare", work="")["facts"]["pid"]
         side.ask("round")
