@@ -31,7 +31,19 @@ if TYPE_CHECKING:
 
 JOINT = "\ufdd0"
 _PAIR_START = "{#- The relevance prompt of a query and a document, by prorank-jax. -#}\n"
-_CHAT_START = "{#- The model's own chat format. -#}{% else %}\n"
+# sentence-transformers gives one text as a message whose content is a list, which few chat formats take.
+_CHAT_START = """\
+{#- The model's own chat format. -#}{% else %}
+{% set plain = namespace(messages=[]) %}
+{% for message in messages %}
+{% set content = message["content"] %}
+{% if content is not string and content is iterable %}
+{% set content = content | selectattr("type", "equalto", "text") | map(attribute="text") | join %}
+{% endif %}
+{% set plain.messages = plain.messages + [dict(message, content=content)] %}
+{% endfor %}
+{% set messages = plain.messages %}
+"""
 _CHAT_END = "{%+ endif %}"
 # A system message of a pair is its instruction: that is where sentence-transformers puts `prompt`.
 _PAIR = """\

@@ -113,6 +113,17 @@ def test_chats_are_rendered_as_before(tokenizer, start, ending, generate):
     assert prepared.apply_chat_template(CHAT, **options) == own.apply_chat_template(CHAT, **options)
 
 
+def test_a_chat_whose_contents_are_lists_is_that_of_their_texts(tokenizer):
+    prepared = with_relevance_template(tokenizer, settings("Judge."))
+    in_lists = [
+        message | {"content": [{"type": "text", "text": part} for part in (message["content"], "!")]}
+        for message in CHAT
+    ]
+    plain = [message | {"content": message["content"] + "!"} for message in CHAT]
+    options = {"tokenize": False, "add_generation_prompt": True}
+    assert prepared.apply_chat_template(in_lists, **options) == prepared.apply_chat_template(plain, **options)
+
+
 @given(text=texts)
 def test_texts_get_the_ids_they_had(prompts, tokenizer, text):
     assert prompts.exported.encode(text) == tokenizer.encode(text)
