@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from importlib.metadata import version
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -11,11 +10,6 @@ os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 if version("jaxlib").startswith("0.10."):
     # Tiny programs compile three times as fast so; XLA aborts where it does not know a flag.
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
-
-# Many tests make the same tiny run, some in processes of their own: its programs are compiled once.
-_programs = tempfile.TemporaryDirectory(prefix="prorank-test-programs-")
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _programs.name)
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
 import jax
 from hypothesis import settings
