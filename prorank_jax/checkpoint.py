@@ -11,6 +11,8 @@ from __future__ import annotations
 import json
 import logging
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,7 +34,6 @@ from prorank_jax.types import Params, TrainState
 
 DAMAGED = ".damaged"
 _log = logging.getLogger(__name__)
-_OLDER = "take its folder away to use the step before it"
 
 
 class Restored(NamedTuple):
@@ -104,17 +105,13 @@ class Checkpoints:
         Raises:
             DamagedCheckpointError: it cannot be read, or is not what was saved.
         """
-        try:
-            restored = self._manager.restore(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardRestore(like),
-                    iterator=ocp.args.JsonRestore(),
-                    digests=ocp.args.JsonRestore(),
-                ),
-            )
-        except Exception as error:  # Orbax raises anything: KeyError, JSONDecodeError, a bare Exception
-            raise _damaged(self._folder / str(step), f"{type(error).__name__}: {error}") from error
+        wanted = ocp.args.Composite(
+            state=ocp.args.StandardRestore(like),
+            iterator=ocp.args.JsonRestore(),
+            digests=ocp.args.JsonRestore(),
+        )
+        with _refusing_damage(self._folder / str(step)):
+            restored = self._manager.restore(step, args=wanted)
         state, iterator, expected = restored["state"], restored["iterator"], restored["digests"]
         found = state_digests(state) | {"iterator": _text_digest(iterator)}
         _compare_digests(self._folder / str(step), found, expected)
@@ -165,6 +162,15 @@ def _compare_digests(folder: Path | epath.Path, found: dict[str, int], expected:
     differing = [name for name, digest in found.items() if expected.get(name) != digest]
     if differing:
         raise _damaged(folder, f"{differing[0]} is not what was saved")
+
+
+@contextmanager
+def _refusing_damage(folder: Path | epath.Path) -> Iterator[None]:
+    """Orbax raises anything for a file that is damaged: KeyError, JSONDecodeError, a bare Exception."""
+    try:
+        yield
+    except Exception as error:
+        raise _damaged(folder, f"{type(error).__name__}: {error}") from error
 
 
 def _damaged(folder: Path | epath.Path, why: str) -> DamagedCheckpointError:
@@ -223,11 +229,11 @@ def _restore_state(output_dir: Path, item: dict[str, Any]) -> dict[str, Any]:
         )
         wanted = ocp.args.Composite(state=how, digests=ocp.args.JsonRestore())
         try:
-            restored = manager.restore(step, args=wanted)
-        except Exception as error:  # as above
-            raise _damaged(folder / str(step), f"{type(error).__name__}: {error}; {_OLDER}") from error
-    try:
-        _compare_digests(folder / str(step), state_digests(restored["state"]), restored["digests"])
-    except DamagedCheckpointError as error:
-        raise DamagedCheckpointError(f"{error}; {_OLDER}") from error
+            with _refusing_damage(folder / str(step)):
+                restored = manager.restore(step, args=wanted)
+            _compare_digests(folder / str(step), state_digests(restored["state"]), restored["digests"])
+        except DamagedCheckpointError as error:
+            raise DamagedCheckpointError(
+                f"{error}; take its folder away to use the step before it"
+            ) from error
     return restored["state"]

@@ -38,6 +38,7 @@ def report(run: Run, place: RunPlace, console: Console) -> None:
     output_dir = place.folder
     probes = [ProbeResult(**record) for record in read_lines(output_dir / PROBES_FILE)]
     metrics = read_lines(output_dir / METRICS_FILE)
+    signs = signs_of_trouble(metrics, probes, run.stage.learned, run.stage.held_out)
     warm = metrics[1:] or metrics  # the first step compiles
     model_tflops = statistics.median(record["model_tflops"] for record in warm)
     matmul_tflops = measured_matmul_flops(run.config.model.compute_dtype) / 1e12 * jax.device_count()
@@ -52,7 +53,7 @@ def report(run: Run, place: RunPlace, console: Console) -> None:
         "matmul_tflops": matmul_tflops,
         "share_of_matmul_peak": model_tflops / matmul_tflops,
         "skipped_updates": sum(record["skipped"] for record in metrics),
-        "warnings": list(signs_so_far(run, output_dir).values()),
+        "warnings": list(signs.values()),
         "peak_memory_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
         "devices": f"{jax.device_count()} x {device.device_kind}",
         "prorank_jax": __version__,

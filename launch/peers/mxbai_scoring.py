@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 from mxbai_rerank import MxbaiRerankV2
-from side import MODEL_FOLDER, peak_bytes, read_settings, serve
+from side import MODEL_FOLDER, read_settings, serve
+from torch_device import torch_facts, torch_peak_bytes
 from tuning import fastest
 
 
@@ -42,10 +43,8 @@ class MxbaiSide:
             "facts": {
                 "mxbai-rerank": version("mxbai-rerank"),
                 "transformers": version("transformers"),
-                "torch": torch.__version__,
-                "device": torch.cuda.get_device_name() if device.type == "cuda" else str(device),
+                **torch_facts(device),
                 "dtype": str(self.model.model.dtype).removeprefix("torch."),
-                "threads": torch.get_num_threads(),
                 "attention": self.model.model.config._attn_implementation,
                 "batch_size": self.batch_size,
                 "seconds_by_batch_size": seconds,
@@ -63,8 +62,7 @@ class MxbaiSide:
         started = time.perf_counter()
         scores = self._scores(self.pairs, self.batch_size)
         seconds = time.perf_counter() - started
-        peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else peak_bytes()
-        return {"seconds": seconds, "units": len(scores), "peak_bytes": peak}
+        return {"seconds": seconds, "units": len(scores), "peak_bytes": torch_peak_bytes()}
 
     def _scores(self, pairs: list[list[str]], batch_size: int) -> np.ndarray:
         """Not `rank`, which takes one query: what it calls takes pairs of many."""

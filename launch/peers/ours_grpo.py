@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from side import MODEL_FOLDER, peak_bytes, read_settings, serve
+from side import MODEL_FOLDER, read_settings, serve
 
+from prorank_jax.benchmarks.device_memory import peak_bytes
 from prorank_jax.config import GrpoOptions, MeshOptions, OptimizerOptions
 from prorank_jax.flops import grpo_step_flops, measured_matmul_flops
 from prorank_jax.grpo import policy_loss
@@ -90,9 +91,11 @@ class OurSide:
         self.state, metrics, _ = self.step(self.state, self.reference, *inputs)
         jax.block_until_ready((self.state, metrics))
         seconds = time.perf_counter() - started
-        statistics = jax.devices()[0].memory_stats() or {}
-        peak = statistics.get("peak_bytes_in_use") or peak_bytes()
-        return {"seconds": seconds, "units": self.settings["prompts_per_step"], "peak_bytes": peak}
+        return {
+            "seconds": seconds,
+            "units": self.settings["prompts_per_step"],
+            "peak_bytes": peak_bytes(),
+        }
 
     def _inputs(self, number: int) -> tuple[Batch, jax.Array]:
         batches = self.settings["batches"]

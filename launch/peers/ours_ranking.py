@@ -13,8 +13,9 @@ import jax
 import numpy as np
 from compile_clock import CompileClock
 from rich.console import Console
-from side import peak_bytes, read_settings, serve
+from side import read_settings, serve
 
+from prorank_jax.benchmarks.device_memory import peak_bytes
 from prorank_jax.config_files import config_from_flat, flatten
 from prorank_jax.flops import BACKWARD_FACTOR, forward_flops, measured_matmul_flops
 from prorank_jax.models.config import ModelConfig
@@ -66,11 +67,10 @@ class OurSide:
         started = time.perf_counter()
         self._train()
         seconds = time.perf_counter() - started
-        statistics = jax.devices()[0].memory_stats() or {}
         return {
             "seconds": seconds,
             "units": len(self.settings["lists"]),
-            "peak_bytes": statistics.get("peak_bytes_in_use") or peak_bytes(),
+            "peak_bytes": peak_bytes(),
             "compiled_again": self.clock.count - self.programs,
         }
 

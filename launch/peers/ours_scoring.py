@@ -11,8 +11,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the repository n
 
 import jax
 from compile_clock import CompileClock
-from side import MODEL_FOLDER, peak_bytes, read_settings, serve
+from side import MODEL_FOLDER, read_settings, serve
 
+from prorank_jax.benchmarks.device_memory import peak_bytes
 from prorank_jax.flops import measured_matmul_flops
 from prorank_jax.reranker import Reranker
 
@@ -59,11 +60,10 @@ class OurSide:
         started = time.perf_counter()
         scores = self.reranker.score_pairs(self.pairs)
         seconds = time.perf_counter() - started
-        statistics = jax.devices()[0].memory_stats() or {}
         return {
             "seconds": seconds,
             "units": len(scores),
-            "peak_bytes": statistics.get("peak_bytes_in_use") or peak_bytes(),
+            "peak_bytes": peak_bytes(),
             "compiled_again": self.clock.count - self.programs,
         }
 

@@ -23,10 +23,11 @@ from sentence_transformers.cross_encoder import (
     CrossEncoderTrainingArguments,
 )
 from sentence_transformers.cross_encoder.losses import ListNetLoss
-from side import MODEL_FOLDER, peak_bytes, read_settings, serve
+from side import MODEL_FOLDER, read_settings, serve
 from stepper import Stepper
 from stop_after_step import StopAfterStep
 from torch.utils.data import SequentialSampler
+from torch_device import torch_facts, torch_peak_bytes
 from tuning import fastest
 
 Settings = dict[str, Any]
@@ -82,10 +83,8 @@ class SentenceTransformersSide:
             "facts": {
                 "sentence-transformers": sentence_transformers.__version__,
                 "transformers": transformers.__version__,
-                "torch": torch.__version__,
-                "device": torch.cuda.get_device_name() if device.type == "cuda" else str(device),
+                **torch_facts(device),
                 "dtype": settings["dtype"],
-                "threads": torch.get_num_threads(),
                 "attention": model.config._attn_implementation,
                 "optimizer": trainer.args.optim,
                 "pairs_at_once": at_once,
@@ -103,8 +102,11 @@ class SentenceTransformersSide:
         """The steps of a round."""
         self.loss.values.clear()
         seconds = sum(self.stepper.step() for _ in range(self.settings["steps"]))
-        peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else peak_bytes()
-        return {"seconds": seconds, "units": len(self.settings["lists"]), "peak_bytes": peak}
+        return {
+            "seconds": seconds,
+            "units": len(self.settings["lists"]),
+            "peak_bytes": torch_peak_bytes(),
+        }
 
     def _choose_pairs_at_once(self) -> tuple[int, dict[str, float]]:
         """The fastest of 4, 8, ... and all pairs of a step, by forward and backward passes of the first."""

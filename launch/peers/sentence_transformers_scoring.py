@@ -16,7 +16,8 @@ import sentence_transformers
 import torch
 import transformers
 from sentence_transformers import CrossEncoder
-from side import MODEL_FOLDER, peak_bytes, read_settings, serve
+from side import MODEL_FOLDER, read_settings, serve
+from torch_device import torch_facts, torch_peak_bytes
 from tuning import fastest
 
 
@@ -41,10 +42,8 @@ class SentenceTransformersSide:
             "facts": {
                 "sentence-transformers": sentence_transformers.__version__,
                 "transformers": transformers.__version__,
-                "torch": torch.__version__,
-                "device": torch.cuda.get_device_name() if device.type == "cuda" else str(device),
+                **torch_facts(device),
                 "dtype": str(model.dtype).removeprefix("torch."),
-                "threads": torch.get_num_threads(),
                 "attention": model.config._attn_implementation,
                 "batch_size": self.batch_size,
                 "seconds_by_batch_size": seconds,
@@ -62,8 +61,7 @@ class SentenceTransformersSide:
         started = time.perf_counter()
         scores = self._scores(self.pairs, self.batch_size)
         seconds = time.perf_counter() - started
-        peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else peak_bytes()
-        return {"seconds": seconds, "units": len(scores), "peak_bytes": peak}
+        return {"seconds": seconds, "units": len(scores), "peak_bytes": torch_peak_bytes()}
 
     def _scores(self, pairs: list[tuple[str, str]], batch_size: int) -> np.ndarray:
         return self.model.predict(pairs, batch_size=batch_size, show_progress_bar=False)

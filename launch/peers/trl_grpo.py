@@ -16,9 +16,10 @@ import transformers
 import trl
 from answer_reward import answer_reward
 from datasets import Dataset
-from side import MODEL_FOLDER, peak_bytes, read_settings, serve
+from side import MODEL_FOLDER, read_settings, serve
 from stepper import Stepper
 from stop_after_step import StopAfterStep
+from torch_device import torch_facts, torch_peak_bytes
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 Settings = dict[str, Any]
@@ -49,10 +50,8 @@ class TrlSide:
             "facts": {
                 "trl": trl.__version__,
                 "transformers": transformers.__version__,
-                "torch": torch.__version__,
-                "device": torch.cuda.get_device_name() if device.type == "cuda" else str(device),
+                **torch_facts(device),
                 "dtype": settings["dtype"],
-                "threads": torch.get_num_threads(),
                 "micro_batch": self.trainer.args.per_device_train_batch_size,
                 "attention": self.trainer.model.config._attn_implementation,
             },
@@ -66,8 +65,11 @@ class TrlSide:
     def run_round(self) -> dict[str, Any]:
         """One step: sampling, reward, update."""
         seconds = self.stepper.step()
-        peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else peak_bytes()
-        return {"seconds": seconds, "units": self.settings["prompts_per_step"], "peak_bytes": peak}
+        return {
+            "seconds": seconds,
+            "units": self.settings["prompts_per_step"],
+            "peak_bytes": torch_peak_bytes(),
+        }
 
 
 def make_trainer(model_folder: Path, settings: Settings, callback: StopAfterStep) -> KnownPrompts:

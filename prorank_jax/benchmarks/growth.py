@@ -20,6 +20,7 @@ import jax
 from rich.console import Console
 from rich.table import Table
 
+from prorank_jax.aot.chips import GIB
 from prorank_jax.aot.model_shapes import resolve_shape
 from prorank_jax.benchmarks.growth_pictures import draw_curves
 from prorank_jax.benchmarks.growth_points import AXES, GROUP, PROGRAMS, Measured, Point, points_of
@@ -32,7 +33,6 @@ from prorank_jax.run_folder import write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULT_FILE = "growth.json"
-GIB = 2**30
 GROWTH_FROM, GROWTH_TO = 1, 32  # completions of a prompt that stage 1's time is compared at
 
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from prorank_jax.aot.chips import GIB
 from prorank_jax.benchmarks.growth_points import AXES, PROGRAMS, Measured
 from prorank_jax.evaluation.pictures import new_figure, to_png
 
 TIME, PLANNED, PEAK = "#3b5998", "#2a7f62", "#c0504d"
-_GIB = 2**30
 
 
 def draw_curves(measured: Sequence[Measured]) -> bytes:
@@ -54,9 +54,9 @@ def _draw_time(axes: Any, curve: Sequence[Measured]) -> None:
 
 def _draw_memory(axes: Any, curve: Sequence[Measured]) -> None:
     values = [each.point.value for each in curve]
-    planned = [each.planned_bytes / _GIB for each in curve]
+    planned = [each.planned_bytes / GIB for each in curve]
     axes.plot(values, planned, color=PLANNED, marker="o", label="planned by the compiler")
     if all(each.peak_bytes is not None for each in curve):
-        peaks = [(each.peak_bytes or 0) / _GIB for each in curve]
+        peaks = [(each.peak_bytes or 0) / GIB for each in curve]
         axes.plot(values, peaks, color=PEAK, marker="s", label="measured peak")
     axes.set(ylabel="GiB")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import resource
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -136,9 +135,3 @@ def _filled(argument: Any, shape: ModelConfig) -> Any:
             examples=np.zeros(each, np.int32),
         )
     return None if argument is None else jax.random.key(0)
-
-
-def peak_bytes() -> int:
-    """The most memory so far: of the device where it counts, else of this process."""
-    of_device = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
-    return int(of_device or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)

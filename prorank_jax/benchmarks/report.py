@@ -10,10 +10,9 @@ from typing import Any
 
 from rich.table import Table
 
+from prorank_jax.aot.chips import GIB
 from prorank_jax.benchmarks.agreement import Agreement
 from prorank_jax.benchmarks.rounds import Ratio, Round, median_speed, speed_ratio
-
-GIB = 2**30
 
 
 @dataclass(frozen=True)

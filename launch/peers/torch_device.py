@@ -1,0 +1,22 @@
+"""What the sides that run on torch say of their device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from side import peak_bytes
+
+
+def torch_facts(device: torch.device) -> dict[str, Any]:
+    """Torch's version, the device's name, and how many threads torch uses."""
+    return {
+        "torch": torch.__version__,
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else str(device),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def torch_peak_bytes() -> int:
+    """The most memory so far: of the GPU if torch sees one, else of this process."""
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else peak_bytes()
