@@ -1,4 +1,4 @@
-"""A kernel over the devices of a mesh: XLA cannot split one itself."""
+"""What a model asks of the mesh that it is traced for: kernels over its devices, which XLA cannot split."""
 
 from __future__ import annotations
 
@@ -45,6 +45,12 @@ def over_mesh(
         return jax.shard_map(attend, in_specs=specs, out_specs=by_head, check_vma=False)(*arguments)
 
     return mapped
+
+
+def on_cpu() -> bool:
+    """Whether what is traced is for CPUs; false where no mesh is in context."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return device is not None and device.platform == "cpu"
 
 
 def _ways(mesh: Any, axes: str | tuple[str, ...] | None) -> int:

@@ -4,6 +4,8 @@ What is compared, and how closely, follows from where rounding goes. Sums over d
 order, so gradients differ by a few float32 roundings, 1e-6 of a leaf's norm. AdamW divides each entry by its
 own size: an entry that is nearly zero turns a rounding into a visible part of its step, so the way travelled
 agrees less closely than the gradients it came from, and parameters more closely, because they move little.
+The second low-rank factor begins at zero, so it is nothing but its way, and the first one's gradients are
+proportional to it: with low-rank factors Adam's moments agree as closely as ways do.
 Norms of leaves are compared, since single entries near zero have no relative precision.
 """
 
@@ -71,8 +73,9 @@ def test_a_run_on_a_mesh_is_the_run_on_one_device(case, sizes):
     assert worst_difference(got.movement, expected.movement) <= MOVEMENT
     ours, theirs = adam_state(got.opt_state), adam_state(expected.opt_state)
     assert int(ours.count) == int(theirs.count) == STEPS * wanted.updates
-    assert worst_difference(ours.mu, theirs.mu) <= RELATIVE
-    assert worst_difference(ours.nu, theirs.nu) <= RELATIVE
+    moments = MOVEMENT if wanted.lora == LORA else RELATIVE
+    assert worst_difference(ours.mu, theirs.mu) <= moments
+    assert worst_difference(ours.nu, theirs.nu) <= moments
     np.testing.assert_allclose(got.scores, expected.scores, rtol=RELATIVE, atol=RELATIVE)
 
 
