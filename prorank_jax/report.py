@@ -63,7 +63,7 @@ def write_report(
     draw_report(output_dir / PICTURE_FILE, probes, metrics, curves)
 
 
-def _smooth(values: Sequence[float | None]) -> np.ndarray:
+def smooth(values: Sequence[float | None]) -> np.ndarray:
     """Trailing mean over a few steps; the first values average what there is."""
     series = np.asarray([np.nan if value is None else value for value in values], float)
     windows = [series[max(0, i + 1 - _SMOOTHING_STEPS) : i + 1] for i in range(len(series))]
@@ -85,7 +85,7 @@ def draw_report(
     training, held_out, before, after = figure.subplots(2, 2).flatten()
     steps = [record["step"] for record in metrics]
     for name, label in curves.items():
-        training.plot(steps, _smooth([record[name] for record in metrics]), label=label)
+        training.plot(steps, smooth([record[name] for record in metrics]), label=label)
     training.set(title=f"in training (mean of {_SMOOTHING_STEPS} steps)", xlabel="step")
     probe_steps = [probe.step for probe in probes]
     for heading, name in _ROWS[:3]:

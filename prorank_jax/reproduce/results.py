@@ -1,0 +1,130 @@
+"""From the files of the models to the content of ablation.json: pooled over seeds, tested over queries."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from prorank_jax.evaluation.metrics import MAIN_METRIC
+from prorank_jax.evaluation.significance import as_json, bootstrap_interval, compare
+from prorank_jax.metrics_log import read_lines
+from prorank_jax.reproduce.plan import Entry, Plan
+from prorank_jax.reproduce.rows import BASE, BOTH, ROWS, TITLES
+
+PROBED = ("format_rate", "accuracy", "auc")
+POOLING = (
+    "A query's value in a row is its mean nDCG@10 over the row's seeds. Intervals (bootstrap, 95%) and "
+    "p-values (two-sided paired randomization test) are over queries of those means, so they say nothing of "
+    "the spread over seeds. No p-value is corrected for the number of tests."
+)
+
+# query id → nDCG@10
+QueryValues = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A model that was probed and evaluated.
+
+    Attributes:
+        entry: which one.
+        probe: each of `PROBED`, and `examples`.
+        first_stage, reranked: query id → nDCG@10.
+    """
+
+    entry: Entry
+    probe: Mapping[str, float]
+    first_stage: QueryValues
+    reranked: QueryValues
+
+
+def read_measured(plan: Plan, entry: Entry) -> Measured | None:
+    """What is on disk about an entry; None while its probe or its evaluation is missing."""
+    if not (plan.probe_file(entry).is_file() and plan.metrics_file(entry).is_file()):
+        return None
+    probe = json.loads(plan.probe_file(entry).read_text(encoding="utf-8"))
+    records = read_lines(plan.queries_file(entry))
+    before, after = (
+        {record["query"]: record[part][MAIN_METRIC] for record in records}
+        for part in ("first_stage", "reranked")
+    )
+    return Measured(entry, {name: probe[name] for name in (*PROBED, "examples")}, before, after)
+
+
+def pool(seeds: Sequence[QueryValues]) -> dict[str, float]:
+    """Each query's mean over the seeds.
+
+    Raises:
+        ValueError: no seed, or seeds measured on different queries.
+    """
+    if not seeds or any(values.keys() != seeds[0].keys() for values in seeds):
+        raise ValueError(f"pool: {len(seeds)} seeds; give at least one, all with the same queries")
+    return {query: float(np.mean([values[query] for values in seeds])) for query in seeds[0]}
+
+
+def _spread(values: Sequence[float]) -> dict[str, float]:
+    return {"mean": float(np.mean(values)), "least": min(values), "greatest": max(values)}
+
+
+def _standing(values: QueryValues) -> dict[str, Any]:
+    column = np.array(list(values.values()))
+    return {"mean": float(column.mean()), "interval": list(bootstrap_interval(column))}
+
+
+def _row(
+    row: str, measured: Sequence[Measured], first_stage: QueryValues, both: QueryValues | None
+) -> dict[str, Any]:
+    values = pool([one.reranked for one in measured])
+    is_compared = both is not None and row != BOTH
+    return {
+        "row": row,
+        "title": TITLES[row],
+        "seeds": [] if row == BASE else [one.entry.seed for one in measured],
+        **{name: _spread([one.probe[name] for one in measured]) for name in PROBED},
+        MAIN_METRIC: {
+            **_standing(values),
+            "of_each_seed": [float(np.mean(list(one.reranked.values()))) for one in measured],
+        },
+        "to_first_stage": as_json(compare(values, first_stage)),
+        "both_minus_this": as_json(compare(both, values)) if is_compared and both is not None else None,
+    }
+
+
+def _pooled_both(measured: Sequence[Measured]) -> dict[str, float] | None:
+    values = [one.reranked for one in measured if one.entry.row == BOTH]
+    return pool(values) if values else None
+
+
+def ablation_content(
+    facts: Mapping[str, Any], measured: Sequence[Measured], missing: Sequence[Entry]
+) -> dict[str, Any]:
+    """The content of ablation.json.
+
+    Args:
+        facts: about the ablation as a whole; they come first.
+        measured: at least one model; all on the same queries, candidates and prompts.
+        missing: models that the options ask for and that are not there yet.
+
+    Raises:
+        ValueError: no model, or models measured on different queries.
+    """
+    if not measured:
+        raise ValueError("ablation: no model is measured yet")
+    first_stage, both = measured[0].first_stage, _pooled_both(measured)
+    if any(one.first_stage != first_stage for one in measured):
+        raise ValueError("ablation: the models were given different candidates; evaluate them again")
+    groups = {row: [one for one in measured if one.entry.row == row] for row in ROWS}
+    return {
+        **facts,
+        "metric": MAIN_METRIC,
+        "evaluated_queries": len(first_stage),
+        "probed_prompts": measured[0].probe["examples"],
+        "pooling": POOLING,
+        "missing": [entry.title for entry in missing],
+        "first_stage": _standing(first_stage),
+        "rows": [_row(row, group, first_stage, both) for row, group in groups.items() if group],
+    }

@@ -1,0 +1,74 @@
+"""The ablation as Markdown, for a README."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from prorank_jax.evaluation.metrics import MAIN_METRIC
+from prorank_jax.evaluation.tables import MAIN_HEADING, format_p
+
+_HEADINGS = (
+    "",
+    "seeds",
+    "format rate",
+    "accuracy",
+    "AUC",
+    f"{MAIN_HEADING} (95% interval)",
+    "to BM25 (p)",
+    "both stages minus this (p)",
+)
+
+
+def _spread(values: Mapping[str, float]) -> str:
+    mean = f"{values['mean']:.3f}"
+    if values["least"] == values["greatest"]:
+        return mean
+    return f"{mean} ({values['least']:.3f} to {values['greatest']:.3f})"
+
+
+def _standing(values: Mapping[str, Any]) -> str:
+    low, high = values["interval"]
+    return f"{values['mean']:.3f} ({low:.3f} to {high:.3f})"
+
+
+def _difference(comparison: Mapping[str, Any] | None) -> str:
+    return "" if comparison is None else f"{comparison['delta']:+.3f} ({format_p(comparison['p_value'])})"
+
+
+def _line(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _table(content: Mapping[str, Any]) -> list[str]:
+    lines = [_line(list(_HEADINGS)), _line(["---"] * len(_HEADINGS))]
+    lines.append(_line(["BM25", *[""] * 4, _standing(content["first_stage"]), "", ""]))
+    for row in content["rows"]:
+        cells = [
+            row["title"],
+            str(len(row["seeds"])) if row["seeds"] else "",
+            *(_spread(row[name]) for name in ("format_rate", "accuracy", "auc")),
+            _standing(row[MAIN_METRIC]),
+            _difference(row["to_first_stage"]),
+            _difference(row["both_minus_this"]),
+        ]
+        lines.append(_line(cells))
+    return lines
+
+
+def ablation_markdown(content: Mapping[str, Any]) -> str:
+    """The content of ablation.json as a table, with what it was measured on and by which command."""
+    sampled = " (a random sample)" if content["queries"] is not None else ""
+    parts = [
+        f"{content['model']} on {content['dataset']}: trained on {content['train_split']}, measured on "
+        f"{content['evaluated_queries']} queries of {content['test_split']}{sampled}, BM25's best "
+        f"{content['top_k']} reranked, prompts of at most {content['max_length']} tokens.",
+        "\n".join(_table(content)),
+        f"Format rate, accuracy and AUC: greedy answers and scores on the same {content['probed_prompts']} "
+        "held-out prompts for every row, half of them relevant; mean over the seeds (least to greatest). "
+        + content["pooling"],
+    ]
+    if content["missing"]:
+        parts.append(f"**Not complete. Missing:** {', '.join(content['missing'])}.")
+    parts.append(f"```\n{content['command']}\n```")
+    return "\n\n".join(parts) + "\n"
