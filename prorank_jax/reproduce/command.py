@@ -38,7 +38,7 @@ def reproduce(
 ) -> dict[str, Any]:
     """Does what is missing of an ablation; returns the content of ablation.json.
 
-    The table and the pictures are written anew after each model, so that a stop loses none.
+    The table is written anew after each model, so that a stop leaves one; the pictures come at the end.
 
     Args:
         run: runs a file of launch/ with arguments to its end.
@@ -60,7 +60,8 @@ def reproduce(
             _tell(console, f"[{number}/{len(entries)}] {entry.title}: {_outlook(entry, jobs)}")
             for job in jobs:
                 _do(job, run)
-            content = write_results(options, plan)
+            content = write_table(options, plan)
+        write_pictures(options.output_dir, plan, content)
         _tell(console, (options.output_dir / ABLATION_TABLE).read_text(encoding="utf-8"))
         names = ", ".join((ABLATION_JSON, ABLATION_TABLE, ABLATION_PICTURE, LEARNING_PICTURE))
         _tell(console, f"in {options.output_dir}: {names}")
@@ -97,8 +98,8 @@ def _do(job: Job, run: RunLauncher) -> None:
         raise ValueError(f"launch/{job.launcher}: ended without {job.result}; run this again")
 
 
-def write_results(options: ReproduceOptions, plan: Plan) -> dict[str, Any]:
-    """Writes the table and the pictures from what is on disk; returns the content of ablation.json.
+def write_table(options: ReproduceOptions, plan: Plan) -> dict[str, Any]:
+    """Writes ablation.json and ablation.md from what is on disk; returns the content of the first.
 
     Raises:
         ValueError: nothing is measured yet, or the models' files do not belong together.
@@ -122,9 +123,13 @@ def write_results(options: ReproduceOptions, plan: Plan) -> dict[str, Any]:
     folder = options.output_dir
     write_json(folder / ABLATION_JSON, content)
     write_text_atomically(folder / ABLATION_TABLE, ablation_markdown(content))
-    _write_picture(folder / ABLATION_PICTURE, draw_ablation(content))
-    _write_picture(folder / LEARNING_PICTURE, draw_learning(read_curves(plan, entries)))
     return content
+
+
+def write_pictures(folder: Path, plan: Plan, content: dict[str, Any]) -> None:
+    """Draws the content of ablation.json, and the finished runs."""
+    _write_picture(folder / ABLATION_PICTURE, draw_ablation(content))
+    _write_picture(folder / LEARNING_PICTURE, draw_learning(read_curves(plan, plan.entries(ROWS))))
 
 
 def read_curves(plan: Plan, entries: Sequence[Entry]) -> list[Curves]:

@@ -1,0 +1,173 @@
+"""The ablation's order of work: resumed after any stop, refused where it does not belong, named in full."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from prorank_jax.config_files import load_config
+from prorank_jax.launching import Interrupted
+from prorank_jax.reproduce import command
+from prorank_jax.reproduce.command import reproduce
+from prorank_jax.reproduce.command_line import parse_options
+from prorank_jax.reproduce.rows import BASE, BOTH, STAGE1, STAGE2
+from tests.cpu.reproduce.stand_in_launchers import StandIns
+
+pytest.importorskip("ranx")
+
+PICTURE = b"drawn"
+MODEL_STEPS = ["probe.py", "evaluate.py"]
+SEED_STEPS = ["tpu_train.py", *MODEL_STEPS] * 3
+
+
+@pytest.fixture(autouse=True)
+def _no_drawing(monkeypatch) -> None:
+    """Drawing takes seconds; `test_results` and `test_end_to_end` do it."""
+    monkeypatch.setattr(command, "draw_ablation", lambda content: PICTURE * bool(content["rows"]))
+    monkeypatch.setattr(command, "draw_learning", lambda runs: PICTURE * len(runs))
+
+
+def arguments(folder: Path, *more: str) -> list[str]:
+    return ["--dataset", "demo", "--model", "base", "--output_dir", str(folder), *more]
+
+
+def work(folder: Path, *more: str, run: StandIns | None = None) -> tuple[StandIns, dict, str]:
+    run, said = run or StandIns(), io.StringIO()
+    content = reproduce(parse_options(arguments(folder, *more)), Console(file=said, width=200), run)
+    return run, content, said.getvalue()
+
+
+def test_each_model_is_trained_probed_and_measured_once(tmp_path):
+    run, content, said = work(tmp_path / "out", "--seeds", "0", "1")
+    assert run.launchers == [*MODEL_STEPS, *SEED_STEPS, *SEED_STEPS]
+    assert [row["row"] for row in content["rows"]] == [BASE, STAGE1, STAGE2, BOTH]
+    assert content["missing"] == []
+    assert "[1/7] base model: to do: probe, evaluate" in said
+    assert "[7/7] both stages, seed 1: to do: train, probe, evaluate; done already: train stage 1" in said
+    assert (tmp_path / "out" / "ablation.png").read_bytes() == PICTURE
+    assert (tmp_path / "out" / "learning.png").read_bytes() == PICTURE * 6
+    assert json.loads((tmp_path / "out" / "ablation.json").read_text()) == content
+    again, same, said = work(tmp_path / "out", "--seeds", "0", "1")
+    assert again.ran == []
+    assert same == content
+    assert said.count("done already\n") == 7
+
+
+def test_both_stages_start_where_stage_1_of_the_same_seed_ended(tmp_path):
+    work(tmp_path / "out", "--seeds", "3")
+    configs = {
+        row: load_config(tmp_path / "out" / row / "seed3" / "run.yaml") for row in (STAGE1, STAGE2, BOTH)
+    }
+    assert configs[STAGE1].model.source == configs[STAGE2].model.source == "base"
+    assert configs[BOTH].model.source == configs[STAGE1].output_dir
+    assert [configs[row].stage for row in configs] == [1, 2, 2]
+    assert {config.train.seed for config in configs.values()} == {3}
+    assert {(c.data.source, c.data.split, c.data.probe_split) for c in configs.values()} == {
+        ("demo", "train", "dev")
+    }
+
+
+def test_all_models_answer_the_same_prompts_and_rank_the_same_candidates(tmp_path):
+    run, _, _ = work(tmp_path / "out", "--seeds", "0", "1")
+    probes = [load_config(file) for file in sorted((tmp_path / "out").rglob("probe.yaml"))]
+    assert len(probes) == 7
+    assert len({config.model.source for config in probes}) == 7
+    assert len({(config.data, config.train, config.probe) for config in probes}) == 1
+    own = ("--model=", "--output_dir=")
+    settings = {
+        tuple(part for part in given if not part.startswith(own))
+        for name, given in run.ran
+        if name == "evaluate.py"
+    }
+    assert len(settings) == 1
+
+
+@pytest.mark.parametrize("stop_at", (0, 3, 8))
+def test_a_stopped_ablation_goes_on_where_it_was(stop_at, tmp_path):
+    whole, content, _ = work(tmp_path / "whole", "--seeds", "0")
+    first = StandIns(stop_at)
+    with pytest.raises(Interrupted):
+        work(tmp_path / "out", "--seeds", "0", run=first)
+    if stop_at >= len(MODEL_STEPS):
+        partial = json.loads((tmp_path / "out" / "ablation.json").read_text())
+        missing = ["stage 1 only, seed 0", "stage 2 only, seed 0", "both stages, seed 0"]
+        assert partial["missing"] == missing[(stop_at - len(MODEL_STEPS)) // 3 :]
+        table = (tmp_path / "out" / "ablation.md").read_text()
+        assert f"Missing:** {', '.join(partial['missing'])}." in table
+    second, resumed, _ = work(tmp_path / "out", "--seeds", "0")
+    assert first.launchers + second.launchers == whole.launchers
+    assert [row | {"row": ""} for row in resumed["rows"]] == [row | {"row": ""} for row in content["rows"]]
+
+
+def test_more_seeds_cost_only_theirs(tmp_path):
+    work(tmp_path / "out", "--seeds", "0")
+    run, content, _ = work(tmp_path / "out", "--seeds", "0", "1")
+    assert run.launchers == SEED_STEPS
+    assert [row["seeds"] for row in content["rows"]] == [[], [0, 1], [0, 1], [0, 1]]
+
+
+def test_only_some_rows_with_what_they_need(tmp_path):
+    run, content, _ = work(tmp_path / "out", "--seeds", "0", "--only", "both")
+    assert run.launchers == ["tpu_train.py", "tpu_train.py", *MODEL_STEPS]
+    assert content["missing"] == ["base model", "stage 1 only, seed 0", "stage 2 only, seed 0"]
+    run, content, _ = work(tmp_path / "out", "--seeds", "0", "--only", "base", "stage1")
+    assert run.launchers == [*MODEL_STEPS, *MODEL_STEPS]
+    assert [row["row"] for row in content["rows"]] == [BASE, STAGE1, BOTH]  # what is there stays in the table
+
+
+def test_the_best_seed_is_exported_once(tmp_path):
+    run, _, said = work(tmp_path / "out", "--seeds", "1", "2", "0", "--export")
+    launcher, given = run.ran[-1]
+    assert launcher == "export_hf.py"
+    assert given[1] == str(tmp_path / "out" / BOTH / "seed2" / "run")
+    assert "best of 3" in said
+    assert work(tmp_path / "out", "--seeds", "1", "2", "0", "--export")[0].ran == []
+    run, _, said = work(tmp_path / "other", "--seeds", "0", "--only", "base", "--export")
+    assert "export_hf.py" not in run.launchers
+    assert "not exported: both stages, seed 0 missing" in said
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (["--model", "other"], "model is 'base' there, 'other' here"),
+        (["--test_split", "test"], "test_split is 'dev' there, 'test' here"),
+        (["--top_k", "5"], "top_k is 20 there, 5 here"),
+        (["--queries", "2"], "queries is None there, 2 here"),
+        (["--stage1.probe.examples", "32"], "probe: probe.examples is 64 there, 32 here"),
+        (["--stage1.train.steps", "47"], "train.steps is 48 there, 47 here"),
+        (["--stage2.optimizer.learning_rate", "1"], "optimizer.learning_rate is 0.0001 there, 1.0 here"),
+    ],
+)
+def test_a_folder_of_another_ablation_is_refused_and_named(change, said, tmp_path):
+    work(tmp_path / "out", "--seeds", "0")
+    before = {file: file.read_bytes() for file in (tmp_path / "out").rglob("*") if file.is_file()}
+    run = StandIns()
+    with pytest.raises(ValueError, match=said):
+        work(tmp_path / "out", "--seeds", "0", *change, run=run)
+    assert run.ran == []
+    assert {file: file.read_bytes() for file in (tmp_path / "out").rglob("*") if file.is_file()} == before
+
+
+def test_a_recipe_may_change_while_no_run_of_it_is_there(tmp_path):
+    work(tmp_path / "out", "--seeds", "0", "--only", "base", "stage1")
+    run, _, _ = work(
+        tmp_path / "out", "--seeds", "0", "--stage2.train.steps", "99", "--stage2.checkpoint.every", "5"
+    )
+    assert run.launchers == SEED_STEPS[3:]
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(ValueError, match=r"holds 'thesis.txt' but no reproduce.json"):
+        work(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_launcher_that_leaves_no_result_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match=r"probe.py: ended without .*probe.json"):
+        reproduce(parse_options(arguments(tmp_path / "out")), Console(quiet=True), lambda *_: None)

@@ -1,0 +1,65 @@
+"""What an ablation is asked for: fields reach their stage, and what cannot work is refused at once."""
+
+from __future__ import annotations
+
+import pytest
+
+from prorank_jax.reproduce.command_line import SET_BY, parse_options
+from tests.cpu.data_fixtures import write_beir_folder
+
+
+def test_fields_reach_one_stage_or_both_and_one_stage_wins():
+    more = "--train.steps 30 --stage2.train.steps=7 --stage1.probe.examples 16 --mesh.tensor -1 --mesh.data 1"
+    options = parse_options(["--dataset", "demo", *more.split()])
+    assert (options.stage1.train.steps, options.stage2.train.steps) == (30, 7)
+    assert options.stage1.probe.examples == 16 != options.stage2.probe.examples
+    assert options.stage1.mesh == options.stage2.mesh
+    assert options.stage1.mesh.tensor == -1
+    assert options.evaluated_length == options.stage2.data.max_length
+    assert options.command.startswith("python launch/reproduce.py --dataset demo --train.steps 30")
+
+
+def test_splits_of_each_kind_of_dataset(tmp_path):
+    folder = write_beir_folder(tmp_path / "beir")
+    write_beir_folder(tmp_path / "other", split="late")
+    (tmp_path / "other" / "qrels" / "late.tsv").rename(folder / "qrels" / "late.tsv")
+    local = parse_options(["--dataset", str(folder), "--test_split", "late"])
+    data = local.training_config("both", 0, tmp_path, "model").data
+    assert (data.source, data.split, data.probe_source, data.probe_split) == (
+        str(folder),
+        "train",
+        "",
+        "late",
+    )
+    assert local.dataset_name == f"{folder}:late"
+    listed = parse_options(["--dataset", "beir/nfcorpus"])
+    data = listed.training_config("stage1", 0, tmp_path, "model").data
+    assert data.source == "ir_datasets:beir/nfcorpus/train"
+    assert data.probe_source == "ir_datasets:beir/nfcorpus/dev"
+    assert listed.dataset_name == "beir/nfcorpus/dev"
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ("--test_split nowhere", "test_split='nowhere'.*the demo has train, dev, test"),
+        ("--train_split dev", "test_split='dev': is what is trained on"),
+        ("--dataset beir/scifact", "test_split='dev'.*did you mean.*beir/scifact/test"),
+        ("--dataset nowhere_at_all", "dataset='nowhere_at_all', train_split='train'"),
+        ("--seeds 0 1 0", r"seeds=\[0, 1, 0\]: name each seed once"),
+        ("--seeds -1", r"seeds=\[-1\]: from 0"),
+        ("--top_k 0", "top_k=0: must be at least 1"),
+        ("--only neither", r"only=\['neither'\]: choose from base, stage1, stage2, both"),
+        ("--output_dir gs://bucket/place", "name a folder on this machine"),
+        ("--stage1 nowhere.yaml", "no such file"),
+        ("--stage1 configs/reproduce_stage2.yaml", "is a config of stage 2"),
+        ("--stage1.train.step 3", "did you mean train.steps"),
+        ("--seed 3", "unknown field seed"),
+        ("--stage2.train.steps", "has no value"),
+        ("--stage1.data.system Hello", "stage1.data.system='Hello': stage 2's is"),
+        *((f"--stage2.{field} 1", f"--{field}=.*: is set by") for field in SET_BY),
+    ],
+)
+def test_what_cannot_be_reproduced(more, said):
+    with pytest.raises(ValueError, match=said):
+        parse_options(["--dataset", "demo", *more.split()])
