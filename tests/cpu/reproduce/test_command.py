@@ -86,7 +86,7 @@ def test_all_models_answer_the_same_prompts_and_rank_the_same_candidates(tmp_pat
     assert len(settings) == 1
 
 
-@pytest.mark.parametrize("stop_at", (0, 3, 8))
+@pytest.mark.parametrize("stop_at", [0, 3, 8])
 def test_a_stopped_ablation_goes_on_where_it_was(stop_at, tmp_path):
     whole, content, _ = work(tmp_path / "whole", "--seeds", "0")
     first = StandIns(stop_at)
