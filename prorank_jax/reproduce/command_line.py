@@ -85,13 +85,13 @@ def _overrides_of(stage: int, arguments: Sequence[str]) -> dict[str, Any]:
 
 
 def _recipe(stage: int, file: Path, arguments: Sequence[str]) -> RunConfig:
-    config = load_config(file, _overrides_of(stage, arguments) | {"stage": stage})
-    named = (read_plain_yaml(file) or {}).get("stage", stage)
+    tree = read_plain_yaml(file) if file.is_file() else None
+    named = tree.get("stage", stage) if isinstance(tree, dict) else stage
     if named != stage:
         raise ValueError(
-            f"--stage{stage}={str(file)!r}: is a config of stage {named}; name one of stage {stage}"
+            f"--stage{stage}={str(file)!r}: is for stage {named}; name a recipe of stage {stage}"
         )
-    return config
+    return load_config(file, _overrides_of(stage, arguments) | {"stage": stage})
 
 
 def parse_options(arguments: Sequence[str]) -> ReproduceOptions:
