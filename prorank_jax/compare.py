@@ -14,6 +14,7 @@ from rich.console import Console
 from prorank_jax.command_line import CommandParser
 from prorank_jax.evaluate import evaluate
 from prorank_jax.evaluation.comparison import comparison_table, draw_comparison, standings
+from prorank_jax.evaluation.fusion_options import NO_FUSION
 from prorank_jax.evaluation.metrics import MAIN_METRIC
 from prorank_jax.evaluation.names import parse_datasets, slug
 from prorank_jax.evaluation.options import EvaluationOptions, add_options, options_from
@@ -42,6 +43,9 @@ class ComparisonOptions:
 
     def __post_init__(self) -> None:
         folders = [slug(name) for name in self.models]
+        taken = [f"{name}, fused" for name in self.models if f"{name}, fused" in self.models]
+        if taken and self.evaluation.fusion.method != NO_FUSION:
+            raise ValueError(f"models: {taken[0]!r} is what a fusion is called; rename that model")
         clashing = sorted({folder for folder in folders if folders.count(folder) > 1})
         if clashing:
             raise ValueError(f"models: two names give the folder {clashing[0]!r}; rename one of them")
@@ -59,6 +63,8 @@ def _systems(options: ComparisonOptions) -> dict[str, dict[str, float]]:
         first = {record["query"]: record["first_stage"][MAIN_METRIC] for record in records}
         systems.setdefault(_first_stage_name(options), first)
         systems[name] = {record["query"]: record["reranked"][MAIN_METRIC] for record in records}
+        if options.evaluation.fusion.method != NO_FUSION:
+            systems[f"{name}, fused"] = {r["query"]: r["fused"][MAIN_METRIC] for r in records}
     return systems
 
 

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
 
 from prorank_jax import __version__
-from prorank_jax.beir_folder import beir_files
-from prorank_jax.corpora import Collection, load_collection, source_fingerprint
-from prorank_jax.evaluation.first_stage import FirstStage, counted_queries, make_first_stage, sample_queries
-from prorank_jax.evaluation.harness import Evaluation, evaluate_collection, summarize
+from prorank_jax.evaluation.fusion import Fusion
+from prorank_jax.evaluation.fusion_tuning import tune_weight
+from prorank_jax.evaluation.harness import Evaluation, evaluate_collection
 from prorank_jax.evaluation.metrics import require_ranx
 from prorank_jax.evaluation.names import DatasetName, parse_datasets
 from prorank_jax.evaluation.options import EvaluationOptions
@@ -30,86 +27,48 @@ from prorank_jax.evaluation.output import (
 from prorank_jax.evaluation.page import dataset_section, render_page
 from prorank_jax.evaluation.progress import ScoringProgress
 from prorank_jax.evaluation.score_log import SCORES_FILE, ScoreLog
-from prorank_jax.evaluation.scoring import CHUNK_PAIRS
+from prorank_jax.evaluation.scoring import CHUNK_PAIRS, score_candidates
+from prorank_jax.evaluation.summary import summarize
 from prorank_jax.evaluation.tables import results_table
-from prorank_jax.evaluation.trec import read_run_of
+from prorank_jax.evaluation.verdict import verdict
+from prorank_jax.evaluation_task import Task, check_split, prepare_task, prepare_tuning, tuning_datasets
 from prorank_jax.model_identity import model_identity
 from prorank_jax.reranker import Reranker
 from prorank_jax.run_folder import only_run_in, write_json, write_text_atomically
-from prorank_jax.source_names import CATALOGUE_PREFIX, DEMO
 
 LIBRARIES = ("jax", "ranx", "bm25s")
 BATCHES_PER_CHUNK = 8  # keeps the device fed between two writes to disk
 
 
-@dataclass(frozen=True)
-class _Task:
-    """One dataset, ready to be scored: texts, first stage, and another system if one was named."""
+class _Scoring(NamedTuple):
+    """What every scoring of an evaluation needs."""
 
-    dataset: DatasetName
-    collection: Collection
-    counted: int
-    first_stage: FirstStage
-    compared: tuple[str, Mapping[str, list[str]]] | None
+    reranker: Reranker
+    options: EvaluationOptions
+    settings: Mapping[str, Any]
+    console: Console
 
+    @property
+    def chunk_pairs(self) -> int:
+        return max(CHUNK_PAIRS, BATCHES_PER_CHUNK * self.options.batch_size)
 
-def _check_split(dataset: DatasetName) -> None:
-    """Refuses a BEIR folder without the split at once, not when its turn comes."""
-    if dataset.source != DEMO and not dataset.source.startswith(CATALOGUE_PREFIX):
-        with _named(dataset):
-            beir_files(Path(dataset.source), dataset.split)
-
-
-@contextmanager
-def _named(dataset: DatasetName) -> Iterator[None]:
-    """Puts the dataset's name in front of an error about it."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(f"dataset={dataset.name!r}: {error}") from error
+    def progress(self, task: Task, title: str) -> ScoringProgress:
+        total = sum(map(len, task.first_stage.candidates(self.options.top_k).values()))
+        return ScoringProgress(self.console, title, total)
 
 
-def _prepare(dataset: DatasetName, position: int, options: EvaluationOptions) -> _Task:
-    with _named(dataset):
-        collection = load_collection(dataset.source, dataset.split)
-        counted = counted_queries(collection)
-        queries = sample_queries(counted, options.queries)
-        compared = None
-        if options.compare:
-            file = options.compare[position]
-            compared = (file, read_run_of(Path(file).expanduser(), collection))
-        first_stage = make_first_stage(options.first_stage_of(position), collection, queries, options.top_k)
-    return _Task(dataset, collection, len(counted), first_stage, compared)
-
-
-def _header(task: _Task, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What decides the raw scores of a dataset."""
-    return {
-        **settings,
-        "dataset": task.dataset.name,
-        "dataset_fingerprint": source_fingerprint(task.dataset.source, task.dataset.split),
-        "first_stage": task.first_stage.name,
-        "first_stage_fingerprint": task.first_stage.fingerprint(),
-        "queries": len(task.first_stage.rankings),
-    }
-
-
-def _score(
-    task: _Task, reranker: Reranker, options: EvaluationOptions, settings: Mapping[str, Any], console: Console
-) -> Evaluation:
-    folder = options.folder / task.dataset.slug
-    folder.mkdir(exist_ok=True)
-    log = ScoreLog(folder / SCORES_FILE, _header(task, settings))
-    total = sum(map(len, task.first_stage.candidates(options.top_k).values()))
-    with ScoringProgress(console, task.dataset.name, total) as progress:
+def _score(task: Task, fusion: Fusion | None, folder: Path, scoring: _Scoring) -> Evaluation:
+    log = ScoreLog(folder / SCORES_FILE, task.header(scoring.settings))
+    with scoring.progress(task, task.dataset.name) as progress:
         evaluation = evaluate_collection(
-            reranker.score_pairs,
+            scoring.reranker.score_pairs,
             task.collection,
             task.first_stage,
-            top_k=options.top_k,
+            top_k=scoring.options.top_k,
             compared=task.compared,
+            fusion=fusion,
             log=log,
-            chunk_pairs=max(CHUNK_PAIRS, BATCHES_PER_CHUNK * options.batch_size),
+            chunk_pairs=scoring.chunk_pairs,
             on_scored=progress.advance,
             on_resumed=progress.resume,
         )
@@ -117,7 +76,31 @@ def _score(
     return evaluation
 
 
-def _entry(task: _Task, evaluation: Evaluation) -> dict[str, Any]:
+def _tune(task: Task, folder: Path, scoring: _Scoring) -> Fusion:
+    """The weight that is best on the queries of `task`, whose scores are kept like all others."""
+    queries = len(task.first_stage.rankings)
+    # In the name, so that another choice of queries finds a file of its own.
+    file = folder / f"tuning-{task.dataset.slug}-{queries}.jsonl"
+    with scoring.progress(task, f"{task.dataset.name} (tuning)") as progress:
+        scores = score_candidates(
+            scoring.reranker.score_pairs,
+            task.collection,
+            task.first_stage.candidates(scoring.options.top_k),
+            log=ScoreLog(file, task.header(scoring.settings)),
+            chunk_pairs=scoring.chunk_pairs,
+            on_scored=progress.advance,
+            on_resumed=progress.resume,
+        )
+    fusion = tune_weight(task.dataset.name, task.collection, task.first_stage, scores)
+    left_out = f" ({task.overlap} more are measured, and left out)" if task.overlap else ""
+    _tell(scoring.console)(
+        f"fusion: weight {fusion.weight:g} of the reranker, tuned on {queries} queries of "
+        f"{task.dataset.name}{left_out}"
+    )
+    return fusion
+
+
+def _entry(task: Task, evaluation: Evaluation) -> dict[str, Any]:
     queries = len(task.first_stage.rankings)
     return {
         **summarize(evaluation),
@@ -151,8 +134,9 @@ def _tell(console: Console) -> Callable[[str], None]:
 def evaluate(options: EvaluationOptions, console: Console | None = None) -> dict[str, Any]:
     """Evaluates a model on all datasets, resuming what an earlier call left; returns metrics.json's content.
 
-    Writes into the output folder, for each dataset in a folder of its own: scores.jsonl, both run files and
-    the metrics of each query; beside those folders metrics.json and report.html.
+    Writes into the output folder, for each dataset in a folder of its own: scores.jsonl, the run files, the
+    metrics of each query, and the scores that a fusion was tuned on; beside those folders metrics.json and
+    report.html.
 
     Raises:
         ValueError: bad input, or a folder of another evaluation; nothing is overwritten.
@@ -162,10 +146,11 @@ def evaluate(options: EvaluationOptions, console: Console | None = None) -> dict
     require_ranx()
     datasets = parse_datasets(options.datasets)
     for dataset in datasets:
-        _check_split(dataset)
+        check_split(dataset)
+    tuning = tuning_datasets(options, datasets)
     identity = model_identity(options.model)
     with only_run_in(options.folder):
-        task = _prepare(datasets[0], 0, options)
+        task, tuned = _prepare(datasets, tuning, 0, options)
         reranker = _open_reranker(options, identity)
         settings = {
             **identity,
@@ -179,12 +164,16 @@ def evaluate(options: EvaluationOptions, console: Console | None = None) -> dict
         claim_folder(options.folder, settings)
         entries = earlier_datasets(options.folder)
         versions = {"prorank-jax": __version__, **{name: version(name) for name in LIBRARIES}}
+        scoring = _Scoring(reranker, options, settings, console)
         sections = []
         for position, dataset in enumerate(datasets):
             if position:
-                task = _prepare(dataset, position, options)
+                task, tuned = _prepare(datasets, tuning, position, options)
             _tell_about(task, tell)
-            evaluation = _score(task, reranker, options, settings, console)
+            folder = options.folder / dataset.slug
+            folder.mkdir(exist_ok=True)
+            fusion = options.fusion.given if tuned is None else _tune(tuned, folder, scoring)
+            evaluation = _score(task, fusion, folder, scoring)
             entries[dataset.name] = _entry(task, evaluation)
             sections.append(dataset_section(dataset.name, evaluation, task.collection))
             # After each dataset, so that a stop between two keeps what there is.
@@ -192,11 +181,25 @@ def evaluate(options: EvaluationOptions, console: Console | None = None) -> dict
             write_json(options.folder / METRICS_FILE, content)
             write_text_atomically(options.folder / REPORT_FILE, render_page(content, sections))
     console.print(results_table(content))
+    for dataset in datasets:
+        for sentence in verdict(entries[dataset.name], options.top_k):
+            tell(f"{dataset.name}: {sentence}")
     tell(f"results in {options.folder}: {METRICS_FILE}, {REPORT_FILE}, and a folder for each dataset")
     return content
 
 
-def _tell_about(task: _Task, tell: Callable[[str], None]) -> None:
+def _prepare(
+    datasets: Sequence[DatasetName],
+    tuning: Sequence[DatasetName | None],
+    position: int,
+    options: EvaluationOptions,
+) -> tuple[Task, Task | None]:
+    """The dataset at this position, and what its fusion is tuned on."""
+    task, other = prepare_task(datasets[position], position, options), tuning[position]
+    return task, None if other is None else prepare_tuning(other, task.collection, options)
+
+
+def _tell_about(task: Task, tell: Callable[[str], None]) -> None:
     queries = len(task.first_stage.rankings)
     sample = f", a random sample of {task.counted}" if queries < task.counted else ""
     tell(

@@ -8,14 +8,14 @@ import random
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.progress import track
 
 from prorank_jax.bm25 import Bm25Index
-from prorank_jax.evaluation.trec import check_writable_ids, read_run_of
+from prorank_jax.evaluation.trec import check_writable_ids, read_scores_of
 
 if TYPE_CHECKING:  # importing a collection imports jax, which this package does without
     from prorank_jax.collection import Collection
@@ -36,11 +36,13 @@ class FirstStage:
         name: `bm25`, or the run file.
         rankings: query id → document ids, best first, maybe none; the queries that count, in order.
         own_documents: rankings that had named the query itself, which was dropped.
+        scores: query id → document id → score, never rising along a ranking; only a fusion reads them.
     """
 
     name: str
     rankings: Mapping[str, Sequence[str]]
     own_documents: int = 0
+    scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     @property
     def empty(self) -> int:
@@ -54,7 +56,7 @@ class FirstStage:
         }
 
     def fingerprint(self) -> str:
-        """A hash of all rankings, in hexadecimal."""
+        """A hash of all rankings, in hexadecimal; their scores decide nothing of the reranker's."""
         content = json.dumps([[query, list(documents)] for query, documents in self.rankings.items()])
         return hashlib.sha256(content.encode()).hexdigest()
 
@@ -98,16 +100,16 @@ def _is_the_query(collection: Collection, query: str, document: str) -> bool:
 
 
 def _without_itself(
-    name: str, collection: Collection, rankings: Mapping[str, Sequence[str]], depth: int | None
+    name: str, collection: Collection, scores: Mapping[str, Mapping[str, float]], depth: int | None
 ) -> FirstStage:
     kept = {
         query: [document for document in documents if not _is_the_query(collection, query, document)]
-        for query, documents in rankings.items()
+        for query, documents in scores.items()
     }
-    dropped = sum(len(kept[query]) < len(documents) for query, documents in rankings.items())
+    dropped = sum(len(kept[query]) < len(documents) for query, documents in scores.items())
     cut = {query: documents[:depth] for query, documents in kept.items()}
     check_writable_ids(cut)
-    return FirstStage(name, cut, dropped)
+    return FirstStage(name, cut, dropped, scores)
 
 
 def bm25_first_stage(collection: Collection, queries: Sequence[str], depth: int = LEAST_DEPTH) -> FirstStage:
@@ -120,11 +122,11 @@ def bm25_first_stage(collection: Collection, queries: Sequence[str], depth: int 
     """
     ids = list(collection.documents)
     index = Bm25Index([document.full_text for document in collection.documents.values()])
-    rankings = {}
+    scores = {}
     for query in track(queries, "BM25", transient=True, disable=not sys.stderr.isatty()):
         best = index.top(collection.queries[query], depth + 1)
-        rankings[query] = [ids[position] for position, _ in best]
-    return _without_itself(BM25, collection, rankings, depth)
+        scores[query] = {ids[position]: score for position, score in best}
+    return _without_itself(BM25, collection, scores, depth)
 
 
 def run_first_stage(file: Path, collection: Collection, queries: Sequence[str]) -> FirstStage:
@@ -133,14 +135,14 @@ def run_first_stage(file: Path, collection: Collection, queries: Sequence[str]) 
     Raises:
         ValueError: not a run of this collection, or one without any of the queries.
     """
-    run = read_run_of(file, collection)
+    run = read_scores_of(file, collection)
     if run.keys().isdisjoint(queries):
         raise ValueError(
             f"{file}: ranks none of the {len(queries)} judged queries of {collection.name}; "
             "give a run of this split"
         )
-    rankings = {query: run.get(query, []) for query in queries}
-    return _without_itself(str(file), collection, rankings, None)
+    scores = {query: run.get(query, {}) for query in queries}
+    return _without_itself(str(file), collection, scores, None)
 
 
 def make_first_stage(name: str, collection: Collection, queries: Sequence[str], top_k: int) -> FirstStage:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from prorank_jax.evaluation.ceiling import Reach, perfect_ranking, reach
 from prorank_jax.evaluation.first_stage import FirstStage
-from prorank_jax.evaluation.metrics import MAIN_METRIC, QueryMetrics, means, query_metrics
+from prorank_jax.evaluation.fusion import Fusion, fuse
+from prorank_jax.evaluation.metrics import MAIN_METRIC, QueryMetrics, query_metrics
 from prorank_jax.evaluation.score_log import QueryScores, ScoreLog
 from prorank_jax.evaluation.scoring import CHUNK_PAIRS, ScoreFn, rerank, score_candidates
-from prorank_jax.evaluation.significance import Comparison, as_json, compare
+from prorank_jax.evaluation.significance import Comparison, compare
 
 if TYPE_CHECKING:  # importing a collection imports jax, which this package does without
     from prorank_jax.collection import Collection
@@ -39,6 +41,23 @@ class System:
 
 
 @dataclass(frozen=True)
+class Fused:
+    """The reranker together with the first stage.
+
+    Attributes:
+        system: its rankings and their worth.
+        fusion: how it was made.
+        gain: against the first stage in nDCG@10.
+        gain_over_reranked: against the reranker alone in nDCG@10.
+    """
+
+    system: System
+    fusion: Fusion
+    gain: Comparison
+    gain_over_reranked: Comparison
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """A model on one dataset.
 
@@ -49,14 +68,20 @@ class Evaluation:
         scores: query id → raw scores of the candidates; queries without candidates are absent.
         compared: another system, if one was asked for.
         gain_over_compared: reranked against that one in nDCG@10.
+        ceiling: a perfect reranker of the same candidates.
+        reach: what the candidates hold of the relevant documents.
+        fused: reranked together with the first stage, if it was asked for.
     """
 
     first_stage: System
     reranked: System
     gain: Comparison
     scores: Mapping[str, QueryScores]
+    ceiling: System
+    reach: Reach
     compared: System | None = None
     gain_over_compared: Comparison | None = None
+    fused: Fused | None = None
 
     @property
     def pairs(self) -> int:
@@ -82,6 +107,7 @@ def evaluate_collection(
     *,
     top_k: int = DEFAULT_TOP_K,
     compared: tuple[str, Mapping[str, Sequence[str]]] | None = None,
+    fusion: Fusion | None = None,
     log: ScoreLog | None = None,
     chunk_pairs: int = CHUNK_PAIRS,
     on_scored: Callable[[int], None] | None = None,
@@ -98,6 +124,7 @@ def evaluate_collection(
         first_stage: of the queries to measure on.
         top_k: documents that the model sees of each query.
         compared: name and rankings of another system; queries that it lacks score 0.
+        fusion: also fuses the scores with the first stage's; changes nothing of the rest.
         log, chunk_pairs, on_scored, on_resumed: see `score_candidates`.
 
     Raises:
@@ -119,62 +146,34 @@ def evaluate_collection(
     if compared is not None:
         name, others = compared
         other = measure(name, {query: others.get(query, []) for query in rankings}, collection)
+    perfect = {
+        query: perfect_ranking(ranking, collection.qrels[query], top_k)
+        for query, ranking in first_stage.rankings.items()
+    }
     return Evaluation(
         first_stage=before,
         reranked=after,
         gain=compare(after.main, before.main),
         scores=scores,
+        ceiling=measure("ceiling", perfect, collection),
+        reach=reach(first_stage.rankings, collection.qrels, top_k),
         compared=other,
         gain_over_compared=compare(after.main, other.main) if other else None,
+        fused=None if fusion is None else _fuse(fusion, collection, first_stage, scores, before, after),
     )
 
 
-def summarize(evaluation: Evaluation) -> dict[str, Any]:
-    """The entry of a dataset in metrics.json."""
-    speed = evaluation.pairs_per_second
-    entry: dict[str, Any] = {
-        "first_stage": means(evaluation.first_stage.metrics),
-        "reranked": means(evaluation.reranked.metrics),
-        **as_json(evaluation.gain),
-        "queries": len(evaluation.reranked.rankings),
-        "pairs": evaluation.pairs,
-        "pairs_per_second": None if speed is None else round(speed, 2),
+def _fuse(
+    fusion: Fusion,
+    collection: Collection,
+    first_stage: FirstStage,
+    scores: Mapping[str, QueryScores],
+    before: System,
+    after: System,
+) -> Fused:
+    rankings = {
+        query: fuse(ranking, first_stage.scores.get(query, {}), scores.get(query), fusion)
+        for query, ranking in first_stage.rankings.items()
     }
-    if evaluation.compared and evaluation.gain_over_compared:
-        entry["compared"] = {
-            "run": evaluation.compared.name,
-            "metrics": means(evaluation.compared.metrics),
-            **as_json(evaluation.gain_over_compared),
-        }
-    return entry
-
-
-def query_records(evaluation: Evaluation) -> list[dict[str, Any]]:
-    """One record for each query: its id and each metric of both systems."""
-    return [
-        {
-            "query": query,
-            **{
-                part: {metric: values[query] for metric, values in system.metrics.items()}
-                for part, system in (
-                    ("first_stage", evaluation.first_stage),
-                    ("reranked", evaluation.reranked),
-                )
-            },
-        }
-        for query in evaluation.reranked.rankings
-    ]
-
-
-def average(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The plain mean over datasets, as BEIR averages: metrics of both stages, and delta."""
-    return {
-        **{
-            part: {
-                metric: sum(entry[part][metric] for entry in entries) / len(entries)
-                for metric in entries[0][part]
-            }
-            for part in ("first_stage", "reranked")
-        },
-        "delta": sum(entry["delta"] for entry in entries) / len(entries),
-    }
+    system = measure("fused", rankings, collection)
+    return Fused(system, fusion, compare(system.main, before.main), compare(system.main, after.main))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from prorank_jax.command_line import CommandParser
 from prorank_jax.config import ATTENTION_IMPLEMENTATIONS, COMPUTE_DTYPES
 from prorank_jax.config_checks import require_at_least, require_choice
 from prorank_jax.evaluation.first_stage import BM25
+from prorank_jax.evaluation.fusion_options import FusionOptions, add_fusion_options, fusion_options_from
 from prorank_jax.evaluation.harness import DEFAULT_TOP_K
 from prorank_jax.evaluation.names import slug
 from prorank_jax.evaluation.trec import COLUMNS
@@ -37,6 +38,7 @@ class EvaluationOptions:
         instruction: in front of each query; None: the model's own.
         compute_dtype: `float32` or `bfloat16`.
         attention: `xla`, or `splash` on TPU.
+        fusion: whether the first stage's scores are put together with the model's as well.
     """
 
     model: str
@@ -52,6 +54,7 @@ class EvaluationOptions:
     instruction: str | None = None
     compute_dtype: str = "float32"
     attention: str = "xla"
+    fusion: FusionOptions = field(default_factory=FusionOptions)
 
     def __post_init__(self) -> None:
         if not self.model.strip():
@@ -63,6 +66,17 @@ class EvaluationOptions:
         require_choice("compute_dtype", self.compute_dtype, COMPUTE_DTYPES)
         require_choice("attention", self.attention, ATTENTION_IMPLEMENTATIONS)
         self._check_runs()
+        self._check_tuning()
+
+    def _check_tuning(self) -> None:
+        tune, count = self.fusion.tune, len(self.datasets)
+        if len(tune) not in (0, 1, count):
+            raise ValueError(f"fusion_tune: {len(tune)} for {count} datasets; give one, or one for each")
+        if tune and set(self.first_stages) != {BM25}:
+            raise ValueError(
+                f"fusion_tune={tune[0]!r}: the run given as first_stage ranks no tuning queries; give "
+                "fusion_weight, or let BM25 be the first stage"
+            )
 
     def _check_runs(self) -> None:
         count = len(self.datasets)
@@ -113,6 +127,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--instruction", help="put in front of each query (the model's own)")
     add("--compute_dtype", default="float32", help=f"{' or '.join(COMPUTE_DTYPES)} (%(default)s)")
     add("--attention", default="xla", help=f"{' or '.join(ATTENTION_IMPLEMENTATIONS)} (%(default)s)")
+    add_fusion_options(parser)
 
 
 def options_from(given: argparse.Namespace, model: str) -> EvaluationOptions:
@@ -135,6 +150,7 @@ def options_from(given: argparse.Namespace, model: str) -> EvaluationOptions:
         instruction=given.instruction,
         compute_dtype=given.compute_dtype,
         attention=given.attention,
+        fusion=fusion_options_from(given),
     )
 
 

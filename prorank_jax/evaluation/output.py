@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from prorank_jax.evaluation.harness import Evaluation, average, query_records
+from prorank_jax.evaluation.harness import Evaluation
 from prorank_jax.evaluation.score_log import name_differences
+from prorank_jax.evaluation.summary import average, query_records
 from prorank_jax.evaluation.trec import write_run
 from prorank_jax.run_folder import LOCK_FILE, write_json, write_text_atomically
 
@@ -16,7 +17,7 @@ SETTINGS_FILE = "evaluation.json"
 METRICS_FILE = "metrics.json"
 REPORT_FILE = "report.html"
 QUERIES_FILE = "queries.jsonl"
-FIRST_STAGE_RUN, RERANKED_RUN = "first_stage.trec", "reranked.trec"
+FIRST_STAGE_RUN, RERANKED_RUN, FUSED_RUN = "first_stage.trec", "reranked.trec", "fused.trec"
 
 
 def _read_json(file: Path) -> dict[str, Any]:
@@ -60,9 +61,13 @@ def claim_folder(output_dir: Path, settings: Mapping[str, Any]) -> None:
 
 
 def write_dataset(folder: Path, evaluation: Evaluation) -> None:
-    """Writes both run files and the metrics of each query."""
+    """Writes the run files and the metrics of each query; what they came from stays in scores.jsonl."""
     write_run(folder / FIRST_STAGE_RUN, evaluation.first_stage.rankings, "first_stage")
     write_run(folder / RERANKED_RUN, evaluation.reranked.rankings, "reranked")
+    if evaluation.fused:
+        write_run(folder / FUSED_RUN, evaluation.fused.system.rankings, "fused")
+    else:  # one of an earlier call would contradict metrics.json
+        (folder / FUSED_RUN).unlink(missing_ok=True)
     records = query_records(evaluation)
     write_text_atomically(folder / QUERIES_FILE, "".join(json.dumps(record) + "\n" for record in records))
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 from prorank_jax.evaluation.harness import Evaluation, System
-from prorank_jax.evaluation.metrics import METRICS
+from prorank_jax.evaluation.metrics import MAIN_METRIC, METRICS
 from prorank_jax.evaluation.pictures import UNJUDGED, draw_gains, draw_scores
-from prorank_jax.evaluation.tables import format_interval, format_p, format_speed
+from prorank_jax.evaluation.tables import MAIN_HEADING, format_interval, format_p, format_speed
+from prorank_jax.evaluation.verdict import verdict
+from prorank_jax.html_page import escape, facts_table, page, paragraphs, picture, table
 
 if TYPE_CHECKING:  # importing a collection imports jax, which this package does without
     from prorank_jax.collection import Collection
@@ -18,29 +18,11 @@ if TYPE_CHECKING:  # importing a collection imports jax, which this package does
 EXAMPLES = 5
 _SHOWN_DOCUMENTS = 3
 _SHOWN_CHARACTERS = 240
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #222 }
-body { max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
-table { border-collapse: collapse; margin: 1rem 0 } th, td { border: 1px solid #ccc; padding: .3rem .6rem }
-th { background: #f2f2f2; text-align: left } td.n { text-align: right; font-variant-numeric: tabular-nums }
-img { max-width: 100%; height: auto } .two { display: grid; grid-template-columns: 1fr 1fr; gap: 1rem }
-.document { border-left: 3px solid #ccc; padding-left: .6rem; margin: .5rem 0; overflow-wrap: anywhere }
-.relevant { border-color: #2a7f62 } small { color: #666 } summary { cursor: pointer; margin: .4rem 0 }
-"""
-
-
-def _row(cells: Sequence[str], tag: str = "td") -> str:
-    first, *numbers = (escape(cell) for cell in cells)
-    return f"<tr><{tag}>{first}</{tag}>" + "".join(f'<{tag} class="n">{n}</{tag}>' for n in numbers) + "</tr>"
-
-
-def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return f"<table>{_row(headings, 'th')}{''.join(_row(row) for row in rows)}</table>"
 
 
 def _overview(content: Mapping[str, Any]) -> str:
     headings = ["dataset", "queries", *(f"{metric}: first stage → reranked" for metric in METRICS)]
-    headings += ["delta", "p", "95% interval", "pairs/s"]
+    headings += [f"ceiling of {MAIN_HEADING}", "delta", "p", "95% interval", "pairs/s"]
 
     def both(entry: Mapping[str, Any]) -> list[str]:
         return [f"{entry['first_stage'][name]:.3f} → {entry['reranked'][name]:.3f}" for name in METRICS]
@@ -50,6 +32,7 @@ def _overview(content: Mapping[str, Any]) -> str:
             name,
             str(entry["queries"]),
             *both(entry),
+            f"{entry['ceiling'][MAIN_METRIC]:.3f}" if "ceiling" in entry else "-",
             f"{entry['delta']:+.3f}",
             format_p(entry["p_value"]),
             format_interval(entry["interval"]),
@@ -59,15 +42,32 @@ def _overview(content: Mapping[str, Any]) -> str:
     ]
     if "average" in content:
         mean = content["average"]
-        rows.append(["average", "", *both(mean), f"{mean['delta']:+.3f}", "", "", ""])
-    return _table(headings, rows)
+        rows.append(["average", "", *both(mean), "", f"{mean['delta']:+.3f}", "", "", ""])
+    return table(headings, rows)
 
 
-def _picture(png: bytes | None, caption: str) -> str:
-    if png is None:
-        return ""
-    data = base64.b64encode(png).decode()
-    return f'<h3>{escape(caption)}</h3><img alt="{escape(caption)}" src="data:image/png;base64,{data}">'
+def _fusions(content: Mapping[str, Any]) -> str:
+    """The fused systems, each against the first stage and against the model alone."""
+    rows = []
+    for name, entry in content["datasets"].items():
+        fusion = entry.get("fusion")
+        if fusion is None:
+            continue
+        for against, part in (("first stage", "over_first_stage"), ("model alone", "over_reranked")):
+            over = fusion[part]
+            rows.append(
+                [
+                    f"{name}, fused ({fusion['label']})",
+                    f"{fusion['metrics'][MAIN_METRIC]:.3f}",
+                    against,
+                    f"{over['delta']:+.3f}",
+                    format_p(over["p_value"]),
+                    format_interval(over["interval"]),
+                    f"{over['wins']} / {over['ties']} / {over['losses']}",
+                ]
+            )
+    headings = ["fused with the first stage", MAIN_HEADING, "against", "delta", "p", "95% interval"]
+    return table([*headings, "better / equal / worse"], rows) if rows else ""
 
 
 def _top_documents(system: System, query: str, collection: Collection, scores: Mapping[str, float]) -> str:
@@ -120,8 +120,8 @@ def dataset_section(name: str, evaluation: Evaluation, collection: Collection) -
     wins, losses = largest_changes(evaluation)
     parts = [
         f"<h2>{escape(name)}</h2>",
-        _picture(draw_gains(evaluation), "Change in nDCG@10 of each query"),
-        _picture(draw_scores(evaluation, collection.qrels), "Scores by grade"),
+        picture(draw_gains(evaluation), "Change in nDCG@10 of each query"),
+        picture(draw_scores(evaluation, collection.qrels), "Scores by grade"),
         _examples(evaluation, collection, wins, "Largest wins"),
         _examples(evaluation, collection, losses, "Largest losses"),
     ]
@@ -136,8 +136,15 @@ def dataset_section(name: str, evaluation: Evaluation, collection: Collection) -
     return "".join(parts)
 
 
+def _verdicts(content: Mapping[str, Any]) -> str:
+    parts = []
+    for name, entry in content["datasets"].items():
+        parts += [f"<h3>{escape(name)}</h3>", paragraphs(verdict(entry, content["top_k"]))]
+    return "".join(parts)
+
+
 def render_page(content: Mapping[str, Any], sections: Sequence[str]) -> str:
-    """The whole page: the content of metrics.json, then a section for each dataset."""
+    """The whole page: the content of metrics.json in words and numbers, then a section for each dataset."""
     facts = {
         "model": content["model"],
         "documents reranked for each query": content["top_k"],
@@ -146,13 +153,6 @@ def render_page(content: Mapping[str, Any], sections: Sequence[str]) -> str:
         "versions": ", ".join(f"{name} {version}" for name, version in content["versions"].items()),
     }
     samples = [name for name, entry in content["datasets"].items() if entry.get("sampled_from")]
-    note = (
-        f"<p>Measured on a random sample of the queries: {escape(', '.join(samples))}.</p>" if samples else ""
-    )
-    title = f"Evaluation of {content['model']}"
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
-        f"<style>{_STYLE}</style></head><body><h1>{escape(title)}</h1>"
-        f"{_table(['', ''], [(name, str(fact)) for name, fact in facts.items()])}"
-        f"{_overview(content)}{note}{''.join(sections)}</body></html>\n"
-    )
+    note = [f"Measured on a random sample of the queries: {', '.join(samples)}."] if samples else []
+    parts = [facts_table(facts), _verdicts(content), _overview(content), _fusions(content), paragraphs(note)]
+    return page(f"Evaluation of {content['model']}", [*parts, *sections])

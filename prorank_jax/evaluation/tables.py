@@ -31,7 +31,7 @@ def format_speed(speed: float | None) -> str:
 
 
 def results_table(content: Mapping[str, Any]) -> Table:
-    """BEIR's table: a row for each dataset in the content of metrics.json, and their average."""
+    """BEIR's table: a row for each dataset of metrics.json and one for its fusion, then the average."""
     table = Table(
         title=f"{MAIN_HEADING}: {content['model']} on the first stage's best {content['top_k']}",
         box=SIMPLE_HEAD,
@@ -50,6 +50,16 @@ def results_table(content: Mapping[str, Any]) -> Table:
             format_p(entry["p_value"]),
             format_interval(entry["interval"]),
         )
+        if "fusion" in entry:
+            over = entry["fusion"]["over_first_stage"]
+            table.add_row(
+                Text(f"{name}, fused"),
+                f"{entry['first_stage'][MAIN_METRIC]:.3f}",
+                f"{entry['fusion']['metrics'][MAIN_METRIC]:.3f}",
+                f"{over['delta']:+.3f}",
+                format_p(over["p_value"]),
+                format_interval(over["interval"]),
+            )
     if "average" in content:
         table.add_section()
         table.add_row(
@@ -59,4 +69,9 @@ def results_table(content: Mapping[str, Any]) -> Table:
             f"{content['average']['delta']:+.3f}",
             *[""] * 2,
         )
+        if "fused" in content["average"]:
+            before, fused = (content["average"][part][MAIN_METRIC] for part in ("first_stage", "fused"))
+            table.add_row(
+                "average, fused", f"{before:.3f}", f"{fused:.3f}", f"{fused - before:+.3f}", *[""] * 2
+            )
     return table

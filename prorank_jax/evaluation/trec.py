@@ -75,11 +75,11 @@ def _parse(file: Path, number: int, line: str) -> tuple[str, _Line]:
     return query, parsed
 
 
-def _order(lines: list[_Line], file: Path) -> list[str]:
+def _order(lines: list[_Line], file: Path) -> list[_Line]:
     """By score; ties by rank where the ranks tell documents apart, else as trec_eval: last id first."""
     if len({line.rank for line in lines}) < len(lines):
         lines = sorted(lines, key=lambda line: line.document.encode(), reverse=True)
-        return [line.document for line in sorted(lines, key=lambda line: -line.score)]
+        return sorted(lines, key=lambda line: -line.score)
     ordered = sorted(lines, key=lambda line: (-line.score, line.rank))
     for better, worse in itertools.pairwise(ordered):
         if worse.rank < better.rank:
@@ -88,11 +88,20 @@ def _order(lines: list[_Line], file: Path) -> list[str]:
                 f"below {better.score:g} of rank {better.rank} in line {better.number}; "
                 "better ranks need higher scores"
             )
-    return [line.document for line in ordered]
+    return ordered
 
 
 def read_run(file: Path) -> dict[str, list[str]]:
     """The document ids of each query of a run file, best first.
+
+    Raises:
+        ValueError: as `read_scores`.
+    """
+    return {query: list(scores) for query, scores in read_scores(file).items()}
+
+
+def read_scores(file: Path) -> dict[str, dict[str, float]]:
+    """The scores of a run file: query id → document id → score, the documents in their order, best first.
 
     Raises:
         ValueError: the file is missing, empty or no run, names a document twice for one query, or its
@@ -111,16 +120,26 @@ def read_run(file: Path) -> dict[str, list[str]]:
             )
     if not lines:
         raise ValueError(f"{file}: holds no line; a TREC run has {COLUMNS} on each")
-    return {query: _order(list(documents.values()), file) for query, documents in lines.items()}
+    ordered = {query: _order(list(documents.values()), file) for query, documents in lines.items()}
+    return {query: {line.document: line.score for line in ranking} for query, ranking in ordered.items()}
 
 
 def read_run_of(file: Path, collection: Collection) -> dict[str, list[str]]:
-    """A run file whose ids must all be the collection's.
+    """The document ids of each query, best first, of a run file of this collection.
+
+    Raises:
+        ValueError: as `read_scores_of`.
+    """
+    return {query: list(scores) for query, scores in read_scores_of(file, collection).items()}
+
+
+def read_scores_of(file: Path, collection: Collection) -> dict[str, dict[str, float]]:
+    """`read_scores` of a run file whose ids must all be the collection's.
 
     Raises:
         ValueError: not a run file, or it names queries or documents that the collection lacks.
     """
-    run = read_run(file)
+    run = read_scores(file)
     ranked = {document for documents in run.values() for document in documents}
     absent = {
         "queries": run.keys() - collection.queries.keys(),

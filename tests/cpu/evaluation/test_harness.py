@@ -15,12 +15,13 @@ from rich.console import Console
 
 from prorank_jax.evaluation.comparison import comparison_table, draw_comparison, standings
 from prorank_jax.evaluation.first_stage import bm25_first_stage
-from prorank_jax.evaluation.harness import average, evaluate_collection, query_records, summarize
+from prorank_jax.evaluation.harness import evaluate_collection
 from prorank_jax.evaluation.metrics import METRICS
 from prorank_jax.evaluation.output import metrics_content
 from prorank_jax.evaluation.page import dataset_section, largest_changes, render_page
 from prorank_jax.evaluation.pictures import UNJUDGED, draw_gains, draw_scores, scores_by_grade
 from prorank_jax.evaluation.progress import ScoringProgress
+from prorank_jax.evaluation.summary import average, query_records, summarize
 from prorank_jax.evaluation.tables import results_table
 from prorank_jax.types import Document
 from tests.cpu.evaluation.collections import CountingScorer, small_collection

@@ -1,0 +1,84 @@
+"""An evaluation as JSON: the entry of a dataset in metrics.json, its queries, and the average."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from prorank_jax.evaluation.harness import Evaluation, Fused
+from prorank_jax.evaluation.metrics import MAIN_METRIC, means
+from prorank_jax.evaluation.significance import as_json
+
+
+def summarize(evaluation: Evaluation) -> dict[str, Any]:
+    """The entry of a dataset in metrics.json."""
+    speed = evaluation.pairs_per_second
+    entry: dict[str, Any] = {
+        "first_stage": means(evaluation.first_stage.metrics),
+        "reranked": means(evaluation.reranked.metrics),
+        **as_json(evaluation.gain),
+        "ceiling": {
+            MAIN_METRIC: means(evaluation.ceiling.metrics)[MAIN_METRIC],
+            **asdict(evaluation.reach),
+        },
+        "queries": len(evaluation.reranked.rankings),
+        "pairs": evaluation.pairs,
+        "pairs_per_second": None if speed is None else round(speed, 2),
+    }
+    if evaluation.compared and evaluation.gain_over_compared:
+        entry["compared"] = {
+            "run": evaluation.compared.name,
+            "metrics": means(evaluation.compared.metrics),
+            **as_json(evaluation.gain_over_compared),
+        }
+    if evaluation.fused:
+        entry["fusion"] = _fusion_entry(evaluation.fused)
+    return entry
+
+
+def _fusion_entry(fused: Fused) -> dict[str, Any]:
+    return {
+        "method": fused.fusion.method,
+        "label": fused.fusion.label,
+        "weight": fused.fusion.weight,
+        "tuned_on": fused.fusion.tuned_on,
+        "metrics": means(fused.system.metrics),
+        "over_first_stage": as_json(fused.gain),
+        "over_reranked": as_json(fused.gain_over_reranked),
+    }
+
+
+def query_records(evaluation: Evaluation) -> list[dict[str, Any]]:
+    """One record for each query: its id and each metric of each system."""
+    systems = {"first_stage": evaluation.first_stage, "reranked": evaluation.reranked}
+    if evaluation.fused:
+        systems["fused"] = evaluation.fused.system
+    return [
+        {
+            "query": query,
+            **{
+                part: {metric: values[query] for metric, values in system.metrics.items()}
+                for part, system in systems.items()
+            },
+        }
+        for query in evaluation.reranked.rankings
+    ]
+
+
+def average(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The plain mean over datasets, as BEIR averages: metrics of each system, and delta.
+
+    `fused` is there where every dataset has a fusion.
+    """
+    result: dict[str, Any] = {
+        part: _mean_metrics([entry[part] for entry in entries]) for part in ("first_stage", "reranked")
+    }
+    result["delta"] = sum(entry["delta"] for entry in entries) / len(entries)
+    if all("fusion" in entry for entry in entries):
+        result["fused"] = _mean_metrics([entry["fusion"]["metrics"] for entry in entries])
+    return result
+
+
+def _mean_metrics(values: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {metric: sum(value[metric] for value in values) / len(values) for metric in values[0]}

@@ -1,0 +1,139 @@
+"""The datasets of an evaluation, ready to be scored: to measure on, and to tune a fusion on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prorank_jax.beir_folder import beir_files
+from prorank_jax.corpora import Collection, load_collection, source_fingerprint
+from prorank_jax.evaluation.first_stage import (
+    BM25,
+    FirstStage,
+    counted_queries,
+    make_first_stage,
+    sample_queries,
+)
+from prorank_jax.evaluation.fusion_options import DEFAULT_QUERIES
+from prorank_jax.evaluation.fusion_tuning import unmeasured_queries
+from prorank_jax.evaluation.names import DatasetName, parse_dataset
+from prorank_jax.evaluation.options import EvaluationOptions
+from prorank_jax.evaluation.trec import read_run_of
+from prorank_jax.source_names import CATALOGUE_PREFIX, DEMO
+
+
+@dataclass(frozen=True)
+class Task:
+    """One dataset, ready to be scored.
+
+    Attributes:
+        dataset: its name.
+        collection: texts and judgements.
+        counted: queries that could be measured.
+        first_stage: of those that are.
+        compared: another system, if one was named.
+        overlap: queries left out because they are measured; only of a dataset to tune on.
+    """
+
+    dataset: DatasetName
+    collection: Collection
+    counted: int
+    first_stage: FirstStage
+    compared: tuple[str, Mapping[str, list[str]]] | None = None
+    overlap: int = 0
+
+    def header(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """What decides the raw scores of the dataset."""
+        return {
+            **settings,
+            "dataset": self.dataset.name,
+            "dataset_fingerprint": source_fingerprint(self.dataset.source, self.dataset.split),
+            "first_stage": self.first_stage.name,
+            "first_stage_fingerprint": self.first_stage.fingerprint(),
+            "queries": len(self.first_stage.rankings),
+        }
+
+
+def check_split(dataset: DatasetName) -> None:
+    """Refuses a BEIR folder without the split at once, not when its turn comes.
+
+    Raises:
+        ValueError: there is no such split.
+    """
+    if dataset.source != DEMO and not dataset.source.startswith(CATALOGUE_PREFIX):
+        with _named("dataset", dataset):
+            beir_files(Path(dataset.source), dataset.split)
+
+
+@contextmanager
+def _named(field: str, dataset: DatasetName) -> Iterator[None]:
+    """Puts the dataset's name in front of an error about it."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{field}={dataset.name!r}: {error}") from error
+
+
+def tuning_datasets(options: EvaluationOptions, measured: Sequence[DatasetName]) -> list[DatasetName | None]:
+    """What to tune a fusion on, for each dataset that is measured; None: nothing.
+
+    Raises:
+        ValueError: an unknown dataset, or one that is measured itself.
+    """
+    names = [options.fusion.tune_of(position) for position in range(len(measured))]
+    places = {_place(dataset) for dataset in measured}
+    parsed = {name: parse_dataset(name) for name in names if name is not None}
+    for name, dataset in parsed.items():
+        check_split(dataset)
+        if _place(dataset) in places:
+            raise ValueError(
+                f"fusion_tune={name!r}: is measured too, which would flatter the fusion; name a split that "
+                "is not, e.g. FOLDER:train"
+            )
+    return [None if name is None else parsed[name] for name in names]
+
+
+def _place(dataset: DatasetName) -> tuple[str, str]:
+    is_folder = dataset.source != DEMO and not dataset.source.startswith(CATALOGUE_PREFIX)
+    return (str(Path(dataset.source).resolve()) if is_folder else dataset.source, dataset.split)
+
+
+def prepare_task(dataset: DatasetName, position: int, options: EvaluationOptions) -> Task:
+    """Loads a dataset to measure and ranks its queries with the first stage.
+
+    Raises:
+        ValueError: it cannot be loaded or measured, or a run of it is flawed; names the dataset.
+    """
+    with _named("dataset", dataset):
+        collection = load_collection(dataset.source, dataset.split)
+        counted = counted_queries(collection)
+        queries = sample_queries(counted, options.queries)
+        compared = None
+        if options.compare:
+            file = options.compare[position]
+            compared = (file, read_run_of(Path(file).expanduser(), collection))
+        first_stage = make_first_stage(options.first_stage_of(position), collection, queries, options.top_k)
+    return Task(dataset, collection, len(counted), first_stage, compared)
+
+
+def prepare_tuning(dataset: DatasetName, measured: Collection, options: EvaluationOptions) -> Task:
+    """Loads a dataset to tune a fusion on, without the queries of the measured collection.
+
+    Raises:
+        ValueError: it cannot be loaded, or all of its queries are measured; names the dataset.
+    """
+    with _named("fusion_tune", dataset):
+        collection = load_collection(dataset.source, dataset.split)
+        counted = counted_queries(collection)
+        free = unmeasured_queries(collection, counted, (measured.queries[query] for query in measured.qrels))
+        if not free:
+            raise ValueError(
+                f"each of its {len(counted)} queries is asked in {measured.name} too, which is measured; "
+                "name a split with queries of its own"
+            )
+        queries = sample_queries(free, options.fusion.queries or DEFAULT_QUERIES)
+        first_stage = make_first_stage(BM25, collection, queries, options.top_k)
+    return Task(dataset, collection, len(free), first_stage, overlap=len(counted) - len(free))
