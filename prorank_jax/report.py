@@ -24,15 +24,23 @@ _ROWS = (
 _SMOOTHING_STEPS = 10
 
 
+def before_after_rows(probes: Sequence[ProbeResult]) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows of the probe before the run, at its middle and after it; rows begin with a name."""
+    columns = [probes[0], *probes[1:-1][len(probes[1:-1]) // 2 :][:1], *probes[1:][-1:]]
+    headings = ["before" if probe.step == 0 else f"after {probe.step} steps" for probe in columns]
+    rows = [[heading, *(f"{getattr(probe, name):.3f}" for probe in columns)] for heading, name in _ROWS]
+    return headings, rows
+
+
 def before_after_table(probes: Sequence[ProbeResult]) -> Table:
     """The held-out probe before the run, at its middle and after it."""
-    columns = [probes[0], *probes[1:-1][len(probes[1:-1]) // 2 :][:1], *probes[1:][-1:]]
+    headings, rows = before_after_rows(probes)
     table = Table(title=f"held-out probe, {probes[0].examples} prompts, half of them relevant")
     table.add_column("")
-    for probe in columns:
-        table.add_column("before" if probe.step == 0 else f"after {probe.step} steps", justify="right")
-    for heading, name in _ROWS:
-        table.add_row(heading, *(f"{getattr(probe, name):.3f}" for probe in columns))
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    for row in rows:
+        table.add_row(*row)
     return table
 
 

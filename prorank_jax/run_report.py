@@ -10,11 +10,15 @@ import jax
 from rich.console import Console
 
 from prorank_jax import __version__
+from prorank_jax.config_files import config_to_dict, flatten
 from prorank_jax.flops import measured_matmul_flops
 from prorank_jax.learning_signs import signs_of_trouble
 from prorank_jax.metrics_log import METRICS_FILE, read_lines
 from prorank_jax.probe import ProbeResult
 from prorank_jax.report import PICTURE_FILE, REPORT_FILE, before_after_table, write_report
+from prorank_jax.run_diagnosis import RunFacts, conclusion, data_facts, diagnose, remarks
+from prorank_jax.run_folder import write_text_atomically
+from prorank_jax.run_page import PAGE_FILE, render_run_page
 from prorank_jax.run_place import RunPlace
 from prorank_jax.setup import Run
 
@@ -33,11 +37,25 @@ def read_report(folder: Path) -> str:
     return (folder / REPORT_FILE).read_text(encoding="utf-8")
 
 
+def _run_facts(run: Run, folder: Path) -> RunFacts:
+    stage, examples, config = run.stage, run.examples, run.config
+    return RunFacts(
+        stage=config.stage,
+        metrics=read_lines(folder / METRICS_FILE),
+        probes=[ProbeResult(**record) for record in read_lines(folder / PROBES_FILE)],
+        learned=stage.learned,
+        held_out=stage.held_out,
+        max_grad_norm=config.optimizer.max_grad_norm,
+        data=data_facts(examples.queries, examples.labels, examples.lengths, config.data.max_length),
+    )
+
+
 def report(run: Run, place: RunPlace, console: Console) -> None:
     """Writes and shows the report of a finished run."""
     output_dir = place.folder
-    probes = [ProbeResult(**record) for record in read_lines(output_dir / PROBES_FILE)]
-    metrics = read_lines(output_dir / METRICS_FILE)
+    seen = _run_facts(run, output_dir)
+    probes, metrics = seen.probes, seen.metrics
+    findings = diagnose(seen)
     signs = signs_of_trouble(metrics, probes, run.stage.learned, run.stage.held_out)
     warm = metrics[1:] or metrics  # the first step compiles
     model_tflops = statistics.median(record["model_tflops"] for record in warm)
@@ -54,12 +72,23 @@ def report(run: Run, place: RunPlace, console: Console) -> None:
         "share_of_matmul_peak": model_tflops / matmul_tflops,
         "skipped_updates": sum(record["skipped"] for record in metrics),
         "warnings": list(signs.values()),
+        "diagnosis": findings,
+        "conclusion": conclusion(seen, findings),
         "peak_memory_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
         "devices": f"{jax.device_count()} x {device.device_kind}",
         "prorank_jax": __version__,
         "jax": jax.__version__,
     }
     write_report(output_dir, probes, metrics, facts, run.stage.curves)
+    picture = (output_dir / PICTURE_FILE).read_bytes()
+    page = render_run_page(seen, facts, flatten(config_to_dict(run.config)), picture)
+    write_text_atomically(output_dir / PAGE_FILE, page)
     place.send()
     console.print(before_after_table(probes))
-    console.print(f"report: {place.holder / REPORT_FILE}, picture: {place.holder / PICTURE_FILE}")
+    for sentence in (conclusion(seen, findings), *findings.values(), *remarks(seen)):
+        console.print(sentence, soft_wrap=True, highlight=False, markup=False)
+    console.print(
+        f"report: {place.holder / PAGE_FILE}, {place.holder / REPORT_FILE}, picture: "
+        f"{place.holder / PICTURE_FILE}",
+        soft_wrap=True,
+    )

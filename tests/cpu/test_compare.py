@@ -54,6 +54,9 @@ def test_models_are_compared_on_the_same_candidates_and_nothing_is_scored_twice(
 
     monkeypatch.setattr(Reranker, "score_pairs", refuse)
     assert compare_models(options, Console(file=io.StringIO())) == content
+    fused = parse_options([*arguments(workshop, tmp_path / "out"), "--fusion", "rrf"])
+    names = [system["name"] for system in compare_models(fused, Console(file=io.StringIO()))["systems"]]
+    assert names == ["BM25", "one", "one, fused", "two words", "two words, fused"]
 
 
 @pytest.mark.parametrize(
@@ -63,6 +66,7 @@ def test_models_are_compared_on_the_same_candidates_and_nothing_is_scored_twice(
         (["=model"], "write NAME=MODEL"),
         (["a=x", "a=y"], "the name 'a' is given twice"),
         (["a b=x", "a-b=y"], "two names give the folder 'a-b'"),
+        (["a=x", "a, fused=y", "--fusion", "rrf"], "'a, fused' is what a fusion is called"),
         (["a=x", "--top_k", "0"], "top_k=0: must be at least 1"),
         (["a=x", "--nonsense", "1"], "--help shows the usage"),
         (["a=x", "--first_stage", "nowhere.run"], "no such file"),

@@ -23,6 +23,7 @@ from prorank_jax.config_files import load_config
 from prorank_jax.launching import Interrupted
 from prorank_jax.metrics_log import METRICS_FILE, MetricsLog, read_lines
 from prorank_jax.report import PICTURE_FILE, REPORT_FILE
+from prorank_jax.run_page import PAGE_FILE
 from prorank_jax.run_report import PROBES_FILE
 from prorank_jax.sharding import make_mesh
 from prorank_jax.train import train
@@ -103,6 +104,10 @@ def test_a_run_logs_every_step_and_reports(uninterrupted):
     assert report["before"]["step"] == 0
     assert report["after"]["step"] == STEPS
     assert (uninterrupted / PICTURE_FILE).stat().st_size > 10_000
+    assert "few examples" in report["diagnosis"]  # of 12 queries
+    page = (uninterrupted / PAGE_FILE).read_text()
+    assert report["diagnosis"]["few examples"] in page
+    assert page.count("data:image/png;base64,") == 1
     assert list((uninterrupted / "tensorboard").iterdir())
 
 

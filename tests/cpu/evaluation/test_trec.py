@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prorank_jax.evaluation.trec import check_writable_ids, read_run, read_run_of, write_run
+from prorank_jax.evaluation.trec import check_writable_ids, read_run, read_run_of, read_scores, write_run
 from tests.cpu.evaluation.collections import small_collection
 
 
@@ -47,6 +47,8 @@ def test_a_long_ranking_has_no_ties_in_float32(tmp_path):
 def test_scores_decide_and_ranks_break_ties(run_file):
     file = run_file("q Q0 b 3 1.5 t", "q Q0 a 2 1.5 t", "q Q0 c 1 9e0 t", "", "p Q0 a 0 -1 t")
     assert read_run(file) == {"q": ["c", "a", "b"], "p": ["a"]}
+    scores = read_scores(file)["q"]
+    assert list(scores.items()) == [("c", 9.0), ("a", 1.5), ("b", 1.5)]
 
 
 def test_without_ranks_ties_are_broken_as_trec_eval_does(run_file):

@@ -1,0 +1,197 @@
+"""A finished run in words: what went wrong, with the remedy, and what is worth knowing.
+
+`learning_signs` sees what can be told while a run goes on; this adds what needs its end or its data. The
+thresholds are rules of thumb, ours.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from prorank_jax.learning_signs import signs_of_trouble
+from prorank_jax.probe import ProbeResult
+
+LEAST_FORMAT = 0.9
+ONE_ANSWER = 0.02
+LEAST_QUERIES, LEAST_RELEVANT = 50, 100
+MOST_CUT = 0.2
+CLIPPED_ALWAYS = 0.95
+_STANDARD_ERRORS = 3.0
+_LEAST_STEPS = 8
+_ONE_SIDED_95 = 1.645
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """The examples that a run trains on.
+
+    Attributes:
+        queries: different ones.
+        examples: pairs of a query and a document.
+        relevant: pairs of `data.relevant_grade` or higher.
+        cut: pairs whose prompt is as long as `data.max_length` allows, nearly all of them cut.
+    """
+
+    queries: int
+    examples: int
+    relevant: int
+    cut: int
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What a diagnosis looks at.
+
+    Attributes:
+        stage: 1 or 2.
+        metrics: records of metrics.jsonl, in the order of their steps.
+        probes: the first is before training; at least one.
+        learned, held_out: see `signs_of_trouble`.
+        max_grad_norm: norm from which a gradient is clipped.
+        data: what was trained on.
+    """
+
+    stage: int
+    metrics: Sequence[Mapping[str, Any]]
+    probes: Sequence[ProbeResult]
+    learned: str
+    held_out: str
+    max_grad_norm: float
+    data: DataFacts
+
+
+def data_facts(queries: np.ndarray, labels: np.ndarray, lengths: np.ndarray, max_length: int) -> DataFacts:
+    """Counts the examples, given the number of the query, the label (0 or 1) and the tokens of each: [n]."""
+    cut = int(np.sum(lengths >= max_length))
+    return DataFacts(len(np.unique(queries)), len(labels), int(np.sum(labels == 1)), cut)
+
+
+def diagnose(facts: RunFacts) -> dict[str, str]:
+    """What went wrong in a finished run: kind of the trouble → a sentence with the remedy; none: nothing."""
+    signs = signs_of_trouble(facts.metrics, facts.probes, facts.learned, facts.held_out)
+    found = {
+        "one answer": _one_answer(facts),
+        "format": _no_format(facts),
+        "few examples": _few_examples(facts.data),
+        "learning rate": _rate_too_high(facts),
+        "skipped updates": _skipped(facts.metrics),
+        "chance": _chance(facts.probes[-1]),
+    }
+    return signs | {kind: sentence for kind, sentence in found.items() if sentence}
+
+
+def remarks(facts: RunFacts) -> list[str]:
+    """What is no trouble, but worth knowing."""
+    said = []
+    data, first, last = facts.data, facts.probes[0], facts.probes[-1]
+    if data.cut > MOST_CUT * data.examples:
+        said.append(
+            f"{data.cut / data.examples:.0%} of the prompts fill data.max_length and lost the end of their "
+            "document; a larger one shows more of it, at the price of time and memory."
+        )
+    if facts.stage == 2 and first.format_rate >= LEAST_FORMAT > last.format_rate:
+        said.append(
+            f"The format rate fell from {first.format_rate:.2f} to {last.format_rate:.2f}. Scores do not "
+            "need the format; if you read the answers too, give ranking.kl_coefficient or a lower "
+            "optimizer.learning_rate."
+        )
+    return said
+
+
+def conclusion(facts: RunFacts, findings: Mapping[str, str]) -> str:
+    """One sentence about the whole run."""
+    first, last = facts.probes[0], facts.probes[-1]
+    change = (
+        f"held-out AUC {first.auc:.3f} before, {last.auc:.3f} after; accuracy {first.accuracy:.3f} before, "
+        f"{last.accuracy:.3f} after ({last.examples} prompts)"
+    )
+    if findings:
+        return f"This run needs a look ({', '.join(findings)}): {change}."
+    following = (
+        "stage 2 can start from it with --init" if facts.stage == 1 else "launch/evaluate.py ranks with it"
+    )
+    return f"Finished well: {change}. Next: {following}."
+
+
+def _one_answer(facts: RunFacts) -> str:
+    last = facts.probes[-1]
+    if facts.stage != 1 or last.format_rate < 0.5 or ONE_ANSWER < last.relevant_share < 1 - ONE_ANSWER:
+        return ""
+    answer = "1" if last.relevant_share > 0.5 else "0"
+    share = max(last.relevant_share, 1 - last.relevant_share)
+    return (
+        f"the policy collapsed: it answers {answer!r} to {share:.0%} "
+        "of the held-out prompts, relevant or not; raise grpo.entropy_coefficient, lower "
+        "optimizer.learning_rate, or train for more steps (the distinction comes after the format)"
+    )
+
+
+def _no_format(facts: RunFacts) -> str:
+    last = facts.probes[-1]
+    if facts.stage != 1 or last.format_rate >= LEAST_FORMAT:
+        return ""
+    return (
+        f"only {last.format_rate:.0%} of the held-out answers are exactly '0' or '1'; train for more steps, "
+        "or raise optimizer.learning_rate, grpo.format_weight or grpo.forced_ends"
+    )
+
+
+def _few_examples(data: DataFacts) -> str:
+    if data.queries >= LEAST_QUERIES and data.relevant >= LEAST_RELEVANT:
+        return ""
+    return (
+        f"{data.queries} queries with {data.relevant} relevant documents are few to learn from (at least "
+        f"{LEAST_QUERIES} and {LEAST_RELEVANT}; thousands are better): the run sees the same pairs again and "
+        "again; judge more queries, or lower data.relevant_grade if lower grades are relevant too"
+    )
+
+
+def _rate_too_high(facts: RunFacts) -> str:
+    """The loss of stage 2 rises, or the reward of stage 1 falls: its policy loss hovers around 0 anyway."""
+    name, sign = ("reward", -1) if facts.stage == 1 else ("loss", 1)
+    values = [record[name] for record in facts.metrics if record.get(name) is not None]
+    part = len(values) // 4
+    if part < _LEAST_STEPS:
+        return ""
+    start, end = values[:part], values[-part:]
+    change = statistics.fmean(end) - statistics.fmean(start)
+    noise = math.sqrt((statistics.variance(start) + statistics.variance(end)) / part)
+    if sign * change <= _STANDARD_ERRORS * noise:
+        return ""
+    norms = [record["grad_norm"] for record in facts.metrics if record.get("grad_norm") is not None]
+    clipped = sum(norm > facts.max_grad_norm for norm in norms) / max(len(norms), 1)
+    always = f", and {clipped:.0%} of the gradients were clipped" if clipped >= CLIPPED_ALWAYS else ""
+    return (
+        f"the {name} went from {statistics.fmean(start):.3f} (first quarter of the steps) to "
+        f"{statistics.fmean(end):.3f} (last quarter){always}: the rate is too high; lower "
+        "optimizer.learning_rate, or give optimizer.warmup_steps more steps"
+    )
+
+
+def _skipped(metrics: Sequence[Mapping[str, Any]]) -> str:
+    count = int(sum(record.get("skipped") or 0 for record in metrics))
+    if not count:
+        return ""
+    return (
+        f"{count} updates were skipped because the loss or the gradient was not finite; lower "
+        "optimizer.learning_rate, or set model.compute_dtype to float32"
+    )
+
+
+def _chance(last: ProbeResult) -> str:
+    """The AUC is no better than 0.5 by a one-sided test at 5%: variance of the Mann-Whitney statistic."""
+    half = last.examples / 2
+    bound = 0.5 + _ONE_SIDED_95 * math.sqrt((last.examples + 1) / (12 * half * half))
+    if last.auc >= bound:
+        return ""
+    return (
+        f"the held-out AUC of {last.auc:.3f} cannot be told from chance with {last.examples} prompts (that "
+        f"takes {bound:.3f}): the scores do not rank yet; train for more steps or on more queries, and raise "
+        "probe.examples to see small gains"
+    )

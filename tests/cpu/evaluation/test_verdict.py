@@ -1,0 +1,115 @@
+"""What is said of an evaluation: each sentence where it belongs, and not just beside it."""
+
+from __future__ import annotations
+
+import pytest
+
+from prorank_jax.evaluation.verdict import FEW_QUERIES, LITTLE_ROOM, LOW_RECALL, verdict
+
+HEALTHY = {
+    "first_stage": {"ndcg@10": 0.5},
+    "reranked": {"ndcg@10": 0.6},
+    "delta": 0.1,
+    "p_value": 0.001,
+    "interval": [0.05, 0.15],
+    "ceiling": {"ndcg@10": 0.9, "recall": 0.95, "queries_without": 0},
+    "queries": 300,
+    "pairs": 3000,
+    "first_stage_name": "bm25",
+    "sampled_from": None,
+}
+
+
+def said(**changes):
+    return verdict(HEALTHY | changes, 100)
+
+
+def held(**changes):
+    return {"ceiling": HEALTHY["ceiling"] | changes}
+
+
+def test_a_gain_has_its_facts_and_nothing_is_wrong():
+    assert said() == [
+        "A significant gain over BM25 (+0.100 nDCG@10, 95% interval +0.050 to +0.150, p 0.001, 300 queries).",
+        "A perfect reranker of these candidates would reach 0.900 (BM25 0.500, the model 0.600): the model "
+        "goes 25% of that way.",
+    ]
+    assert "over the first stage" in said(first_stage_name="own.trec")[0]
+
+
+@pytest.mark.parametrize(
+    ("p_value", "delta", "words"),
+    [
+        (0.049, 0.1, "A significant gain"),
+        (0.05, 0.1, "No significant difference"),
+        (0.05, -0.1, "No significant difference"),
+        (0.049, -0.1, "Significantly worse"),
+    ],
+)
+def test_the_first_sentence_follows_the_test(p_value, delta, words):
+    assert said(p_value=p_value, delta=delta)[0].startswith(words)
+
+
+def test_what_to_try_depends_on_what_was_done():
+    assert "--queries" not in said(p_value=0.5)[0]
+    assert "--queries" in said(p_value=0.5, sampled_from=900)[0]
+    assert "--fusion" in said(p_value=0.5)[0]
+    assert "--fusion" not in said(p_value=0.5, fusion=fusion())[0]
+
+
+@pytest.mark.parametrize(
+    ("best", "expected"), [(0.5 + LITTLE_ROOM / 2, True), (0.5 + 2 * LITTLE_ROOM, False)]
+)
+def test_little_room_to_gain(best, expected):
+    assert ("little left to gain" in said(**held(**{"ndcg@10": best}))[1]) == expected
+
+
+def test_a_loss_is_no_part_of_the_way():
+    assert said(reranked={"ndcg@10": 0.4})[1].endswith("the model 0.400).")
+
+
+@pytest.mark.parametrize(("recall", "expected"), [(LOW_RECALL - 0.01, 3), (LOW_RECALL, 2)])
+def test_relevant_documents_that_no_reranker_sees(recall, expected):
+    sentences = said(**held(recall=recall, queries_without=7))
+    assert len(sentences) == expected
+    if expected == 3:
+        assert "89% are among the best 100" in sentences[2]
+        assert "7 queries have none" in sentences[2]
+        assert "--top_k" in sentences[2]
+
+
+@pytest.mark.parametrize(("queries", "expected"), [(FEW_QUERIES - 1, 3), (FEW_QUERIES, 2)])
+def test_few_queries(queries, expected):
+    sentences = said(queries=queries)
+    assert len(sentences) == expected
+    if expected == 3:
+        assert "about 0.050 to show" in sentences[2]
+
+
+def fusion(delta=0.02, p_value=0.01, tuned_on=None):
+    over = {"delta": delta, "p_value": p_value, "interval": [0.0, 0.04]}
+    return {
+        "label": "weighted 0.6",
+        "tuned_on": tuned_on,
+        "metrics": {"ndcg@10": 0.62},
+        "over_reranked": over,
+    }
+
+
+@pytest.mark.parametrize(
+    ("made", "words"),
+    [
+        (fusion(), "(weighted 0.6): 0.620, a significant gain over the model alone (+0.020"),
+        (fusion(delta=-0.02), "worse than the model alone"),
+        (fusion(p_value=0.2), "no significant difference to the model alone"),
+        (fusion(tuned_on={"queries": 50, "dataset": "demo:train"}), "tuned on 50 queries of demo:train"),
+    ],
+)
+def test_a_fusion_is_measured_against_the_model(made, words):
+    assert words in said(fusion=made)[-1]
+
+
+def test_nothing_to_rerank_and_an_entry_of_an_older_version():
+    assert len(said(pairs=0)) == 1
+    old = {name: value for name, value in HEALTHY.items() if name not in ("ceiling", "first_stage_name")}
+    assert len(verdict(old, 100)) == 1

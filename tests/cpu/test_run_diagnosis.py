@@ -1,0 +1,172 @@
+"""Each diagnosis of a finished run: told where it holds, not told just beside it, none for a healthy run."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+import numpy as np
+import pytest
+
+from prorank_jax.learning_signs import TIED_STEPS
+from prorank_jax.probe import ProbeResult
+from prorank_jax.run_diagnosis import (
+    LEAST_FORMAT,
+    LEAST_QUERIES,
+    LEAST_RELEVANT,
+    DataFacts,
+    RunFacts,
+    conclusion,
+    data_facts,
+    diagnose,
+    remarks,
+)
+
+STEPS = 60
+DATA = DataFacts(queries=300, examples=1200, relevant=500, cut=30)
+
+
+def probe(step: int, **changes: float) -> ProbeResult:
+    values = {"format_rate": 1.0, "accuracy": 0.75, "auc": 0.8, "relevant_share": 0.5} | changes
+    return ProbeResult(step=step, examples=128, scores=[], labels=[], **values)
+
+
+BEFORE = probe(0, format_rate=0.0, accuracy=0.0, auc=0.5, relevant_share=0.0)
+
+
+def steps(name: str, values, grad_norm: float = 5.0, **more):
+    return [
+        {"step": step, name: value, "grad_norm": grad_norm, "skipped": 0.0, "tied_groups": 0.1} | more
+        for step, value in enumerate(values, start=1)
+    ]
+
+
+def noisy(start: float, end: float, deviation: float = 0.05) -> list[float]:
+    noise = np.random.default_rng(0).normal(0, deviation, STEPS)
+    return list(np.linspace(start, end, STEPS) + noise - noise.mean())
+
+
+# Every gradient is clipped, as in many healthy runs.
+WARMUP = RunFacts(
+    1, steps("reward", noisy(0.3, 0.9)), [BEFORE, probe(STEPS)], "reward", "accuracy", 1.0, DATA
+)
+RANKING = RunFacts(
+    2,
+    [record | {"ndcg": 0.9} for record in steps("loss", noisy(2.0, 1.5))],
+    [probe(0), probe(STEPS, auc=0.9)],
+    "ndcg",
+    "auc",
+    1.0,
+    DATA,
+)
+
+
+def changed(facts: RunFacts, **changes) -> RunFacts:
+    return dataclasses.replace(facts, **changes)
+
+
+def after(facts: RunFacts, **changes: float) -> RunFacts:
+    return changed(facts, probes=[facts.probes[0], probe(STEPS, **changes)])
+
+
+@pytest.mark.parametrize("facts", [WARMUP, RANKING])
+def test_a_healthy_run_has_no_finding_and_finished_well(facts):
+    assert diagnose(facts) == {}
+    assert remarks(facts) == []
+    said = conclusion(facts, {})
+    assert said.startswith("Finished well: held-out AUC")
+    assert ("--init" in said) == (facts.stage == 1)
+
+
+@pytest.mark.parametrize(
+    ("facts", "kind", "remedy"),
+    [
+        (after(WARMUP, relevant_share=1.0), "one answer", "answers '1' to 100%"),
+        (after(WARMUP, relevant_share=0.015), "one answer", "answers '0' to 98%.*grpo.entropy_coefficient"),
+        (after(WARMUP, format_rate=LEAST_FORMAT - 0.01), "format", "89%.*more steps.*grpo.forced_ends"),
+        (
+            changed(WARMUP, data=dataclasses.replace(DATA, queries=LEAST_QUERIES - 1)),
+            "few examples",
+            "49 queries with 500 relevant",
+        ),
+        (
+            changed(RANKING, data=dataclasses.replace(DATA, relevant=LEAST_RELEVANT - 1)),
+            "few examples",
+            "data.relevant_grade",
+        ),
+        (
+            changed(RANKING, metrics=steps("loss", noisy(1.5, 1.8))),
+            "learning rate",
+            "loss went from .* 100% of the gradients were clipped.*optimizer.learning_rate",
+        ),
+        (
+            changed(WARMUP, metrics=steps("reward", noisy(0.9, 0.4), grad_norm=0.5)),
+            "learning rate",
+            r"reward went from .*last quarter\): the rate is too high",
+        ),
+        (
+            changed(RANKING, metrics=[*RANKING.metrics, {"step": 61, "skipped": 2.0}]),
+            "skipped updates",
+            "^2 ",
+        ),
+        (after(RANKING, auc=0.58), "chance", "0.580 cannot be told from chance with 128 prompts.*0.584"),
+        (
+            changed(WARMUP, metrics=steps("reward", noisy(0.3, 0.9), tied_groups=1.0)),
+            "tied groups",
+            "no gradient",
+        ),
+        (
+            changed(WARMUP, probes=[BEFORE, probe(30, accuracy=0.9), probe(STEPS, accuracy=0.6)]),
+            "held-out",
+            "fell from 0.900",
+        ),
+    ],
+)
+def test_what_is_wrong_is_told_with_its_remedy(facts, kind, remedy):
+    found = diagnose(facts)
+    assert list(found) == [kind]
+    assert re.search(remedy, found[kind]), found[kind]
+    assert conclusion(facts, found).startswith(f"This run needs a look ({kind}): ")
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        after(WARMUP, relevant_share=0.97),
+        after(WARMUP, relevant_share=0.03),
+        after(RANKING, relevant_share=1.0),  # one answer does no harm to scores
+        after(WARMUP, format_rate=LEAST_FORMAT),
+        after(RANKING, format_rate=0.2),
+        changed(WARMUP, data=DataFacts(LEAST_QUERIES, 200, LEAST_RELEVANT, 0)),
+        changed(RANKING, metrics=steps("loss", noisy(1.5, 1.5))),
+        changed(RANKING, metrics=steps("loss", noisy(1.5, 1.53))),  # within the noise
+        changed(RANKING, metrics=steps("loss", [1.0] * 16 + [2.0] * 15)),  # too short to say
+        after(RANKING, auc=0.59),
+        changed(WARMUP, metrics=steps("reward", noisy(0.3, 0.9)[: TIED_STEPS - 1], tied_groups=1.0)),
+        changed(WARMUP, probes=[BEFORE, probe(30, accuracy=0.8), probe(STEPS, accuracy=0.75)]),
+        changed(RANKING, metrics=steps("loss", [None] * STEPS, skipped=None)),
+        changed(RANKING, metrics=[]),
+    ],
+)
+def test_what_is_nearly_wrong_is_not_told(facts):
+    assert diagnose(facts) == {}
+
+
+def test_a_policy_without_format_is_not_called_one_sided_too():
+    assert list(diagnose(after(WARMUP, format_rate=0.1, relevant_share=0.0))) == ["format"]
+
+
+def test_remarks_are_no_findings():
+    cut = changed(WARMUP, data=dataclasses.replace(DATA, cut=300))
+    assert diagnose(cut) == {}
+    assert "25% of the prompts fill data.max_length" in remarks(cut)[0]
+    assert remarks(changed(WARMUP, data=dataclasses.replace(DATA, cut=240))) == []
+    forgot = after(RANKING, format_rate=0.1)
+    assert "fell from 1.00 to 0.10" in remarks(forgot)[0]
+    never = changed(RANKING, probes=[BEFORE, probe(STEPS, format_rate=0.1)])
+    assert remarks(never) == []
+
+
+def test_the_examples_are_counted():
+    queries, labels = np.array([0, 0, 2, 2, 2]), np.array([1, 0, 0, 1, 1])
+    assert data_facts(queries, labels, np.array([9, 10, 8, 10, 7]), 10) == DataFacts(2, 5, 3, 2)
