@@ -101,6 +101,13 @@ def remarks(facts: RunFacts) -> list[str]:
             "need the format; if you read the answers too, give ranking.kl_coefficient or a lower "
             "optimizer.learning_rate."
         )
+    if facts.stage == 2 and last.auc < first.auc:
+        said.append(
+            f"The held-out AUC fell from {first.auc:.3f} to {last.auc:.3f}. It is over the prompts of all "
+            "queries; losses over lists compare documents of one query only, so the order within queries may "
+            "well be better: launch/evaluate.py measures that. Where one threshold for all queries matters, "
+            "add pointwise to ranking.losses."
+        )
     return said
 
 
@@ -116,7 +123,12 @@ def conclusion(facts: RunFacts, findings: Mapping[str, str]) -> str:
     following = (
         "stage 2 can start from it with --init" if facts.stage == 1 else "launch/evaluate.py ranks with it"
     )
-    return f"Finished well: {change}. Next: {following}."
+    how = (
+        "Finished well"
+        if last.auc > first.auc
+        else "Finished, and nothing is wrong but that the AUC did not rise"
+    )
+    return f"{how}: {change}. Next: {following}."
 
 
 def _one_answer(facts: RunFacts) -> str:

@@ -163,6 +163,11 @@ def test_remarks_are_no_findings():
     assert remarks(changed(WARMUP, data=dataclasses.replace(DATA, cut=240))) == []
     forgot = after(RANKING, format_rate=0.1)
     assert "fell from 1.00 to 0.10" in remarks(forgot)[0]
+    drifted = after(RANKING, auc=0.75)
+    assert diagnose(drifted) == {}
+    assert "fell from 0.800 to 0.750" in remarks(drifted)[0]
+    assert "the AUC did not rise" in conclusion(drifted, {})
+    assert remarks(after(WARMUP, auc=0.7)) == []
     never = changed(RANKING, probes=[BEFORE, probe(STEPS, format_rate=0.1)])
     assert remarks(never) == []
 
