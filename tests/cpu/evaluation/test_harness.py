@@ -15,6 +15,7 @@ from rich.console import Console
 
 from prorank_jax.evaluation.comparison import comparison_table, draw_comparison, standings
 from prorank_jax.evaluation.first_stage import bm25_first_stage
+from prorank_jax.evaluation.fusion import Fusion
 from prorank_jax.evaluation.harness import evaluate_collection
 from prorank_jax.evaluation.metrics import METRICS
 from prorank_jax.evaluation.output import metrics_content
@@ -60,6 +61,7 @@ def test_a_model_that_knows_the_grades_is_perfect_within_its_candidates(collecti
     assert evaluation.gain.delta > 0.2
     assert evaluation.gain.p_value < 0.01
     assert evaluation.gain.losses == 0
+    assert evaluation.ceiling.main == evaluation.reranked.main
     reverse = evaluate_collection(oracle(collection, -1.0), collection, first_stage)
     assert reverse.gain.delta < 0
 
@@ -145,6 +147,14 @@ def test_the_table_fits_a_terminal_and_ends_with_the_average(collection, first_s
     assert [line for line in shown if line.strip()][-1].split()[0] == "average"
     assert "[red]fiqa" in "".join(shown)
     assert "first stage" in "".join(shown[2:])
+    fusion = Fusion("weighted", 0.5)
+    fused = summarize(evaluate_collection(oracle(collection), collection, first_stage, fusion=fusion))
+    rows = printed(results_table(metrics_content(SETTINGS, {}, {"demo": fused, "two": fused})))
+    over = fused["fusion"]["over_first_stage"]["delta"]
+    assert rows.count(f"{over:+.3f}") == 3  # both datasets and their average
+    assert "average, fused" in rows
+    one_alone = metrics_content(SETTINGS, {}, {"demo": fused, "two": entry})
+    assert "fused" not in one_alone["average"]
     bm25 = metrics_content(SETTINGS, {}, {"demo": entry | {"first_stage_name": "bm25"}})
     assert "BM25" in printed(results_table(bm25))
     assert "average" not in metrics_content(SETTINGS, {}, {"demo": entry})
@@ -199,6 +209,7 @@ def test_the_page_is_self_contained_and_escapes_everything():
         collection,
         bm25_first_stage(collection, list(collection.queries)),
         compared=(evil, {}),
+        fusion=Fusion("weighted", 0.5, {"dataset": evil, "queries": 3}),
     )
     entry = summarize(evaluation) | {"sampled_from": 99}
     content = metrics_content(SETTINGS | {"model": evil, "instruction": evil}, {"jax": evil}, {evil: entry})
@@ -210,6 +221,8 @@ def test_the_page_is_self_contained_and_escapes_everything():
     assert all(link.startswith("data:image/png;base64,") for link in links)
     assert "http" not in page
     assert "random sample" in page
+    assert "tuned on 3 queries of &lt;script&gt;" in page
+    assert f"{entry['ceiling']['ndcg@10']:.3f}" in page
     assert f"{entry['delta']:+.3f}" in page
 
 
