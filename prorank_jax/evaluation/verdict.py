@@ -84,7 +84,7 @@ def _recall(entry: Entry, top_k: int) -> str:
     held = entry.get("ceiling")
     if held is None or held["recall"] >= LOW_RECALL:
         return ""
-    without = f"; {held['queries_without']} queries have none" if held["queries_without"] else ""
+    without = f" (none for {held['queries_without']} of the queries)" if held["queries_without"] else ""
     return (
         f"Of a query's relevant documents, {held['recall']:.0%} are among the best {top_k} of the first stage"
         f"{without}. No reranker can bring back the others: raise --top_k, or take a better --first_stage."

@@ -74,7 +74,7 @@ def test_relevant_documents_that_no_reranker_sees(recall, expected):
     assert len(sentences) == expected
     if expected == 3:
         assert "89% are among the best 100" in sentences[2]
-        assert "7 queries have none" in sentences[2]
+        assert "(none for 7 of the queries)" in sentences[2]
         assert "--top_k" in sentences[2]
 
 
