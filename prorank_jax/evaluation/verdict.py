@@ -33,7 +33,7 @@ def verdict(entry: Entry, top_k: int) -> list[str]:
         _ceiling(entry, first),
         _recall(entry, top_k),
         _few(entry),
-        _fused(entry),
+        _fused(entry, first),
     ]
     return [sentence for sentence in sentences if sentence]
 
@@ -101,7 +101,7 @@ def _few(entry: Entry) -> str:
     )
 
 
-def _fused(entry: Entry) -> str:
+def _fused(entry: Entry, first: str) -> str:
     fusion = entry.get("fusion")
     if fusion is None:
         return ""
@@ -115,4 +115,5 @@ def _fused(entry: Entry) -> str:
     tuned = fusion["tuned_on"]
     source = f", tuned on {tuned['queries']} queries of {tuned['dataset']}" if tuned else ""
     reached = f"{fusion['metrics'][MAIN_METRIC]:.3f}, {change} ({_facts(over)})"
-    return f"Fused with the first stage ({fusion['label']}{source}): {reached}."
+    against = f"Against {first}: {_facts(fusion['over_first_stage'])}"
+    return f"Fused with the first stage ({fusion['label']}{source}): {reached}. {against}."

@@ -93,6 +93,7 @@ def fusion(delta=0.02, p_value=0.01, tuned_on=None):
         "tuned_on": tuned_on,
         "metrics": {"ndcg@10": 0.62},
         "over_reranked": over,
+        "over_first_stage": over | {"delta": 0.12, "p_value": 0.0},
     }
 
 
@@ -107,6 +108,7 @@ def fusion(delta=0.02, p_value=0.01, tuned_on=None):
 )
 def test_a_fusion_is_measured_against_the_model(made, words):
     assert words in said(fusion=made)[-1]
+    assert "Against BM25: +0.120 nDCG@10, 95% interval +0.000 to +0.040, p <0.001" in said(fusion=made)[-1]
 
 
 def test_nothing_to_rerank_and_an_entry_of_an_older_version():
