@@ -8,6 +8,7 @@ is the one place that knows Orbax's checkpoints.
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import zlib
@@ -30,9 +31,12 @@ from prorank_jax.processes import gather_texts, leads, succeed_together
 from prorank_jax.run_folder import CHECKPOINTS_FOLDER
 from prorank_jax.stage_options import LoraOptions
 from prorank_jax.state_digest import state_digests
+from prorank_jax.storage_faults import check_room, naming_place, storage_fault
 from prorank_jax.types import Params, TrainState
 
 DAMAGED = ".damaged"
+# What a checkpoint takes beside its arrays: descriptions, and the ends of many small files.
+SPARE_BYTES = 1 << 20
 _log = logging.getLogger(__name__)
 
 
@@ -58,7 +62,9 @@ class Checkpoints:
             enable_async_checkpointing=jax.default_backend() != "cpu",
         )
         self._folder = _absolute(output_dir / CHECKPOINTS_FOLDER)
-        self._manager = ocp.CheckpointManager(self._folder, options=options)
+        with naming_place(self._folder):
+            self._manager = ocp.CheckpointManager(self._folder, options=options)
+        logging.getLogger("absl").addFilter(_is_told_once)
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -68,10 +74,12 @@ class Checkpoints:
         if kind is None or jax.process_count() == 1:
             self.wait()
             self._manager.close()
+        logging.getLogger("absl").removeFilter(_is_told_once)
 
     def wait(self) -> None:
         """Returns when what is being saved is complete."""
-        self._manager.wait_until_finished()
+        with naming_place(self._folder):
+            self._manager.wait_until_finished()
 
     def latest(self) -> int | None:
         """The newest complete step, or None."""
@@ -85,19 +93,28 @@ class Checkpoints:
         config: dict[str, Any],
         model: dict[str, Any],
     ) -> None:
-        """Saves everything a resumed run needs as `step`; does nothing if that step is saved already."""
+        """Saves everything a resumed run needs as `step`; does nothing if that step is saved already.
+
+        An older step is deleted when this one is complete, never before.
+
+        Raises:
+            OSError: a full disk or another fault of storage, at this save or an earlier one that went on
+                in the background; the steps that were complete stay.
+        """
         if step == self.latest():
             return
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state),
-                iterator=ocp.args.JsonSave(iterator),
-                config=ocp.args.JsonSave(config),
-                model=ocp.args.JsonSave(model),
-                digests=ocp.args.JsonSave(state_digests(state) | {"iterator": _text_digest(iterator)}),
-            ),
+        content = ocp.args.Composite(
+            state=ocp.args.StandardSave(state),
+            iterator=ocp.args.JsonSave(iterator),
+            config=ocp.args.JsonSave(config),
+            model=ocp.args.JsonSave(model),
+            digests=ocp.args.JsonSave(state_digests(state) | {"iterator": _text_digest(iterator)}),
         )
+        with naming_place(self._folder / str(step)):
+            # Orbax tells of a full disk too, but once for each of the files it could not write.
+            if "://" not in str(self._folder):
+                check_room(self._folder, sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + SPARE_BYTES)
+            self._manager.save(step, args=content)
 
     def restore(self, step: int, like: TrainState) -> Restored:
         """Reads a step into the shapes, dtypes and shardings of `like` (abstract or concrete arrays).
@@ -110,7 +127,7 @@ class Checkpoints:
             iterator=ocp.args.JsonRestore(),
             digests=ocp.args.JsonRestore(),
         )
-        with _refusing_damage(self._folder / str(step)):
+        with naming_place(self._folder), _refusing_damage(self._folder / str(step)):
             restored = self._manager.restore(step, args=wanted)
         state, iterator, expected = restored["state"], restored["iterator"], restored["digests"]
         found = state_digests(state) | {"iterator": _text_digest(iterator)}
@@ -153,6 +170,11 @@ class Checkpoints:
             self._manager.reload()
 
 
+def _is_told_once(record: logging.LogRecord) -> bool:
+    """Leaves out what Orbax's threads write of an exception that then reaches the caller."""
+    return "_SignalingThread.run() raised an exception" not in record.getMessage()
+
+
 def _text_digest(content: dict[str, Any]) -> int:
     return zlib.crc32(json.dumps(content, sort_keys=True).encode())
 
@@ -170,6 +192,8 @@ def _refusing_damage(folder: Path | epath.Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        if isinstance(error, MemoryError) or storage_fault(error) not in (None, errno.EIO):
+            raise  # this machine cannot read it, another may
         raise _damaged(folder, f"{type(error).__name__}: {error}") from error
 
 

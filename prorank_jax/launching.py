@@ -9,6 +9,8 @@ import os
 import sys
 import traceback
 
+from prorank_jax.storage_faults import with_remedy
+
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_SIGTERM = 1, 2, 130, 143
 
 
@@ -36,7 +38,8 @@ def end(error: BaseException, interrupted: str = "") -> int:
     if isinstance(error, Interrupted):
         code, said = EXIT_SIGTERM, str(error)
     elif isinstance(error, ValueError | OSError):
-        code, said = EXIT_BAD_INPUT, f"error: {' '.join(str(error).split())}"
+        told = with_remedy(error) if isinstance(error, OSError) else str(error)
+        code, said = EXIT_BAD_INPUT, f"error: {' '.join(told.split())}"
     elif isinstance(error, KeyboardInterrupt):
         code, said = EXIT_INTERRUPTED, "; ".join(filter(None, ("interrupted", interrupted)))
     elif _has_peers() and isinstance(error, Exception):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +22,15 @@ from rich.progress import (
 )
 from rich.table import Table
 from rich.text import Text
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import scalar
 
 from prorank_jax.run_folder import write_text_atomically
+from prorank_jax.storage_faults import naming_place
 
 METRICS_FILE = "metrics.jsonl"
+BOARD_FOLDER = "tensorboard"
 _COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
 
 
@@ -66,31 +72,61 @@ def _finite_or_none(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
+class _Board:
+    """TensorBoard's file, written on the caller's thread.
+
+    tensorboardX's own `SummaryWriter` writes on another one, which a full disk ends without a word; the
+    run would then wait for ever for room in its queue.
+    """
+
+    def __init__(self, folder: Path, first_step: int) -> None:
+        """Hides the steps from `first_step` on that an earlier run left in the folder."""
+        self._folder = folder
+        with naming_place(folder):
+            folder.mkdir(exist_ok=True)
+            # Named by step too: a file of the same second must not be written over.
+            self._events = EventsWriter(str(folder / "events"), f".{first_step}")
+        self._add(Event(step=first_step, session_log=SessionLog(status=SessionLog.START)))
+
+    def _add(self, event: Event) -> None:
+        event.wall_time = time.time()
+        with naming_place(self._folder):
+            self._events.write_event(event)
+            self._events.flush()
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        values = [value for name, number in metrics.items() for value in scalar(name, number).value]
+        event = Event(step=step)
+        event.summary.value.extend(values)
+        self._add(event)
+
+    def close(self) -> None:
+        self._events.close()
+
+
 class MetricsLog:
     """Appends one line a step to metrics.jsonl and the same numbers to TensorBoard."""
 
     def __init__(self, output_dir: Path, resumed_from: int) -> None:
         """Opens the logs, without any line after the step the run goes on from."""
         keep_lines_up_to(output_dir / METRICS_FILE, resumed_from)
-        self._lines = (output_dir / METRICS_FILE).open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(output_dir / "tensorboard"), purge_step=resumed_from + 1)
+        self._file = output_dir / METRICS_FILE
+        self._lines = self._file.open("a", encoding="utf-8")
+        self._board = _Board(output_dir / BOARD_FOLDER, resumed_from + 1)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Writes the metrics of one step; NaN and infinity become null, which JSON can say."""
         record = {"step": step} | {name: _finite_or_none(value) for name, value in metrics.items()}
-        self._lines.write(json.dumps(record) + "\n")
-        self._lines.flush()
-        for name, value in metrics.items():
-            self._board.add_scalar(name, value, step)
-
-    def flush(self) -> None:
-        """Makes the files complete up to here; TensorBoard's writer keeps two minutes to itself."""
-        self._board.flush()
+        with naming_place(self._file):
+            self._lines.write(json.dumps(record) + "\n")
+            self._lines.flush()
+        self._board.write(step, metrics)
 
     def close(self) -> None:
-        """Flushes and closes both logs."""
-        self._lines.close()
-        self._board.close()
+        """Closes both logs, also where what they still held cannot be written: its step is not saved."""
+        for log in (self._lines, self._board):
+            with suppress(OSError):
+                log.close()
 
 
 class TrainingProgress:

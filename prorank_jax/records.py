@@ -20,6 +20,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 from rich.progress import track
 
+from prorank_jax.storage_faults import naming_place
+
 RECORD_SPLIT = "examples"
 INDEX_FILES = ("lengths", "labels", "grades", "scores", "starts", "queries")
 DESCRIPTION_FILE = "content.json"
@@ -188,8 +190,9 @@ def ensure_records(
     _remove_leftovers(cache)
     unfinished = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=cache))
     try:
-        _write(examples, unfinished)
-        (unfinished / DESCRIPTION_FILE).write_text(json.dumps(deciding, indent=2, sort_keys=True) + "\n")
+        with naming_place(cache):
+            _write(examples, unfinished)
+            (unfinished / DESCRIPTION_FILE).write_text(json.dumps(deciding, indent=2, sort_keys=True) + "\n")
         unfinished.chmod(0o755)  # mkdtemp's folder is private; a cache may be shared
         try:
             unfinished.rename(folder)

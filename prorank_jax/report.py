@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 from rich.table import Table
 
 from prorank_jax.probe import ProbeResult
-from prorank_jax.run_folder import write_json
+from prorank_jax.run_folder import write_atomically, write_json
 
 REPORT_FILE = "report.json"
 PICTURE_FILE = "report.png"
@@ -105,7 +106,9 @@ def draw_report(
     for axes in (training, held_out, before, after):
         axes.legend(fontsize=8)
         axes.grid(alpha=0.3)
-    figure.savefig(file, dpi=110)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=110)
+    write_atomically(file, picture.getvalue())
 
 
 def _draw_scores(axes: Any, probe: ProbeResult, title: str) -> None:

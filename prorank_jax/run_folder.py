@@ -14,6 +14,7 @@ import yaml
 
 from prorank_jax.config import RunConfig
 from prorank_jax.config_files import config_to_dict, flatten, read_plain_yaml
+from prorank_jax.storage_faults import REMEDIES, naming_place
 
 if TYPE_CHECKING:
     from etils import epath
@@ -80,11 +81,27 @@ def check_same_run(output_dir: Path | epath.Path, config: RunConfig) -> None:
         )
 
 
-def write_text_atomically(file: Path, text: str) -> None:
-    """Writes a file so that a reader, or a kill, sees the old one or the whole new one."""
+def write_atomically(file: Path, content: bytes) -> None:
+    """Writes a file so that a reader, a kill or a full disk sees the old one or the whole new one."""
     temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(file)
+    with naming_place(file):
+        try:
+            temporary.write_bytes(content)
+            temporary.replace(file)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def write_text_atomically(file: Path, text: str) -> None:
+    """`write_atomically` of UTF-8."""
+    write_atomically(file, text.encode("utf-8"))
+
+
+def append_lines(file: Path, lines: str) -> None:
+    """Appends to a file of lines; where that fails half-way, its last line is torn."""
+    with naming_place(file), file.open("a", encoding="utf-8") as opened:
+        opened.write(lines)
 
 
 def write_config(output_dir: Path, config: RunConfig) -> None:
@@ -111,8 +128,9 @@ def only_run_in(output_dir: Path) -> Iterator[None]:
         output_dir.mkdir(parents=True, exist_ok=True)
         lock = (output_dir / LOCK_FILE).open("w")
     except OSError as error:
+        remedy = REMEDIES.get(error.errno or 0, "name another")
         raise ValueError(
-            f"output_dir={str(output_dir)!r}: cannot be written to ({error.strerror})"
+            f"output_dir={str(output_dir)!r}: cannot be written to ({error.strerror}); {remedy}"
         ) from error
     with lock:
         try:

@@ -19,6 +19,7 @@ from prorank_jax.config import RunConfig
 from prorank_jax.config_files import config_to_dict
 from prorank_jax.launching import Interrupted
 from prorank_jax.metrics_log import (
+    METRICS_FILE,
     CompilationCounter,
     MetricsLog,
     TrainingProgress,
@@ -28,7 +29,7 @@ from prorank_jax.metrics_log import (
 from prorank_jax.preemption import StopVote, sigterm_noticed
 from prorank_jax.probe import run_probe
 from prorank_jax.processes import check_same_job, gather_texts, leads, succeed_together
-from prorank_jax.run_folder import write_config
+from prorank_jax.run_folder import append_lines, write_config
 from prorank_jax.run_place import RunPlace, open_place
 from prorank_jax.run_report import PROBES_FILE, read_report, report, signs_so_far
 from prorank_jax.setup import Run, prepare_run
@@ -108,7 +109,9 @@ class _Loop:
         self._reference: Params | None = None
         self._bad_steps = BadSteps(run.config.train.max_skipped)
         self._state, self._done = self._resume_or_start()
-        self._told = set(signs_so_far(run, place.folder)) if self._done else set[str]()
+        if self._leads:
+            self._cut_lines()
+        self._told = set(signs_so_far(run, place.folder)) if self._done and self._leads else set[str]()
         self._clock = time.perf_counter()
 
     def _resume_or_start(self) -> tuple[TrainState, int]:
@@ -124,13 +127,16 @@ class _Loop:
         self._console.print(f"resuming {self._place.name} after step {step}")
         return restored.state, step
 
+    def _cut_lines(self) -> None:
+        """Takes away what was written after the checkpoint, and lines that a kill or a full disk tore."""
+        keep_lines_up_to(self._place.folder / METRICS_FILE, self._done)
+        # A run killed before its first checkpoint repeats the probe before the first step.
+        keep_lines_up_to(self._place.folder / PROBES_FILE, self._done or -1)
+
     def run_to_end(self) -> None:
         """Trains the steps that are left, with the probes and checkpoints that fall due."""
         config, steps = self._run.config, self._run.config.train.steps
         key = jax.random.key(config.train.seed)
-        if self._leads:
-            # A run killed before its first checkpoint repeats the probe before the first step.
-            keep_lines_up_to(self._place.folder / PROBES_FILE, self._done or -1)
         if self._done == 0:
             self._probe(0)
         log = MetricsLog(self._place.folder, self._done) if self._leads else None
@@ -167,8 +173,6 @@ class _Loop:
             self._probe(step)
         if last or self._due(config.checkpoint.every, step) or stop:
             self._settle(log, progress)
-            if log is not None:
-                log.flush()
             self._save(step)
         if stop and not last:
             self._checkpoints.wait()
@@ -215,8 +219,7 @@ class _Loop:
             highlight=False,
         )
         if self._leads:
-            with (self._place.folder / PROBES_FILE).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(dataclasses.asdict(result)) + "\n")
+            append_lines(self._place.folder / PROBES_FILE, json.dumps(dataclasses.asdict(result)) + "\n")
             self._tell_signs()
         self._clock = time.perf_counter()
 

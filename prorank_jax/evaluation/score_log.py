@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prorank_jax.run_folder import write_text_atomically
+from prorank_jax.run_folder import append_lines, write_text_atomically
 
 SCORES_FILE = "scores.jsonl"
 _FORMAT = 1
@@ -109,6 +109,5 @@ class ScoreLog:
     def add(self, scored: Mapping[str, QueryScores]) -> None:
         """Appends finished queries."""
         lines = "".join(_to_line(query, scores) for query, scores in scored.items())
-        with self._file.open("a", encoding="utf-8") as file:
-            file.write(lines)
+        append_lines(self._file, lines)
         self.done |= scored

@@ -17,6 +17,7 @@ from safetensors.numpy import save_file
 from prorank_jax.models.config import ModelConfig
 from prorank_jax.models.key_table import HF, Key, at_path, key_table
 from prorank_jax.models.safetensors_weights import CONFIG_FILE, INDEX_FILE, SINGLE_FILE
+from prorank_jax.storage_faults import naming_place
 from prorank_jax.types import Params
 
 MAX_SHARD_BYTES = 4 * 1024**3
@@ -96,7 +97,8 @@ def _write_weights(
     for number, shard in enumerate(shards, start=1):
         file = SINGLE_FILE if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         tensors = {name: _stored(params, key, layer, dtype) for name, key, layer in shard}
-        save_file(tensors, folder / file, metadata={"format": "pt"})
+        with naming_place(folder / file):
+            save_file(tensors, folder / file, metadata={"format": "pt"})
         # safetensors makes files that only their owner can read.
         shutil.copymode(folder / CONFIG_FILE, folder / file)
         placement.update(dict.fromkeys(tensors, file))

@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerFast
 
 from prorank_jax.models.gguf_tokenizer import load_gguf_tokenizer
 from prorank_jax.models.sources import resolve_source
+from prorank_jax.storage_faults import naming_place
 
 TOKENIZER_FILE, CONFIG_FILE = "tokenizer.json", "tokenizer_config.json"
 
@@ -26,12 +27,13 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerFast:
 def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: str | Path) -> None:
     """Writes the tokenizer's files so that `load_tokenizer(folder)` and transformers 4 and 5 read it back."""
     Path(folder).mkdir(parents=True, exist_ok=True)
-    tokenizer.save_pretrained(str(folder))
     config_path = Path(folder) / CONFIG_FILE
-    config = json.loads(config_path.read_text(encoding="utf-8"))
-    # transformers 5 writes a class name of its own, which transformers 4 (mxbai-rerank) cannot read.
-    config["tokenizer_class"] = "PreTrainedTokenizerFast"
-    config_path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    with naming_place(folder):
+        tokenizer.save_pretrained(str(folder))
+        config = json.loads(config_path.read_text(encoding="utf-8"))
+        # transformers 5 writes a class name of its own, which transformers 4 (mxbai-rerank) cannot read.
+        config["tokenizer_class"] = "PreTrainedTokenizerFast"
+        config_path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _load_folder(folder: Path) -> PreTrainedTokenizerFast:
