@@ -20,13 +20,15 @@ from prorank_jax.serving.request_format import parse_request
 from prorank_jax.serving.service import Service
 
 RERANK_PATHS = ("/rerank", "/v1/rerank", "/v2/rerank")
+PIECE_BYTES = 1 << 16
 ROUTES_SHOWN = "POST /rerank, GET /health and GET /metrics"
 
 
 def make_app(service: Service) -> ASGIApp:
     """The ASGI application of a service."""
 
-    async def rerank(request: Request) -> Response:
+    async def rerank(scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive, send)
         service.check_ready()
         check_content_type(request)
         options = service.options
@@ -38,7 +40,8 @@ def make_app(service: Service) -> ASGIApp:
         ) as body:
             asked = parse_request(body, options)
             scores = await service.score(asked.pairs, asked.instruction, _client_leaves(request))
-            return JSONResponse(make_answer(asked, scores, options.model))
+            # Within: what a client does not read may take no more memory than what it sent was allowed.
+            await _send_in_pieces(JSONResponse(make_answer(asked, scores, options.model)), send)
 
     async def health(_: Request) -> Response:
         status = 200 if service.state == "ok" else 503
@@ -47,7 +50,7 @@ def make_app(service: Service) -> ASGIApp:
     async def metrics(_: Request) -> Response:
         return Response(service.metrics.render(), headers={"Content-Type": CONTENT_TYPE})
 
-    routes = [Route(path, rerank, methods=["POST"]) for path in RERANK_PATHS]
+    routes = [Route(path, _App(rerank), methods=["POST"]) for path in RERANK_PATHS]
     app = Starlette(
         routes=[*routes, Route("/health", health), Route("/metrics", metrics)],
         exception_handlers={
@@ -57,6 +60,27 @@ def make_app(service: Service) -> ASGIApp:
         },
     )
     return _CountRequests(app, service.metrics)
+
+
+class _App:
+    """A function as the ASGI application that starlette takes any object but a function for."""
+
+    def __init__(self, run: ASGIApp) -> None:
+        self._run = run
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._run(scope, receive, send)
+
+
+async def _send_in_pieces(response: Response, send: Send) -> None:
+    """Sends a response as fast as the client reads it: before each piece, uvicorn waits for room."""
+    await send(
+        {"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers}
+    )
+    for start in range(0, len(response.body), PIECE_BYTES):
+        piece = bytes(response.body[start : start + PIECE_BYTES])
+        is_last = start + PIECE_BYTES >= len(response.body)
+        await send({"type": "http.response.body", "body": piece, "more_body": not is_last})
 
 
 async def _client_leaves(request: Request) -> None:

@@ -1,7 +1,8 @@
 """Connections that cannot be held open for ever: uvicorn's protocol with limits on a client's time.
 
 uvicorn bounds the idle time after an answer. It does not bound how long the head of a request, or the rest
-of a body that was refused, may take to arrive, nor how long a client may leave its answer unread.
+of a body that was refused, may take to arrive, nor how long a client may take to read its answer. Above
+its `limit_concurrency` it answers 503, but it keeps any number of connections that say nothing.
 """
 
 from __future__ import annotations
@@ -12,17 +13,25 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 
 class TimedProtocol(H11Protocol):
-    """HTTP/1.1 that closes a connection when the client takes longer than `client_timeout_s`."""
+    """HTTP/1.1 that closes a connection when the client takes longer than `client_timeout_s`.
+
+    Of more than `most_connections` at once, the newest are closed before they have said anything.
+    """
 
     client_timeout_s = 20.0
+    most_connections = 2048
 
     _head_timer: asyncio.TimerHandle | None = None
     _answer_timer: asyncio.TimerHandle | None = None
+    _is_behind = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Starts to wait for the first request."""
         super().connection_made(transport)
-        self._watch_head()
+        if len(self.connections) > self.most_connections:
+            transport.abort()
+        else:
+            self._watch_head()
 
     def data_received(self, data: bytes) -> None:
         """Takes a piece of a request; the time it may take runs from its first piece on."""
@@ -32,9 +41,18 @@ class TimedProtocol(H11Protocol):
     def on_response_complete(self) -> None:
         """The answer is written, perhaps not yet sent."""
         super().on_response_complete()
+        self._is_behind = False
+        self._cancel_answer_timer()
         if self.transport.get_write_buffer_size():
-            self._cancel_answer_timer()
             self._answer_timer = self.loop.call_later(self.client_timeout_s, self._abort_unread)
+
+    def pause_writing(self) -> None:
+        """The client is behind in reading its answer; its time runs from the first such moment on."""
+        super().pause_writing()
+        if not self._is_behind:
+            self._is_behind = True
+            self._cancel_answer_timer()
+            self._answer_timer = self.loop.call_later(self.client_timeout_s, self.transport.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The timers go with their connection."""
@@ -72,6 +90,7 @@ class TimedProtocol(H11Protocol):
             self._answer_timer = None
 
 
-def timed_protocol(client_timeout_s: float) -> type[TimedProtocol]:
-    """The protocol with a given limit, as the class that uvicorn asks for."""
-    return type("TimedProtocol", (TimedProtocol,), {"client_timeout_s": client_timeout_s})
+def timed_protocol(client_timeout_s: float, most_connections: int) -> type[TimedProtocol]:
+    """The protocol with given limits, as the class that uvicorn asks for."""
+    limits = {"client_timeout_s": client_timeout_s, "most_connections": most_connections}
+    return type("TimedProtocol", (TimedProtocol,), limits)

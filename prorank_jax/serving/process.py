@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import math
+import resource
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -19,6 +20,10 @@ from prorank_jax.serving.options import ServerOptions
 from prorank_jax.serving.service import LoadModel, Service
 
 BACKLOG = 1024
+# Connections above `max_connections` get 503 when they ask something; so many times as many are kept at all.
+SILENT_FACTOR = 2
+# For the model, its libraries and the listener.
+OTHER_FILES = 256
 KEEP_ALIVE_S = 30
 THREAD_END_S = 1.0
 
@@ -33,7 +38,7 @@ class RerankServer(uvicorn.Server):
         self._announce = announce
         config = uvicorn.Config(
             make_app(self._service),
-            http=timed_protocol(options.client_timeout_s),
+            http=timed_protocol(options.client_timeout_s, SILENT_FACTOR * options.max_connections),
             ws="none",
             loop="asyncio",
             lifespan="off",
@@ -114,6 +119,7 @@ def serve(
     options: ServerOptions, listener: socket.socket, load: LoadModel, announce: Callable[[], None]
 ) -> bool:
     """`RerankServer.run_on` in an event loop of its own, until SIGTERM or SIGINT."""
+    _allow_open_files(SILENT_FACTOR * options.max_connections + OTHER_FILES)
     with _signals_noted() as noted:
 
         async def run() -> bool:
@@ -122,6 +128,14 @@ def serve(
             return await server.run_on(listener)
 
         return asyncio.run(run())
+
+
+def _allow_open_files(wanted: int) -> None:
+    """Raises this process's limit as far as it may: 1024, a common one, is too few for the connections."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
 
 
 class _Signals:

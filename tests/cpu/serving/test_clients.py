@@ -82,7 +82,7 @@ def test_half_bodies_are_bounded_together(impatient):
 def test_an_answer_that_nobody_reads_is_thrown_away():
     text = "x" * 100_000
     request = {"query": "q", "documents": [text] * 200, "return_documents": True}
-    with live_server(client_timeout_s=0.5, max_body_bytes=2**25) as live:
+    with live_server(client_timeout_s=2.0, max_body_bytes=2**25) as live:
         connection = socket.socket()
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.connect(("127.0.0.1", live.port))
