@@ -7,15 +7,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+MAX_LINE_BYTES = 64 << 20
+
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Line number (from 1) and text of each line that is not blank.
 
     Raises:
-        ValueError: the file is not UTF-8.
+        ValueError: the file is not UTF-8, or a line is longer than `MAX_LINE_BYTES`.
     """
     with path.open("rb") as file:
-        for number, raw in enumerate(file, start=1):
+        lines = iter(lambda: file.readline(MAX_LINE_BYTES + 1), b"")
+        for number, raw in enumerate(lines, start=1):
+            if len(raw) > MAX_LINE_BYTES:
+                raise ValueError(
+                    f"{path}, line {number}: longer than {MAX_LINE_BYTES} bytes; write one record on each line"
+                )
             try:
                 line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:

@@ -17,6 +17,10 @@ _REQUIRED = (
 )
 
 
+# Far above any model's: the names of all layers are listed before a file can show that they are not there.
+_MOST_LAYERS = 1000
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """Sizes and variants of a model; the letters are those of the whole project.
@@ -54,6 +58,8 @@ class ModelConfig:
             size = getattr(self, name)
             if not isinstance(size, int) or isinstance(size, bool) or size < 1:
                 raise ValueError(f"model config: {name}={size!r} must be a whole number above 0")
+        if self.layers > _MOST_LAYERS:
+            raise ValueError(f"model config: layers={self.layers}: more than {_MOST_LAYERS}; take a true one")
         if self.heads % self.kv_heads:
             raise ValueError(f"model config: {self.heads} heads are no multiple of {self.kv_heads} KV heads")
         if self.head_dim % 2:

