@@ -21,7 +21,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
         for number, raw in enumerate(lines, start=1):
             if len(raw) > MAX_LINE_BYTES:
                 raise ValueError(
-                    f"{path}, line {number}: longer than {MAX_LINE_BYTES} bytes; write one record on each line"
+                    f"{path}, line {number}: longer than {MAX_LINE_BYTES} bytes; write a record on each line"
                 )
             try:
                 line = raw.decode("utf-8-sig" if number == 1 else "utf-8")

@@ -1,4 +1,4 @@
-"""A sample of tests/robustness/test_full_disk.py: a run that meets a full disk, and a disk that is read-only."""
+"""A sample of tests/robustness/test_full_disk.py: runs that meet a full disk, and one that is read-only."""
 
 from __future__ import annotations
 

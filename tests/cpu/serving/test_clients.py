@@ -22,6 +22,14 @@ def read_to_end(connection: socket.socket) -> bytes:
     return received
 
 
+def ends(connection: socket.socket) -> bool:
+    """Whether the server closes a connection, instead of waiting for more."""
+    try:
+        return connection.recv(1) == b""
+    except ConnectionResetError:
+        return True
+
+
 def drip(connection: socket.socket, piece: bytes) -> None:
     """Sends a little now and then for five seconds."""
     for _ in range(250):
@@ -92,6 +100,47 @@ def test_an_answer_that_nobody_reads_is_thrown_away():
         wait_until(lambda: not live.server.server_state.connections)
         assert len(read_to_end(connection)) < len(text) * 200
         connection.close()
+
+
+def test_an_answer_that_is_not_read_counts_as_held_until_it_is_thrown_away():
+    body = json.dumps({"query": "q", "documents": ["x" * 10**7], "return_documents": True}).encode()
+    with live_server(client_timeout_s=4.0, max_body_bytes=2**25, max_text_chars=10**8) as live:
+        connection = socket.socket()
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(("127.0.0.1", live.port))
+        connection.sendall(head(len(body)) + body)
+        wait_until(lambda: live.metric('prorank_requests_total{status="200"}') == 1)
+        assert live.metric("prorank_held_bytes") == len(body)
+        wait_until(lambda: live.metric("prorank_held_bytes") == 0)
+        connection.close()
+
+
+def test_an_answer_that_is_read_slowly_but_in_time_comes_whole():
+    text = "x" * 3_000_000
+    body = json.dumps({"query": "q", "texts": [text], "return_text": True}).encode()
+    with live_server(client_timeout_s=20.0, max_body_bytes=2**25, max_text_chars=10**8) as live:
+        connection = socket.socket()
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(("127.0.0.1", live.port))
+        connection.sendall(head(len(body), "Connection: close\r\n") + body)
+        received = b""
+        while piece := connection.recv(200_000):
+            received += piece
+            time.sleep(0.001)
+        assert json.loads(received.partition(b"\r\n\r\n")[2])[0]["text"] == text
+        connection.close()
+
+
+def test_connections_that_say_nothing_are_bounded():
+    with live_server(max_connections=3) as live:
+        silent = [live.raw(b"") for _ in range(6)]
+        wait_until(lambda: len(live.server.server_state.connections) == 6)
+        for _ in range(3):
+            with live.raw(b"") as one_more:
+                assert ends(one_more)
+        assert len(live.server.server_state.connections) == 6
+        for connection in silent:
+            connection.close()
 
 
 def test_a_connection_that_is_used_on_is_kept(impatient):
