@@ -95,7 +95,8 @@ def train_trials(place: Path, disk: Disk, kibs: list[int]) -> dict[str, Any]:
             newest = max(steps_on(folder), default=0)
             lost.append(lines_of(folder) - newest)
             assert lost[-1] <= CHECKPOINT_EVERY, (lost, said)
-        assert run(main, arguments(folder))[0] == 0
+        code, said = run(main, arguments(folder))
+        assert code == 0, f"after {kib} KiB: {said}"
         found = contents(folder, STEPS)
         for name, value in expected.items():
             assert found[name] == value, f"{name} differs after {kib} KiB"
