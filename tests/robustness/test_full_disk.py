@@ -1,4 +1,4 @@
-"""Disks that are full at a hundred different moments; `make test-robustness`. A sample is in tests/cpu."""
+"""Disks that are full at many different moments; `make test-robustness`. A sample is in tests/cpu."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from tests.cpu.small_disk import run_trials
 
 # KiB that are free: from too few for the data set to enough for the whole run; a checkpoint takes 270.
-TRAINING = (*range(90, 400, 15), *(kib for base in range(400, 1300, 25) for kib in (base + 900, base)))
+TRAINING = (*range(90, 400, 31), *(kib for base in range(400, 1300, 130) for kib in (base + 900, base)))
 EXPORT = range(4, 400, 12)
 
 

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import random
-
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from prorank_jax.evaluation.fusion import RRF, WEIGHTED, Fusion, fuse, min_max, reciprocal_rank_scores
 from prorank_jax.evaluation.score_log import QueryScores
 from prorank_jax.evaluation.scoring import rerank
-
-ranx = pytest.importorskip("ranx")
 
 # Whole numbers: few enough to tie, and moved and stretched by powers of two without rounding.
 WHOLE = st.lists(st.tuples(st.integers(-9, 9), st.integers(-9, 9)), min_size=1, max_size=25)
@@ -69,32 +64,6 @@ def test_a_side_that_says_nothing_leaves_the_other_alone(pairs):
 def test_without_candidates_there_is_nothing_to_fuse():
     assert fuse([], {}, None, Fusion(RRF)) == []
     assert list(min_max([])) == []
-
-
-def ranx_order(first, scored, **options):
-    """ranx's fusion of one query; its runs are of documents and scores."""
-    runs = [
-        ranx.Run({"q": dict(first)}),
-        ranx.Run({"q": dict(zip(scored.documents, scored.scores, strict=True))}),
-    ]
-    return ranx.fuse(runs, **options)["q"]
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_ranx_gives_the_same_fused_scores_where_nothing_ties():
-    rng = random.Random(0)
-    for _ in range(8):
-        first, second = (rng.sample(range(1000), 20) for _ in range(2))
-        _, scores, scored = case(list(zip(first, second, strict=True)))
-        theirs = ranx_order(scores, scored, norm=None, method="rrf", params={"k": 60})
-        ours = dict(zip(scored.documents, reciprocal_rank_scores(scored.scores), strict=True))
-        assert ours == pytest.approx(dict(theirs), abs=1e-12)
-        weight = rng.random()
-        theirs = ranx_order(
-            scores, scored, norm="min-max", method="wsum", params={"weights": [1 - weight, weight]}
-        )
-        order = fuse(list(scored.documents), scores, scored, Fusion(WEIGHTED, weight))
-        assert [theirs[name] for name in order] == pytest.approx(sorted(theirs.values(), reverse=True))
 
 
 def test_reciprocal_ranks_by_hand():
