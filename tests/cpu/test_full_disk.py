@@ -10,7 +10,7 @@ from tests.cpu.small_disk import run_trials
 @pytest.mark.slow
 def test_a_run_that_met_a_full_disk_goes_on_to_the_bit(tmp_path):
     # In the data set, and in the midst of a checkpoint.
-    found = run_trials("train", tmp_path, [200, 1300])
+    found = run_trials("train", tmp_path, [200, 600])
     assert sum(found["full at"].values()) == 2
     assert "nowhere" not in found["full at"], found
 
