@@ -37,8 +37,9 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def facts_table(facts: Mapping[str, object]) -> str:
-    """A table of names and values, without headings."""
-    rows = (f"<tr><td>{escape(name)}</td><td>{escape(str(fact))}</td></tr>" for name, fact in facts.items())
+    """A table of names and values, without headings; floats to five digits."""
+    shown = ((name, f"{fact:.5g}" if isinstance(fact, float) else str(fact)) for name, fact in facts.items())
+    rows = (f"<tr><td>{escape(name)}</td><td>{escape(fact)}</td></tr>" for name, fact in shown)
     return f"<table>{''.join(rows)}</table>"
 
 

@@ -26,8 +26,40 @@ def _read_json(file: Path) -> dict[str, Any]:
     except (ValueError, OSError) as error:
         raise ValueError(f"{file}: cannot be read ({error}); name another output_dir") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{file}: not the file of an evaluation; name another output_dir")
+        raise ValueError(f"{file}: not an object of JSON; name another output_dir")
     return content
+
+
+def check_owner(output_dir: Path, settings_file: str, settings: Mapping[str, Any], what: str) -> None:
+    """Refuses a folder that holds other work, or the same kind with other settings; writes nothing.
+
+    Args:
+        output_dir: need not exist.
+        settings_file: name of the file that says whose the folder is.
+        settings: what all parts of the work share, as JSON values.
+        what: the work, for messages.
+
+    Raises:
+        ValueError: names the fields that differ, or what the folder holds.
+    """
+    place, file = f"output_dir={str(output_dir)!r}", output_dir / settings_file
+    if output_dir.exists() and not output_dir.is_dir():
+        raise ValueError(f"{place}: is a file; name a folder")
+    if file.is_file():
+        differences = name_differences(_read_json(file), settings)
+        if differences:
+            raise ValueError(
+                f"{place}: belongs to another {what} ({differences}); name another output_dir, or repeat "
+                f"that {what} to go on with it"
+            )
+        return
+    there = sorted(path.name for path in output_dir.iterdir()) if output_dir.is_dir() else []
+    strangers = [name for name in there if name != LOCK_FILE and not name.endswith(".tmp")]
+    if strangers:
+        raise ValueError(
+            f"{place}: holds {strangers[0]!r} but no {settings_file} of an earlier {what}; name an empty or "
+            "new folder"
+        )
 
 
 def claim_folder(output_dir: Path, settings: Mapping[str, Any]) -> None:
@@ -40,24 +72,8 @@ def claim_folder(output_dir: Path, settings: Mapping[str, Any]) -> None:
     Raises:
         ValueError: the folder holds something else, or an evaluation with other settings (they are named).
     """
-    file = output_dir / SETTINGS_FILE
-    if file.is_file():
-        differences = name_differences(_read_json(file), settings)
-        if differences:
-            raise ValueError(
-                f"output_dir={str(output_dir)!r}: belongs to another evaluation ({differences}); name "
-                "another output_dir, or repeat that evaluation to resume it"
-            )
-        return
-    strangers = sorted(
-        path.name for path in output_dir.iterdir() if path.name != LOCK_FILE and path.suffix != ".tmp"
-    )
-    if strangers:
-        raise ValueError(
-            f"output_dir={str(output_dir)!r}: holds {strangers[0]!r} but no {SETTINGS_FILE} of an "
-            "evaluation; name an empty or new folder"
-        )
-    write_json(file, settings)
+    check_owner(output_dir, SETTINGS_FILE, settings, "evaluation")
+    write_json(output_dir / SETTINGS_FILE, settings)
 
 
 def write_dataset(folder: Path, evaluation: Evaluation) -> None:

@@ -77,7 +77,7 @@ def draw_learning(runs: Sequence[Curves]) -> bytes:
         for run in ranking:
             steps = [record["step"] for record in run.steps]
             _line(axes, run, steps, smooth([record[name] for record in run.steps]).tolist())
-        axes.set(title=f"stage 2: {heading} (mean of 10 steps)", xlabel="step")
+        axes.set(title=f"stage 2: {heading}", xlabel="step (means of the last 10)")
     _draw_probes(below[2], ranking, "auc")
     below[2].set(title="stage 2: AUC (held out)", xlabel="step", ylim=(-0.03, 1.03))
     for axes in (*above, *below):

@@ -9,11 +9,11 @@ from typing import Any
 
 from prorank_jax.config_files import config_to_dict, flatten
 from prorank_jax.corpora import source_fingerprint
-from prorank_jax.evaluation.score_log import name_differences
+from prorank_jax.evaluation.output import check_owner
 from prorank_jax.reproduce.options import ReproduceOptions
 from prorank_jax.reproduce.plan import Entry, Plan
 from prorank_jax.reproduce.rows import ROWS, TRAINED
-from prorank_jax.run_folder import LOCK_FILE, check_same_run, write_json
+from prorank_jax.run_folder import check_same_run, write_json
 
 SETTINGS_FILE = "reproduce.json"
 # Of the probe's config, what decides its prompts and answers.
@@ -46,34 +46,7 @@ def check_folder(output_dir: Path, settings: dict[str, Any]) -> None:
     Raises:
         ValueError: names the fields that differ, or what the folder holds.
     """
-    file = output_dir / SETTINGS_FILE
-    if output_dir.exists() and not output_dir.is_dir():
-        raise ValueError(f"output_dir={str(output_dir)!r}: is a file; name a folder")
-    if file.is_file():
-        differences = name_differences(_read(file), settings)
-        if differences:
-            raise ValueError(
-                f"output_dir={str(output_dir)!r}: belongs to another ablation ({differences}); name another "
-                "output_dir, or repeat that ablation to go on with it"
-            )
-        return
-    there = sorted(path.name for path in output_dir.iterdir()) if output_dir.is_dir() else []
-    strangers = [name for name in there if name != LOCK_FILE and not name.endswith(".tmp")]
-    if strangers:
-        raise ValueError(
-            f"output_dir={str(output_dir)!r}: holds {strangers[0]!r} but no {SETTINGS_FILE} of an ablation; "
-            "name an empty or new folder"
-        )
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file}: cannot be read ({error}); name another output_dir") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{file}: not the settings of an ablation; name another output_dir")
-    return content
+    check_owner(output_dir, SETTINGS_FILE, settings, "ablation")
 
 
 def check_runs(plan: Plan) -> None:
