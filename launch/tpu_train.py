@@ -1,4 +1,4 @@
-"""Trains on the devices there are: `python launch/tpu_train.py --stage 1|2 [--init RUN_OR_MODEL]`.
+"""Trains on the devices there are: `python launch/tpu_train.py --stage 1|2|both [--init RUN_OR_MODEL]`.
 
 It is one process of several where the environment names its peers: see `machine.distributed_arguments`.
 """
@@ -14,8 +14,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository n
 from prorank_jax.command_line import run_command
 
 USAGE = (
-    "usage: python launch/tpu_train.py --stage 1|2 [--init RUN_OR_MODEL] [--config FILE.yaml] "
-    "[--section.field VALUE ...]"
+    "usage: python launch/tpu_train.py --stage 1|2|both [--init RUN_OR_MODEL] [--config FILE.yaml] "
+    "[--section.field VALUE ...]\n\n"
+    "--stage both trains stage 1 and then stage 2 from it, in the folders stage1 and stage2 of output_dir; "
+    "--stage1.train.steps 40 is for one of them."
 )
 
 
@@ -33,8 +35,9 @@ def join_peers() -> bool:
 
 
 def run(arguments: list[str]) -> None:
-    """Reads the config and trains."""
-    from prorank_jax.config_files import describe_fields, load_config, parse_command_line
+    """Reads the config of each stage, then trains."""
+    from prorank_jax.config_files import describe_fields
+    from prorank_jax.stage_plan import planned_runs
 
     if {"-h", "--help"} & set(arguments):
         print(f"{USAGE}\n\n{describe_fields()}")
@@ -43,11 +46,11 @@ def run(arguments: list[str]) -> None:
     if join_peers():
         from prorank_jax.processes import succeed_together as agreement
     with agreement():
-        config_file, overrides = parse_command_line(arguments)
-        config = load_config(config_file, overrides)
+        runs = planned_runs(arguments)
     from prorank_jax.train import train
 
-    train(config)
+    for config in runs:
+        train(config)
 
 
 def main(arguments: list[str]) -> int:

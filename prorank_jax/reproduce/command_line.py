@@ -14,6 +14,7 @@ from prorank_jax.evaluation.options import DEFAULT_BATCH_SIZE
 from prorank_jax.remote_files import is_url
 from prorank_jax.reproduce.options import DEFAULT_TOP_K, ReproduceOptions, check_splits
 from prorank_jax.reproduce.rows import ROWS
+from prorank_jax.stage_plan import arguments_of_stage
 
 PROGRAM = "python launch/reproduce.py"
 ROOT = Path(__file__).resolve().parents[2]
@@ -65,19 +66,7 @@ def _overrides_of(stage: int, arguments: Sequence[str]) -> dict[str, Any]:
     Raises:
         ValueError: no field of a config, or one that the ablation decides.
     """
-    common, own = [], []
-    position = 0
-    while position < len(arguments):
-        option = arguments[position]
-        width = 1 if "=" in option or not option.startswith("--") else 2
-        part = list(arguments[position : position + width])
-        position += width
-        prefix = f"--stage{stage}."
-        if option.startswith(prefix):
-            own += ["--" + part[0].removeprefix(prefix), *part[1:]]
-        elif not option.startswith(("--stage1.", "--stage2.")):
-            common += part
-    overrides = parse_overrides(common) | parse_overrides(own)
+    overrides = parse_overrides(arguments_of_stage(stage, arguments))
     for name in overrides:
         if name in SET_BY:
             raise ValueError(f"--{name}={overrides[name]!r}: is set by {SET_BY[name]}; leave it out")

@@ -1,0 +1,89 @@
+"""One command line for both stages: what each of them gets of it, and that it trains what two commands do."""
+
+from __future__ import annotations
+
+import jax
+import pytest
+
+import prorank_jax.run_report
+import prorank_jax.setup
+from prorank_jax.config_files import load_config
+from prorank_jax.metrics_log import METRICS_FILE, read_lines
+from prorank_jax.sharding import make_mesh
+from prorank_jax.stage_plan import arguments_of_stage, planned_runs
+from tests.cpu.test_train_stage2 import without_speeds
+from tests.cpu.tiny_run import command_line, load_launcher, tiny_fields, write_collection, write_model_folder
+
+MIXED = ["--train.steps", "9", "--stage2.train.steps=5", "--stage1.train.seed", "3", "--model.remat=full"]
+
+
+def test_each_stage_gets_what_is_its_own_and_what_is_common():
+    assert arguments_of_stage(1, MIXED) == [
+        "--train.steps", "9", "--model.remat=full", "--train.seed", "3"
+    ]  # fmt: skip
+    assert arguments_of_stage(2, MIXED) == ["--train.steps", "9", "--model.remat=full", "--train.steps=5"]
+
+
+@pytest.mark.parametrize("stage", [["--stage", "both"], ["--stage=both"]])
+def test_both_stages_share_a_folder_and_the_second_starts_from_the_first(stage):
+    first, second = planned_runs([*MIXED, *stage, "--output_dir", "runs/mine/", "--init", "some/model"])
+    assert (first.stage, first.output_dir, first.model.source) == (1, "runs/mine/stage1", "some/model")
+    assert (second.stage, second.output_dir, second.model.source) == (2, "runs/mine/stage2", first.output_dir)
+    assert (first.train.steps, second.train.steps) == (9, 5)
+    assert (first.train.seed, second.train.seed) == (3, 0)
+
+
+def test_folders_of_their_own_are_kept():
+    first, second = planned_runs(["--stage=both", "--stage1.output_dir", "a", "--stage2.output_dir", "b"])
+    assert (first.output_dir, second.output_dir, second.model.source) == ("a", "b", "a")
+    first, second = planned_runs(["--stage", "both"])
+    assert (first.output_dir, second.output_dir) == ("runs/stage1", "runs/stage2")
+
+
+def test_a_file_with_sections_serves_both(tmp_path):
+    file = tmp_path / "both.yaml"
+    file.write_text("output_dir: x\ntrain: {steps: 7}\nstage2: {model: {source: other}, train: {steps: 8}}\n")
+    first, second = planned_runs(["--stage", "both", "--config", str(file)])
+    assert (first.output_dir, first.train.steps) == ("x/stage1", 7)
+    assert (second.output_dir, second.train.steps, second.model.source) == ("x/stage2", 8, "x/stage1")
+
+
+def test_one_stage_is_read_as_ever():
+    assert planned_runs(["--stage", "2", "--train.steps", "4"]) == (
+        load_config(None, {"stage": 2, "train.steps": 4}),
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--stage2.init", "other"], r"--stage2\.init: with --stage both, stage 2 starts from stage 1"),
+        (["--stage2.model.source=other"], "leave it out"),
+        (["--stage2.train.steps", "none"], r"train\.steps='none' has the wrong type"),
+        (["--stage2.ranking.list_size", "0"], r"ranking\.list_size=0"),
+        (["--stage3.train.steps", "1"], "unknown field"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_either_stage(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        planned_runs(["--stage", "both", *arguments])
+
+
+def test_one_command_trains_what_two_do(tmp_path, monkeypatch):
+    monkeypatch.setattr(prorank_jax.setup, "make_mesh", lambda options: make_mesh(options, jax.devices()[:1]))
+    monkeypatch.setattr(prorank_jax.run_report, "measured_matmul_flops", lambda _: 1e12)
+    model, collection = write_model_folder(tmp_path / "model"), write_collection(tmp_path / "collection")
+    fields = tiny_fields(model, collection, tmp_path / "one") | {"train.steps": 3, "probe.examples": 4}
+    del fields["data.buckets"]
+    launcher = load_launcher()
+    assert launcher.main(command_line(fields | {"stage": "both"})) == 0
+    apart = fields | {"output_dir": str(tmp_path / "apart1"), "stage": 1}
+    assert launcher.main(command_line(apart)) == 0
+    apart |= {"output_dir": str(tmp_path / "apart2"), "stage": 2, "init": apart["output_dir"]}
+    del apart["model.source"]
+    assert launcher.main(command_line(apart)) == 0
+    for together, alone in (("one/stage1", "apart1"), ("one/stage2", "apart2")):
+        assert without_speeds(tmp_path / together) == without_speeds(tmp_path / alone)
+    before = read_lines(tmp_path / "one" / "stage2" / METRICS_FILE)
+    assert launcher.main(command_line(fields | {"stage": "both"})) == 0  # nothing is left to do
+    assert read_lines(tmp_path / "one" / "stage2" / METRICS_FILE) == before
