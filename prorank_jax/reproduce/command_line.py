@@ -52,9 +52,9 @@ def _parser() -> CommandParser:
     add("--top_k", type=int, default=DEFAULT_TOP_K, help="documents reranked for each query (%(default)s)")
     add("--max_length", type=int, help="longest evaluated prompt in tokens (stage 2's data.max_length)")
     add("--batch_size", type=int, default=DEFAULT_BATCH_SIZE, help="prompts scored at once (%(default)s)")
+    recipe = ROOT / "configs" / "cpu.yaml"
     for stage in (1, 2):
-        file = ROOT / "configs" / f"reproduce_stage{stage}.yaml"
-        add(f"--stage{stage}", type=Path, default=file, help=f"recipe (configs/{file.name})")
+        add(f"--stage{stage}", type=Path, default=recipe, help=f"recipe (configs/{recipe.name})")
     add("--only", nargs="+", default=list(ROWS), metavar="ROW", help=f"rows to work on ({' '.join(ROWS)})")
     add("--export", action="store_true", help="export the best model of both stages at the end")
     return parser

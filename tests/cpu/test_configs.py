@@ -15,6 +15,7 @@ from prorank_jax.config import MeshOptions, RunConfig
 from prorank_jax.config_files import config_from_flat, config_to_dict, field_paths, flatten, load_config
 from prorank_jax.flops import layer_weights
 from prorank_jax.models.attention import check_head_size
+from prorank_jax.stage_plan import planned_runs
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
@@ -29,6 +30,13 @@ PREALLOCATED = 0.75
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.name)
 def test_every_shipped_config_is_accepted_and_survives_being_written(file):
     check(load_config(file))
+
+
+def test_the_recipe_for_a_cpu_serves_both_stages_and_its_results_can_be_compared():
+    first, second = planned_runs(["--stage", "both", "--config", str(ROOT / "configs" / "cpu.yaml")])
+    check(first)
+    check(second)
+    assert (first.data.system, first.data.max_length) == (second.data.system, second.data.max_length)
 
 
 def check(config: RunConfig) -> None:

@@ -52,7 +52,7 @@ def test_splits_of_each_kind_of_dataset(tmp_path):
         ("--only neither", r"only=\['neither'\]: choose from base, stage1, stage2, both"),
         ("--output_dir gs://bucket/place", "name a folder on this machine"),
         ("--stage1 nowhere.yaml", "no such file"),
-        ("--stage1 configs/reproduce_stage2.yaml", "is for stage 2; name a recipe of stage 1"),
+        ("--stage1 configs/demo_stage2.yaml", "is for stage 2; name a recipe of stage 1"),
         ("--stage1.train.step 3", "did you mean train.steps"),
         ("--seed 3", "unknown field seed"),
         ("--stage2.train.steps", "has no value"),
