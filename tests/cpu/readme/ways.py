@@ -1,0 +1,165 @@
+"""How each kind of command is run, or checked as far as it can be where its machine is not there."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from prorank_jax.command_line import CommandParser
+from tests.cpu.fake_cloud import FakeCloud
+from tests.cpu.readme.commands import Command, shell_commands
+from tests.cpu.readme.markdown import Block
+from tests.cpu.readme.programs import SERVER, check_accepted, help_of, program_of
+from tests.cpu.readme.real_runs import FINISHED, Place, run_here, run_server
+from tests.cpu.tiny_run import REPOSITORY
+
+PODS = "launch/tpu_pod.sh"
+# `-- ARGS` of the launcher for pods.
+TRAINING = ["--stage", "1", "--config", "configs/stage1.yaml", "--output_dir", "gs://BUCKET/run"]
+# Compiling for TPU takes minutes (tests/tpu does it), and a benchmark needs its peers (tests/peers).
+ONLY_READ = ("aot_compile", "aot_table", "benchmark")
+
+
+class Way(NamedTuple):
+    """A kind of command.
+
+    Attributes:
+        claims: whether a command is of this kind.
+        run: fails the test if the command does not work.
+    """
+
+    claims: Callable[[Command], bool]
+    run: Callable[[Command, Place], None]
+
+
+def _is_program(command: Command, names: tuple[str, ...]) -> bool:
+    found = program_of(command.words)
+    return found is not None and found[0] in names and (bool(found[1]) or found[0] == "aot_table")
+
+
+def _run_for_real(command: Command, place: Place) -> None:
+    """All variants must be accepted, the fullest is run."""
+    _read_only(command, place)
+    name, arguments = program_of(command.variants[-1]) or ("", [])
+    (run_server if name == SERVER else run_here)(name, place.prepare(arguments), place)
+
+
+def _read_only(command: Command, place: Place) -> None:
+    for words in command.variants:
+        name, arguments = program_of(words) or ("", [])
+        check_accepted(name, place.prepare(arguments), place.capsys)
+
+
+def _only_names_a_program(command: Command) -> bool:
+    found = program_of(command.words)
+    return found is not None and not found[1] and found[0] != "aot_table"
+
+
+def _ask_for_help(command: Command, place: Place) -> None:
+    name, _ = program_of(command.words) or ("", [])
+    assert "usage: " in help_of(name, place.capsys)
+
+
+def _run_for_pods(command: Command, place: Place) -> None:
+    """A dry run: what it prints is pasted in tests/cpu/test_tpu_pod.py."""
+    _, verb, *rest = command.words
+    at = rest.index("--") if "--" in rest else len(rest)
+    training = TRAINING if rest[at + 1 :] == ["ARGS"] else rest[at + 1 :]
+    check_accepted("tpu_train", place.prepare(training), place.capsys)
+    cloud = FakeCloud(place.new_folder("pod"))
+    cloud.make_checkout()
+    printed = cloud.do(verb, "--dry-run", *rest[:at], "--", *training)
+    assert "gcloud " in printed
+    assert all(word in printed for word in training)
+    assert cloud.calls() == []
+
+
+def _run_make(command: Command, place: Place) -> None:
+    """`make` itself says what it would do, and each program in that must be accepted."""
+    place.furnish(command.words)
+    done = subprocess.run(
+        ["make", "--dry-run", *command.words[1:]],
+        cwd=REPOSITORY,
+        env={"PATH": place.path, "HOME": str(place.folder)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    printed = shell_commands(Block(done.stdout, 1, ""))
+    assert printed, "make would do nothing"
+    for one in printed:
+        for way in WAYS.values():
+            if program_of(one.words) and way.claims(one):
+                _read_only(one, place)
+                break
+        else:
+            if "-m" in one.words[:2] and "pytest" in one.words[:3]:
+                _check_pytest(one, place)
+
+
+def _check_pip(command: Command, _: Place) -> None:
+    """Files must be there, and extras be those of pyproject.toml."""
+    parser = CommandParser(prog="pip install")
+    parser.add_argument("-r", type=Path, dest="files", action="append", default=[])
+    parser.add_argument("-e", dest="here", action="append", default=[])
+    parser.add_argument("--no-deps", action="store_true")
+    given: argparse.Namespace = parser.parse_args(command.words[2:])
+    assert given.files or given.here, "nothing to install"
+    assert [str(file) for file in given.files if not (REPOSITORY / file).is_file()] == []
+    for target in given.here:
+        folder, _, extras = target.removesuffix("]").partition("[")
+        assert (REPOSITORY / folder / "pyproject.toml").is_file()
+        known = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+        assert {extra for extra in extras.split(",") if extra} <= set(known)
+
+
+def _check_pytest(command: Command, _: Place) -> None:
+    """A pytest of its own reads the options and lists its markers; tests that run tests would not end."""
+    words = command.words[command.words.index("pytest") + 1 :]
+    for word in words:
+        if word.startswith("tests"):
+            assert (REPOSITORY / word).exists(), word
+    program = [sys.executable, "-m", "pytest", "--noconftest", "-p", "no:cacheprovider", *words, "--markers"]
+    done = subprocess.run(program, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def _check_clone(command: Command, _: Place) -> None:
+    """Where it is cloned from is not known here; what `cd` enters is named as the project is."""
+    if command.words[0] == "cd":
+        project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+        assert command.words[1:] == [project["name"]]
+    else:
+        assert re.fullmatch(r"git clone (<[\w ]+>|https://\S+)", command.text)
+
+
+WAYS = {
+    "a program of this repository, run here": Way(
+        lambda command: _is_program(command, (*FINISHED, SERVER)), _run_for_real
+    ),
+    "a program whose machine or peers are not here, as far as its work begins": Way(
+        lambda command: _is_program(command, ONLY_READ), _read_only
+    ),
+    "a program that is only named, asked for its help": Way(_only_names_a_program, _ask_for_help),
+    "the launcher for pods, as a dry run": Way(lambda command: command.words[0] == PODS, _run_for_pods),
+    "make, as a dry run": Way(lambda command: command.words[0] == "make", _run_make),
+    "pip install, its files and extras": Way(
+        lambda command: command.words[:2] == ["pip", "install"], _check_pip
+    ),
+    "pytest, its options": Way(lambda command: command.words[0] == "pytest", _check_pytest),
+    "getting the code": Way(
+        lambda command: command.words[0] == "cd" or command.words[:2] == ["git", "clone"], _check_clone
+    ),
+}
+
+
+def ways_of(command: Command) -> list[str]:
+    """The names of the ways that claim a command: exactly one, or README.md and this module disagree."""
+    return [name for name, way in WAYS.items() if way.claims(command)]

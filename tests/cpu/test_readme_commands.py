@@ -1,0 +1,133 @@
+"""Every command in README.md works: it is run, or checked as far as this machine can."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import partial
+
+import ir_datasets
+import jax
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+
+import prorank_jax.reranker
+import prorank_jax.run_report
+import prorank_jax.setup
+from prorank_jax.sharding import make_mesh
+from tests.cpu.readme.commands import Command, commands_of
+from tests.cpu.readme.furnishing import load_from_catalogue
+from tests.cpu.readme.python_code import GIVEN, calls_on, compiled, fitting_labels, models_in, python_blocks
+from tests.cpu.readme.real_runs import Place
+from tests.cpu.readme.small_things import SmallThings, write_small_things
+from tests.cpu.readme.ways import WAYS, ways_of
+from tests.cpu.tiny_run import REPOSITORY
+
+pytest.importorskip("ranx")
+
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+COMMANDS = commands_of(README)
+
+
+KEEP_EVERY_PROGRAM = {
+    "jax_persistent_cache_min_compile_time_secs": 0,
+    "jax_persistent_cache_min_entry_size_bytes": -1,
+}
+
+
+@pytest.fixture(scope="module")
+def _programs_compiled_once(tmp_path_factory) -> Iterator[None]:
+    """Many commands run the same small programs, and each run would compile them anew."""
+    wanted = {"jax_compilation_cache_dir": str(tmp_path_factory.mktemp("programs")), **KEEP_EVERY_PROGRAM}
+    before = {name: getattr(jax.config, name) for name in wanted}
+    for name, value in wanted.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+@pytest.fixture(scope="module")
+def things(_programs_compiled_once, tmp_path_factory) -> Iterator[SmallThings]:
+    """Small models and collections; one device computes, and its speed is not measured."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (prorank_jax.setup, prorank_jax.reranker):
+            patch.setattr(module, "make_mesh", lambda options: make_mesh(options, jax.devices()[:1]))
+        patch.setattr(prorank_jax.run_report, "measured_matmul_flops", lambda _: 1e12)
+        made = write_small_things(tmp_path_factory.mktemp("small"))
+        patch.setattr(ir_datasets, "load", partial(load_from_catalogue, things=made))
+        yield made
+
+
+@pytest.fixture
+def place(things, tmp_path, monkeypatch, capsys) -> Place:
+    """An empty working folder; what is fetched would be kept in it, too."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PRORANK_CACHE", str(tmp_path / "cache"))
+    return Place(tmp_path, things, capsys)
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.text)
+def test_a_command_works(command: Command, place: Place):
+    found = ways_of(command)
+    assert found, (
+        f"README.md, line {command.line}: nobody runs {command.text!r}; let one of WAYS in "
+        "tests/cpu/readme/ways.py claim it, or add one there that runs it"
+    )
+    assert len(found) == 1, f"README.md, line {command.line}: {command.text!r} is claimed by {found}; by one"
+    WAYS[found[0]].run(command, place)
+
+
+def test_python_code_runs(place):
+    """All blocks in one session, top to bottom, and then what the text calls of the objects they made."""
+    written = python_blocks(README)
+    assert written
+    names = dict(GIVEN)
+    for block in written:
+        for model in models_in(block.text):
+            place.furnish(["--model", model])
+        exec(compiled(block.text), names)
+    made = set(names) - set(GIVEN)
+    names["labels"] = fitting_labels(names)
+    for span in calls_on(made, README):
+        exec(compiled(span.text), names)
+
+
+def test_a_command_that_nobody_runs_is_noticed():
+    more = "```\nmake demo\nconda install prorank-jax\n```\n`python -m prorank_jax.evaluate` `launch/x`\n"
+    new = [command for command in commands_of(f"{README}\n{more}") if command not in COMMANDS]
+    assert [(command.text, ways_of(command)) for command in new] == [
+        ("conda install prorank-jax", []),
+        ("python -m prorank_jax.evaluate", []),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("python launch/evaluate.py --dataset demo", "required: --model"),
+        (
+            "python launch/evaluate.py --model runs/x --dataset demo --topk 3",
+            "unrecognized arguments: --topk",
+        ),
+        ("python launch/tpu_train.py --stage 1 --train.stepz 3", "did you mean train.steps"),
+        ("python launch/tpu_train.py --stage 1 --config configs/absent.yaml", "no such file"),
+        ("python -m prorank_jax.server --port 8080", "required: --model"),
+        ("python launch/benchmark.py ranking --peer trl", "peer='trl': choose"),
+        ("python launch/aot_compile.py --config configs/stage1.yaml --topology v5e:2x4 [--serch]", "serch"),
+        ("launch/tpu_pod.sh train --sport -- ARGS", "--sport"),
+        ("launch/tpu_pod.sh train -- --stage 1 --train.stepz 3", "did you mean train.steps"),
+        ("make dmeo", "No rule to make target 'dmeo'"),
+        ("pip install -e '.[evla]'", "evla"),
+        ("pip install -r requirement.txt", "requirement.txt"),
+        ("pytest tests/cpus", "tests/cpus"),
+        ("pytest tests/ --kk cpu", "unrecognized arguments: --kk"),
+    ],
+)
+def test_a_command_that_does_not_work_fails(text, said, place):
+    command = Command(text, 1)
+    (name,) = ways_of(command)
+    with pytest.raises((pytest.fail.Exception, AssertionError, ValueError), match=re.escape(said)):
+        WAYS[name].run(command, place)
