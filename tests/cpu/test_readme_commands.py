@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import ir_datasets
 import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
+from matplotlib.figure import Figure
 
 import prorank_jax.reranker
 import prorank_jax.run_report
@@ -27,8 +29,10 @@ pytest.importorskip("ranx")
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 COMMANDS = commands_of(README)
+ROUGH = 20
 
 
+BODY = '{"query": "what is tea?", "documents": ["a drink", "a tree"]}'
 KEEP_EVERY_PROGRAM = {
     "jax_persistent_cache_min_compile_time_secs": 0,
     "jax_persistent_cache_min_entry_size_bytes": -1,
@@ -51,11 +55,18 @@ def _programs_compiled_once(tmp_path_factory) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def things(_programs_compiled_once, tmp_path_factory) -> Iterator[SmallThings]:
-    """Small models and collections; one device computes, and its speed is not measured."""
+    """Small models and collections; one device computes, its speed is not measured, pictures are rough."""
+    savefig = Figure.savefig
+
+    def draw_roughly(figure: Figure, *given: Any, **how: Any) -> None:
+        figure.set_layout_engine("none")  # which takes longer than a small model; other tests draw in full
+        savefig(figure, *given, **how | {"dpi": ROUGH})
+
     with pytest.MonkeyPatch.context() as patch:
         for module in (prorank_jax.setup, prorank_jax.reranker):
             patch.setattr(module, "make_mesh", lambda options: make_mesh(options, jax.devices()[:1]))
         patch.setattr(prorank_jax.run_report, "measured_matmul_flops", lambda _: 1e12)
+        patch.setattr(Figure, "savefig", draw_roughly)
         made = write_small_things(tmp_path_factory.mktemp("small"))
         patch.setattr(ir_datasets, "load", partial(load_from_catalogue, things=made))
         yield made
@@ -95,6 +106,13 @@ def test_python_code_runs(place):
         exec(compiled(span.text), names)
 
 
+def test_curl_asks_a_server(place):
+    text = f"curl -s http://localhost:8080/rerank -H 'Content-Type: application/json' -d '{BODY}'"
+    for command in (Command(text, 1), Command("curl 127.0.0.1:8080/health", 1)):
+        (name,) = ways_of(command)
+        WAYS[name].run(command, place)
+
+
 def test_a_command_that_nobody_runs_is_noticed():
     more = "```\nmake demo\nconda install prorank-jax\n```\n`python -m prorank_jax.evaluate` `launch/x`\n"
     new = [command for command in commands_of(f"{README}\n{more}") if command not in COMMANDS]
@@ -122,8 +140,11 @@ def test_a_command_that_nobody_runs_is_noticed():
         ("make dmeo", "No rule to make target 'dmeo'"),
         ("pip install -e '.[evla]'", "evla"),
         ("pip install -r requirement.txt", "requirement.txt"),
+        ("pip install torch", "torch"),
         ("pytest tests/cpus", "tests/cpus"),
         ("pytest tests/ --kk cpu", "unrecognized arguments: --kk"),
+        (f"curl -d '{BODY}' 127.0.0.1:8080/rerank", "unsupported_media_type"),
+        (f"curl -d '{BODY[:-1]}' -H 'Content-Type: application/json' 127.0.0.1:8080/rerank", "JSON"),
     ],
 )
 def test_a_command_that_does_not_work_fails(text, said, place):

@@ -18,7 +18,7 @@ from tests.cpu.readme.markdown import Block, Piece, blocks, spans
 SHELLS = ("", "sh", "bash", "console")
 # What is in a fenced block without being run: `python` has a test of its own, `text` is what a program says.
 OTHER_LANGUAGES = ("python", "text", "json", "yaml")
-BEGINNINGS = ("python ", "make ", "pytest", "pip ", "launch/", "PYTHONPATH=")
+BEGINNINGS = ("python ", "make ", "pytest", "pip ", "launch/")
 # Arguments of launch/benchmark.py stand alone in the table of its results.
 BENCHMARKS = (*TASKS, *ALONE)
 BENCHMARK_LAUNCHER = "launch/benchmark.py"
@@ -26,6 +26,8 @@ BENCHMARK_LAUNCHER = "launch/benchmark.py"
 ANY_FIELD = ("--checkpoint.keep", "1")
 _OPTIONAL = re.compile(r"(?<=\s)\[(--[^\[\]]*)\]")
 _ASSIGNMENT = re.compile(r"[A-Z_]+=")
+# What may stand in front of a program without changing which one it is.
+_BEFORE_PROGRAM = re.compile(r"([A-Z_]+=\S+ +)*(\.venv/bin/)?")
 AND_SO_ON = "..."
 
 
@@ -91,10 +93,18 @@ def shell_commands(block: Block) -> list[Command]:
     for number, line in enumerate(block.text.splitlines(), start=block.line):
         start = start if begun else number
         begun += line.removesuffix("\\").strip() + " "
-        if not line.endswith("\\"):
+        if not line.endswith("\\") and not _has_open_quote(begun):
             found += split_line(begun, start)
             begun = ""
     return found + split_line(begun, start)
+
+
+def _has_open_quote(text: str) -> bool:
+    try:
+        shlex.split(text, comments=True)
+    except ValueError:
+        return True
+    return False
 
 
 def split_line(text: str, line: int) -> list[Command]:
@@ -112,7 +122,8 @@ def is_command(span: str) -> bool:
     first, *rest = span.split()
     if first in BENCHMARKS:
         return bool(rest)
-    return span.startswith(BEGINNINGS) and not (first.startswith("launch/") and not rest)
+    is_file_alone = first.startswith("launch/") and not rest
+    return _BEFORE_PROGRAM.sub("", span, count=1).startswith(BEGINNINGS) and not is_file_alone
 
 
 def _from_span(span: Piece) -> list[Command]:

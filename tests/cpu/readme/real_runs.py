@@ -89,7 +89,7 @@ def run_here(name: str, arguments: list[str], place: Place) -> None:
     """Runs a launcher shortened; it must succeed, and leave its files where it was told to."""
     given = {SYNONYMS.get(option, option) for option, _ in options(arguments)}
     added = [word for word in DEFAULTS.get(name, ()) if word.partition("=")[0] not in given]
-    words = place.prepare([*arguments, *added, *SHORTENED.get(name, ())])
+    words = place.prepare([*arguments, *added, *SHORTENED.get(name, ()), *_redirected(arguments)])
     if name == "load_server":
         code = _load_a_server(words)
     elif name == "reproduce":
@@ -102,6 +102,13 @@ def run_here(name: str, arguments: list[str], place: Place) -> None:
     if FINISHED[name]:
         written = {file.name for file in folder.rglob("*")}
         assert written >= set(FINISHED[name])
+
+
+def _redirected(arguments: Sequence[str]) -> list[str]:
+    """An output of its own for a command that names one outside of its working folder."""
+    outputs = [value for option, value in options(arguments) if option == OUTPUT]
+    is_outside = any(value.startswith(("/", "~")) or "://" in value for value in outputs)
+    return [f"{OUTPUT}=redirected"] if is_outside else []
 
 
 def _load_a_server(words: list[str]) -> int:

@@ -39,6 +39,8 @@ SHORT_RUN = {
     "probe.examples": 8,
     "probe.batch_size": 4,
 }
+# Prompts as wide as those of configs/scifact_stage1.yaml, whose program is then compiled already.
+RECIPE = {"model": {"remat": "dots_no_batch"}, "stage1": {"data": {"buckets": [224]}}}
 
 
 @dataclass(frozen=True)
@@ -74,8 +76,7 @@ def write_small_things(folder: Path) -> SmallThings:
     )
     collection = read_beir_folder(things.collection, "dev")
     write_run(things.ranking, {query: list(grades) for query, grades in collection.qrels.items()}, "small")
-    recipe = {"data": {"source": str(things.collection), "max_length": 200}, "probe": {"examples": 16}}
-    things.recipe.write_text(yaml.safe_dump(recipe))
+    things.recipe.write_text(yaml.safe_dump(RECIPE | {"data": {"source": str(things.collection)}}))
     fields = {
         "stage": 2,
         "model.source": things.model,

@@ -14,11 +14,13 @@ from typing import NamedTuple
 from prorank_jax.command_line import CommandParser
 from tests.cpu.fake_cloud import FakeCloud
 from tests.cpu.readme.commands import Command, shell_commands
+from tests.cpu.readme.curl import ask_with_curl
 from tests.cpu.readme.markdown import Block
 from tests.cpu.readme.programs import SERVER, check_accepted, help_of, program_of
 from tests.cpu.readme.real_runs import FINISHED, Place, run_here, run_server
 from tests.cpu.tiny_run import REPOSITORY
 
+PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 PODS = "launch/tpu_pod.sh"
 # `-- ARGS` of the launcher for pods.
 TRAINING = ["--stage", "1", "--config", "configs/stage1.yaml", "--output_dir", "gs://BUCKET/run"]
@@ -95,29 +97,29 @@ def _run_make(command: Command, place: Place) -> None:
     printed = shell_commands(Block(done.stdout, 1, ""))
     assert printed, "make would do nothing"
     for one in printed:
-        for way in WAYS.values():
-            if program_of(one.words) and way.claims(one):
-                _read_only(one, place)
-                break
-        else:
-            if "-m" in one.words[:2] and "pytest" in one.words[:3]:
-                _check_pytest(one, place)
+        if program_of(one.words):
+            _read_only(one, place)
+
+
+def _is_pytest(command: Command) -> bool:
+    return command.words[0] == "pytest" or command.words[1:3] == ["-m", "pytest"]
 
 
 def _check_pip(command: Command, _: Place) -> None:
     """Files must be there, and extras be those of pyproject.toml."""
     parser = CommandParser(prog="pip install")
+    parser.add_argument("packages", nargs="*")
     parser.add_argument("-r", type=Path, dest="files", action="append", default=[])
     parser.add_argument("-e", dest="here", action="append", default=[])
     parser.add_argument("--no-deps", action="store_true")
     given: argparse.Namespace = parser.parse_args(command.words[2:])
-    assert given.files or given.here, "nothing to install"
+    targets = [*given.here, *given.packages]
+    assert given.files or targets, "nothing to install"
     assert [str(file) for file in given.files if not (REPOSITORY / file).is_file()] == []
-    for target in given.here:
-        folder, _, extras = target.removesuffix("]").partition("[")
-        assert (REPOSITORY / folder / "pyproject.toml").is_file()
-        known = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-        assert {extra for extra in extras.split(",") if extra} <= set(known)
+    for target in targets:
+        name, _, extras = target.removesuffix("]").partition("[")
+        assert name in (".", PROJECT["name"])
+        assert {extra for extra in extras.split(",") if extra} <= set(PROJECT["optional-dependencies"])
 
 
 def _check_pytest(command: Command, _: Place) -> None:
@@ -134,8 +136,7 @@ def _check_pytest(command: Command, _: Place) -> None:
 def _check_clone(command: Command, _: Place) -> None:
     """Where it is cloned from is not known here; what `cd` enters is named as the project is."""
     if command.words[0] == "cd":
-        project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-        assert command.words[1:] == [project["name"]]
+        assert command.words[1:] == [PROJECT["name"]]
     else:
         assert re.fullmatch(r"git clone (<[\w ]+>|https://\S+)", command.text)
 
@@ -153,7 +154,8 @@ WAYS = {
     "pip install, its files and extras": Way(
         lambda command: command.words[:2] == ["pip", "install"], _check_pip
     ),
-    "pytest, its options": Way(lambda command: command.words[0] == "pytest", _check_pytest),
+    "pytest, its options": Way(_is_pytest, _check_pytest),
+    "curl, to a server of the tests": Way(lambda command: command.words[0] == "curl", ask_with_curl),
     "getting the code": Way(
         lambda command: command.words[0] == "cd" or command.words[:2] == ["git", "clone"], _check_clone
     ),
