@@ -15,13 +15,13 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 
 from prorank_jax.models.attention import Visibility, attend
 from prorank_jax.models.config import ModelConfig
 from prorank_jax.models.lora import FACTOR_A, FACTOR_B
 from prorank_jax.models.over_mesh import on_cpu
-from prorank_jax.models.remat import GATE, KEY, QUERY, UP, VALUE, named_flat
+from prorank_jax.models.products import matrix_product, wide_on_cpu
+from prorank_jax.models.remat import GATE, KEY, QUERY, UP, VALUE, named, named_flat
 from prorank_jax.stage_options import LoraOptions
 from prorank_jax.types import Array
 
@@ -123,17 +123,21 @@ def _contract(x: Array, kernel: Array, axes: int) -> jax.Array:
     """
     if on_cpu():
         inner = math.prod(kernel.shape[:axes])
-        product = jnp.asarray(x).reshape(-1, inner) @ jnp.asarray(kernel).reshape(inner, -1)
+        product = matrix_product(jnp.asarray(x).reshape(-1, inner), jnp.asarray(kernel).reshape(inner, -1))
         return product.reshape(*x.shape[: x.ndim - axes], *kernel.shape[axes:])
     contracted = tuple(range(x.ndim - axes, x.ndim))
     return jax.lax.dot_general(x, kernel, ((contracted, tuple(range(axes))), ((), ())))
 
 
 class RMSNorm(nn.Module):
-    """Root-mean-square normalisation over the last axis, computed in float32 (arXiv 1910.07467)."""
+    """Root-mean-square normalisation over the last axis, computed in float32 (arXiv 1910.07467).
+
+    The result has the dtype of the argument, or `dtype` if that is given.
+    """
 
     eps: float
     axis_name: str
+    dtype: str | None = None
 
     @nn.compact
     def __call__(self, x: Array) -> jax.Array:
@@ -141,7 +145,7 @@ class RMSNorm(nn.Module):
         scale: Any = self.param("scale", init, (x.shape[-1],), jnp.float32)
         wide = jnp.asarray(x, jnp.float32)
         mean_square = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
-        return (wide * jax.lax.rsqrt(mean_square + self.eps) * scale).astype(x.dtype)
+        return (wide * jax.lax.rsqrt(mean_square + self.eps) * scale).astype(self.dtype or x.dtype)
 
 
 def rotary_angles(positions: Array, head_dim: int, theta: float) -> tuple[jax.Array, jax.Array]:
@@ -185,10 +189,10 @@ class Attention(nn.Module):
         query = named_flat(rotate(query, *angles), QUERY)
         key = named_flat(rotate(key, *angles), KEY)
         value = named_flat(value, VALUE)
-        own = KeyValues(key, value)  # [B, Q, J, C]
+        own = KeyValues(wide_on_cpu(key), wide_on_cpu(value))  # [B, Q, J, C]
         if prefix is not None:
-            key = jnp.concatenate([prefix.keys, key], axis=1)  # [B, S, J, C]
-            value = jnp.concatenate([prefix.values, value], axis=1)
+            key = jnp.concatenate([prefix.keys.astype(key.dtype), key], axis=1)  # [B, S, J, C]
+            value = jnp.concatenate([prefix.values.astype(value.dtype), value], axis=1)
         mixed = attend(query, key, value, visible)  # [B, Q, H, C]
         output_axes = ("heads", "head_dim", "embed")
         output = Projection(heads, (c.dim,), output_axes, lora=self.lora, name="output")(mixed)
@@ -207,4 +211,5 @@ class GatedMLP(nn.Module):
         gate = Projection((c.dim,), (c.mlp_dim,), ("embed", "mlp"), lora=lora, name="gate")(x)
         up = Projection((c.dim,), (c.mlp_dim,), ("embed", "mlp"), lora=lora, name="up")(x)
         down = Projection((c.mlp_dim,), (c.dim,), ("mlp", "embed"), lora=lora, name="down")
-        return down(nn.silu(checkpoint_name(gate, GATE)) * checkpoint_name(up, UP))
+        gate, up = wide_on_cpu(named(gate, GATE)), wide_on_cpu(named(up, UP))
+        return down((nn.silu(gate) * up).astype(x.dtype))

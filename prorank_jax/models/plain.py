@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
+from prorank_jax.models.products import product_over_rows
 from prorank_jax.models.remat import ATTENDED, named_flat
 from prorank_jax.types import Array
 
@@ -168,7 +169,7 @@ def _attend_backward(kept: _Kept, gradient: jax.Array) -> tuple[jax.Array, jax.A
     queries, kv_heads = query.shape[1], key.shape[2]
     weights = jnp.exp(_logits(query, key, visible) - log_sums[..., None])
     of_mixed = _by_head(gradient, kv_heads)
-    of_value = _product("bjqs,bjqc->bsjc", weights.astype(value.dtype), of_mixed)
+    of_value = product_over_rows(weights.astype(value.dtype), of_mixed)  # [B, J, S, C]
     of_weights = _product("bjqc,bsjc->bjqs", of_mixed, value)
     # Their mean from the very numbers that it is taken from: gradient · result would be rounded otherwise.
     mean = (weights * of_weights).sum(axis=-1, keepdims=True)
@@ -176,7 +177,8 @@ def _attend_backward(kept: _Kept, gradient: jax.Array) -> tuple[jax.Array, jax.A
     of_logits = _where_visible(of_logits, visible, queries, 0.0) / math.sqrt(query.shape[3])
     of_logits = of_logits.astype(query.dtype)
     of_query = _by_token(_product("bjqs,bsjc->bjqc", of_logits, key), queries)
-    of_key = _product("bjqs,bjqc->bsjc", of_logits, _by_head(query, kv_heads))
+    of_key = product_over_rows(of_logits, _by_head(query, kv_heads))
+    of_key, of_value = (jnp.swapaxes(rows, 1, 2) for rows in (of_key, of_value))
     return of_query.astype(query.dtype), of_key.astype(key.dtype), of_value.astype(value.dtype), None
 
 

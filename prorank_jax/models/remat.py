@@ -13,7 +13,10 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
+
+from prorank_jax.models.over_mesh import on_cpu
 
 QUERY, KEY, VALUE = "query", "key", "value"  # rotated, before the keys of a prefix join them
 ATTENDED = "attended"  # what attention gives to its output projection
@@ -51,4 +54,32 @@ def named_flat(per_head: jax.Array, name: str) -> jax.Array:
     its size.
     """
     flat = per_head.reshape(*per_head.shape[:2], -1)
-    return checkpoint_name(flat, name).reshape(per_head.shape)
+    return named(flat, name).reshape(per_head.shape)
+
+
+def named(value: jax.Array, name: str) -> jax.Array:
+    """Names a value, so that a policy can keep it.
+
+    On a CPU bfloat16 numbers are kept as their bits. XLA's CPU backend has no bfloat16 update of a slice:
+    for each layer it would make float32 of what is kept of all layers, put the layer's in, and make bfloat16
+    of it again.
+    """
+    if value.dtype == jnp.bfloat16 and on_cpu():
+        return _named_bits(value, name)
+    return checkpoint_name(value, name)
+
+
+def _through_named_bits(value: jax.Array, name: str) -> jax.Array:
+    bits = checkpoint_name(jax.lax.bitcast_convert_type(value, jnp.uint16), name)
+    return jax.lax.bitcast_convert_type(bits, value.dtype)
+
+
+_named_bits = jax.custom_jvp(_through_named_bits, nondiff_argnums=(1,))
+
+
+@_named_bits.defjvp
+def _named_bits_jvp(
+    name: str, primals: tuple[jax.Array], tangents: tuple[jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    # Not `_named_bits`: policies do not see what is named inside a function with a rule of its own.
+    return _through_named_bits(primals[0], name), tangents[0]

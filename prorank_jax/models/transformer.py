@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from prorank_jax.models.attention import TokenLayout, Visibility, prompt_layout, visibility_for
 from prorank_jax.models.config import ModelConfig
 from prorank_jax.models.layers import Attention, GatedMLP, KeyValues, RMSNorm, gathered, rotary_angles
+from prorank_jax.models.products import wide_on_cpu, wide_product
 from prorank_jax.models.remat import POLICIES
 from prorank_jax.stage_options import LoraOptions
 from prorank_jax.types import Array
@@ -28,6 +29,7 @@ class Block(nn.Module):
     """One pre-norm decoder layer; the scan carries `x` and collects each layer's keys and values."""
 
     config: ModelConfig
+    compute_dtype: str
     lora: LoraOptions = LoraOptions()
 
     @nn.compact
@@ -35,10 +37,11 @@ class Block(nn.Module):
         self, x: jax.Array, angles: tuple[jax.Array, jax.Array], visible: Visibility, prefix: KeyValues | None
     ) -> tuple[jax.Array, KeyValues]:
         c = self.config
-        normed = RMSNorm(c.norm_eps, "norm", name="attention_norm")(x)
+        normed = RMSNorm(c.norm_eps, "norm", self.compute_dtype, name="attention_norm")(x)
         mixed, keyvalues = Attention(c, self.lora, name="attention")(normed, angles, visible, prefix)
         x = x + mixed
-        x = x + GatedMLP(c, self.lora, name="mlp")(RMSNorm(c.norm_eps, "norm", name="mlp_norm")(x))
+        normed = RMSNorm(c.norm_eps, "norm", self.compute_dtype, name="mlp_norm")(x)
+        x = x + GatedMLP(c, self.lora, name="mlp")(normed)
         x = nn.with_logical_constraint(x, ("batch", "length", "activation"))
         return x, keyvalues
 
@@ -67,7 +70,7 @@ class Transformer(nn.Module):
         self.embedding: Any = self.param("embedding", init, shape, jnp.float32)
         if not c.tied:
             self.unembedding: Any = self.param("unembedding", init, shape, jnp.float32)
-        self.final_norm = RMSNorm(c.norm_eps, "norm")
+        self.final_norm = RMSNorm(c.norm_eps, "norm", self.compute_dtype)
         block: Any = Block
         if self.remat != "none":
             # The scan already keeps the compiler from merging the recomputed part with the first.
@@ -79,7 +82,7 @@ class Transformer(nn.Module):
             in_axes=(nn.broadcast, nn.broadcast, 0),
             length=c.layers,
             metadata_params={nn.PARTITION_NAME: "layers"},
-        )(c, self.lora)
+        )(c, self.compute_dtype, self.lora)
 
     def __call__(
         self,
@@ -100,7 +103,7 @@ class Transformer(nn.Module):
             The normalised hidden states [B, Q, D] in the compute dtype, and this row's own keys and
             values [N, B, Q, J, C] (dropped by the compiler where nobody uses them).
         """
-        x = self._embed(tokens)
+        x = wide_on_cpu(self._embed(tokens))
         angles = rotary_angles(layout.positions, self.config.head_dim, self.config.rope_theta)
         visible = visibility_for(self.attention, layout, prefix_layout)
         x, keyvalues = self.layers(x, angles, visible, prefix)
@@ -120,7 +123,7 @@ class Transformer(nn.Module):
     def answer_logits(self, hidden: Array) -> jax.Array:
         """Projects hidden states of a few positions [B, ..., D] onto the vocabulary: [B, ..., V] float32."""
         table = gathered(self._output_table(), _TABLE_AXES, hidden.dtype)
-        logits = jnp.einsum("...d,vd->...v", hidden, table, preferred_element_type=jnp.float32)
+        logits = wide_product(jnp.asarray(hidden), table)
         return nn.with_logical_constraint(logits, ("batch", *(None for _ in hidden.shape[1:-1]), "vocab"))
 
     def answer_direction(self, zero: int, one: int) -> jax.Array:
