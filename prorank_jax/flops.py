@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -76,9 +77,12 @@ def ranking_step_flops(
 
 
 def measured_matmul_flops(dtype: str = "float32") -> float:
-    """FLOPs per second of large square matrix products on one device, the best of a few tries."""
+    """FLOPs per second of large square matrix products on one device, the best of a few tries.
+
+    The result is float32, as in `models.products`: a CPU has no fast product of bfloat16 otherwise.
+    """
     square = jnp.ones((_PEAK_SIZE, _PEAK_SIZE), dtype)
-    multiply = jax.jit(jnp.matmul)
+    multiply = jax.jit(partial(jnp.matmul, preferred_element_type=jnp.float32))
     multiply(square, square).block_until_ready()
     fastest = float("inf")
     for _ in range(3):
