@@ -14,9 +14,9 @@ import jax.numpy as jnp
 from prorank_jax.models.over_mesh import on_cpu
 
 
-def is_narrow_on_cpu(*factors: jax.Array) -> bool:
-    """Whether what is traced multiplies bfloat16 numbers on a CPU."""
-    return on_cpu() and all(factor.dtype == jnp.bfloat16 for factor in factors)
+def is_narrow_on_cpu(*values: jax.Array) -> bool:
+    """Whether what is traced is for CPUs and all of these are bfloat16."""
+    return on_cpu() and all(value.dtype == jnp.bfloat16 for value in values)
 
 
 def wide_on_cpu(value: jax.Array) -> jax.Array:

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from prorank_jax.models.over_mesh import on_cpu
+from prorank_jax.models.products import is_narrow_on_cpu
 
 QUERY, KEY, VALUE = "query", "key", "value"  # rotated, before the keys of a prefix join them
 ATTENDED = "attended"  # what attention gives to its output projection
@@ -64,7 +64,7 @@ def named(value: jax.Array, name: str) -> jax.Array:
     for each layer it would make float32 of what is kept of all layers, put the layer's in, and make bfloat16
     of it again.
     """
-    if value.dtype == jnp.bfloat16 and on_cpu():
+    if is_narrow_on_cpu(value):
         return _named_bits(value, name)
     return checkpoint_name(value, name)
 
