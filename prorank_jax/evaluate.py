@@ -117,6 +117,7 @@ def _open_reranker(options: EvaluationOptions, identity: Mapping[str, Any]) -> R
         max_length=options.max_length,
         instruction=options.instruction,
         system=options.system,
+        excerpts=options.excerpts,
         batch_size=options.batch_size,
         compute_dtype=options.compute_dtype,
         attention=options.attention,
@@ -158,6 +159,7 @@ def evaluate(options: EvaluationOptions, console: Console | None = None) -> dict
             "max_length": reranker.max_length,
             "system": options.system,
             "instruction": options.instruction,
+            **({} if options.excerpts is None else {"excerpts": options.excerpts}),
             "compute_dtype": options.compute_dtype,
             "attention": options.attention,
         }

@@ -156,8 +156,17 @@ def _prompt(facts: CardFacts) -> str:
         f"System sentence: {told}. Longest prompt: {facts.settings.max_length} tokens, all included.\n\n"
         f"{fence}text\n{text}{fence if text.endswith(chr(10)) else chr(10) + fence}\n\n"
         "The texts before, between and after query and document are encoded apart, then joined. A query "
-        "takes at most three quarters of the room; then the document is cut, never the task. "
+        f"takes at most three quarters of the room; then the document is cut, never the task. {_cut(facts)}"
         "`prorank.json` holds these settings."
+    )
+
+
+def _cut(facts: CardFacts) -> str:
+    if facts.settings.excerpts == "head":
+        return ""
+    return (
+        "Of a document that is too long, prorank-jax keeps its first words and the sentences that match the "
+        "query best (`excerpts: key_sentences`); other libraries cut its end, which gives other scores. "
     )
 
 

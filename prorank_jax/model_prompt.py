@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from prorank_jax.excerpts import EXCERPT_STYLES
 from prorank_jax.pretrained import Pretrained
 from prorank_jax.prompt_settings import PromptSettings, read_prompt_settings
 from prorank_jax.prompts import template_length
@@ -16,14 +17,15 @@ def prompt_settings_of(
     max_length: int | None = None,
     instruction: str | None = None,
     system: str | None = None,
+    excerpts: str | None = None,
 ) -> PromptSettings:
     """The prompt of a model: its run's, that of its `prorank.json`, or the defaults of other models.
 
-    Those are its own system sentence, no instruction, and 8192 tokens of query and document, as in
-    mxbai-rerank, or all its positions.
+    Those are its own system sentence, no instruction, 8192 tokens of query and document, as in
+    mxbai-rerank, or all its positions, and the heads of documents that are too long.
 
     Args:
-        max_length, instruction, system: instead of the model's; None: the model's.
+        max_length, instruction, system, excerpts: instead of the model's; None: the model's.
 
     Raises:
         ValueError: a `prorank.json` that cannot be read, a value that cannot work, or a length beyond
@@ -34,19 +36,21 @@ def prompt_settings_of(
         system = own.system if own else ""
     if instruction is None:
         instruction = own.instruction if own else ""
+    if excerpts is None:
+        excerpts = own.excerpts if own else EXCERPT_STYLES[0]
     if max_length is None:
         max_length = own.max_length if own else _default_length(model, system)
     positions = model.config.max_positions
     if max_length > positions:
         raise ValueError(f"max_length={max_length}: {model.source} has {positions} positions; give no more")
-    return PromptSettings(system, instruction, max_length)
+    return PromptSettings(system, instruction, max_length, excerpts)
 
 
 def _settings_of_run(model: Pretrained) -> PromptSettings | None:
     if model.run is None:
         return None
     data = model.run.data
-    return PromptSettings(data.system, data.instruction, data.max_length)
+    return PromptSettings(data.system, data.instruction, data.max_length, data.excerpts)
 
 
 def _default_length(model: Pretrained, system: str) -> int:

@@ -6,6 +6,9 @@ import json
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from prorank_jax.config_checks import require_choice
+from prorank_jax.excerpts import EXCERPT_STYLES
+
 SETTINGS_FILE = "prorank.json"
 _LEAST_LENGTH = 16
 
@@ -18,11 +21,14 @@ class PromptSettings:
         system: the system sentence; empty: the model's own.
         instruction: a line before each query; empty: none.
         max_length: longest prompt in tokens, template included.
+        excerpts: what is kept of a document that is too long; folders written before it was a choice do
+            not name it, and mean `head`.
     """
 
     system: str
     instruction: str
     max_length: int
+    excerpts: str = EXCERPT_STYLES[0]
 
     def __post_init__(self) -> None:
         for name in ("system", "instruction"):
@@ -32,6 +38,7 @@ class PromptSettings:
             raise ValueError(
                 f"max_length={self.max_length!r}: must be a whole number of at least {_LEAST_LENGTH}"
             )
+        require_choice("excerpts", self.excerpts, EXCERPT_STYLES)
 
 
 def read_prompt_settings(folder: Path) -> PromptSettings | None:
@@ -48,7 +55,7 @@ def read_prompt_settings(folder: Path) -> PromptSettings | None:
     except ValueError as error:  # no JSON, or no UTF-8
         raise ValueError(f"{file}: cannot be read as JSON ({error}); export the model again") from error
     names = [field.name for field in fields(PromptSettings)]
-    if not isinstance(content, dict) or set(content) != set(names):
+    if not isinstance(content, dict) or {*content, "excerpts"} != set(names):
         found = ", ".join(map(str, content)) if isinstance(content, dict) else type(content).__name__
         raise ValueError(f"{file}: must hold exactly {', '.join(names)}, not {found}; export the model again")
     try:

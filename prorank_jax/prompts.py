@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from tokenizers import Tokenizer
 
 from prorank_jax.chat_templates import ChatFrame, make_chat_frame
+from prorank_jax.excerpts import EXCERPT_STYLES, EXCERPT_VERSION, key_sentences
 from prorank_jax.input_checks import Pair
 from prorank_jax.leading_tokens import leading_tokens
 from prorank_jax.plain_text import plain_text_tokenizer
@@ -55,6 +56,7 @@ class PromptRenderer:
 
     Attributes:
         max_length: longest prompt in tokens, template included.
+        excerpts: what is kept of a document that is too long: its `head`, or its `key_sentences`.
         fixed_length: tokens of the prompt of an empty query and an empty document.
         answer_tokens: ids of `0`, `1` and the end of the turn.
         fingerprint: equal for two renderers exactly when they give the same ids for every text.
@@ -69,6 +71,7 @@ class PromptRenderer:
     separator: list[int]
     ending: list[int]
     query_head: str
+    excerpts: str = EXCERPT_STYLES[0]
     fixed_length: int = field(init=False)
     fingerprint: str = field(init=False)
     truncated_queries: int = field(init=False, default=0)
@@ -108,7 +111,8 @@ class PromptRenderer:
         queries = list(dict.fromkeys(query for query, _ in pairs))
         heads = self._encode([self.query_head + query for query in queries], _query_limit(self.room) + 1)
         query_ids = dict(zip(queries, map(self._cut_query, heads), strict=True))
-        documents = self._encode([DOCUMENT_HEAD + document for _, document in pairs], self.room)
+        texts = [self._excerpt(query, document, query_ids[query]) for query, document in pairs]
+        documents = self._encode([DOCUMENT_HEAD + text for text in texts], self.room)
         return [
             self._join(query_ids[query], document_ids)
             for (query, _), document_ids in zip(pairs, documents, strict=True)
@@ -117,6 +121,22 @@ class PromptRenderer:
     def _join(self, query_ids: list[int], document_ids: list[int]) -> list[int]:
         document_room = self.room - len(query_ids) - len(self.separator)
         return self.prefix + query_ids + self.separator + document_ids[:document_room] + self.ending
+
+    def _excerpt(self, query: str, document: str, query_ids: list[int]) -> str:
+        """What the prompt of a query says of a document, still to be cut to the tokens there are."""
+        if self.excerpts == "head":
+            return document
+        room = (
+            self.room
+            - len(query_ids)
+            - len(self.separator)
+            - len(self._encode([DOCUMENT_HEAD], self.room)[0])
+        )
+
+        def count_tokens(texts: Sequence[str]) -> list[int]:
+            return [len(ids) for ids in self._encode(texts, room + 1)]
+
+        return key_sentences(query, document, room, count_tokens)
 
     def _cut_query(self, query_ids: list[int]) -> list[int]:
         limit = _query_limit(self.room)
@@ -161,11 +181,18 @@ class PromptRenderer:
             "max_length": self.max_length,
             "answers": [self.answer_tokens.zero, self.answer_tokens.one, self.answer_tokens.end],
         }
+        if self.excerpts != "head":  # as before for prompts that are as before
+            deciding["excerpts"] = [self.excerpts, EXCERPT_VERSION]
         return _digest(deciding)
 
 
 def make_renderer(
-    tokenizer: PreTrainedTokenizerFast, *, max_length: int, instruction: str = "", system: str = ""
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    max_length: int,
+    instruction: str = "",
+    system: str = "",
+    excerpts: str = EXCERPT_STYLES[0],
 ) -> PromptRenderer:
     """Builds the renderer of a model's prompts.
 
@@ -173,6 +200,7 @@ def make_renderer(
         max_length: longest prompt in tokens, template included (`data.max_length`).
         instruction: a line before each query; empty: none.
         system: the system sentence; empty: the model's own.
+        excerpts: what is kept of a document that is too long; one of `excerpts.EXCERPT_STYLES`.
 
     Raises:
         ValueError: `0` or `1` is not one token, the template cannot be used, or no room is left for text.
@@ -191,6 +219,7 @@ def make_renderer(
         separator=_encode_template(tokenizer, SEPARATOR),
         ending=ending,
         query_head=_query_head(instruction),
+        excerpts=excerpts,
     )
 
 

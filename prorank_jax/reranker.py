@@ -64,6 +64,7 @@ class Reranker:
         max_length: int | None = None,
         instruction: str | None = None,
         system: str | None = None,
+        excerpts: str | None = None,
         batch_size: int = 32,
         compute_dtype: str = "float32",
         attention: str = "xla",
@@ -79,6 +80,8 @@ class Reranker:
                 model 8192 tokens of query and document, as in mxbai-rerank, or all its positions.
             instruction: a line before each query. None: the run's own, else none.
             system: the system sentence. None: the run's own, else the model's own.
+            excerpts: what is kept of a document that is too long, `head` or `key_sentences`. None: the
+                run's own, else the head.
             batch_size: pairs of a batch of up to 512 tokens; longer batches have fewer. It is rounded up
                 to a multiple of the devices that share the rows.
             compute_dtype: `float32` or `bfloat16`; scores are float32 in both.
@@ -98,7 +101,7 @@ class Reranker:
         check_head_size(attention, pretrained.config.head_dim)
         check_tokenizer(pretrained)
         settings = prompt_settings_of(
-            pretrained, max_length=max_length, instruction=instruction, system=system
+            pretrained, max_length=max_length, instruction=instruction, system=system, excerpts=excerpts
         )
         renderer = make_renderer(pretrained.tokenizer, **asdict(settings))
         model = Transformer(pretrained.config, compute_dtype, attention=attention)

@@ -15,6 +15,7 @@ from prorank_jax.evaluation.fusion_options import FusionOptions, add_fusion_opti
 from prorank_jax.evaluation.harness import DEFAULT_TOP_K
 from prorank_jax.evaluation.names import slug
 from prorank_jax.evaluation.trec import COLUMNS
+from prorank_jax.excerpts import EXCERPT_STYLES
 
 DEFAULT_BATCH_SIZE = 32
 _DESCRIPTION = "Reranks a first stage with a model and measures both, on one dataset or many."
@@ -35,6 +36,7 @@ class EvaluationOptions:
         max_length: of a prompt in tokens; None: the model's own.
         batch_size: prompts scored at once.
         system: the system sentence; None: the model's own.
+        excerpts: what is kept of a document that is too long; None: what the model's own run kept.
         instruction: in front of each query; None: the model's own.
         compute_dtype: `float32` or `bfloat16`.
         attention: `xla`, or `splash` on TPU.
@@ -51,6 +53,7 @@ class EvaluationOptions:
     max_length: int | None = None
     batch_size: int = DEFAULT_BATCH_SIZE
     system: str | None = None
+    excerpts: str | None = None
     instruction: str | None = None
     compute_dtype: str = "float32"
     attention: str = "xla"
@@ -124,6 +127,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--max_length", type=int, help="longest prompt in tokens (the model's own)")
     add("--batch_size", type=int, default=DEFAULT_BATCH_SIZE, help="prompts scored at once (%(default)s)")
     add("--system", help="system sentence (the model's own)")
+    add("--excerpts", choices=EXCERPT_STYLES, help="kept of a document that is too long (as in its training)")
     add("--instruction", help="put in front of each query (the model's own)")
     add("--compute_dtype", default="float32", help=f"{' or '.join(COMPUTE_DTYPES)} (%(default)s)")
     add("--attention", default="xla", help=f"{' or '.join(ATTENTION_IMPLEMENTATIONS)} (%(default)s)")
@@ -147,6 +151,7 @@ def options_from(given: argparse.Namespace, model: str) -> EvaluationOptions:
         max_length=given.max_length,
         batch_size=given.batch_size,
         system=given.system,
+        excerpts=given.excerpts,
         instruction=given.instruction,
         compute_dtype=given.compute_dtype,
         attention=given.attention,

@@ -72,7 +72,7 @@ class ReproduceOptions:
         for name in ("queries", "top_k", "max_length", "batch_size"):
             if getattr(self, name) is not None:
                 require_at_least(name, getattr(self, name), 1)
-        for name in ("system", "instruction"):
+        for name in ("system", "instruction", "excerpts"):
             here, there = getattr(self.stage1.data, name), getattr(self.stage2.data, name)
             remedy = f"stage 2's is {there!r}; give both stages the same prompt, or no row can be compared"
             require(here == there, f"stage1.data.{name}", here, remedy)

@@ -135,6 +135,7 @@ class Plan:
             "batch_size": options.batch_size,
             "system": data.system,
             "instruction": data.instruction,
+            "excerpts": data.excerpts,
             "compute_dtype": computed.compute_dtype,
             "attention": computed.attention,
         }

@@ -191,6 +191,13 @@ def test_the_vllm_command_is_json_in_quotes(family):
     assert overrides["classifier_from_token"] == ["0", "1"]
 
 
+def test_the_card_says_how_documents_are_cut():
+    plain = model_card("small", facts())
+    assert "key_sentences" not in plain
+    card = model_card("small", facts(settings=PromptSettings("", "", 224, "key_sentences")))
+    assert "sentences that match the query best (`excerpts: key_sentences`)" in card
+
+
 def test_texts_cannot_break_out_of_the_card():
     prompt = PromptSettings("Use ```code``` and ````more````", "a | b\nc", 224)
     frame = ChatFrame(f"{prompt.system}\n", "\n", end_token=2)

@@ -42,7 +42,10 @@ def with_positions(model: Pretrained, positions: int) -> Pretrained:
 def test_the_run_comes_first_then_the_file_then_the_defaults(model, saved):
     fields = {"data.system": "S", "data.instruction": "I", "data.max_length": 99, "model.source": "m"}
     trained = dataclasses.replace(saved, run=load_config(None, fields))
-    assert prompt_settings_of(trained) == PromptSettings("S", "I", 99)
+    assert prompt_settings_of(trained) == PromptSettings("S", "I", 99, "head")
+    fields["data.excerpts"] = "key_sentences"
+    other = dataclasses.replace(saved, run=load_config(None, fields))
+    assert prompt_settings_of(other) == PromptSettings("S", "I", 99, "key_sentences")
     assert prompt_settings_of(saved) == SAVED
     assert prompt_settings_of(model) == PromptSettings("", "", 256)
 
@@ -54,6 +57,8 @@ def test_a_callers_wish_stands_above_all(name, request):
     assert prompt_settings_of(model, system="") == dataclasses.replace(own, system="")
     assert prompt_settings_of(model, instruction="find") == dataclasses.replace(own, instruction="find")
     assert prompt_settings_of(model, max_length=200) == dataclasses.replace(own, max_length=200)
+    cut = dataclasses.replace(own, excerpts="key_sentences")
+    assert prompt_settings_of(model, excerpts="key_sentences") == cut
 
 
 @pytest.mark.parametrize("system", ["", "A longer sentence than the model's own, of many more words."])
@@ -75,6 +80,7 @@ def test_a_saved_length_stands_whatever_the_default(saved, tmp_path):
     [
         ({"max_length": 257}, "max_length=257: .* has 256 positions; give no more"),
         ({"max_length": 3}, "max_length=3: must be a whole number of at least 16"),
+        ({"excerpts": "tail"}, "excerpts='tail': choose one of head, key_sentences"),
         ({"max_length": 99.5}, r"max_length=99\.5: must be a whole number"),
     ],
 )

@@ -1,0 +1,122 @@
+"""Shortens a document to the sentences that a query asks about, where a prompt has no room for all of it.
+
+Reading the blocks of a document that match the query best, not its first ones, is what KeyB2 does for long
+documents (Li, Gaussier, Li, Zhou 2024, arXiv 2411.06254). Here the blocks are sentences, the match is
+lexical, and nothing is read but the query and the document, so that training, evaluation, server and a
+single call cut a document alike.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import Stemmer
+
+EXCERPT_STYLES = ("head", "key_sentences")
+# Raised by hand when the same texts give other excerpts than before.
+EXCERPT_VERSION = 1
+# Longest text that is read, for each token of room: beyond it a document is cut as `head` cuts it.
+_CHARACTERS_PER_TOKEN = 512
+# Text without full stops (tables, lower-cased speech) is cut into pieces of so many words.
+_LONGEST_SENTENCE = 60
+# The start of a document that is always kept: most titles, and the subject of most first sentences.
+_LEAD = 20
+# How much a query word still counts that a chosen sentence holds already.
+_SEEN_BEFORE = 0.5
+# A full stop ends a sentence unless it follows an initial or one of the commonest abbreviations.
+_SENTENCE_END = re.compile(
+    r"(?:(?<=[.!?])|(?<=[.!?][\"')\]]))(?<!\b[A-Z]\.)(?<!\bvs\.)(?<!\be\.g\.)(?<!\bi\.e\.)(?<!\bal\.)\s+"
+    r"|(?<=[\u3002\uff01\uff1f])|\n+"  # CJK full stop, exclamation and question mark
+)
+_WORD = re.compile(r"\w+")
+# Words that say nothing about what is asked for: Lucene's list, which BM25 uses here too.
+_STOP_WORDS = frozenset(
+    _WORD.findall(
+        "a an and are as at be but by for if in into is it no not of on or such that the their then there "
+        "these they this to was will with"
+    )
+)
+
+CountTokens = Callable[[Sequence[str]], Sequence[int]]
+
+
+def split_sentences(text: str) -> list[str]:
+    """The sentences of a text in order, none empty; long ones without a full stop are cut into pieces."""
+    sentences: list[str] = []
+    for sentence in _SENTENCE_END.split(text):
+        words = sentence.split()
+        sentences += [
+            " ".join(words[start : start + _LONGEST_SENTENCE])
+            for start in range(0, len(words), _LONGEST_SENTENCE)
+        ]
+    return sentences
+
+
+def _stems(text: str, stemmer: Stemmer.Stemmer) -> set[str]:
+    words = (word for word in _WORD.findall(text.lower()) if word not in _STOP_WORDS)
+    return set(stemmer.stemWords(list(words)))
+
+
+def _best_first(query: set[str], sentences: Sequence[set[str]]) -> list[int]:
+    """All sentences, those that add most to what the chosen ones say of the query first.
+
+    A query word weighs log(1 + n / df), with n sentences of which df hold it: a word on every line tells
+    nothing about one of them. Of equal sentences the earlier one comes first.
+    """
+    frequency = Counter(word for words in sentences for word in words & query)
+    weight = {word: math.log1p(len(sentences) / count) for word, count in frequency.items()}
+    matches = [words & query for words in sentences]
+
+    def gain(place: int) -> float:
+        return sum(weight[word] for word in sorted(matches[place]))  # sorted: the same sum every time
+
+    left = [(-gain(place), place) for place, words in enumerate(matches) if words]
+    heapq.heapify(left)
+    chosen: list[int] = []
+    while left:
+        _, place = heapq.heappop(left)
+        now = (-gain(place), place)
+        if left and now > left[0]:  # gains only fall, so what stays ahead of the next is the best
+            heapq.heappush(left, now)
+            continue
+        chosen.append(place)
+        for word in matches[place]:
+            weight[word] *= _SEEN_BEFORE
+    return chosen + [place for place, words in enumerate(matches) if not words]
+
+
+def key_sentences(query: str, document: str, room: int, count_tokens: CountTokens) -> str:
+    """The document's start and its sentences that match the query best, in the document's order.
+
+    A document of at most `room` tokens comes back as it is. Of a longer one the first words are kept, for
+    they name the subject; then the best sentences are taken as long as they fit; what is left is filled
+    from the start. The result may have a few tokens more than `room`, for whoever joins it to cut.
+
+    Args:
+        query: any text; without a word that the document shares, the result is the document's start.
+        document: any text; one that is cut is cut after 512 characters for each token of room.
+        room: tokens there are for it.
+        count_tokens: how many tokens each of some texts has.
+    """
+    text = document[: room * _CHARACTERS_PER_TOKEN]
+    if count_tokens([text])[0] <= room:
+        return document
+    first, *rest = split_sentences(text)
+    words = first.split()
+    sentences = [" ".join(part) for part in (words[:_LEAD], words[_LEAD:]) if part] + rest
+    stemmer = Stemmer.Stemmer("english")
+    order = _best_first(_stems(query, stemmer), [_stems(sentence, stemmer) for sentence in sentences])
+    lengths = count_tokens(sentences)
+    kept: set[int] = set()
+    left = room
+    for place in dict.fromkeys([0, *order]):
+        if lengths[place] <= left:
+            kept.add(place)
+            left -= lengths[place]
+    if not kept:  # one sentence that is too long by itself
+        return document
+    return " ".join(sentences[place] for place in sorted(kept))

@@ -1,0 +1,153 @@
+"""Excerpts: whole sentences in order, within the room, and those the query asks about."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prorank_jax.excerpts import _best_first, key_sentences, split_sentences
+from prorank_jax.models.tokenizer import load_tokenizer
+from prorank_jax.prompts import PromptRenderer, make_renderer
+
+TOKENIZER = load_tokenizer(str(Path(__file__).parent / "goldens" / "tiny_qwen"))
+FILLER = " ".join(f"Filler number {n} tells of nothing much." for n in range(30))
+ANSWER = "Cacti store their water in thick stems."
+TITLE = "On the plants of dry places and how they live there"
+
+
+def count_words(texts: Sequence[str]) -> list[int]:
+    return [len(text.split()) for text in texts]
+
+
+def renderer(excerpts: str = "key_sentences", max_length: int = 330) -> PromptRenderer:
+    return make_renderer(TOKENIZER, max_length=max_length, excerpts=excerpts)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentences"),
+    [
+        ("One. Two! Three? Four", ["One.", "Two!", "Three?", "Four"]),
+        ('He said "no." Then (he left.) Then', ['He said "no."', "Then (he left.)", "Then"]),
+        ("The S. aureus strain, i.e. this, vs. that of Smith et al. grew.", None),
+        ("a value of 0.05 was kept", None),
+        ("第一句。第二句\uff01", ["第一句。", "第二句\uff01"]),
+        ("line\nother\n\nline", ["line", "other", "line"]),
+        (" \n ", []),
+    ],
+)
+def test_sentences_end_at_full_stops_and_not_after_initials(text: str, sentences: list[str] | None) -> None:
+    assert split_sentences(text) == ([text] if sentences is None else sentences)
+
+
+@given(st.text(max_size=400))
+def test_no_word_is_lost_in_splitting(text: str) -> None:
+    joined = "".join(split_sentences(text))
+    assert "".join(joined.split()) == "".join(text.split())
+
+
+def test_text_without_full_stops_is_cut_into_pieces() -> None:
+    pieces = split_sentences("word " * 1000)
+    assert max(count_words(pieces)) <= 60
+    assert sum(count_words(pieces)) == 1000
+
+
+def test_the_sentence_that_answers_is_found_wherever_it_stands() -> None:
+    for place in (0, 7, 29):
+        sentences = split_sentences(FILLER)
+        sentences.insert(place, ANSWER)
+        document = f"{TITLE}. {' '.join(sentences)}"
+        kept = key_sentences("How does a cactus store water?", document, 40, count_words)
+        assert ANSWER in kept
+        assert kept.startswith(TITLE)
+
+
+def test_without_a_shared_word_the_start_is_kept() -> None:
+    kept = key_sentences("xylophone", FILLER, 40, count_words)
+    assert FILLER.startswith(kept)
+    assert 30 < len(kept.split()) <= 40
+
+
+@given(st.integers(0, 2**32), st.integers(1, 80))
+def test_an_excerpt_fits_and_keeps_the_order(seed: int, room: int) -> None:
+    source = random.Random(seed)
+    words = [
+        source.choice(["tea", "boat", "horse", "piano", "a", "of"]) for _ in range(source.randrange(150))
+    ]
+    document = " ".join(word + source.choice(["", "", ".", "\n"]) for word in words)
+    kept = key_sentences("a tea boat", document, room, count_words)
+    if len(words) <= room or kept == document:
+        assert kept == document
+        return
+    assert len(kept.split()) <= room
+    rest = iter(document.split())
+    assert all(word in rest for word in kept.split())  # a subsequence
+
+
+@given(st.integers(0, 2**32))
+def test_the_lazy_choice_is_that_of_comparing_all_each_time(seed: int) -> None:
+    source = random.Random(seed)
+    query = set("abcdef")
+    sentences = [
+        set(source.choices("abcdefxyz", k=source.randrange(5))) for _ in range(source.randrange(1, 12))
+    ]
+    frequency = Counter(word for sentence in sentences for word in sentence & query)
+    weight = {word: math.log1p(len(sentences) / count) for word, count in frequency.items()}
+    left, expected = [place for place, sentence in enumerate(sentences) if sentence & query], []
+    while left:
+        gains = {place: sum(weight[word] for word in sorted(sentences[place] & query)) for place in left}
+        best = max(left, key=lambda place: (gains[place], -place))
+        expected.append(best)
+        left.remove(best)
+        for word in sentences[best] & query:
+            weight[word] /= 2
+    expected += [place for place, sentence in enumerate(sentences) if not sentence & query]
+    assert _best_first(query, sentences) == expected
+
+
+def test_one_endless_sentence_is_left_to_be_cut() -> None:
+    assert key_sentences("tea", "tea" * 500, 10, lambda texts: [len(text) for text in texts]) == "tea" * 500
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.text(max_size=100), st.text(max_size=600))
+def test_prompts_never_grow_too_long(query: str, document: str) -> None:
+    prompts = renderer()
+    ids = prompts.render(query, document)
+    assert len(ids) <= prompts.max_length
+    head = renderer("head").render(query, document)
+    if len(head) < prompts.max_length:  # nothing was cut
+        assert ids == head
+
+
+def test_a_prompt_holds_what_the_head_has_no_room_for() -> None:
+    document = f"{TITLE}. {FILLER} {ANSWER} {FILLER}"
+    query = "How does a cactus store water?"
+    shown = {
+        style: TOKENIZER.decode(renderer(style).render(query, document))
+        for style in ("head", "key_sentences")
+    }
+    assert ANSWER in shown["key_sentences"]
+    assert ANSWER not in shown["head"]
+
+
+def test_prompts_of_one_call_are_those_of_single_calls() -> None:
+    prompts = renderer()
+    pairs = [(query, f"{TITLE}. {FILLER} {ANSWER}") for query in ("water?", "filler number 7", "")]
+    assert prompts.render_batch(pairs) == [prompts.render(*pair) for pair in pairs]
+
+
+def test_fingerprints_tell_the_styles_apart() -> None:
+    assert renderer("head").fingerprint == make_renderer(TOKENIZER, max_length=330).fingerprint
+    assert renderer("head").fingerprint != renderer().fingerprint
+
+
+def test_a_huge_document_costs_little() -> None:
+    document = "tea boat. " * 1_000_000
+    assert len(renderer().render("tea", document)) <= 330
