@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from prorank_jax.config_checks import require, require_at_least, require_choice, require_positive
+from prorank_jax.excerpts import EXCERPT_STYLES
 from prorank_jax.stage_options import GrpoOptions, LoraOptions, RankingOptions
 
 __all__ = [
@@ -71,6 +72,8 @@ class DataOptions:
     probe_split: str = "dev"
     max_length: int = 224
     """Longest prompt in tokens, template included; longer documents are cut."""
+    excerpts: str = "head"
+    """Kept of a document that is too long: its `head`, or `key_sentences`, those that match the query."""
     buckets: tuple[int, ...] = ()
     """Static prompt lengths, ascending, the last equal to `max_length`; empty: chosen from the data."""
     instruction: str = ""
@@ -83,6 +86,8 @@ class DataOptions:
     hard_negatives: float = 0.5
     """Share of those that come from BM25's top `negative_depth`; the others are drawn at random."""
     negative_depth: int = 50
+    pseudo_queries: int = 0
+    """Queries made from documents of the collection, beside the judged ones; see `pseudo_queries`."""
     teacher_scores: str = ""
     """A TREC run, or a TSV of query id, document id and score: a teacher's scores, for stage 2."""
     teacher_depth: int = 0
@@ -91,6 +96,7 @@ class DataOptions:
     def __post_init__(self) -> None:
         require(bool(self.source), "data.source", self.source, "name a collection, e.g. demo")
         require_at_least("data.max_length", self.max_length, 16)
+        require_choice("data.excerpts", self.excerpts, EXCERPT_STYLES)
         ascending = list(self.buckets) == sorted(set(self.buckets)) and all(b > 0 for b in self.buckets)
         require(ascending, "data.buckets", self.buckets, "list positive lengths in ascending order")
         reaches = not self.buckets or self.buckets[-1] == self.max_length
@@ -101,6 +107,7 @@ class DataOptions:
         share_is_valid = 0.0 <= self.hard_negatives <= 1.0
         require(share_is_valid, "data.hard_negatives", self.hard_negatives, "a share, from 0 to 1")
         require_at_least("data.negative_depth", self.negative_depth, 1)
+        require_at_least("data.pseudo_queries", self.pseudo_queries, 0)
         require_at_least("data.teacher_depth", self.teacher_depth, 0)
         useless = self.teacher_depth > 0 and not self.teacher_scores
         require(not useless, "data.teacher_depth", self.teacher_depth, "needs data.teacher_scores")

@@ -14,6 +14,7 @@ from prorank_jax.embedding_jsonl import read_embedding_groups
 from prorank_jax.irds import read_ir_dataset
 from prorank_jax.models.sources import cache_folder
 from prorank_jax.negatives import make_groups
+from prorank_jax.pseudo_queries import make_pseudo_groups
 from prorank_jax.remote_files import fetch_file, fetch_folder, is_url, open_url, url_slug, with_url_errors
 from prorank_jax.source_names import CATALOGUE_PREFIX, DEMO
 from prorank_jax.teacher_scores import add_teacher_candidates, read_teacher_scores
@@ -91,8 +92,8 @@ def load_groups(source: str, split: str, options: DataOptions, seed: int = 0) ->
     """The ranking groups of any source.
 
     A collection gives every query with all its judged documents and mined negatives
-    (`negatives.make_groups`), and the scores of `options.teacher_scores`; a FlagEmbedding file gives its
-    own candidates and scores.
+    (`negatives.make_groups`), the scores of `options.teacher_scores`, and after those the queries made
+    from its documents; a FlagEmbedding file gives its own candidates and scores.
 
     Raises:
         ValueError: an unknown source or split, a flaw in its files, or no relevant document at all.
@@ -100,7 +101,13 @@ def load_groups(source: str, split: str, options: DataOptions, seed: int = 0) ->
     source = local_source(source)
     if not _is_embedding_file(source):
         collection = load_collection(source, split)
-        return _add_teacher(make_groups(collection, options, seed), collection, options)
+        judged = _add_teacher(make_groups(collection, options, seed), collection, options)
+        return judged + make_pseudo_groups(collection, options, seed)
+    if options.pseudo_queries:
+        raise ValueError(
+            f"data.pseudo_queries={options.pseudo_queries}: {source} holds training groups, no collection to "
+            "make queries from; set it to 0, or give a BEIR folder"
+        )
     if options.teacher_scores:
         raise ValueError(
             f"data.teacher_scores={options.teacher_scores!r}: {source} names no documents; write the scores "

@@ -19,7 +19,7 @@ from prorank_jax.records import Example, RecordReader, ensure_records, read_inde
 from prorank_jax.types import Candidate, RankingGroup
 
 # Raised by hand when the same inputs give other records than before.
-CONTENT_VERSION = 2
+CONTENT_VERSION = 3
 
 
 class Renderer(Protocol):
@@ -139,6 +139,7 @@ def _deciding_content(
         "negatives_per_query": options.negatives_per_query,
         "hard_negatives": options.hard_negatives,
         "negative_depth": options.negative_depth,
+        "pseudo_queries": options.pseudo_queries,
         "seed": seed,
         "every_candidate": every_candidate,
         "teacher": teacher_fingerprint(options),

@@ -117,7 +117,11 @@ def _open_model(config: RunConfig) -> _Opened:
     _warn_of_other_prompt(config, pretrained.run)
     data = config.data
     renderer = make_renderer(
-        pretrained.tokenizer, max_length=data.max_length, instruction=data.instruction, system=data.system
+        pretrained.tokenizer,
+        max_length=data.max_length,
+        instruction=data.instruction,
+        system=data.system,
+        excerpts=data.excerpts,
     )
     return _Opened(mesh, pretrained, model, pretrained_shardings(model, mesh), renderer)
 
@@ -187,15 +191,15 @@ def _open_examples(
     data, seed = config.data, config.train.seed
     lists = config.stage == 2
     examples = open_dataset(data.source, data.split, data, renderer, folder, seed, every_candidate=lists)
-    without_teacher = dataclasses.replace(data, teacher_scores="", teacher_depth=0)
-    held_out = open_dataset(_probe_source(data), data.probe_split, without_teacher, renderer, folder, seed)
+    judged_only = dataclasses.replace(data, teacher_scores="", teacher_depth=0, pseudo_queries=0)
+    held_out = open_dataset(_probe_source(data), data.probe_split, judged_only, renderer, folder, seed)
     return examples, held_out
 
 
 def _warn_of_other_prompt(config: RunConfig, before: RunConfig | None) -> None:
     if before is None:
         return
-    for name in ("system", "instruction"):
+    for name in ("system", "instruction", "excerpts"):
         here, there = getattr(config.data, name), getattr(before.data, name)
         if here != there:
             _log.warning(

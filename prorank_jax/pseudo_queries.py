@@ -1,0 +1,108 @@
+"""Training queries made from documents, for collections with few judged queries.
+
+Two kinds, both relevant to the very document they were taken out of: its title, asked of its body as in
+content-based weak supervision (MacAvaney, Yates, Hui, Frieder, SIGIR 2019, arXiv 1707.00189), and one of
+its sentences, asked of what is left, as in the inverse cloze task (Lee, Chang, Toutanova, ACL 2019, arXiv
+1906.00300). As in round-trip filtering (Promptagator, arXiv 2209.11755) a query is kept only if BM25 finds
+its document again.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Sequence
+
+from rich.progress import track
+
+from prorank_jax.bm25 import Bm25Index
+from prorank_jax.collection import Collection
+from prorank_jax.config import DataOptions
+from prorank_jax.excerpts import split_sentences
+from prorank_jax.negatives import MINED_GRADE, choose_negatives
+from prorank_jax.types import Candidate, Document, RankingGroup
+
+PSEUDO_PREFIX = "pseudo:"
+# Words of a query: fewer ask nothing, more are no question.
+_FEWEST_WORDS, _MOST_WORDS = 5, 40
+
+
+def make_query(document: Document, random_state: random.Random) -> tuple[str, Document] | None:
+    """A query taken out of a document, and the document without it; None where nothing is fit.
+
+    The title or a sentence at even odds, or whichever of them is fit: of 5 to 40 words, with as many left
+    in the document.
+    """
+    made = [_from_title(document), _from_sentence(document, random_state)]
+    random_state.shuffle(made)
+    return next((pair for pair in made if pair is not None), None)
+
+
+def _is_fit(query: str, rest: str) -> bool:
+    return _FEWEST_WORDS <= len(query.split()) <= _MOST_WORDS and len(rest.split()) >= _FEWEST_WORDS
+
+
+def _from_title(document: Document) -> tuple[str, Document] | None:
+    if not _is_fit(document.title, document.text):
+        return None
+    return document.title.strip(), Document(document.id, document.text)
+
+
+def _from_sentence(document: Document, random_state: random.Random) -> tuple[str, Document] | None:
+    sentences = split_sentences(document.text)
+    order = random_state.sample(range(len(sentences)), len(sentences))
+    for place in order:
+        rest = " ".join(sentences[:place] + sentences[place + 1 :])
+        if _is_fit(sentences[place], rest):
+            return sentences[place], Document(document.id, rest, document.title)
+    return None
+
+
+def make_pseudo_groups(collection: Collection, options: DataOptions, seed: int = 0) -> list[RankingGroup]:
+    """`options.pseudo_queries` groups of a query made from a document, that document, and negatives.
+
+    The negatives are chosen as those of judged queries. Where a title is asked for, all candidates go
+    without theirs, so that a missing title tells nothing. Fewer groups come back only when the collection
+    has no more. The choice depends on the seed and the collection only; judgements are not read.
+    """
+    if not options.pseudo_queries:
+        return []
+    ids = list(collection.documents)
+    index = Bm25Index([document.full_text for document in collection.documents.values()])
+    order = random.Random(f"{seed}:pseudo").sample(ids, len(ids))
+    groups: list[RankingGroup] = []
+    for identifier in track(order, "making queries", transient=True, disable=not sys.stderr.isatty()):
+        if len(groups) == options.pseudo_queries:
+            break
+        group = _make_group(collection, identifier, ids, index, options, seed)
+        if group is not None:
+            groups.append(group)
+    return groups
+
+
+def _make_group(
+    collection: Collection,
+    identifier: str,
+    ids: Sequence[str],
+    index: Bm25Index,
+    options: DataOptions,
+    seed: int,
+) -> RankingGroup | None:
+    random_state = random.Random(f"{seed}:{PSEUDO_PREFIX}{identifier}")
+    made = make_query(collection.documents[identifier], random_state)
+    if made is None:
+        return None
+    query, rest = made
+    ranking = [ids[position] for position, _ in index.top(query, options.negative_depth)]
+    if identifier not in ranking:
+        return None
+    grades = {identifier: options.relevant_grade}
+    negatives = choose_negatives(grades, ranking, ids, options, random_state)
+    others = [collection.documents[negative] for negative in negatives]
+    if collection.documents[identifier].title and not rest.title:
+        others = [Document(other.id, other.text) for other in others]
+    candidates = (
+        Candidate(rest, options.relevant_grade),
+        *(Candidate(other, MINED_GRADE) for other in others),
+    )
+    return RankingGroup(f"{PSEUDO_PREFIX}{identifier}", query, candidates)

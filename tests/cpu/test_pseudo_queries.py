@@ -1,0 +1,105 @@
+"""Queries made from documents: never beside what they were taken from, and the same for a seed."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+import re
+
+import pytest
+
+from prorank_jax.collection import Collection
+from prorank_jax.config import DataOptions
+from prorank_jax.corpora import load_groups
+from prorank_jax.pseudo_queries import PSEUDO_PREFIX, make_pseudo_groups, make_query
+from prorank_jax.types import Document
+
+TOPICS = "tea cup kettle boat sail harbour horse saddle stable piano organ choir violin mountain river"
+WORDS = re.findall(r"\w+", TOPICS)
+OPTIONS = DataOptions(pseudo_queries=20, negatives_per_query=4, hard_negatives=0.5, negative_depth=10)
+
+
+def _sentence(source: random.Random) -> str:
+    return " ".join(source.choices(WORDS, k=8)).capitalize() + f" number {source.randrange(10**6)}."
+
+
+def _collection(title: bool = True) -> Collection:
+    source = random.Random(3)
+    documents = {
+        f"d{n}": Document(
+            f"d{n}", " ".join(_sentence(source) for _ in range(3)), _sentence(source)[:-1] if title else ""
+        )
+        for n in range(60)
+    }
+    return Collection("made up", documents, {"q": "tea"}, {"q": {"d0": 1}})
+
+
+def test_a_query_is_relevant_to_its_document_only() -> None:
+    groups = make_pseudo_groups(_collection(), OPTIONS)
+    assert len(groups) == 20
+    assert len({group.query_id for group in groups}) == 20
+    for group in groups:
+        relevant, *others = group.candidates
+        assert group.query_id == f"{PSEUDO_PREFIX}{relevant.document.id}"
+        assert relevant.grade == 1
+        assert [other.grade for other in others] == [0] * 4
+        assert relevant.document.id not in {other.document.id for other in others}
+
+
+def test_a_query_is_taken_out_of_its_document() -> None:
+    collection = _collection()
+    kinds = set()
+    for group in make_pseudo_groups(collection, OPTIONS):
+        relevant, *others = group.candidates
+        whole = collection.documents[relevant.document.id]
+        assert group.query in (whole.title, *(f"{part}." for part in whole.text[:-1].split(". ")))
+        assert group.query not in relevant.document.full_text
+        is_title = group.query == whole.title
+        kinds.add(is_title)
+        # A title that only the relevant document lacks would give it away.
+        assert {bool(one.document.title) for one in (relevant, *others)} == {not is_title}
+    assert kinds == {True, False}
+
+
+def test_documents_without_titles_give_sentences() -> None:
+    groups = make_pseudo_groups(_collection(title=False), OPTIONS)
+    assert len(groups) == 20
+    assert all(group.query.endswith(".") for group in groups)
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        Document("d", ""),
+        Document("d", "Too short."),
+        Document("d", "word " * 41, "a title"),
+        Document("d", "中" * 99),
+    ],
+)
+def test_nothing_is_made_of_what_is_too_short_or_too_long(document: Document) -> None:
+    assert make_query(document, random.Random(0)) is None
+
+
+def test_the_choice_depends_on_the_seed() -> None:
+    first, again, other = (make_pseudo_groups(_collection(), OPTIONS, seed) for seed in (0, 0, 1))
+    assert first == again
+    assert [group.query_id for group in first] != [group.query_id for group in other]
+
+
+def test_more_queries_than_documents_gives_what_there_is() -> None:
+    groups = make_pseudo_groups(_collection(), dataclasses.replace(OPTIONS, pseudo_queries=1000))
+    assert 30 < len(groups) <= 60  # BM25 does not find every document again
+
+
+def test_judged_queries_stay_as_they_are_and_come_first() -> None:
+    without = load_groups("demo", "train", dataclasses.replace(OPTIONS, pseudo_queries=0))
+    with_pseudo = load_groups("demo", "train", OPTIONS)
+    assert with_pseudo[: len(without)] == without
+    assert len(with_pseudo) == len(without) + 20
+
+
+def test_a_file_of_groups_has_no_documents_to_ask_for(tmp_path) -> None:
+    file = tmp_path / "groups.jsonl"
+    file.write_text('{"query": "tea", "pos": ["tea"], "neg": ["boat"]}\n')
+    with pytest.raises(ValueError, match=r"data\.pseudo_queries=20.*set it to 0"):
+        load_groups(str(file), "train", OPTIONS)
