@@ -48,11 +48,14 @@ class RankingObjective:
         losses: every loss there is, by name.
         weights: of those that are used.
         kl_coefficient: weight of the mean KL(policy ‖ initial policy) over the vocabulary at the answer.
+        format_coefficient: weight of the mean −log(p(`0`) + p(`1`)) at the answer. It pulls on what the
+            other tokens get, and not on the difference of the two, which is the score.
     """
 
     losses: Mapping[str, LossFunction]
     weights: Mapping[str, float]
-    kl_coefficient: float
+    kl_coefficient: float = 0.0
+    format_coefficient: float = 0.0
 
     @property
     def uses_reference(self) -> bool:
@@ -84,6 +87,12 @@ def list_ndcg(scores: Array, grades: Array, mask: Array) -> jax.Array:
     return dcg / jnp.where(ideal > 0, ideal, 1.0)
 
 
+def answer_surprise(logits: jax.Array, answers: AnswerTokens) -> jax.Array:
+    """−log(p(`0`) + p(`1`)) of each next-token distribution, in nats: [..., V] → [...]."""
+    either = jnp.logaddexp(logits[..., answers.zero], logits[..., answers.one])
+    return jax.nn.logsumexp(logits, axis=-1) - either
+
+
 def _part_loss(
     params: Params,
     model: Transformer,
@@ -106,8 +115,13 @@ def _part_loss(
     loss, metrics = combined_loss(
         scores, initial_scores, labels, objective.weights, totals, losses=objective.losses
     )
-    if objective.kl_coefficient > 0 and reference is not None:
+    if objective.kl_coefficient > 0 or objective.format_coefficient > 0:
         logits: Any = model.apply({"params": params}, hidden, method="answer_logits")
+    if objective.format_coefficient > 0:
+        outside = answer_surprise(logits, answers)  # [Q, K]
+        metrics["format_loss"] = (outside * part.mask).sum() / documents
+        loss = loss + objective.format_coefficient * metrics["format_loss"]
+    if objective.kl_coefficient > 0 and reference is not None:
         start: Any = reference.model.apply({"params": reference.params}, initial, method="answer_logits")
         divergence = exact_kl(logits, jax.lax.stop_gradient(start))  # [Q, K]
         metrics["kl"] = (divergence * part.mask).sum() / documents

@@ -76,6 +76,9 @@ class RankingOptions:
     """Documents of the batch's other queries that each list also gets, as negatives of `info_nce`."""
     kl_coefficient: float = 0.0
     """Weight of KL(policy ‖ initial policy) at the answer; 0 keeps no reference for it."""
+    format_coefficient: float = 0.0
+    """Weight of -log(p(`0`) + p(`1`)) at the answer: holds the format, needs no reference, leaves the score
+    free."""
     soft_labels: str = "grade"
     """Labels of `pointwise`: `grade` as a share of the highest, `teacher` for scores from 0 to 1,
     `teacher_logit` for their sigmoid."""
@@ -87,6 +90,7 @@ class RankingOptions:
         require_at_least("ranking.list_size", self.list_size, 2)
         require_at_least("ranking.in_batch_negatives", self.in_batch_negatives, 0)
         require_at_least("ranking.kl_coefficient", self.kl_coefficient, 0.0)
+        require_at_least("ranking.format_coefficient", self.format_coefficient, 0.0)
         require_choice("ranking.soft_labels", self.soft_labels, SOFT_LABELS)
         require_positive("ranking.preference_beta", self.preference_beta)
 

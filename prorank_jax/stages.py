@@ -165,7 +165,7 @@ def _objective(parts: Parts) -> RankingObjective:
         soft_label=ranking.soft_labels,
         beta=ranking.preference_beta,
     )
-    return RankingObjective(make_losses(options), weights, ranking.kl_coefficient)
+    return RankingObjective(make_losses(options), weights, ranking.kl_coefficient, ranking.format_coefficient)
 
 
 def _ranking(parts: Parts) -> Stage:

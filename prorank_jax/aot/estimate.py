@@ -77,8 +77,8 @@ def _batch_of(config: RunConfig, which: str, ways: int) -> _Batch:
         later = config.grpo.group_size * (config.grpo.max_new_tokens - 1)
         return _Batch(lists, width, width, lists * (1 + later))
     documents = config.ranking.documents
-    with_kl = config.ranking.kl_coefficient > 0
-    return _Batch(lists * documents, width - SHARED_TOKENS, width, lists * documents if with_kl else 0)
+    with_logits = config.ranking.kl_coefficient > 0 or config.ranking.format_coefficient > 0
+    return _Batch(lists * documents, width - SHARED_TOKENS, width, lists * documents if with_logits else 0)
 
 
 def _model_flops(config: RunConfig, which: str, shape: ModelConfig) -> int:

@@ -175,6 +175,7 @@ def _ranking(config: RunConfig, model: Transformer, mesh: Mesh) -> StepProgram:
         make_losses(LossOptions(soft_label=ranking.soft_labels, beta=ranking.preference_beta)),
         parse_losses(ranking.losses),
         ranking.kl_coefficient,
+        ranking.format_coefficient,
     )
     step = make_ranking_step(
         model, optimizer, schedule, objective, config.train.accumulation, ANY_ANSWERS, mesh

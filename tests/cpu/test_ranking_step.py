@@ -12,7 +12,7 @@ from prorank_jax.config import LoraOptions, MeshOptions
 from prorank_jax.models.lora import combine, merge_factors
 from prorank_jax.models.transformer import Transformer
 from prorank_jax.ranking_losses import LossOptions, make_losses
-from prorank_jax.ranking_step import RankingObjective, list_ndcg, make_ranking_step
+from prorank_jax.ranking_step import RankingObjective, answer_surprise, list_ndcg, make_ranking_step
 from prorank_jax.scoring import list_hidden, relevance_scores, score_from_hidden
 from prorank_jax.sharding import make_mesh
 from prorank_jax.train_state import all_params, init_state, train_state_shardings
@@ -59,8 +59,9 @@ def scores(model: Transformer, params, lists: ListBatch) -> jax.Array:
     return jax.jit(lambda p: score_from_hidden(model, p, list_hidden(model, p, lists), ANSWERS))(params)
 
 
-def objective(kl: float = 0.0, **weights: float) -> RankingObjective:
-    return RankingObjective(make_losses(LossOptions(top_grade=2.0)), weights or {"listwise": 1.0}, kl)
+def objective(kl: float = 0.0, held_format: float = 0.0, **weights: float) -> RankingObjective:
+    losses = make_losses(LossOptions(top_grade=2.0))
+    return RankingObjective(losses, weights or {"listwise": 1.0}, kl, held_format)
 
 
 def build(
@@ -119,6 +120,8 @@ def test_gradients_flow_through_the_shared_prefix_as_through_whole_prompts():
         objective(listwise=1.0, pointwise=0.5),
         objective(0.3, pairwise=1.0, margin_mse=0.1),
         objective(info_nce=1.0, preference=1.0),
+        objective(0.3, 0.5, listwise=1.0),
+        objective(held_format=0.5, listwise=1.0),
     ],
 )
 def test_parts_add_up_to_the_batch(goal):
@@ -163,6 +166,31 @@ def test_kl_starts_at_zero_and_holds_the_policy_back():
                 assert abs(float(metrics["kl"])) < 1e-6
         moved[coefficient] = float(metrics["kl"])
     assert 0 < moved[10.0] < 0.2 * moved[1e-6]
+
+
+def test_the_format_term_is_the_surprise_at_an_answer():
+    logits = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 40)) * 4, jnp.float32)
+    shares = jax.nn.softmax(logits, axis=-1)
+    either = shares[..., ANSWERS.zero] + shares[..., ANSWERS.one]
+    np.testing.assert_allclose(answer_surprise(logits, ANSWERS), -jnp.log(either), rtol=1e-5)
+
+
+def test_the_format_term_does_not_pull_on_the_score_of_a_sure_answer():
+    logits = jnp.full(40, -30.0).at[ANSWERS.zero].set(1.0).at[ANSWERS.one].set(3.0)
+    pull = jax.grad(lambda given: answer_surprise(given, ANSWERS))(logits)
+    np.testing.assert_allclose(pull, 0, atol=1e-6)
+
+
+def test_the_format_is_held_without_a_reference():
+    model, params = tiny_model()
+    missed = {}
+    for coefficient in (1e-6, 1.0):
+        goal = objective(held_format=coefficient, listwise=1.0)
+        step, state = build(model, params, goal, optimizer=optax.sgd(0.05))
+        for _ in range(20):
+            state, metrics = step(state, None, random_lists())
+        missed[coefficient] = float(metrics["format_loss"])
+    assert 0 <= missed[1.0] < 0.5 * missed[1e-6]
 
 
 @pytest.mark.parametrize("lora", [LoraOptions(), LORA])
