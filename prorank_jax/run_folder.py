@@ -69,9 +69,12 @@ def check_same_run(output_dir: Path | epath.Path, config: RunConfig) -> None:
         return
     try:
         saved = flatten(read_plain_yaml(file))
-    except (ValueError, AttributeError) as error:
+        saved["stage"]  # which every config of a run has
+    except (ValueError, AttributeError, KeyError) as error:
         raise ValueError(f"{file}: not the config of a run; name another output_dir") from error
     current = flatten(config_to_dict(config))
+    # A field that came later has the meaning that a run without it had.
+    saved = flatten(config_to_dict(RunConfig())) | saved
     differing = [n for n in sorted(saved | current) if saved.get(n) != current.get(n) and not _is_free(n)]
     if differing:
         changes = ", ".join(f"{n} is {saved.get(n)!r} there, {current.get(n)!r} here" for n in differing)

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from prorank_jax.config import CheckpointOptions, MeshOptions, RunConfig, TrainOptions
+from prorank_jax.config import CheckpointOptions, DataOptions, MeshOptions, RunConfig, TrainOptions
 from prorank_jax.run_folder import (
     CONFIG_FILE,
     LOCK_FILE,
@@ -53,7 +53,19 @@ def test_what_decides_nothing_may_change(tmp_path):
     check_same_run(tmp_path, other)
 
 
-@pytest.mark.parametrize("content", ["{", "- 1\n", "null", "a: [", "\0", "text", "a: &a {b: *a}", "[" * 9999])
+def test_a_run_of_before_a_field_was_there_has_its_default(tmp_path):
+    write_config(tmp_path, CONFIG)
+    lines = (tmp_path / CONFIG_FILE).read_text().splitlines(keepends=True)
+    (tmp_path / CONFIG_FILE).write_text("".join(line for line in lines if "excerpts:" not in line))
+    check_same_run(tmp_path, CONFIG)
+    other = dataclasses.replace(CONFIG, data=DataOptions(excerpts="key_sentences"))
+    with pytest.raises(ValueError, match=r"data\.excerpts is 'head' there, 'key_sentences' here"):
+        check_same_run(tmp_path, other)
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "{}", "- 1\n", "null", "a: [", "\0", "text", "a: &a {b: *a}", "[" * 9999]
+)
 def test_a_config_that_is_none_is_refused(tmp_path, content):
     (tmp_path / CONFIG_FILE).write_text(content)
     with pytest.raises(ValueError, match=r"config\.yaml|output_dir"):
