@@ -9,12 +9,15 @@ single call cut a document alike.
 from __future__ import annotations
 
 import heapq
+import itertools
 import math
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 
 import Stemmer
+
+from prorank_jax.input_checks import Pair
 
 EXCERPT_STYLES = ("head", "key_sentences")
 # Raised by hand when the same texts give other excerpts than before.
@@ -89,34 +92,49 @@ def _best_first(query: set[str], sentences: Sequence[set[str]]) -> list[int]:
     return chosen + [place for place, words in enumerate(matches) if not words]
 
 
-def key_sentences(query: str, document: str, room: int, count_tokens: CountTokens) -> str:
-    """The document's start and its sentences that match the query best, in the document's order.
+def key_sentences(pairs: Sequence[Pair], rooms: Sequence[int], count_tokens: CountTokens) -> list[str]:
+    """Of each document, its start and the sentences that match its query best, in the document's order.
 
-    A document of at most `room` tokens comes back as it is. Of a longer one the first words are kept, for
-    they name the subject; then the best sentences are taken as long as they fit; what is left is filled
-    from the start. The result may have a few tokens more than `room`, for whoever joins it to cut.
+    A document of at most as many tokens as it has room comes back as it is. Of a longer one the first words
+    are kept, for they name the subject; then the best sentences are taken as long as they fit; what is left
+    is filled from the start. The result may have a few tokens more than there is room, for whoever joins it
+    to cut.
 
     Args:
-        query: any text; without a word that the document shares, the result is the document's start.
-        document: any text; one that is cut is cut after 512 characters for each token of room.
-        room: tokens there are for it.
-        count_tokens: how many tokens each of some texts has.
+        pairs: (query, document) texts. Without a word that both have, the result is the document's start;
+            a document that is cut is cut after 512 characters for each token of its room.
+        rooms: tokens there are for each document.
+        count_tokens: how many tokens each of some texts has; above the largest room it may stop counting.
     """
-    text = document[: room * _CHARACTERS_PER_TOKEN]
-    if count_tokens([text])[0] <= room:
-        return document
-    first, *rest = split_sentences(text)
-    words = first.split()
-    sentences = [" ".join(part) for part in (words[:_LEAD], words[_LEAD:]) if part] + rest
+    texts = [
+        document[: room * _CHARACTERS_PER_TOKEN] for (_, document), room in zip(pairs, rooms, strict=True)
+    ]
+    found = [document for _, document in pairs]
+    long = [place for place, count in enumerate(count_tokens(texts)) if count > rooms[place]]
+    sentences = [_with_lead(split_sentences(texts[place])) for place in long]
+    # In one call, which encodes in parallel.
+    lengths = iter(count_tokens([sentence for of_one in sentences for sentence in of_one]))
     stemmer = Stemmer.Stemmer("english")
-    order = _best_first(_stems(query, stemmer), [_stems(sentence, stemmer) for sentence in sentences])
-    lengths = count_tokens(sentences)
-    kept: set[int] = set()
-    left = room
-    for place in dict.fromkeys([0, *order]):
-        if lengths[place] <= left:
-            kept.add(place)
-            left -= lengths[place]
-    if not kept:  # one sentence that is too long by itself
-        return document
-    return " ".join(sentences[place] for place in sorted(kept))
+    for place, of_one in zip(long, sentences, strict=True):
+        query = _stems(pairs[place][0], stemmer)
+        order = _best_first(query, [_stems(sentence, stemmer) for sentence in of_one])
+        kept = _fitting(order, list(itertools.islice(lengths, len(of_one))), rooms[place])
+        if kept:  # none where one sentence is too long by itself
+            found[place] = " ".join(of_one[number] for number in kept)
+    return found
+
+
+def _with_lead(sentences: Sequence[str]) -> list[str]:
+    """The sentences, the first one in two where it is longer than the start that is always kept."""
+    words = sentences[0].split() if sentences else []
+    return [" ".join(part) for part in (words[:_LEAD], words[_LEAD:]) if part] + list(sentences[1:])
+
+
+def _fitting(order: Sequence[int], lengths: Sequence[int], room: int) -> list[int]:
+    """The first one and then those of the order that still fit, ascending."""
+    kept: list[int] = []
+    for place in dict.fromkeys([0, *order] if lengths else ()):
+        if lengths[place] <= room:
+            kept.append(place)
+            room -= lengths[place]
+    return sorted(kept)

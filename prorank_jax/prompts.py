@@ -111,7 +111,7 @@ class PromptRenderer:
         queries = list(dict.fromkeys(query for query, _ in pairs))
         heads = self._encode([self.query_head + query for query in queries], _query_limit(self.room) + 1)
         query_ids = dict(zip(queries, map(self._cut_query, heads), strict=True))
-        texts = [self._excerpt(query, document, query_ids[query]) for query, document in pairs]
+        texts = self._excerpts(pairs, [len(query_ids[query]) for query, _ in pairs])
         documents = self._encode([DOCUMENT_HEAD + text for text in texts], self.room)
         return [
             self._join(query_ids[query], document_ids)
@@ -122,21 +122,16 @@ class PromptRenderer:
         document_room = self.room - len(query_ids) - len(self.separator)
         return self.prefix + query_ids + self.separator + document_ids[:document_room] + self.ending
 
-    def _excerpt(self, query: str, document: str, query_ids: list[int]) -> str:
-        """What the prompt of a query says of a document, still to be cut to the tokens there are."""
+    def _excerpts(self, pairs: Sequence[Pair], query_lengths: Sequence[int]) -> list[str]:
+        """What the prompts say of the documents, still to be cut to the tokens there are."""
         if self.excerpts == "head":
-            return document
-        room = (
-            self.room
-            - len(query_ids)
-            - len(self.separator)
-            - len(self._encode([DOCUMENT_HEAD], self.room)[0])
-        )
+            return [document for _, document in pairs]
+        head = len(self.separator) + len(self._encode([DOCUMENT_HEAD], self.room)[0])
 
         def count_tokens(texts: Sequence[str]) -> list[int]:
-            return [len(ids) for ids in self._encode(texts, room + 1)]
+            return [len(ids) for ids in self._encode(texts, self.room)]  # more than a document's room
 
-        return key_sentences(query, document, room, count_tokens)
+        return key_sentences(pairs, [self.room - head - length for length in query_lengths], count_tokens)
 
     def _cut_query(self, query_ids: list[int]) -> list[int]:
         limit = _query_limit(self.room)

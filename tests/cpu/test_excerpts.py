@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prorank_jax.excerpts import _best_first, key_sentences, split_sentences
+from prorank_jax.excerpts import CountTokens, _best_first, key_sentences, split_sentences
 from prorank_jax.models.tokenizer import load_tokenizer
 from prorank_jax.prompts import PromptRenderer, make_renderer
 
@@ -24,6 +24,10 @@ TITLE = "On the plants of dry places and how they live there"
 
 def count_words(texts: Sequence[str]) -> list[int]:
     return [len(text.split()) for text in texts]
+
+
+def excerpt(query: str, document: str, room: int, count_tokens: CountTokens = count_words) -> str:
+    return key_sentences([(query, document)], [room], count_tokens)[0]
 
 
 def renderer(excerpts: str = "key_sentences", max_length: int = 330) -> PromptRenderer:
@@ -63,13 +67,13 @@ def test_the_sentence_that_answers_is_found_wherever_it_stands() -> None:
         sentences = split_sentences(FILLER)
         sentences.insert(place, ANSWER)
         document = f"{TITLE}. {' '.join(sentences)}"
-        kept = key_sentences("How does a cactus store water?", document, 40, count_words)
+        kept = excerpt("How does a cactus store water?", document, 40)
         assert ANSWER in kept
         assert kept.startswith(TITLE)
 
 
 def test_without_a_shared_word_the_start_is_kept() -> None:
-    kept = key_sentences("xylophone", FILLER, 40, count_words)
+    kept = excerpt("xylophone", FILLER, 40)
     assert FILLER.startswith(kept)
     assert 30 < len(kept.split()) <= 40
 
@@ -81,7 +85,7 @@ def test_an_excerpt_fits_and_keeps_the_order(seed: int, room: int) -> None:
         source.choice(["tea", "boat", "horse", "piano", "a", "of"]) for _ in range(source.randrange(150))
     ]
     document = " ".join(word + source.choice(["", "", ".", "\n"]) for word in words)
-    kept = key_sentences("a tea boat", document, room, count_words)
+    kept = excerpt("a tea boat", document, room)
     if len(words) <= room or kept == document:
         assert kept == document
         return
@@ -112,7 +116,7 @@ def test_the_lazy_choice_is_that_of_comparing_all_each_time(seed: int) -> None:
 
 
 def test_one_endless_sentence_is_left_to_be_cut() -> None:
-    assert key_sentences("tea", "tea" * 500, 10, lambda texts: [len(text) for text in texts]) == "tea" * 500
+    assert excerpt("tea", "tea" * 500, 10, lambda texts: [len(text) for text in texts]) == "tea" * 500
 
 
 @settings(max_examples=40, deadline=None)
