@@ -93,7 +93,8 @@ def load_groups(source: str, split: str, options: DataOptions, seed: int = 0) ->
 
     A collection gives every query with all its judged documents and mined negatives
     (`negatives.make_groups`), the scores of `options.teacher_scores`, and after those the queries made
-    from its documents; a FlagEmbedding file gives its own candidates and scores.
+    from its documents; a FlagEmbedding file gives its own candidates and scores, and queries made from the
+    split's passages.
 
     Raises:
         ValueError: an unknown source or split, a flaw in its files, or no relevant document at all.
@@ -103,11 +104,6 @@ def load_groups(source: str, split: str, options: DataOptions, seed: int = 0) ->
         collection = load_collection(source, split)
         judged = _add_teacher(make_groups(collection, options, seed), collection, options)
         return judged + make_pseudo_groups(collection, options, seed)
-    if options.pseudo_queries:
-        raise ValueError(
-            f"data.pseudo_queries={options.pseudo_queries}: {source} holds training groups, no collection to "
-            "make queries from; set it to 0, or give a BEIR folder"
-        )
     if options.teacher_scores:
         raise ValueError(
             f"data.teacher_scores={options.teacher_scores!r}: {source} names no documents; write the scores "
@@ -124,7 +120,8 @@ def load_groups(source: str, split: str, options: DataOptions, seed: int = 0) ->
         raise ValueError(
             f"data.source={source!r}: no query of the split {split!r} has a pos passage; add some"
         )
-    return kept
+    passages = {c.document.id: c.document for group in kept for c in group.candidates}
+    return kept + make_pseudo_groups(Collection(f"{source}/{split}", passages, {}, {}), options, seed)
 
 
 def _add_teacher(

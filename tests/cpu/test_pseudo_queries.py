@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import random
 import re
 
@@ -98,8 +99,17 @@ def test_judged_queries_stay_as_they_are_and_come_first() -> None:
     assert len(with_pseudo) == len(without) + 20
 
 
-def test_a_file_of_groups_has_no_documents_to_ask_for(tmp_path) -> None:
+def test_a_file_of_groups_asks_for_its_own_passages(tmp_path) -> None:
+    texts = [document.text for document in _collection().documents.values()]
+    lines = [
+        json.dumps({"query": f"tea {n}", "pos": [texts[n]], "neg": texts[n + 1 : n + 4]}) for n in range(40)
+    ]
     file = tmp_path / "groups.jsonl"
-    file.write_text('{"query": "tea", "pos": ["tea"], "neg": ["boat"]}\n')
-    with pytest.raises(ValueError, match=r"data\.pseudo_queries=20.*set it to 0"):
-        load_groups(str(file), "train", OPTIONS)
+    file.write_text("\n".join(lines))
+    groups = load_groups(str(file), "train", OPTIONS)
+    made = [group for group in groups if group.query_id.startswith(PSEUDO_PREFIX)]
+    given = groups[: -len(made)]
+    assert len(made) == 20
+    assert given == load_groups(str(file), "train", dataclasses.replace(OPTIONS, pseudo_queries=0))
+    passages = {candidate.document.id for group in given for candidate in group.candidates}
+    assert {candidate.document.id for group in made for candidate in group.candidates} <= passages
