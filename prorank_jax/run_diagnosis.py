@@ -92,13 +92,14 @@ def remarks(facts: RunFacts) -> list[str]:
     data, first, last = facts.data, facts.probes[0], facts.probes[-1]
     if data.cut > MOST_CUT * data.examples:
         said.append(
-            f"{data.cut / data.examples:.0%} of the prompts fill data.max_length and lost the end of their "
-            "document; a larger one shows more of it, at the price of time and memory."
+            f"{data.cut / data.examples:.0%} of the prompts fill data.max_length: part of their document is "
+            "not seen. A larger one shows more of it, at the price of time and memory; data.excerpts "
+            "key_sentences shows the part that the query asks about."
         )
     if facts.stage == 2 and first.format_rate >= LEAST_FORMAT > last.format_rate:
         said.append(
             f"The format rate fell from {first.format_rate:.2f} to {last.format_rate:.2f}. Scores do not "
-            "need the format; if you read the answers too, give ranking.kl_coefficient or a lower "
+            "need the format; if you read the answers too, give ranking.format_coefficient (0.1) or a lower "
             "optimizer.learning_rate."
         )
     if facts.stage == 2 and last.auc < first.auc:
