@@ -10,7 +10,6 @@ from typing import Any
 import ir_datasets
 import jax
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 from matplotlib.figure import Figure
 
 import prorank_jax.reranker
@@ -33,28 +32,10 @@ ROUGH = 20
 
 
 BODY = '{"query": "what is tea?", "documents": ["a drink", "a tree"]}'
-KEEP_EVERY_PROGRAM = {
-    "jax_persistent_cache_min_compile_time_secs": 0,
-    "jax_persistent_cache_min_entry_size_bytes": -1,
-}
 
 
 @pytest.fixture(scope="module")
-def _programs_compiled_once(tmp_path_factory) -> Iterator[None]:
-    """Many commands run the same small programs, and each run would compile them anew."""
-    wanted = {"jax_compilation_cache_dir": str(tmp_path_factory.mktemp("programs")), **KEEP_EVERY_PROGRAM}
-    before = {name: getattr(jax.config, name) for name in wanted}
-    for name, value in wanted.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-
-
-@pytest.fixture(scope="module")
-def things(_programs_compiled_once, tmp_path_factory) -> Iterator[SmallThings]:
+def things(tmp_path_factory) -> Iterator[SmallThings]:
     """Small models and collections; one device computes, its speed is not measured, pictures are rough."""
     savefig = Figure.savefig
 
