@@ -140,7 +140,7 @@ def test_the_best_seed_is_exported_once(tmp_path):
         (["--queries", "2"], "queries is None there, 2 here"),
         (["--stage1.probe.examples", "32"], "probe: probe.examples is 64 there, 32 here"),
         (["--stage1.train.steps", "47"], "train.steps is 64 there, 47 here"),
-        (["--stage2.optimizer.learning_rate", "1"], "optimizer.learning_rate is 0.0002 there, 1.0 here"),
+        (["--stage2.optimizer.learning_rate", "1"], "optimizer.learning_rate is 0.0001 there, 1.0 here"),
     ],
 )
 def test_a_folder_of_another_ablation_is_refused_and_named(change, said, tmp_path):
