@@ -17,8 +17,6 @@ from collections.abc import Callable, Sequence
 
 import Stemmer
 
-from prorank_jax.input_checks import Pair
-
 EXCERPT_STYLES = ("head", "key_sentences")
 # Raised by hand when the same texts give other excerpts than before.
 EXCERPT_VERSION = 1
@@ -92,7 +90,9 @@ def _best_first(query: set[str], sentences: Sequence[set[str]]) -> list[int]:
     return chosen + [place for place, words in enumerate(matches) if not words]
 
 
-def key_sentences(pairs: Sequence[Pair], rooms: Sequence[int], count_tokens: CountTokens) -> list[str]:
+def key_sentences(
+    pairs: Sequence[tuple[str, str]], rooms: Sequence[int], count_tokens: CountTokens
+) -> list[str]:
     """Of each document, its start and the sentences that match its query best, in the document's order.
 
     A document of at most as many tokens as it has room comes back as it is. Of a longer one the first words
