@@ -48,8 +48,8 @@ class RankingObjective:
         losses: every loss there is, by name.
         weights: of those that are used.
         kl_coefficient: weight of the mean KL(policy ‖ initial policy) over the vocabulary at the answer.
-        format_coefficient: weight of the mean −log(p(`0`) + p(`1`)) at the answer. It pulls on what the
-            other tokens get, and not on the difference of the two, which is the score.
+        format_coefficient: weight of the mean −log(p(`0`) + p(`1`)) at the answer. Its gradient
+            is nothing once one of the two is sure to come, whichever it is.
     """
 
     losses: Mapping[str, LossFunction]
