@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from pathlib import Path
 
 EXAMPLES_NAMED = 3
 
@@ -13,3 +14,8 @@ def name_a_few(ids: Collection[str]) -> str:
     shown = ", ".join(repr(identifier) for identifier in ordered[:EXAMPLES_NAMED])
     rest = len(ordered) - EXAMPLES_NAMED
     return f"{shown} and {rest} more" if rest > 0 else shown
+
+
+def without_folders(name: str) -> str:
+    """The last part of a path: where it lies on the machine that wrote it tells a reader nothing."""
+    return Path(name).name if name.startswith(("/", "~", "./", "../")) else name

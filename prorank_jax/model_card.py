@@ -13,6 +13,7 @@ import yaml
 from prorank_jax.chat_templates import ChatFrame
 from prorank_jax.config import RunConfig
 from prorank_jax.config_files import config_to_dict, flatten
+from prorank_jax.messages import without_folders
 from prorank_jax.model_history import Evaluation, RunHistory, RunRecord
 from prorank_jax.model_usage import (
     MXBAI_FRAME,
@@ -198,7 +199,7 @@ def _run(number: int, record: RunRecord) -> str:
 def _told_fields(config: RunConfig) -> list[tuple[str, Any]]:
     untold = (*_UNTOLD, _OF_OTHER_STAGE.get(config.stage, "\0"))
     return [
-        (name, _without_folders(value))
+        (name, without_folders(value) if isinstance(value, str) else value)
         for name, value in flatten(config_to_dict(config)).items()
         if not name.startswith(untold)
     ]
@@ -206,11 +207,6 @@ def _told_fields(config: RunConfig) -> list[tuple[str, Any]]:
 
 def _shown(value: Any) -> str:
     return "" if value == "" else f"`{value}`"
-
-
-def _without_folders(value: Any) -> Any:
-    """A path on the trainer's machine tells a reader nothing but its last part."""
-    return Path(value).name if isinstance(value, str) and value.startswith(("/", "~", "./", "../")) else value
 
 
 def _evaluations(evaluations: Sequence[Evaluation]) -> str:
@@ -224,8 +220,9 @@ def _evaluation(evaluation: Evaluation) -> str:
     rows: list[list[str]] = []
     for result in evaluation.datasets:
         p_value = "" if result.p_value is None else f"{result.p_value:.4f}"
-        rows.append([result.name, "first stage", *_figures(result.first_stage, names), ""])
-        rows.append([result.name, "reranked", *_figures(result.reranked, names), p_value])
+        collection = without_folders(result.name)
+        rows.append([collection, "first stage", *_figures(result.first_stage, names), ""])
+        rows.append([collection, "reranked", *_figures(result.reranked, names), p_value])
     depth = f", top {evaluation.top_k} of the first stage reranked" if evaluation.top_k else ""
     return (
         f"Measured with `launch/evaluate.py`{depth}. The p-value is of the difference to the first stage.\n\n"

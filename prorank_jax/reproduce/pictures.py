@@ -11,6 +11,7 @@ import numpy as np
 from prorank_jax.evaluation.metrics import MAIN_METRIC
 from prorank_jax.evaluation.pictures import BETTER, PALE, new_figure, to_png
 from prorank_jax.evaluation.tables import MAIN_HEADING
+from prorank_jax.messages import without_folders
 from prorank_jax.report import smooth
 from prorank_jax.reproduce.rows import BOTH, STAGE1, STAGE2, TITLES
 
@@ -54,8 +55,9 @@ def draw_ablation(content: Mapping[str, Any]) -> bytes:
         axes.annotate(f"{mean:.3f}", (place, top), (0, 4), textcoords="offset points", ha="center")
         tops.append(top)
     axes.axhline(bm25, color="black", linestyle="--", linewidth=1, label=f"BM25 {bm25:.3f}")
+    collection = without_folders(content["dataset"])
     axes.set(
-        title=f"{content['dataset']}, {content['test_split']}: {content['evaluated_queries']} queries",
+        title=f"{collection}, {content['test_split']}: {content['evaluated_queries']} queries",
         ylabel=f"{MAIN_HEADING} (bars: 95% interval, points: seeds)",
         ylim=(0, min(1.2, 1.25 * max(*tops, 1e-3))),
     )

@@ -118,6 +118,14 @@ def test_evaluations_are_told_as_measured(tmp_path):
     assert ["demo", "reranked", "0.2500"] in [row[:3] for row in rows(card)]
 
 
+def test_where_a_collection_lies_is_not_told(tmp_path):
+    datasets = {"/home/me/data/scifact:dev": METRICS["datasets"]["demo"]}
+    write_json(tmp_path / "metrics.json", METRICS | {"datasets": datasets})
+    card = model_card("small", facts(evaluations=(read_evaluation(tmp_path / "metrics.json"),)))
+    assert "home" not in card
+    assert ["scifact:dev", "reranked", "0.2500"] in [row[:3] for row in rows(card)]
+
+
 @pytest.mark.parametrize(
     "content",
     [
