@@ -26,6 +26,8 @@ _CHARACTERS_PER_TOKEN = 512
 _LONGEST_SENTENCE = 60
 # The start of a document that is always kept: most titles, and the subject of most first sentences.
 _LEAD = 20
+# Sentences chosen one after the other: more than most prompts have room for.
+_MOST_COMPARED = 64
 # How much a query word still counts that a chosen sentence holds already.
 _SEEN_BEFORE = 0.5
 # A full stop ends a sentence unless it follows an initial or one of the commonest abbreviations.
@@ -66,28 +68,36 @@ def _best_first(query: set[str], sentences: Sequence[set[str]]) -> list[int]:
     """All sentences, those that add most to what the chosen ones say of the query first.
 
     A query word weighs log(1 + n / df), with n sentences of which df hold it: a word on every line tells
-    nothing about one of them. Of equal sentences the earlier one comes first.
+    nothing about one of them. Of equal sentences the earlier one comes first. After `_MOST_COMPARED` the
+    others are taken by what they add to those.
     """
     frequency = Counter(word for words in sentences for word in words & query)
     weight = {word: math.log1p(len(sentences) / count) for word, count in frequency.items()}
-    matches = [words & query for words in sentences]
+    # Sentences that share the same words with the query are compared as one.
+    alike: dict[tuple[str, ...], list[int]] = {}
+    for place in reversed(range(len(sentences))):
+        alike.setdefault(tuple(sorted(sentences[place] & query)), []).append(place)
+    unrelated = alike.pop((), [])
 
-    def gain(place: int) -> float:
-        return sum(weight[word] for word in sorted(matches[place]))  # sorted: the same sum every time
+    def standing(words: tuple[str, ...]) -> tuple[float, int, tuple[str, ...]]:
+        return -sum(weight[word] for word in words), alike[words][-1], words
 
-    left = [(-gain(place), place) for place, words in enumerate(matches) if words]
+    left = [standing(words) for words in alike]
     heapq.heapify(left)
     chosen: list[int] = []
-    while left:
-        _, place = heapq.heappop(left)
-        now = (-gain(place), place)
+    while left and len(chosen) < _MOST_COMPARED:
+        words = heapq.heappop(left)[-1]
+        now = standing(words)
         if left and now > left[0]:  # gains only fall, so what stays ahead of the next is the best
             heapq.heappush(left, now)
             continue
-        chosen.append(place)
-        for word in matches[place]:
+        chosen.append(alike[words].pop())
+        for word in words:
             weight[word] *= _SEEN_BEFORE
-    return chosen + [place for place, words in enumerate(matches) if not words]
+        if alike[words]:
+            heapq.heappush(left, standing(words))
+    others = sorted((standing(words)[0], place) for _, _, words in left for place in alike[words])
+    return chosen + [place for _, place in others] + unrelated[::-1]
 
 
 def key_sentences(

@@ -114,6 +114,7 @@ def test_what_an_evaluation_writes(workshop, fake):
                 "max_length": None,
                 "instruction": None,
                 "system": None,
+                "excerpts": None,
                 "batch_size": 32,
                 "compute_dtype": "float32",
                 "attention": "xla",
