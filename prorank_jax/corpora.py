@@ -13,7 +13,7 @@ from prorank_jax.demo_collection import demo_collection
 from prorank_jax.embedding_jsonl import read_embedding_groups
 from prorank_jax.irds import read_ir_dataset
 from prorank_jax.models.sources import cache_folder
-from prorank_jax.negatives import make_groups
+from prorank_jax.negatives import index_documents, make_groups
 from prorank_jax.pseudo_queries import make_pseudo_groups
 from prorank_jax.remote_files import fetch_file, fetch_folder, is_url, open_url, url_slug, with_url_errors
 from prorank_jax.source_names import CATALOGUE_PREFIX, DEMO
@@ -102,8 +102,9 @@ def load_groups(source: str, split: str, options: DataOptions, seed: int = 0) ->
     source = local_source(source)
     if not _is_embedding_file(source):
         collection = load_collection(source, split)
-        judged = _add_teacher(make_groups(collection, options, seed), collection, options)
-        return judged + make_pseudo_groups(collection, options, seed)
+        index = index_documents(collection) if options.pseudo_queries else None  # once for both
+        judged = _add_teacher(make_groups(collection, options, seed, index), collection, options)
+        return judged + make_pseudo_groups(collection, options, seed, index)
     if options.teacher_scores:
         raise ValueError(
             f"data.teacher_scores={options.teacher_scores!r}: {source} names no documents; write the scores "

@@ -73,12 +73,22 @@ def _order_candidates(grades: dict[str, int], negatives: list[str], relevant_gra
     return relevant + negatives + others
 
 
-def make_groups(collection: Collection, options: DataOptions, seed: int = 0) -> list[RankingGroup]:
+def index_documents(collection: Collection) -> Bm25Index:
+    """BM25 over the documents, in the collection's order."""
+    return Bm25Index([document.full_text for document in collection.documents.values()])
+
+
+def make_groups(
+    collection: Collection, options: DataOptions, seed: int = 0, index: Bm25Index | None = None
+) -> list[RankingGroup]:
     """Every query that has a relevant document, with all its judged documents and mined negatives.
 
     The candidates of a group come in this order: the relevant ones, best grade first; then
     `negatives_per_query` irrelevant ones (see `choose_negatives`; the mined ones have grade 0); then the
     other judged ones. The choice for a query depends on the seed, its id and the collection only.
+
+    Args:
+        index: `index_documents` of the collection; None: made here, if negatives need it.
 
     Raises:
         ValueError: no query has a document of `relevant_grade` or higher.
@@ -99,15 +109,14 @@ def make_groups(collection: Collection, options: DataOptions, seed: int = 0) -> 
         _log.warning("%s: %d queries without a relevant document are left out", collection.name, left_out)
     ids = list(collection.documents)
     needs_bm25 = options.negatives_per_query * options.hard_negatives >= 0.5
-    index = (
-        Bm25Index([document.full_text for document in collection.documents.values()]) if needs_bm25 else None
-    )
+    if needs_bm25 and index is None:
+        index = index_documents(collection)
     groups = []
     for query_id, grades in track(
         judged.items(), "mining negatives", transient=True, disable=not sys.stderr.isatty()
     ):
         text = collection.queries[query_id]
-        ranking = index.top(text, options.negative_depth) if index else []
+        ranking = index.top(text, options.negative_depth) if needs_bm25 and index else []
         negatives = choose_negatives(
             grades,
             [ids[position] for position, _ in ranking],

@@ -19,7 +19,7 @@ from prorank_jax.bm25 import Bm25Index
 from prorank_jax.collection import Collection
 from prorank_jax.config import DataOptions
 from prorank_jax.excerpts import split_sentences
-from prorank_jax.negatives import MINED_GRADE, choose_negatives
+from prorank_jax.negatives import MINED_GRADE, choose_negatives, index_documents
 from prorank_jax.types import Candidate, Document, RankingGroup
 
 PSEUDO_PREFIX = "pseudo:"
@@ -58,17 +58,22 @@ def _from_sentence(document: Document, random_state: random.Random) -> tuple[str
     return None
 
 
-def make_pseudo_groups(collection: Collection, options: DataOptions, seed: int = 0) -> list[RankingGroup]:
+def make_pseudo_groups(
+    collection: Collection, options: DataOptions, seed: int = 0, index: Bm25Index | None = None
+) -> list[RankingGroup]:
     """`options.pseudo_queries` groups of a query made from a document, that document, and negatives.
 
     The negatives are chosen as those of judged queries. Where a title is asked for, all candidates go
     without theirs, so that a missing title tells nothing. Fewer groups come back only when the collection
     has no more. The choice depends on the seed and the collection only; judgements are not read.
+
+    Args:
+        index: `negatives.index_documents` of the collection; None: made here.
     """
     if not options.pseudo_queries:
         return []
     ids = list(collection.documents)
-    index = Bm25Index([document.full_text for document in collection.documents.values()])
+    index = index or index_documents(collection)
     order = random.Random(f"{seed}:pseudo").sample(ids, len(ids))
     groups: list[RankingGroup] = []
     for identifier in track(order, "making queries", transient=True, disable=not sys.stderr.isatty()):
