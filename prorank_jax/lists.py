@@ -19,14 +19,15 @@ NO_EXAMPLE = -1
 
 
 def index_lists(example_set: ExampleSet, options: RankingOptions) -> ListIndex:
-    """The lists that can be made of a data set.
+    """The lists that can be made of a data set, with room for an answer where the options call for one.
 
     Raises:
         ValueError: no query has documents that differ.
     """
+    answer_room = int(options.format_coefficient > 0)
     return ListIndex(
         example_set.name,
-        example_set.lengths,
+        example_set.lengths + answer_room,
         example_set.starts,
         example_set.queries,
         example_set.grades,
@@ -59,7 +60,7 @@ class _ListSource:
         return self._assemble(members[self._rows], length)
 
     def _rest_lengths(self, members: np.ndarray) -> np.ndarray:
-        """Of each prompt in the lists, 0 where there is none: [Q, K + borrowed]."""
+        """Of each prompt, and the answer it may get; 0 where there is no prompt: [Q, K + borrowed]."""
         index = self._index
         own = np.where(members >= 0, index.lengths[members] - index.starts[members], 0)
         first = members[:, :1]

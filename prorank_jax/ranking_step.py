@@ -24,7 +24,7 @@ from prorank_jax.ranking_losses import (
     needs_reference,
     weight_totals,
 )
-from prorank_jax.scoring import list_hidden, score_from_hidden
+from prorank_jax.scoring import answered_list_hidden, list_hidden, score_from_hidden
 from prorank_jax.sharding import batch_sharding, logical_axes, logical_rules, replicated
 from prorank_jax.train_state import (
     Policy,
@@ -48,14 +48,15 @@ class RankingObjective:
         losses: every loss there is, by name.
         weights: of those that are used.
         kl_coefficient: weight of the mean KL(policy ‖ initial policy) over the vocabulary at the answer.
-        format_coefficient: weight of the mean −log(p(`0`) + p(`1`)) at the answer. Its gradient
-            is nothing once one of the two is sure to come, whichever it is.
+        format_coefficient: weight of the mean `format_loss`.
+        relevant_grade: lowest grade whose answer is `1`.
     """
 
     losses: Mapping[str, LossFunction]
     weights: Mapping[str, float]
     kl_coefficient: float = 0.0
     format_coefficient: float = 0.0
+    relevant_grade: float = 1.0
 
     @property
     def uses_reference(self) -> bool:
@@ -93,6 +94,25 @@ def answer_surprise(logits: jax.Array, answers: AnswerTokens) -> jax.Array:
     return jax.nn.logsumexp(logits, axis=-1) - either
 
 
+def format_loss(logits: jax.Array, after: jax.Array, answers: AnswerTokens) -> jax.Array:
+    """−log(p(`0`) + p(`1`)) − log p(end of turn | answer), in nats: [..., V] twice → [...].
+
+    What a well-formed answer costs, whichever of the two it is: the gradient of the first part is nothing
+    once one of them is sure to come, and the second does not touch the score's logits.
+
+    Args:
+        logits: at the answer.
+        after: behind the answer.
+    """
+    ending = jax.nn.logsumexp(after, axis=-1) - after[..., answers.end]
+    return answer_surprise(logits, answers) + ending
+
+
+def _label_answers(grades: jax.Array, relevant_grade: float, answers: AnswerTokens) -> jax.Array:
+    """The answer token that each grade asks for: [Q, K] int32."""
+    return jnp.where(grades >= relevant_grade, answers.one, answers.zero).astype(jnp.int32)
+
+
 def _part_loss(
     params: Params,
     model: Transformer,
@@ -106,7 +126,11 @@ def _part_loss(
 ) -> tuple[jax.Array, Metrics]:
     """This part's share of the whole batch's loss and metrics: parts add up."""
     labels = list_labels(part)
-    hidden = list_hidden(model, params, part)
+    if objective.format_coefficient > 0:
+        given = _label_answers(labels.grades, objective.relevant_grade, answers)
+        hidden, answered = answered_list_hidden(model, params, part, given)
+    else:
+        hidden, answered = list_hidden(model, params, part), None
     scores = score_from_hidden(model, params, hidden, answers)
     initial = None if reference is None else list_hidden(*reference, part)
     initial_scores = None
@@ -117,9 +141,10 @@ def _part_loss(
     )
     if objective.kl_coefficient > 0 or objective.format_coefficient > 0:
         logits: Any = model.apply({"params": params}, hidden, method="answer_logits")
-    if objective.format_coefficient > 0:
-        outside = answer_surprise(logits, answers)  # [Q, K]
-        metrics["format_loss"] = (outside * part.mask).sum() / documents
+    if answered is not None:
+        after: Any = model.apply({"params": params}, answered, method="answer_logits")
+        missed = format_loss(logits, after, answers)  # [Q, K]
+        metrics["format_loss"] = (missed * part.mask).sum() / documents
         loss = loss + objective.format_coefficient * metrics["format_loss"]
     if objective.kl_coefficient > 0 and reference is not None:
         start: Any = reference.model.apply({"params": reference.params}, initial, method="answer_logits")

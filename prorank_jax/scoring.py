@@ -39,6 +39,37 @@ def list_hidden(model: Transformer, params: Params, batch: ListBatch) -> jax.Arr
 
     What the prompts of a list share runs once; the rest of each attends to its keys and values.
     """
+    queries, documents, _ = batch.tokens.shape
+    hidden = _rest_hidden(model, params, batch)
+    return last_positions(hidden, batch.lengths.reshape(-1)).reshape(queries, documents, -1)
+
+
+def answered_list_hidden(
+    model: Transformer, params: Params, batch: ListBatch, answers: Array
+) -> tuple[jax.Array, jax.Array]:
+    """`list_hidden`, and the hidden state at an answer that follows each prompt: [Q, K, D] both.
+
+    The answer is one more token of the same forward pass, which no prompt sees.
+
+    Args:
+        batch: `tokens` has a free place behind the longest prompt.
+        answers: [Q, K] int32 token ids.
+    """
+    queries, documents, width = batch.tokens.shape
+    behind = jnp.arange(width) == batch.lengths[..., None]  # [Q, K, S]
+    answered = dataclasses.replace(
+        batch, tokens=jnp.where(behind, answers[..., None], batch.tokens), lengths=batch.lengths + 1
+    )
+    hidden = _rest_hidden(model, params, answered)
+
+    def states(lengths: Array) -> jax.Array:
+        return last_positions(hidden, lengths.reshape(-1)).reshape(queries, documents, -1)
+
+    return states(batch.lengths), states(answered.lengths)
+
+
+def _rest_hidden(model: Transformer, params: Params, batch: ListBatch) -> jax.Array:
+    """The hidden states of each prompt beyond what its list shares: [Q·K, S, D]."""
     queries, documents, width = batch.tokens.shape
     prefix_layout = prompt_layout(batch.prefix_lengths, batch.prefix.shape[1])
     _, keyvalues = model.apply({"params": params}, batch.prefix, prefix_layout)
@@ -54,4 +85,4 @@ def list_hidden(model: Transformer, params: Params, batch: ListBatch) -> jax.Arr
     layout = dataclasses.replace(layout, positions=layout.positions + starts[:, None])
     rows = batch.tokens.reshape(queries * documents, width)
     hidden, _ = model.apply({"params": params}, rows, layout, prefix, prefix_layout)
-    return last_positions(hidden, lengths).reshape(queries, documents, -1)
+    return hidden

@@ -165,7 +165,13 @@ def _objective(parts: Parts) -> RankingObjective:
         soft_label=ranking.soft_labels,
         beta=ranking.preference_beta,
     )
-    return RankingObjective(make_losses(options), weights, ranking.kl_coefficient, ranking.format_coefficient)
+    return RankingObjective(
+        make_losses(options),
+        weights,
+        ranking.kl_coefficient,
+        ranking.format_coefficient,
+        options.relevant_grade,
+    )
 
 
 def _ranking(parts: Parts) -> Stage:

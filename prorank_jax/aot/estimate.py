@@ -77,8 +77,9 @@ def _batch_of(config: RunConfig, which: str, ways: int) -> _Batch:
         later = config.grpo.group_size * (config.grpo.max_new_tokens - 1)
         return _Batch(lists, width, width, lists * (1 + later))
     documents = config.ranking.documents
-    with_logits = config.ranking.kl_coefficient > 0 or config.ranking.format_coefficient > 0
-    return _Batch(lists * documents, width - SHARED_TOKENS, width, lists * documents if with_logits else 0)
+    at_answer = config.ranking.kl_coefficient > 0 or config.ranking.format_coefficient > 0
+    places = at_answer + (config.ranking.format_coefficient > 0)  # the second behind the answer
+    return _Batch(lists * documents, width - SHARED_TOKENS, width, lists * documents * places)
 
 
 def _model_flops(config: RunConfig, which: str, shape: ModelConfig) -> int:

@@ -97,6 +97,19 @@ def test_borrowed_documents_are_rendered_with_the_borrowing_query():
     assert count > 10
 
 
+def test_there_is_a_place_for_an_answer_where_the_format_is_held():
+    examples, sizes = listed(GROUPS), {"list_size": 4, "in_batch_negatives": 2}
+    plain = batches(examples, RankingOptions(**sizes), lists=3)
+    held = batches(examples, RankingOptions(**sizes, format_coefficient=0.1), lists=3)
+    for _ in range(6):
+        batch, wider = next(plain), next(held)
+        assert (wider.lengths < wider.tokens.shape[-1]).all()
+        for row, place in np.argwhere(wider.mask):
+            example = examples[wider.examples[row, place]]
+            assert prompt(wider, row, place) == example.tokens.tolist()
+        assert batch.mask.sum() == wider.mask.sum()
+
+
 def test_processes_get_parts_of_the_same_batches():
     examples, options = listed(GROUPS), RankingOptions(list_size=4, in_batch_negatives=1)
     whole = batches(examples, options, lists=4)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,8 +14,14 @@ from prorank_jax.config import LoraOptions, MeshOptions
 from prorank_jax.models.lora import combine, merge_factors
 from prorank_jax.models.transformer import Transformer
 from prorank_jax.ranking_losses import LossOptions, make_losses
-from prorank_jax.ranking_step import RankingObjective, answer_surprise, list_ndcg, make_ranking_step
-from prorank_jax.scoring import list_hidden, relevance_scores, score_from_hidden
+from prorank_jax.ranking_step import (
+    RankingObjective,
+    answer_surprise,
+    format_loss,
+    list_ndcg,
+    make_ranking_step,
+)
+from prorank_jax.scoring import answered_list_hidden, list_hidden, relevance_scores, score_from_hidden
 from prorank_jax.sharding import make_mesh
 from prorank_jax.train_state import all_params, init_state, train_state_shardings
 from prorank_jax.types import Batch, ListBatch
@@ -21,6 +29,10 @@ from tests.cpu.tiny import ANSWERS, VOCABULARY, tiny_model
 
 Q, K, P, S = 4, 3, 8, 7
 LORA = LoraOptions(rank=2, alpha=6.0)
+
+
+def rests(rng: np.random.Generator, lists: int) -> np.ndarray:
+    return rng.integers(0, VOCABULARY, (lists, K, S)).astype(np.int32)
 
 
 def random_lists(seed: int = 0, lists: int = Q) -> ListBatch:
@@ -31,7 +43,7 @@ def random_lists(seed: int = 0, lists: int = Q) -> ListBatch:
     return ListBatch(
         prefix=rng.integers(0, VOCABULARY, (lists, P)).astype(np.int32),
         prefix_lengths=rng.integers(2, P + 1, lists).astype(np.int32),
-        tokens=rng.integers(0, VOCABULARY, (lists, K, S)).astype(np.int32),
+        tokens=np.pad(rests(rng, lists), ((0, 0), (0, 0), (0, 1))),  # with a place for an answer
         lengths=rng.integers(1, S + 1, (lists, K)).astype(np.int32),
         grades=np.tile(np.array([2.0, 0.0, 1.0], np.float32), (lists, 1)),
         teacher=rng.normal(size=(lists, K)).astype(np.float32),
@@ -114,6 +126,28 @@ def test_gradients_flow_through_the_shared_prefix_as_through_whole_prompts():
         np.testing.assert_allclose(a, b, atol=2e-5 * float(jnp.abs(b).max() + 1))
 
 
+def test_an_answer_behind_a_prompt_is_read_as_a_prompt_with_that_answer():
+    model, params = tiny_model()
+    lists = random_lists()
+    answers = np.random.default_rng(2).integers(0, VOCABULARY, (Q, K)).astype(np.int32)
+    apart = as_prompts(lists)
+    tokens = np.pad(apart.tokens, ((0, 0), (0, 1)))
+    np.put_along_axis(tokens, apart.lengths[:, None], answers.reshape(-1, 1), axis=1)
+    answered = Batch(tokens, apart.lengths + 1, apart.labels, apart.examples)
+
+    @jax.jit
+    def both(params):
+        last, after = answered_list_hidden(model, params, lists, answers)
+        return score_from_hidden(model, params, last, ANSWERS), score_from_hidden(
+            model, params, after, ANSWERS
+        )
+
+    at_prompt, at_answer = both(params)
+    np.testing.assert_allclose(at_prompt, scores(model, params, lists), atol=1e-5)
+    wanted = jax.jit(lambda params: relevance_scores(model, params, answered, ANSWERS))(params)
+    np.testing.assert_allclose(at_answer.ravel(), wanted, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     "goal",
     [
@@ -175,22 +209,58 @@ def test_the_format_term_is_the_surprise_at_an_answer():
     np.testing.assert_allclose(answer_surprise(logits, ANSWERS), -jnp.log(either), rtol=1e-5)
 
 
+def test_the_format_loss_is_what_a_whole_answer_costs():
+    logits, after = jnp.asarray(np.random.default_rng(0).normal(size=(2, 2, 3, 40)) * 4, jnp.float32)
+    answer, ending = jax.nn.softmax(logits, axis=-1), jax.nn.softmax(after, axis=-1)
+    chance = (answer[..., ANSWERS.zero] + answer[..., ANSWERS.one]) * ending[..., ANSWERS.end]
+    np.testing.assert_allclose(format_loss(logits, after, ANSWERS), -jnp.log(chance), rtol=1e-5)
+
+
 def test_the_format_term_does_not_pull_on_the_score_of_a_sure_answer():
     logits = jnp.full(40, -30.0).at[ANSWERS.zero].set(1.0).at[ANSWERS.one].set(3.0)
     pull = jax.grad(lambda given: answer_surprise(given, ANSWERS))(logits)
     np.testing.assert_allclose(pull, 0, atol=1e-6)
 
 
+def wrong_answers_and_endings(model: Transformer, params, lists: ListBatch) -> tuple[float, float]:
+    """How likely no answer is at all, and none but the end of the turn behind the answers asked for."""
+    asked = np.where(lists.grades >= 1, ANSWERS.one, ANSWERS.zero).astype(np.int32)
+
+    def chances(params):
+        states = answered_list_hidden(model, params, lists, asked)
+        return [
+            jax.nn.softmax(model.apply({"params": params}, state, method="answer_logits"), axis=-1)
+            for state in states
+        ]
+
+    answer, ending = jax.jit(chances)(params)
+    said = answer[..., ANSWERS.zero] + answer[..., ANSWERS.one]
+    return float(1 - said.mean()), float(1 - ending[..., ANSWERS.end].mean())
+
+
 def test_the_format_is_held_without_a_reference():
     model, params = tiny_model()
-    missed = {}
+    missed, wrong = {}, {}
     for coefficient in (1e-6, 1.0):
         goal = objective(held_format=coefficient, listwise=1.0)
         step, state = build(model, params, goal, optimizer=optax.sgd(0.05))
         for _ in range(20):
             state, metrics = step(state, None, random_lists())
         missed[coefficient] = float(metrics["format_loss"])
+        wrong[coefficient] = wrong_answers_and_endings(model, state.params, random_lists())
     assert 0 <= missed[1.0] < 0.5 * missed[1e-6]
+    assert np.all(np.array(wrong[1.0]) < 0.5 * np.array(wrong[1e-6]))
+
+
+def test_a_grade_is_relevant_from_the_collections_own_limit():
+    """Grade 1 asks for `0` where 2 is the lowest relevant grade."""
+    model, params = tiny_model()
+    losses = {}
+    for limit in (1.0, 2.0, 3.0):
+        goal = dataclasses.replace(objective(held_format=1.0, listwise=1.0), relevant_grade=limit)
+        step, state = build(model, params, goal)
+        losses[limit] = float(step(state, None, random_lists())[1]["format_loss"])
+    assert len(set(losses.values())) == 3
 
 
 @pytest.mark.parametrize("lora", [LoraOptions(), LORA])
