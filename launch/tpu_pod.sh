@@ -139,11 +139,12 @@ set_up() {
   gone=$(git -C "$REPOSITORY" ls-files --deleted) || fail "$REPOSITORY is no git checkout; setup copies what git lists"
   [ -z "$gone" ] || fail "git lists ${gone%%$'\n'*}, which is not there; restore it, or commit that it is gone"
   $INTERNAL_IP && flags+=(--internal-ip)
+  # Chained: where a caller asks whether all this worked, a failure would not end it.
   # shellcheck disable=SC2016 # the inner shell expands them, whatever characters are in the paths
   act bash -o pipefail -c 'git -C "$1" ls-files -z --cached --others --exclude-standard | tar -C "$1" --null -T - -czf "$2"' \
-    pack "$REPOSITORY" "$archive"
-  tpus tpu-vm scp "$archive" "$NAME:prorank-jax.tgz" --worker=all ${flags[@]+"${flags[@]}"}
-  ssh_to all "mkdir -p prorank-jax/bootstrap && tar -xzf prorank-jax.tgz -C prorank-jax/bootstrap launch/tpu_pod/worker.sh && \
+    pack "$REPOSITORY" "$archive" &&
+    tpus tpu-vm scp "$archive" "$NAME:prorank-jax.tgz" --worker=all ${flags[@]+"${flags[@]}"} &&
+    ssh_to all "mkdir -p prorank-jax/bootstrap && tar -xzf prorank-jax.tgz -C prorank-jax/bootstrap launch/tpu_pod/worker.sh && \
 bash prorank-jax/bootstrap/launch/tpu_pod/worker.sh install"
 }
 

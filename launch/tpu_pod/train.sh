@@ -87,21 +87,37 @@ watch_run() {
   done
 }
 
+# Starts the run or finds it running; sets WORKERS. Fails where anything that it asks for does.
+begin_run() {
+  local lines
+  WORKERS=$(count_workers) || return 1
+  lines=$(worker_states) || {
+    cat "$SCRATCH/errors" >&2
+    return 1
+  }
+  if [ "$(summary "$WORKERS" "$lines")" = running ]; then
+    note "the run goes on already; watching it"
+    return
+  fi
+  case $lines in *': running'*) end_what_is_left || return 1 ;; esac
+  set_up && start_run "$WORKERS" "$@"
+}
+
+# What was asked of a pod that was taken away meanwhile failed, and that is no failure of the run.
+excuse_if_taken_away() {
+  find_pod_patiently
+  [ "$POD" != ready ] || fail "$NAME is there, but $1; see above"
+  OUTCOME=preempted
+}
+
 # One life of the pod: sets it up, starts the run or finds it running, and watches.
 run_once() {
-  local workers lines
   provide_pod
-  workers=$(count_workers)
-  lines=$(worker_states) || fail "the workers of $NAME do not answer: $(cat "$SCRATCH/errors")"
-  case $(summary "$workers" "$lines") in
-    running) note "the run goes on already; watching it" ;;
-    *)
-      case $lines in *': running'*) end_what_is_left ;; esac
-      set_up
-      start_run "$workers" "$@"
-      ;;
-  esac
-  watch_run "$workers"
+  if begin_run "$@"; then
+    watch_run "$WORKERS"
+  else
+    excuse_if_taken_away "could not be set up and started"
+  fi
 }
 
 # A worker that waits for a dead one hangs in a collective, where it cannot obey SIGTERM.
@@ -122,7 +138,7 @@ train() {
         return
         ;;
       refused)
-        on_workers all logs 20
+        on_workers all logs 20 || true
         fail "the run was refused (exit code 2); its log says why"
         ;;
       stopped)
@@ -131,9 +147,12 @@ train() {
         ;;
       preempted) ;; # provide_pod counts it
       *)
-        on_workers all logs 20
-        end_what_is_left
-        count_restart "a worker died"
+        on_workers all logs 20 || true # nobody answers where the pod is being taken away
+        if end_what_is_left; then
+          count_restart "a worker died"
+        else
+          excuse_if_taken_away "what is left of its run could not be ended"
+        fi
         ;;
     esac
   done

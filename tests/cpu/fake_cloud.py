@@ -32,10 +32,13 @@ def heed_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 200) -> None:
-    """Fails the test if the condition does not come true."""
+def wait_until(
+    condition: Callable[[], object], seconds: float = 200, process: subprocess.Popen[str] | None = None
+) -> None:
+    """Fails the test if the condition does not come true, or cannot any more as the process ended."""
     end = time.monotonic() + seconds
     while not condition():
+        assert process is None or process.poll() is None, process.communicate()
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.05)
 
@@ -160,14 +163,7 @@ class FakeCloud:
         return self.do("status").splitlines()[1:]
 
     def set_state(self, collection: str, state: str) -> None:
-        file = self.state / collection / f"{POD}.json"
-        file.write_text(json.dumps(json.loads(file.read_text()) | {"state": state}))
-
-    def end_processes(self) -> None:
-        """SIGKILL to everything that runs on the workers, as when a machine is switched off."""
-        for file in self.state.glob("disks/*/*/prorank-jax/state/pid"):
-            with contextlib.suppress(ProcessLookupError, ValueError):
-                os.killpg(os.getpgid(int(file.read_text())), signal.SIGKILL)
+        fake_gcloud.save(collection, POD, fake_gcloud.load(collection, POD) | {"state": state})
 
     def close(self) -> None:
         """Ends all that is left of a test, commands first, so that none starts anything again."""
@@ -176,13 +172,17 @@ class FakeCloud:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
-        self.end_processes()
+        fake_gcloud.end_processes()
+
+    def end_processes(self) -> None:
+        fake_gcloud.end_processes()
 
     def preempt(self) -> None:
-        self.set_state("queued-resources", "SUSPENDING")
-        self.set_state("tpu-vm", "PREEMPTED")
-        self.end_processes()
-        self.set_state("queued-resources", "SUSPENDED")
+        fake_gcloud.preempt(POD)
+
+    def preempt_at(self, words: str) -> None:
+        """Has the pod taken away just before it obeys the next command with these words."""
+        (self.state / "preempt_at").write_text(words)
 
     def set_outage(self, is_out: bool) -> None:
         """Whether gcloud can say nothing of any resource."""

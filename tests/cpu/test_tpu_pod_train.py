@@ -39,7 +39,7 @@ def test_train_creates_a_preempted_pod_again_and_goes_on(cloud, steps):
     wait_until(lambda: steps.are_beyond(3))
     cloud.preempt()
     before = steps.done()
-    wait_until(lambda: steps.are_beyond(max(before) + 1))
+    wait_until(lambda: steps.are_beyond(max(before) + 1), process=process)
     steps.finish()
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, out + err
@@ -49,6 +49,43 @@ def test_train_creates_a_preempted_pod_again_and_goes_on(cloud, steps):
     log = cloud.do("logs", "--lines", "1000")
     for worker in (0, 1):
         assert re.findall(rf"\[worker {worker}\] resuming after step (\d+)", log) == [str(before[worker])]
+
+
+@pytest.mark.parametrize("doing", ["worker.sh status", "worker.sh install", "worker.sh start"])
+def test_train_creates_a_pod_again_that_is_taken_away_before_its_run_began(cloud, steps, doing):
+    cloud.preempt_at(doing)
+    done = cloud.try_to("train", "--spot", "--poll", "1", *steps.arguments("5"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "restart 1 of at most 20" in done.stderr
+    assert steps.done() == [5, 5]
+    assert (cloud.made("create"), cloud.made("delete")) == (2, 1)
+
+
+@pytest.mark.parametrize("doing", ["worker.sh logs", "worker.sh stop"])
+def test_train_creates_a_pod_again_whose_workers_died_first(cloud, steps, doing):
+    """A worker may be gone, and seen to be, before gcloud says that the pod is."""
+    process = cloud.start("train", "--spot", "--poll", "1", *steps.arguments())
+    wait_until(lambda: steps.are_beyond(3), process=process)
+    cloud.preempt_at(doing)
+    cloud.kill(1)
+    wait_until(lambda: cloud.made("create") == 2, process=process)
+    before = steps.done()
+    wait_until(lambda: steps.are_beyond(max(before) + 1), process=process)
+    steps.finish()
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, out + err
+    assert "is SUSPENDED; restart" in err
+
+
+def test_train_says_what_failed_on_a_pod_that_is_still_there(cloud, steps):
+    cloud.have_pod()
+    cloud.do("setup")
+    (cloud.home(1) / "prorank-jax" / "venv" / "bin" / "python").unlink()
+    (cloud.home(1) / "bin" / "uv").write_text("#!/bin/sh\nexit 7\n")
+    done = cloud.try_to("train", "--spot", "--poll", "1", *steps.arguments("5"))
+    assert done.returncode == 1
+    assert "prorank is there, but could not be set up and started" in done.stderr
+    assert cloud.made("delete") == 0
 
 
 def test_train_starts_all_workers_again_when_one_dies(cloud, steps):
