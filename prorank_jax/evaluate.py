@@ -159,7 +159,7 @@ def evaluate(options: EvaluationOptions, console: Console | None = None) -> dict
             "max_length": reranker.max_length,
             "system": options.system,
             "instruction": options.instruction,
-            **({} if options.excerpts is None else {"excerpts": options.excerpts}),
+            "excerpts": options.excerpts,
             "compute_dtype": options.compute_dtype,
             "attention": options.attention,
         }

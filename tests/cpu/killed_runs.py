@@ -78,7 +78,10 @@ def draw_moment(rng: random.Random, steps: int) -> tuple[str, Moment]:
 
 
 def start(config: Path, log: Path, cache: Path) -> subprocess.Popen[bytes]:
-    """The launcher in a process of its own, on one device; compiled programs are kept in `cache`."""
+    """The launcher in a process of its own, on one device; compiled programs are kept in `cache`.
+
+    It is not the cache that the tests share: who is killed may leave half a program there.
+    """
     environment = os.environ | {
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",
         "JAX_NUM_CPU_DEVICES": "1",
