@@ -43,6 +43,10 @@ class ComparisonOptions:
 
     def __post_init__(self) -> None:
         folders = [slug(name) for name in self.models]
+        if _first_stage_name(self) in self.models:
+            raise ValueError(
+                f"models: {_first_stage_name(self)!r} is what the first stage is called; rename that model"
+            )
         taken = [f"{name}, fused" for name in self.models if f"{name}, fused" in self.models]
         if taken and self.evaluation.fusion.method != NO_FUSION:
             raise ValueError(f"models: {taken[0]!r} is what a fusion is called; rename that model")

@@ -14,6 +14,7 @@ from prorank_jax.evaluation.first_stage import (
     BM25,
     FirstStage,
     counted_queries,
+    drop_queries_themselves,
     make_first_stage,
     sample_queries,
 )
@@ -114,7 +115,8 @@ def prepare_task(dataset: DatasetName, position: int, options: EvaluationOptions
         compared = None
         if options.compare:
             file = options.compare[position]
-            compared = (file, read_run_of(Path(file).expanduser(), collection))
+            run = read_run_of(Path(file).expanduser(), collection)
+            compared = (file, drop_queries_themselves(collection, run))
         first_stage = make_first_stage(options.first_stage_of(position), collection, queries, options.top_k)
     return Task(dataset, collection, len(counted), first_stage, compared)
 

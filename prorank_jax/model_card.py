@@ -14,7 +14,7 @@ from prorank_jax.chat_templates import ChatFrame
 from prorank_jax.config import RunConfig
 from prorank_jax.config_files import config_to_dict, flatten
 from prorank_jax.messages import without_folders
-from prorank_jax.model_history import Evaluation, RunHistory, RunRecord
+from prorank_jax.model_history import DatasetResult, Evaluation, RunHistory, RunRecord
 from prorank_jax.model_usage import (
     MXBAI_FRAME,
     mxbai_usage,
@@ -220,14 +220,21 @@ def _evaluation(evaluation: Evaluation) -> str:
     rows: list[list[str]] = []
     for result in evaluation.datasets:
         p_value = "" if result.p_value is None else f"{result.p_value:.4f}"
-        collection = without_folders(result.name)
-        rows.append([collection, "first stage", *_figures(result.first_stage, names), ""])
-        rows.append([collection, "reranked", *_figures(result.reranked, names), p_value])
+        subject = [without_folders(result.name), _measured_queries(result)]
+        rows.append([*subject, "first stage", *_figures(result.first_stage, names), ""])
+        rows.append([*subject, "reranked", *_figures(result.reranked, names), p_value])
+    model = f" of `{without_folders(evaluation.model)}`" if evaluation.model else ""
     depth = f", top {evaluation.top_k} of the first stage reranked" if evaluation.top_k else ""
     return (
-        f"Measured with `launch/evaluate.py`{depth}. The p-value is of the difference to the first stage.\n\n"
-        + table(("collection", "ranking", *names, "p"), rows)
+        f"Measured with `launch/evaluate.py`{model}{depth}. The p-value is of the difference to the first "
+        "stage.\n\n" + table(("collection", "queries", "ranking", *names, "p"), rows)
     )
+
+
+def _measured_queries(result: DatasetResult) -> str:
+    if result.queries is None:
+        return ""
+    return f"{result.queries} of {result.sampled_from}" if result.sampled_from else str(result.queries)
 
 
 def _figures(values: Mapping[str, float], names: Sequence[str]) -> list[str]:

@@ -16,6 +16,7 @@ from prorank_jax.pretrained import Pretrained, is_run_directory, read_run_config
 from prorank_jax.report import REPORT_FILE
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_RUNS = "runs"
 SMOLLM2_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 
@@ -38,12 +39,19 @@ class RunHistory:
 
 @dataclass(frozen=True)
 class DatasetResult:
-    """One collection of an evaluation; metrics as ranx names them, from 0 to 1."""
+    """One collection of an evaluation; metrics as ranx names them, from 0 to 1.
+
+    Attributes:
+        queries: measured on so many; None where the file does not say.
+        sampled_from: a random sample of so many; None: it is all of them.
+    """
 
     name: str
     first_stage: Mapping[str, float]
     reranked: Mapping[str, float]
     p_value: float | None
+    queries: int | None = None
+    sampled_from: int | None = None
 
 
 @dataclass(frozen=True)
@@ -97,7 +105,15 @@ def _read_dataset(name: str, result: Mapping[str, Any]) -> DatasetResult:
         _numbers(result["first_stage"]),
         _numbers(result["reranked"]),
         None if p_value is None else _number("p_value", p_value),
+        _count("queries", result.get("queries")),
+        _count("sampled_from", result.get("sampled_from")),
     )
+
+
+def _count(name: str, value: Any) -> int | None:
+    if value is not None and type(value) is not int:
+        raise ValueError(f"{name}={value!r} is no whole number")
+    return value
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
@@ -126,5 +142,8 @@ def _read_record(folder: Path, config: RunConfig) -> RunRecord:
 def _hub_id(source: str) -> str:
     if source == SMOLLM2_SOURCE:
         return SMOLLM2_HUB_ID
-    is_local = Path(source).expanduser().exists() or source.endswith(".gguf")
+    first_folder = Path(source).expanduser().parts[:1]
+    # The run it names may be gone: a folder of runs beside us is no organisation of the hub.
+    among_runs = bool(first_folder) and (first_folder[0] == _RUNS or Path(first_folder[0]).is_dir())
+    is_local = among_runs or Path(source).expanduser().exists() or source.endswith(".gguf")
     return source if not is_local and _HUB_ID.fullmatch(source) else ""

@@ -25,6 +25,7 @@ CLIPPED_ALWAYS = 0.95
 _STANDARD_ERRORS = 3.0
 _LEAST_STEPS = 8
 _ONE_SIDED_95 = 1.645
+_ADVISE_EXCERPTS = "; data.excerpts key_sentences shows the part that the query asks about."
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,8 @@ class RunFacts:
         learned, held_out: see `signs_of_trouble`.
         max_grad_norm: norm from which a gradient is clipped.
         data: what was trained on.
+        shows_key_sentences: whether `data.excerpts` chooses what is seen of a long document.
+        holds_format: whether `ranking.format_coefficient` is in use.
     """
 
     stage: int
@@ -64,6 +67,8 @@ class RunFacts:
     held_out: str
     max_grad_norm: float
     data: DataFacts
+    shows_key_sentences: bool = False
+    holds_format: bool = False
 
 
 def data_facts(queries: np.ndarray, labels: np.ndarray, lengths: np.ndarray, max_length: int) -> DataFacts:
@@ -93,14 +98,15 @@ def remarks(facts: RunFacts) -> list[str]:
     if data.cut > MOST_CUT * data.examples:
         said.append(
             f"{data.cut / data.examples:.0%} of the prompts fill data.max_length: part of their document is "
-            "not seen. A larger one shows more of it, at the price of time and memory; data.excerpts "
-            "key_sentences shows the part that the query asks about."
+            "not seen. A larger one shows more of it, at the price of time and memory"
+            + ("." if facts.shows_key_sentences else _ADVISE_EXCERPTS)
         )
     if facts.stage == 2 and first.format_rate >= LEAST_FORMAT > last.format_rate:
         said.append(
             f"The format rate fell from {first.format_rate:.2f} to {last.format_rate:.2f}. Scores do not "
-            "need the format; if you read the answers too, give ranking.format_coefficient (0.1) or a lower "
-            "optimizer.learning_rate."
+            "need the format; if you read the answers too, give a "
+            f"{'higher ' if facts.holds_format else ''}ranking.format_coefficient "
+            f"{'' if facts.holds_format else '(0.1) '}or a lower optimizer.learning_rate."
         )
     if facts.stage == 2 and last.auc < first.auc:
         said.append(
@@ -134,7 +140,11 @@ def conclusion(facts: RunFacts, findings: Mapping[str, str]) -> str:
 
 def _one_answer(facts: RunFacts) -> str:
     last = facts.probes[-1]
-    if facts.stage != 1 or last.format_rate < 0.5 or ONE_ANSWER < last.relevant_share < 1 - ONE_ANSWER:
+    if (
+        facts.stage != 1
+        or last.format_rate < LEAST_FORMAT
+        or ONE_ANSWER < last.relevant_share < 1 - ONE_ANSWER
+    ):
         return ""
     answer = "1" if last.relevant_share > 0.5 else "0"
     share = max(last.relevant_share, 1 - last.relevant_share)

@@ -47,6 +47,8 @@ def _run_facts(run: Run, folder: Path) -> RunFacts:
         held_out=stage.held_out,
         max_grad_norm=config.optimizer.max_grad_norm,
         data=data_facts(examples.queries, examples.labels, examples.lengths, config.data.max_length),
+        shows_key_sentences=config.data.excerpts == "key_sentences",
+        holds_format=config.ranking.format_coefficient > 0,
     )
 
 

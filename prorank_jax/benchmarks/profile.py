@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import statistics
 import tempfile
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -148,7 +149,7 @@ def part_table(found: Mapping[str, Any]) -> Table:
 def summary(found: Mapping[str, Any]) -> str:
     """How long a step is, and what share of the machine's matrix-product peak it reaches."""
     ordered = sorted(found["seconds"])
-    median = ordered[len(ordered) // 2]
+    median = statistics.median(ordered)
     share = found["model_flops"] / median / found["matmul_flops"]
     return (
         f"a step: {median:.3g} s ({ordered[0]:.3g} to {ordered[-1]:.3g}), with the profiler on; "

@@ -7,7 +7,7 @@ import json
 import random
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -99,13 +99,20 @@ def _is_the_query(collection: Collection, query: str, document: str) -> bool:
     return len(asked & there) >= _SHARE_OF_ITSELF * len(asked)
 
 
+def drop_queries_themselves(
+    collection: Collection, rankings: Mapping[str, Iterable[str]]
+) -> dict[str, list[str]]:
+    """The rankings without documents that are the very query: query id → document ids, in their order."""
+    return {
+        query: [document for document in documents if not _is_the_query(collection, query, document)]
+        for query, documents in rankings.items()
+    }
+
+
 def _without_itself(
     name: str, collection: Collection, scores: Mapping[str, Mapping[str, float]], depth: int | None
 ) -> FirstStage:
-    kept = {
-        query: [document for document in documents if not _is_the_query(collection, query, document)]
-        for query, documents in scores.items()
-    }
+    kept = drop_queries_themselves(collection, scores)
     dropped = sum(len(kept[query]) < len(documents) for query, documents in scores.items())
     cut = {query: documents[:depth] for query, documents in kept.items()}
     check_writable_ids(cut)

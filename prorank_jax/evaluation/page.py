@@ -145,11 +145,12 @@ def _verdicts(content: Mapping[str, Any]) -> str:
 
 def render_page(content: Mapping[str, Any], sections: Sequence[str]) -> str:
     """The whole page: the content of metrics.json in words and numbers, then a section for each dataset."""
+    instruction = content["instruction"]
     facts = {
         "model": content["model"],
         "documents reranked for each query": content["top_k"],
         "longest prompt in tokens": content["max_length"],
-        "instruction": content["instruction"] or "none",
+        "instruction": "the model's own" if instruction is None else instruction or "none",
         "versions": ", ".join(f"{name} {version}" for name, version in content["versions"].items()),
     }
     samples = [name for name, entry in content["datasets"].items() if entry.get("sampled_from")]

@@ -69,13 +69,14 @@ def query_records(evaluation: Evaluation) -> list[dict[str, Any]]:
 def average(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The plain mean over datasets, as BEIR averages: metrics of each system, and delta.
 
-    `fused` is there where every dataset has a fusion.
+    `fused` is there where every dataset has a fusion, and all by the same method.
     """
     result: dict[str, Any] = {
         part: _mean_metrics([entry[part] for entry in entries]) for part in ("first_stage", "reranked")
     }
     result["delta"] = sum(entry["delta"] for entry in entries) / len(entries)
-    if all("fusion" in entry for entry in entries):
+    methods = {entry["fusion"]["method"] if "fusion" in entry else None for entry in entries}
+    if len(methods) == 1 and None not in methods:
         result["fused"] = _mean_metrics([entry["fusion"]["metrics"] for entry in entries])
     return result
 

@@ -67,6 +67,7 @@ def test_models_are_compared_on_the_same_candidates_and_nothing_is_scored_twice(
         (["a=x", "a=y"], "the name 'a' is given twice"),
         (["a b=x", "a-b=y"], "two names give the folder 'a-b'"),
         (["a=x", "a, fused=y", "--fusion", "rrf"], "'a, fused' is what a fusion is called"),
+        (["BM25=x", "b=y"], "'BM25' is what the first stage is called"),
         (["a=x", "--top_k", "0"], "top_k=0: must be at least 1"),
         (["a=x", "--nonsense", "1"], "--help shows the usage"),
         (["a=x", "--first_stage", "nowhere.run"], "no such file"),

@@ -166,6 +166,25 @@ def test_the_first_stage_may_be_a_run_of_ones_own(workshop):
 
 
 @pytest.mark.usefixtures("fake")
+def test_a_run_to_compare_with_is_freed_of_the_queries_themselves_too(workshop):
+    """As the first stage is: the same run on both sides gives the same figures."""
+    with (workshop / "one" / "corpus.jsonl").open("a") as corpus, (workshop / "q.run").open("w") as ranked:
+        for line in (workshop / "one" / "queries.jsonl").read_text().splitlines():
+            query = json.loads(line)
+            corpus.write(json.dumps({"_id": query["_id"], "title": "", "text": query["text"]}) + "\n")
+            ranked.write(f"{query['_id']} Q0 {query['_id']} 1 9.0 raw\n")
+    qrels = (workshop / "one" / "qrels" / "test.tsv").read_text().splitlines()[1:]
+    with (workshop / "q.run").open("a") as ranked:
+        for number, (query, document, _) in enumerate(line.split("\t") for line in qrels):
+            ranked.write(f"{query} Q0 {document} 2 {1 - number / 1000} raw\n")
+    own = ["--first_stage", "q.run", "--compare", "q.run"]
+    content = evaluate(parse_options(["--model", "model", "--dataset", "one", "--output_dir", "out", *own]))
+    entry = content["datasets"]["one"]
+    assert entry["own_documents_dropped"] == 10
+    assert entry["compared"]["delta"] == entry["delta"]
+
+
+@pytest.mark.usefixtures("fake")
 def test_a_sample_of_the_queries_is_said_to_be_one(workshop):
     content = run("--queries", "6")
     assert content["datasets"]["one"]["queries"] == 6

@@ -9,6 +9,8 @@ import shutil
 import numpy as np
 import pytest
 
+from prorank_jax.evaluate import evaluate
+from prorank_jax.evaluation.options import parse_options
 from prorank_jax.evaluation.trec import read_run
 from tests.cpu.data_fixtures import write_beir_folder
 from tests.cpu.test_evaluate import ARGUMENTS, content_of, fake, refusal, run, without_times, workshop
@@ -63,6 +65,17 @@ def test_a_fusion_leaves_the_reranker_as_it_was_and_scores_nothing_again(worksho
     run()  # without a fusion nothing of it is left that metrics.json does not know
     assert not (out / "one" / "fused.trec").exists()
     assert "fused" not in (out / "one" / "queries.jsonl").read_text()
+
+
+@pytest.mark.usefixtures("fake", "workshop")
+def test_different_fusions_are_not_averaged():
+    assert "fused" in run(*RRF)["average"]
+    weighted = ["--fusion", "weighted", "--fusion_weight", "0.5"]
+    again = evaluate(
+        parse_options(["--model", "model", "--dataset", "one", "--output_dir", "out", *weighted])
+    )
+    assert "average" in again
+    assert "fused" not in again["average"]
 
 
 @pytest.mark.parametrize(("weight", "same"), [("0", "first_stage"), ("1", "reranked")])

@@ -26,8 +26,14 @@ METRICS = {
             "reranked": {"ndcg@10": 0.75456, "recall@100": 0.9},
             "delta": 0.06333,
             "p_value": 0.00123,
+            "queries": 300,
         },
-        "demo": {"first_stage": {"ndcg@10": 0.5}, "reranked": {"ndcg@10": 0.25}},
+        "demo": {
+            "first_stage": {"ndcg@10": 0.5},
+            "reranked": {"ndcg@10": 0.25},
+            "queries": 10,
+            "sampled_from": 120,
+        },
     },
     "model": "runs/stage2",
     "top_k": 100,
@@ -112,18 +118,18 @@ def test_a_run_without_a_report_says_so():
 def test_evaluations_are_told_as_measured(tmp_path):
     write_json(tmp_path / "metrics.json", METRICS)
     card = model_card("small", facts(evaluations=(read_evaluation(tmp_path / "metrics.json"),)))
-    assert "top 100 of the first stage" in card
-    assert ["beir/scifact/test", "first stage", "0.6912", "0.9000"] in [row[:4] for row in rows(card)]
-    assert ["beir/scifact/test", "reranked", "0.7546", "0.9000", "0.0012"] in rows(card)
-    assert ["demo", "reranked", "0.2500"] in [row[:3] for row in rows(card)]
+    assert "of `runs/stage2`, top 100 of the first stage" in card
+    assert ["beir/scifact/test", "300", "first stage", "0.6912", "0.9000"] in [row[:5] for row in rows(card)]
+    assert ["beir/scifact/test", "300", "reranked", "0.7546", "0.9000", "0.0012"] in rows(card)
+    assert ["demo", "10 of 120", "reranked", "0.2500"] in [row[:4] for row in rows(card)]
 
 
 def test_where_a_collection_lies_is_not_told(tmp_path):
     datasets = {"/home/me/data/scifact:dev": METRICS["datasets"]["demo"]}
-    write_json(tmp_path / "metrics.json", METRICS | {"datasets": datasets})
+    write_json(tmp_path / "metrics.json", METRICS | {"datasets": datasets, "model": "/home/me/stage2"})
     card = model_card("small", facts(evaluations=(read_evaluation(tmp_path / "metrics.json"),)))
     assert "home" not in card
-    assert ["scifact:dev", "reranked", "0.2500"] in [row[:3] for row in rows(card)]
+    assert ["scifact:dev", "10 of 120", "reranked", "0.2500"] in [row[:4] for row in rows(card)]
 
 
 @pytest.mark.parametrize(
@@ -133,6 +139,7 @@ def test_where_a_collection_lies_is_not_told(tmp_path):
         '{"datasets": {"a": {"reranked": {}}}}',
         json.dumps(METRICS | {"top_k": "100"}),
         json.dumps(METRICS | {"model": None}),
+        json.dumps(METRICS).replace("120", '"all"'),
         json.dumps(METRICS).replace("0.75456", "NaN"),
         json.dumps(METRICS).replace("0.75456", '"0.7"'),
     ],
@@ -174,6 +181,8 @@ def test_the_history_goes_back_to_the_base_model(tmp_path):
 def test_a_history_ends_where_folders_are_gone_or_go_in_circles(tmp_path):
     run = write_run(tmp_path / "one", str(tmp_path / "gone"), None)
     assert read_run_history(opened(tmp_path / "one", run)).base_model == ""
+    beside = write_run(tmp_path / "next", "runs/stage1", None)  # a run's own words for a folder gone since
+    assert read_run_history(opened(tmp_path / "next", beside)).base_model == ""
     run = write_run(tmp_path / "loop", str(tmp_path / "loop"), None)
     assert len(read_run_history(opened(tmp_path / "loop", run)).runs) == 1
 

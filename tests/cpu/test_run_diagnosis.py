@@ -153,7 +153,8 @@ def test_what_is_nearly_wrong_is_not_told(facts):
 
 
 def test_a_policy_without_format_is_not_called_one_sided_too():
-    assert list(diagnose(after(WARMUP, format_rate=0.1, relevant_share=0.0))) == ["format"]
+    for rate in (0.1, 0.6):  # whatever is no answer does not say `1` either
+        assert list(diagnose(after(WARMUP, format_rate=rate, relevant_share=0.0))) == ["format"]
 
 
 def test_remarks_are_no_findings():
@@ -170,6 +171,15 @@ def test_remarks_are_no_findings():
     assert remarks(after(WARMUP, auc=0.7)) == []
     never = changed(RANKING, probes=[BEFORE, probe(STEPS, format_rate=0.1)])
     assert remarks(never) == []
+
+
+def test_nothing_is_advised_that_the_run_does_already():
+    cut = changed(WARMUP, data=dataclasses.replace(DATA, cut=300))
+    assert "key_sentences" in remarks(cut)[0]
+    assert "key_sentences" not in remarks(changed(cut, shows_key_sentences=True))[0]
+    forgot = after(RANKING, format_rate=0.1)
+    assert "give a ranking.format_coefficient (0.1) or" in remarks(forgot)[0]
+    assert "give a higher ranking.format_coefficient or" in remarks(changed(forgot, holds_format=True))[0]
 
 
 def test_the_examples_are_counted():

@@ -13,6 +13,7 @@ from prorank_jax.evaluation.first_stage import (
     FirstStage,
     bm25_first_stage,
     counted_queries,
+    drop_queries_themselves,
     make_first_stage,
     run_first_stage,
     sample_queries,
@@ -67,6 +68,7 @@ def test_a_query_that_is_a_document_is_dropped_from_its_own_ranking(tmp_path):
     assert first_stage.own_documents == 1
     write_run(tmp_path / "run", {"a1": ["a1", "a3", "a2"]}, "t")
     assert run_first_stage(tmp_path / "run", collection, ["a1"]).rankings == {"a1": ["a3", "a2"]}
+    assert drop_queries_themselves(collection, {"a1": ["a1", "a2"]}) == {"a1": ["a2"]}
 
 
 @pytest.mark.parametrize(
