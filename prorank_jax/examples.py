@@ -19,7 +19,7 @@ from prorank_jax.records import Example, RecordReader, ensure_records, read_inde
 from prorank_jax.types import Candidate, RankingGroup
 
 # Raised by hand when the same inputs give other records than before.
-CONTENT_VERSION = 3
+CONTENT_VERSION = 4
 
 
 class Renderer(Protocol):
@@ -38,7 +38,8 @@ class ExampleSet:
 
     Attributes:
         name: what messages call it.
-        lengths, labels, grades, scores, starts, queries: of each example; see `records.make_index`.
+        lengths, labels, grades, scores, starts, queries, documents: of each example; see
+            `records.make_index`.
     """
 
     def __init__(self, name: str, folder: Path) -> None:
@@ -48,6 +49,7 @@ class ExampleSet:
         index = read_index(folder)
         self.lengths, self.labels, self.grades = index["lengths"], index["labels"], index["grades"]
         self.scores, self.starts, self.queries = index["scores"], index["starts"], index["queries"]
+        self.documents = index["documents"]
         self._reader = RecordReader(folder)
 
     def __len__(self) -> int:

@@ -19,13 +19,15 @@ import Stemmer
 
 EXCERPT_STYLES = ("head", "key_sentences")
 # Raised by hand when the same texts give other excerpts than before.
-EXCERPT_VERSION = 1
+EXCERPT_VERSION = 2
 # Longest text that is read, for each token of room: beyond it a document is cut as `head` cuts it.
 _CHARACTERS_PER_TOKEN = 512
 # Text without full stops (tables, lower-cased speech) is cut into pieces of so many words.
 _LONGEST_SENTENCE = 60
 # The start of a document that is always kept: most titles, and the subject of most first sentences.
 _LEAD = 20
+# Share of the room that an excerpt must fill to be better than the document's own start.
+_LEAST_FILLED = 0.5
 # Sentences chosen one after the other: more than most prompts have room for.
 _MOST_COMPARED = 64
 # How much a query word still counts that a chosen sentence holds already.
@@ -107,8 +109,9 @@ def key_sentences(
 
     A document of at most as many tokens as it has room comes back as it is. Of a longer one the first words
     are kept, for they name the subject; then the best sentences are taken as long as they fit; what is left
-    is filled from the start. The result may have a few tokens more than there is room, for whoever joins it
-    to cut.
+    is filled from the start. Where sentences are so long that half of the room would be empty, or the first
+    words do not fit, the document comes back whole: its own start says more. The result may have more tokens
+    than there is room, for whoever joins it to cut.
 
     Args:
         pairs: (query, document) texts. Without a word that both have, the result is the document's start;
@@ -128,8 +131,10 @@ def key_sentences(
     for place, of_one in zip(long, sentences, strict=True):
         query = _stems(pairs[place][0], stemmer)
         order = _best_first(query, [_stems(sentence, stemmer) for sentence in of_one])
-        kept = _fitting(order, list(itertools.islice(lengths, len(of_one))), rooms[place])
-        if kept:  # none where one sentence is too long by itself
+        counts = list(itertools.islice(lengths, len(of_one)))
+        kept = _fitting(order, counts, rooms[place])
+        filled = sum(counts[number] for number in kept)
+        if 0 in kept and filled >= _LEAST_FILLED * rooms[place]:
             found[place] = " ".join(of_one[number] for number in kept)
     return found
 

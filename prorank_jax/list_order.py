@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -13,6 +13,15 @@ PREFIX_MULTIPLE = 8
 PREFIX_QUANTILE = 0.9
 # What a stream of random numbers is for; part of its key.
 _QUERIES, _BATCHES, _MEMBERS, _BORROWED = range(200, 204)
+
+# What a loss may learn the order of a list from.
+GRADES, TEACHER = SIGNALS = ("grades", "teacher scores")
+_LACKS = {
+    True: "have documents of one grade only, and no teacher scores; add irrelevant documents "
+    "(data.negatives_per_query) or graded judgements",
+    False: "have no two documents of different teacher scores, which is all that ranking.losses learns from; "
+    "name others as data.teacher_scores, or add a loss that learns from grades, e.g. listwise=1",
+}
 
 _log = logging.getLogger(__name__)
 
@@ -34,32 +43,35 @@ class ListIndex:
         queries: np.ndarray,
         grades: np.ndarray,
         scores: np.ndarray,
+        documents: np.ndarray,
         borrowing: bool = False,
+        learns_from: Collection[str] = SIGNALS,
     ) -> None:
         """Groups the examples and chooses the static lengths.
 
         Args:
             name: of the data set, for messages.
-            lengths, starts, queries, grades, scores: one entry for each example; see
+            lengths, starts, queries, grades, scores, documents: one entry for each example; see
                 `records.make_index`.
             borrowing: lists will also hold documents of other queries.
+            learns_from: those of `SIGNALS` that the losses read.
 
         Raises:
-            ValueError: no query has two documents of different grades or teacher scores.
+            ValueError: no query has two documents that differ in one of these.
         """
-        self.lengths, self.starts, self.grades = lengths, starts, grades
+        self.lengths, self.starts, self.grades, self.documents = lengths, starts, grades, documents
         order = np.argsort(queries, kind="stable")
         cuts = np.flatnonzero(np.diff(queries[order])) + 1
         groups = np.split(order, cuts)
-        self.members = [group for group in groups if _has_signal(grades[group], scores[group])]
+        self.members = [group for group in groups if _has_signal(grades[group], scores[group], learns_from)]
         left_out = len(groups) - len(self.members)
         if not self.members:
             raise ValueError(
-                f"data.source: all {len(groups)} queries of {name} have documents of one grade only, and no "
-                "teacher scores; add irrelevant documents (data.negatives_per_query) or graded judgements"
+                f"data.source: all {len(groups)} queries of {name} {_LACKS[GRADES in learns_from]}"
             )
         if left_out:
-            _log.warning("%s: %d queries whose documents are all alike are left out", name, left_out)
+            alike = "documents" if GRADES in learns_from else "documents' teacher scores"
+            _log.warning("%s: %d queries whose %s are all alike are left out", name, left_out, alike)
         kept = np.concatenate(self.members)
         wide = np.quantile(starts[kept], PREFIX_QUANTILE, method="inverted_cdf")
         self.prefix_width = int(-(-max(wide, 1) // PREFIX_MULTIPLE)) * PREFIX_MULTIPLE
@@ -79,9 +91,9 @@ class ListIndex:
         return self.lengths[positions] - self.shared(positions)
 
 
-def _has_signal(grades: np.ndarray, scores: np.ndarray) -> bool:
-    known = scores[np.isfinite(scores)]
-    return len(np.unique(grades)) > 1 or len(np.unique(known)) > 1
+def _has_signal(grades: np.ndarray, scores: np.ndarray, learns_from: Collection[str]) -> bool:
+    known = {GRADES: grades, TEACHER: scores[np.isfinite(scores)]}
+    return any(len(np.unique(known[signal])) > 1 for signal in learns_from)
 
 
 def _with_last(buckets: tuple[int, ...], longest: int) -> tuple[int, ...]:
@@ -172,11 +184,16 @@ class ListOrder:
         return chosen
 
     def _borrow(self, own: np.ndarray, queries: np.ndarray, epoch: int) -> np.ndarray:
-        """For each list, documents of the batch's other queries, the best graded of each list first."""
+        """For each list, documents of the batch's other queries, the best graded of each list first.
+
+        No candidate of the query itself: one that is relevant to both would be borrowed as irrelevant.
+        """
+        documents = self._index.documents
         borrowed = np.full((len(own), self._borrowed), -1, np.int64)
         for row, query in enumerate(queries):
             others = own[queries != query]
             pool = others.T[others.T >= 0]  # column by column: `choose_members` puts the best first
+            pool = pool[~np.isin(documents[pool], documents[self._index.members[query]])]
             ahead = min(len(pool), max(self._borrowed, len(others)))
             order = permutation(ahead, self._seed, _BORROWED, epoch, int(query))
             taken = pool[order[: self._borrowed]]

@@ -11,7 +11,8 @@ import numpy as np
 from prorank_jax.config import RankingOptions
 from prorank_jax.data import ENDLESS, PADDING_TOKEN, READ_AHEAD_BATCHES, READ_AHEAD_THREADS
 from prorank_jax.examples import ExampleSet
-from prorank_jax.list_order import ListIndex, ListOrder
+from prorank_jax.list_order import GRADES, TEACHER, ListIndex, ListOrder
+from prorank_jax.ranking_losses import LOSSES, needs_teacher, parse_losses
 from prorank_jax.records import Example
 from prorank_jax.types import ListBatch
 
@@ -22,7 +23,7 @@ def index_lists(example_set: ExampleSet, options: RankingOptions) -> ListIndex:
     """The lists that can be made of a data set, with room for an answer where the options call for one.
 
     Raises:
-        ValueError: no query has documents that differ.
+        ValueError: no query has documents that differ in what the losses learn from.
     """
     answer_room = int(options.format_coefficient > 0)
     return ListIndex(
@@ -32,8 +33,17 @@ def index_lists(example_set: ExampleSet, options: RankingOptions) -> ListIndex:
         example_set.queries,
         example_set.grades,
         example_set.scores,
+        example_set.documents,
         borrowing=options.in_batch_negatives > 0,
+        learns_from=_signals(options),
     )
+
+
+def _signals(options: RankingOptions) -> list[str]:
+    weights = parse_losses(options.losses)
+    soft = "pointwise" in weights and options.soft_labels != "grade"
+    from_grades = not all(LOSSES[name].uses_teacher for name in weights)
+    return [GRADES] * from_grades + [TEACHER] * (needs_teacher(weights) or soft)
 
 
 class _ListSource:

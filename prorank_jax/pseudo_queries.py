@@ -9,6 +9,7 @@ its document again.
 
 from __future__ import annotations
 
+import logging
 import random
 import sys
 from collections.abc import Sequence
@@ -25,6 +26,8 @@ from prorank_jax.types import Candidate, Document, RankingGroup
 PSEUDO_PREFIX = "pseudo:"
 # Words of a query: fewer ask nothing, more are no question.
 _FEWEST_WORDS, _MOST_WORDS = 5, 40
+
+_log = logging.getLogger(__name__)
 
 
 def make_query(document: Document, random_state: random.Random) -> tuple[str, Document] | None:
@@ -52,10 +55,21 @@ def _from_sentence(document: Document, random_state: random.Random) -> tuple[str
     sentences = split_sentences(document.text)
     order = random_state.sample(range(len(sentences)), len(sentences))
     for place in order:
-        rest = " ".join(sentences[:place] + sentences[place + 1 :])
+        rest = _joined(sentences[:place] + sentences[place + 1 :])
         if _is_fit(sentences[place], rest):
             return sentences[place], Document(document.id, rest, document.title)
     return None
+
+
+def _joined(sentences: Sequence[str]) -> str:
+    return " ".join(sentences)
+
+
+def _alike(document: Document, query_is_title: bool) -> Document:
+    """An irrelevant document in the form of the relevant one, which must not be told by its form."""
+    if query_is_title:
+        return Document(document.id, document.text)
+    return Document(document.id, _joined(split_sentences(document.text)), document.title)
 
 
 def make_pseudo_groups(
@@ -63,9 +77,11 @@ def make_pseudo_groups(
 ) -> list[RankingGroup]:
     """`options.pseudo_queries` groups of a query made from a document, that document, and negatives.
 
-    The negatives are chosen as those of judged queries. Where a title is asked for, all candidates go
-    without theirs, so that a missing title tells nothing. Fewer groups come back only when the collection
-    has no more. The choice depends on the seed and the collection only; judgements are not read.
+    The negatives are chosen as those of judged queries, without documents that hold the query word for word.
+    Where a title is asked for, all candidates go without theirs, and where a sentence is, the sentences of
+    all are joined by blanks, so that a missing title or line break tells nothing. Fewer groups come back,
+    with a warning, only when the collection has no more. The choice depends on the seed and the collection
+    only; judgements are not read.
 
     Args:
         index: `negatives.index_documents` of the collection; None: made here.
@@ -82,6 +98,13 @@ def make_pseudo_groups(
         group = _make_group(collection, identifier, ids, index, options, seed)
         if group is not None:
             groups.append(group)
+    if len(groups) < options.pseudo_queries:
+        _log.warning(
+            "data.pseudo_queries=%d: %s has enough for %d only",
+            options.pseudo_queries,
+            collection.name,
+            len(groups),
+        )
     return groups
 
 
@@ -101,13 +124,12 @@ def _make_group(
     ranking = [ids[position] for position, _ in index.top(query, options.negative_depth)]
     if identifier not in ranking:
         return None
-    grades = {identifier: options.relevant_grade}
+    holders = [other for other in ranking if query in collection.documents[other].full_text]
+    grades = dict.fromkeys([identifier, *holders], options.relevant_grade)
     negatives = choose_negatives(grades, ranking, ids, options, random_state)
-    others = [collection.documents[negative] for negative in negatives]
-    if collection.documents[identifier].title and not rest.title:
-        others = [Document(other.id, other.text) for other in others]
+    is_title = bool(collection.documents[identifier].title and not rest.title)
     candidates = (
         Candidate(rest, options.relevant_grade),
-        *(Candidate(other, MINED_GRADE) for other in others),
+        *(Candidate(_alike(collection.documents[other], is_title), MINED_GRADE) for other in negatives),
     )
     return RankingGroup(f"{PSEUDO_PREFIX}{identifier}", query, candidates)

@@ -108,7 +108,7 @@ def format_loss(logits: jax.Array, after: jax.Array, answers: AnswerTokens) -> j
     return answer_surprise(logits, answers) + ending
 
 
-def _label_answers(grades: jax.Array, relevant_grade: float, answers: AnswerTokens) -> jax.Array:
+def _label_answers(grades: Array, relevant_grade: float, answers: AnswerTokens) -> jax.Array:
     """The answer token that each grade asks for: [Q, K] int32."""
     return jnp.where(grades >= relevant_grade, answers.one, answers.zero).astype(jnp.int32)
 

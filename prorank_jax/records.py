@@ -23,7 +23,7 @@ from rich.progress import track
 from prorank_jax.storage_faults import naming_place
 
 RECORD_SPLIT = "examples"
-INDEX_FILES = ("lengths", "labels", "grades", "scores", "starts", "queries")
+INDEX_FILES = ("lengths", "labels", "grades", "scores", "starts", "queries", "documents")
 DESCRIPTION_FILE = "content.json"
 FILE_FORMAT = "array_record"
 UNFINISHED = ".unfinished-"
@@ -148,17 +148,21 @@ def _write(examples: Sequence[Example], folder: Path) -> None:
 def make_index(examples: Sequence[Example]) -> dict[str, np.ndarray]:
     """What batches are planned from, one entry for each example.
 
-    `lengths`, `labels`, `grades`, `starts` (tokens before the document) and `queries` (numbered from 0
-    in their order) are int32, `scores` float32.
+    `lengths`, `labels`, `grades`, `starts` (tokens before the document), `queries` and `documents` (both
+    numbered from 0 in their order) are int32, `scores` float32.
     """
-    numbers: dict[str, int] = {}
+    queries: dict[str, int] = {}
+    documents: dict[str, int] = {}
     return {
         "lengths": np.array([len(example.tokens) for example in examples], np.int32),
         "labels": np.array([example.label for example in examples], np.int32),
         "grades": np.array([example.grade for example in examples], np.int32),
         "scores": np.array([example.score for example in examples], np.float32),
         "starts": np.array([example.document_start for example in examples], np.int32),
-        "queries": np.array([numbers.setdefault(e.query_id, len(numbers)) for e in examples], np.int32),
+        "queries": np.array([queries.setdefault(e.query_id, len(queries)) for e in examples], np.int32),
+        "documents": np.array(
+            [documents.setdefault(e.document_id, len(documents)) for e in examples], np.int32
+        ),
     }
 
 

@@ -28,6 +28,7 @@ from prorank_jax.metrics_log import (
 )
 from prorank_jax.preemption import StopVote, sigterm_noticed
 from prorank_jax.probe import run_probe
+from prorank_jax.process_rows import rows_of_process
 from prorank_jax.processes import check_same_job, gather_texts, leads, succeed_together
 from prorank_jax.run_folder import append_lines, write_config
 from prorank_jax.run_place import RunPlace, open_place
@@ -247,7 +248,8 @@ class _Loop:
         relevant = np.flatnonzero(batch.labels == 1)[: SHOWN_GROUPS // 2]
         irrelevant = np.flatnonzero(batch.labels == 0)[: SHOWN_GROUPS // 2]
         rows = np.concatenate([relevant, irrelevant])
-        tokens = np.asarray(completions)[rows]
+        whole = rows_of_process(self._run.mesh, len(completions))[rows]  # every row is in `completions`
+        tokens = np.asarray(completions)[whole]
         queries = [self._run.examples[int(batch.examples[row])].query_id for row in rows]
         labels = [int(batch.labels[row]) for row in rows]
         table = completions_table(step, tokens.tolist(), labels, queries, self._decode)

@@ -121,6 +121,18 @@ def test_the_lazy_choice_is_that_of_comparing_all_each_time(most: int, seed: int
     assert _best_first(query, sentences) == expected
 
 
+def test_scraps_do_not_replace_a_start_that_fills_the_room() -> None:
+    long = [" ".join(f"word{number}x{place}" for place in range(45)) + "." for number in range(6)]
+    document = "\n".join(["Overview.", *long, "See also word."])
+
+    def count(texts):
+        return [len(text.split()) for text in texts]
+
+    assert key_sentences([("which word", document)], [40], count) == [document]
+    roomy = key_sentences([("word3x1 word3x2", document)], [60], count)[0]
+    assert roomy == f"Overview. {long[3]} See also word."
+
+
 def test_one_endless_sentence_is_left_to_be_cut() -> None:
     assert excerpt("tea", "tea" * 500, 10, lambda texts: [len(text) for text in texts]) == "tea" * 500
 

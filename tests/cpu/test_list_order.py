@@ -19,6 +19,7 @@ def make_index(grades: list[list[int]], scores: list[list[float]] | None = None,
     queries = np.concatenate([np.full(len(row), i) for i, row in enumerate(grades)])
     places = np.concatenate([np.arange(len(row)) for row in grades])
     flat_scores = np.full(len(queries), np.nan) if scores is None else np.concatenate(scores)
+    options.setdefault("documents", np.arange(len(queries)))
     return ListIndex(
         "test",
         lengths=(20 + 3 * queries + places).astype(np.int32),
@@ -92,6 +93,27 @@ def test_documents_are_borrowed_from_other_queries_of_the_batch():
     assert (lonely[0, 2:] == -1).all()
     twice = order.members(np.array([0, 0]), epoch=0)  # the same query again lends nothing
     assert (twice[:, 2:] == -1).all()
+
+
+def test_nothing_is_borrowed_that_is_a_candidate_of_the_query_itself():
+    """Example 3 is the document of example 0, and relevant to both queries."""
+    index = make_index([[3, 0, 0], [2, 0]], documents=np.array([7, 1, 2, 7, 4]), borrowing=True)
+    members = make_order(index, size=2, borrowed=3).members(np.array([0, 1]), epoch=0)
+    assert set(members[0, 2:]) == {4, -1}
+    assert 0 not in members[1, 2:]
+
+
+def test_lists_without_what_the_losses_learn_from_are_left_out(caplog):
+    nan = np.nan
+    grades, scores = [[1, 0], [1, 1], [1, 0]], [[nan, nan], [0.5, 0.25], [0.5, 0.25]]
+    kept = {
+        signals: [group.tolist() for group in make_index(grades, scores, learns_from=signals).members]
+        for signals in (("grades",), ("teacher scores",), ("grades", "teacher scores"))
+    }
+    assert list(kept.values()) == [[[0, 1], [4, 5]], [[2, 3], [4, 5]], [[0, 1], [2, 3], [4, 5]]]
+    assert "1 queries whose documents' teacher scores are all alike are left out" in caplog.text
+    with pytest.raises(ValueError, match=r"all 1 queries of test have no two documents of different teacher"):
+        make_index([[1, 0]], [[0.5, nan]], learns_from=("teacher scores",))
 
 
 def test_queries_that_teach_nothing_are_left_out_and_counted(caplog):

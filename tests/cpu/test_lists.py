@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from prorank_jax.config import DataOptions, RankingOptions
 from prorank_jax.data import build_examples
@@ -108,6 +109,23 @@ def test_there_is_a_place_for_an_answer_where_the_format_is_held():
             example = examples[wider.examples[row, place]]
             assert prompt(wider, row, place) == example.tokens.tolist()
         assert batch.mask.sum() == wider.mask.sum()
+
+
+@pytest.mark.parametrize(
+    ("options", "kept"),
+    [
+        ({"losses": "listwise=1"}, [0, 2]),
+        ({"losses": "margin_mse=1"}, [1, 2]),
+        ({"losses": "margin_mse=1,pairwise=0.5"}, [0, 1, 2]),
+        ({"losses": "pointwise=1"}, [0, 2]),
+        ({"losses": "pointwise=1", "soft_labels": "teacher_logit"}, [0, 1, 2]),
+    ],
+)
+def test_the_losses_decide_which_lists_can_teach(options, kept):
+    groups = [group(0, [1, 0]), group(1, [1, 1], [0.5, 0.25]), group(2, [1, 0], [0.5, 0.25])]
+    examples = listed(groups)
+    index = index_lists(examples, RankingOptions(**options))
+    assert [int(examples.queries[members[0]]) for members in index.members] == kept
 
 
 def test_processes_get_parts_of_the_same_batches():

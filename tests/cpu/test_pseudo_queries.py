@@ -62,6 +62,35 @@ def test_a_query_is_taken_out_of_its_document() -> None:
     assert kinds == {True, False}
 
 
+def _changed(collection: Collection, change) -> Collection:
+    documents = {document.id: change(document) for document in collection.documents.values()}
+    return dataclasses.replace(collection, documents=documents)
+
+
+def test_line_breaks_do_not_tell_the_relevant_document() -> None:
+    broken = _changed(
+        _collection(title=False),
+        lambda document: dataclasses.replace(document, text=document.text.replace(". ", ".\n\n")),
+    )
+    groups = make_pseudo_groups(broken, OPTIONS)
+    assert len(groups) == 20
+    assert not any("\n" in one.document.text for group in groups for one in group.candidates)
+
+
+def test_another_document_that_holds_the_query_is_not_called_irrelevant() -> None:
+    """Every document is there twice, as versions of papers are."""
+    collection = _collection()
+    copies = {f"{n}-copy": dataclasses.replace(d, id=f"{n}-copy") for n, d in collection.documents.items()}
+    doubled = dataclasses.replace(collection, documents=collection.documents | copies)
+    hard = dataclasses.replace(OPTIONS, hard_negatives=1.0)
+    groups = make_pseudo_groups(doubled, hard)
+    assert len(groups) == 20
+    for group in groups:
+        of_relevant = group.query_id.removeprefix(PSEUDO_PREFIX).removesuffix("-copy")
+        others = {one.document.id.removesuffix("-copy") for one in group.candidates[1:]}
+        assert of_relevant not in others
+
+
 def test_documents_without_titles_give_sentences() -> None:
     groups = make_pseudo_groups(_collection(title=False), OPTIONS)
     assert len(groups) == 20
@@ -87,9 +116,10 @@ def test_the_choice_depends_on_the_seed() -> None:
     assert [group.query_id for group in first] != [group.query_id for group in other]
 
 
-def test_more_queries_than_documents_gives_what_there_is() -> None:
+def test_more_queries_than_documents_gives_what_there_is(caplog) -> None:
     groups = make_pseudo_groups(_collection(), dataclasses.replace(OPTIONS, pseudo_queries=1000))
     assert 30 < len(groups) <= 60  # BM25 does not find every document again
+    assert f"data.pseudo_queries=1000: made up has enough for {len(groups)} only" in caplog.text
 
 
 def test_judged_queries_stay_as_they_are_and_come_first() -> None:
