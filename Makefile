@@ -72,7 +72,7 @@ demo-long: $(READY)
 		--system "You judge search results." --output_dir $(LONG)/comparison
 
 test: $(READY)
-	$(BIN)/python -m pytest tests/ -k cpu -n auto --dist loadfile --durations=15
+	$(BIN)/python -m pytest tests/ -k cpu -n auto --dist loadfile --no-loadscope-reorder --durations=40
 
 # The whole of what `make test` takes a sample of.
 test-robustness: $(READY)

@@ -16,6 +16,8 @@ os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 if version("jaxlib").startswith("0.10."):
     # Tiny programs compile three times as fast so; XLA aborts where it does not know a flag.
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
+# ranx compiles for ten seconds in every process that measures; what is compiled, .ci/run evaluates with.
+os.environ.setdefault("NUMBA_DISABLE_JIT", "1")
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     # Many tests run the same small programs, each in processes of its own: a fifth of the time was compiling.
     programs = tempfile.mkdtemp(prefix="prorank-programs-")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 
 import pytest
@@ -21,6 +22,10 @@ def test_from_create_through_a_killed_worker_to_delete(tmp_path):
         "JAX_PLATFORMS": "cpu",
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         "PRORANK_COORDINATOR_PORT": str(free_port()),
+        "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
+        # Shared by the workers and by both lives of the run, but not with other tests: one worker is killed.
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "programs"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
     cloud = FakeCloud(tmp_path, environment)
     cloud.make_checkout(trainer=None)
