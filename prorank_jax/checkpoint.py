@@ -9,6 +9,7 @@ is the one place that knows Orbax's checkpoints.
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import logging
 import zlib
@@ -165,9 +166,15 @@ class Checkpoints:
     def _set_aside(self, steps: list[int]) -> None:
         with succeed_together():
             for step in steps if leads() else ():
-                (self._folder / str(step)).rename(self._folder / f"{step}{DAMAGED}")
+                (self._folder / str(step)).rename(_free_name(self._folder, f"{step}{DAMAGED}"))
         if steps:
             self._manager.reload()
+
+
+def _free_name(folder: epath.Path, name: str) -> epath.Path:
+    """`name` in a folder, or the first of `name.2`, `name.3`, ... that is not there yet."""
+    names = itertools.chain([name], (f"{name}.{number}" for number in itertools.count(2)))
+    return next(folder / free for free in names if not (folder / free).exists())
 
 
 def _is_told_once(record: logging.LogRecord) -> bool:

@@ -143,6 +143,22 @@ def test_a_half_deleted_step_is_skipped(tmp_path, half):
     assert found[1] == 1
 
 
+def test_a_step_that_is_damaged_again_is_set_aside_beside_the_first(tmp_path):
+    with Checkpoints(tmp_path, keep=3) as checkpoints:
+        save(checkpoints, 1)
+    aside = ["2.damaged", "2.damaged.2", "2.damaged.3"]
+    for times in (1, 2, 3):
+        with Checkpoints(tmp_path, keep=3) as checkpoints:
+            save(checkpoints, 2)
+        shutil.rmtree(tmp_path / CHECKPOINTS_FOLDER / "2" / "state")
+        with Checkpoints(tmp_path, keep=3) as checkpoints:
+            found = checkpoints.restore_newest(some_state(1)[1])
+        assert found is not None
+        assert found[1] == 1
+        there = sorted(path.name for path in (tmp_path / CHECKPOINTS_FOLDER).iterdir())
+        assert there == ["1", *aside[:times]]
+
+
 def test_where_all_are_damaged_nothing_is_touched_and_a_reader_says_which(tmp_path):
     with Checkpoints(tmp_path, keep=3) as checkpoints:
         for step in (1, 2):
