@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -117,10 +118,20 @@ def fetch_file(source: epath.Path, target: Path) -> None:
 
 def send_file(source: Path, target: epath.Path) -> None:
     """Copies a local file to a remote place, so that a reader sees the old one or the whole new one."""
+    write_whole(target, source.read_bytes())
+
+
+def write_whole(target: epath.Path, content: bytes) -> None:
+    """Writes a file at a remote place, so that a reader sees the old one or the whole new one."""
     if has_no_folders(target):
-        target.write_bytes(source.read_bytes())  # an object appears when it is complete
+        target.write_bytes(content)  # an object appears when it is complete
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = target.parent / f".{target.name}.{os.getpid()}.tmp"
-    unfinished.write_bytes(source.read_bytes())
-    unfinished.replace(target)
+    # Processes of other machines may have the same number and write there too.
+    unfinished = target.parent / f".{target.name}.{secrets.token_hex(4)}.tmp"
+    try:
+        unfinished.write_bytes(content)
+        unfinished.replace(target)
+    except OSError:
+        unfinished.unlink(missing_ok=True)
+        raise
