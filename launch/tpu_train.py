@@ -63,7 +63,10 @@ def run(arguments: list[str]) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Returns the exit code: 0 done, 2 bad input, 130 interrupted, 143 stopped by SIGTERM; else it raises."""
+    """Returns the exit code, or raises.
+
+    0 done, 1 a place out of reach, 2 bad input, 130 interrupted, 143 stopped by SIGTERM.
+    """
     return run_command(
         lambda: run(arguments), interrupted="the same command resumes from the last checkpoint"
     )

@@ -22,6 +22,10 @@ class AgreedError(ValueError):
     """What one process found wrong, raised by all of them: nobody is left waiting."""
 
 
+class AgreedOutageError(AgreedError, OutOfReachError):
+    """The same of a place that one process cannot reach at present."""
+
+
 def end(error: BaseException, interrupted: str = "") -> int:
     """Says what stopped a program and gives its exit code.
 

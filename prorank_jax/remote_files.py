@@ -16,6 +16,8 @@ from typing import TypeVar
 
 from etils import epath
 
+from prorank_jax.storage_faults import OutOfReachError, storage_fault
+
 Result = TypeVar("Result")
 
 SCHEMES = ("gs", "file")
@@ -53,14 +55,30 @@ def open_url(field: str, url: str) -> epath.Path:
     return path
 
 
-def with_url_errors(field: str, url: str, act: Callable[[], Result]) -> Result:
-    """Runs something that touches a URL; whatever its client raises becomes one ValueError."""
+def with_url_errors(
+    field: str, url: str, act: Callable[[], Result], *, worked_before: bool = False
+) -> Result:
+    """Runs something that touches a URL; whatever its client raises becomes one error.
+
+    Args:
+        field: of the config, for messages.
+        worked_before: whether this run has used the URL already.
+
+    Raises:
+        ValueError: the URL, what it needs or its storage is at fault.
+        OutOfReachError: it worked before, so that what fails now may work again.
+    """
     try:
         return act()
     except ImportError as error:
         raise ValueError(f"{field}={url!r}: needs gcsfs; pip install 'prorank-jax[gcs]'") from error
     except Exception as error:  # the clients have exception types of their own
         reason = (str(error).strip().splitlines() or [""])[0][:300]
+        if worked_before and storage_fault(error) is None:
+            raise OutOfReachError(
+                f"{field}={url!r}: cannot be reached any more ({type(error).__name__}: {reason}); repeat the "
+                "same command when it can"
+            ) from error
         raise ValueError(
             f"{field}={url!r}: cannot be reached ({type(error).__name__}: {reason}); check the name, the "
             "network and the credentials (gcloud auth application-default login)"
