@@ -35,7 +35,11 @@ def join_peers() -> bool:
 
 
 def run(arguments: list[str]) -> None:
-    """Reads the config of each stage, then trains."""
+    """Reads the config of each stage, then trains.
+
+    Raises:
+        Interrupted: SIGTERM arrived; what is done is saved, and the next stage has not begun.
+    """
     from prorank_jax.config_files import describe_fields
     from prorank_jax.stage_plan import planned_runs
 
@@ -47,14 +51,22 @@ def run(arguments: list[str]) -> None:
         from prorank_jax.processes import succeed_together as agreement
     with agreement():
         runs = planned_runs(arguments)
+    from prorank_jax.launching import Interrupted
+    from prorank_jax.preemption import anyone_was_told
     from prorank_jax.train import train
 
+    told: list[int] = []
     for config in runs:
-        train(config)
+        if config is not runs[0] and anyone_was_told(told):
+            raise Interrupted(f"stopped before stage {config.stage}; the same command goes on from there")
+        train(config, told=told)
 
 
 def main(arguments: list[str]) -> int:
-    """Returns the exit code: 0 done, 2 bad input, 130 interrupted, 143 stopped by SIGTERM; else it raises."""
+    """Returns the exit code, or raises.
+
+    0 done, 1 a place out of reach, 2 bad input, 130 interrupted, 143 stopped by SIGTERM.
+    """
     return run_command(
         lambda: run(arguments), interrupted="the same command resumes from the last checkpoint"
     )

@@ -9,6 +9,7 @@ is the one place that knows Orbax's checkpoints.
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import logging
 import zlib
@@ -31,7 +32,7 @@ from prorank_jax.processes import gather_texts, leads, succeed_together
 from prorank_jax.run_folder import CHECKPOINTS_FOLDER
 from prorank_jax.stage_options import LoraOptions
 from prorank_jax.state_digest import state_digests
-from prorank_jax.storage_faults import check_room, naming_place, storage_fault
+from prorank_jax.storage_faults import check_room, obstacle, storage_fault, within_reach
 from prorank_jax.types import Params, TrainState
 
 DAMAGED = ".damaged"
@@ -62,7 +63,7 @@ class Checkpoints:
             enable_async_checkpointing=jax.default_backend() != "cpu",
         )
         self._folder = _absolute(output_dir / CHECKPOINTS_FOLDER)
-        with naming_place(self._folder):
+        with within_reach(self._folder):
             self._manager = ocp.CheckpointManager(self._folder, options=options)
         logging.getLogger("absl").addFilter(_is_told_once)
 
@@ -78,7 +79,7 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Returns when what is being saved is complete."""
-        with naming_place(self._folder):
+        with within_reach(self._folder):
             self._manager.wait_until_finished()
 
     def latest(self) -> int | None:
@@ -110,7 +111,7 @@ class Checkpoints:
             model=ocp.args.JsonSave(model),
             digests=ocp.args.JsonSave(state_digests(state) | {"iterator": _text_digest(iterator)}),
         )
-        with naming_place(self._folder / str(step)):
+        with within_reach(self._folder / str(step)):
             # Orbax tells of a full disk too, but once for each of the files it could not write.
             if "://" not in str(self._folder):
                 check_room(self._folder, sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + SPARE_BYTES)
@@ -120,14 +121,15 @@ class Checkpoints:
         """Reads a step into the shapes, dtypes and shardings of `like` (abstract or concrete arrays).
 
         Raises:
-            DamagedCheckpointError: it cannot be read, or is not what was saved.
+            DamagedCheckpointError: it cannot be read anywhere, or is not what was saved.
+            OSError: this machine cannot read it at present.
         """
         wanted = ocp.args.Composite(
             state=ocp.args.StandardRestore(like),
             iterator=ocp.args.JsonRestore(),
             digests=ocp.args.JsonRestore(),
         )
-        with naming_place(self._folder), _refusing_damage(self._folder / str(step)):
+        with _refusing_damage(self._folder / str(step)), within_reach(self._folder / str(step)):
             restored = self._manager.restore(step, args=wanted)
         state, iterator, expected = restored["state"], restored["iterator"], restored["digests"]
         found = state_digests(state) | {"iterator": _text_digest(iterator)}
@@ -141,6 +143,7 @@ class Checkpoints:
 
         Raises:
             ValueError: every step is damaged; nothing was changed.
+            OSError: this machine cannot read a step at present; nothing was changed.
         """
         damaged: list[int] = []
         for step in sorted(self._manager.all_steps(), reverse=True):
@@ -165,9 +168,15 @@ class Checkpoints:
     def _set_aside(self, steps: list[int]) -> None:
         with succeed_together():
             for step in steps if leads() else ():
-                (self._folder / str(step)).rename(self._folder / f"{step}{DAMAGED}")
+                (self._folder / str(step)).rename(_free_name(self._folder, f"{step}{DAMAGED}"))
         if steps:
             self._manager.reload()
+
+
+def _free_name(folder: epath.Path, name: str) -> epath.Path:
+    """`name` in a folder, or the first of `name.2`, `name.3`, ... that is not there yet."""
+    names = itertools.chain([name], (f"{name}.{number}" for number in itertools.count(2)))
+    return next(folder / free for free in names if not (folder / free).exists())
 
 
 def _is_told_once(record: logging.LogRecord) -> bool:
@@ -192,8 +201,8 @@ def _refusing_damage(folder: Path | epath.Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if isinstance(error, MemoryError) or storage_fault(error) not in (None, errno.EIO):
-            raise  # this machine cannot read it, another may
+        if obstacle(error) is not None or storage_fault(error) not in (None, errno.EIO):
+            raise  # this machine cannot read it now, another may
         raise _damaged(folder, f"{type(error).__name__}: {error}") from error
 
 
@@ -218,6 +227,7 @@ def restore_params(output_dir: Path, config: ModelConfig, lora: LoraOptions, sha
 
     Raises:
         ValueError: no complete checkpoint, or a damaged one.
+        OSError: this machine cannot read it at present.
     """
     factors, rest = split_factors(nn.unbox(abstract_params(Transformer(config, lora=lora))))
     everywhere = jax.tree.map(lambda _: default_sharding(), rest) if shardings is None else shardings
@@ -253,7 +263,7 @@ def _restore_state(output_dir: Path, item: dict[str, Any]) -> dict[str, Any]:
         )
         wanted = ocp.args.Composite(state=how, digests=ocp.args.JsonRestore())
         try:
-            with _refusing_damage(folder / str(step)):
+            with _refusing_damage(folder / str(step)), within_reach(folder / str(step)):
                 restored = manager.restore(step, args=wanted)
             _compare_digests(folder / str(step), state_digests(restored["state"]), restored["digests"])
         except DamagedCheckpointError as error:

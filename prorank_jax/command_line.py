@@ -28,7 +28,8 @@ def run_command(command: Callable[[], int | None], *, interrupted: str = "") -> 
 
     Args:
         command: reads its arguments and works; None stands for 0. Its ValueErrors and OSErrors are bad
-            input and become one line on stderr; anything else is a fault of the program and goes through.
+            input, or a place out of reach, and become one line on stderr; anything else is a fault of the
+            program and goes through.
         interrupted: what Ctrl-C left behind and how to go on, for stderr.
     """
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it misses PyTorch, which is not needed

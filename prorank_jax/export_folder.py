@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +12,7 @@ from prorank_jax.config_checks import require_choice
 from prorank_jax.model_card import CardFacts, write_model_card
 from prorank_jax.model_history import Evaluation, read_evaluation, read_run_history
 from prorank_jax.model_prompt import prompt_settings_of
-from prorank_jax.models.export import EXPORT_DTYPES, save_params
+from prorank_jax.models.export import EXPORT_DTYPES, made_whole, save_params
 from prorank_jax.models.tokenizer import load_tokenizer, save_tokenizer
 from prorank_jax.pretrained import Pretrained, open_pretrained
 from prorank_jax.prompt_settings import SETTINGS_FILE, PromptSettings, read_prompt_settings
@@ -76,10 +75,7 @@ def export_folder(
     renderer = make_renderer(model.tokenizer, **asdict(settings))
     prepared = with_relevance_template(model.tokenizer, settings)
     renders_pairs = _renders_the_same(prepared, model.tokenizer, settings)
-    output_dir.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output_dir.parent, prefix=f".{output_dir.name}.") as unfinished:
-        # A folder within: the temporary one is private to its owner, the export should not be.
-        folder = Path(unfinished) / "model"
+    with made_whole(output_dir) as folder:
         save_params(model.load_params(None), model.config, folder, dtype=dtype)
         save_tokenizer(prepared if renders_pairs else model.tokenizer, folder)
         write_json(folder / SETTINGS_FILE, asdict(settings))
@@ -89,9 +85,8 @@ def export_folder(
         if renders_pairs:
             _write_sentence_transformers_layout(folder, renderer.answer_tokens)
         facts = _card_facts(model, settings, renderer, evaluations, dtype, license_id, renders_pairs)
-        write_model_card(folder, name or output_dir.name, facts)
+        write_model_card(folder, name or output_dir.absolute().name, facts)
         _check_prompts_survive(folder, settings, renderer)
-        folder.rename(output_dir)
     return settings
 
 

@@ -9,7 +9,7 @@ import os
 import sys
 import traceback
 
-from prorank_jax.storage_faults import with_remedy
+from prorank_jax.storage_faults import OutOfReachError, with_remedy
 
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_SIGTERM = 1, 2, 130, 143
 
@@ -22,8 +22,14 @@ class AgreedError(ValueError):
     """What one process found wrong, raised by all of them: nobody is left waiting."""
 
 
+class AgreedOutageError(AgreedError, OutOfReachError):
+    """The same of a place that one process cannot reach at present."""
+
+
 def end(error: BaseException, interrupted: str = "") -> int:
-    """Says what stopped a program and gives its exit code: 2 bad input, 130 interrupted, 143 SIGTERM.
+    """Says what stopped a program and gives its exit code.
+
+    1 a place out of reach, which another try may mend; 2 bad input; 130 interrupted; 143 SIGTERM.
 
     A process whose peers know nothing of its error ends here, at once: an orderly end would wait for
     them, and they may be waiting for this process in a collective. The connection that breaks, or jax's
@@ -39,7 +45,8 @@ def end(error: BaseException, interrupted: str = "") -> int:
         code, said = EXIT_SIGTERM, str(error)
     elif isinstance(error, ValueError | OSError):
         told = with_remedy(error) if isinstance(error, OSError) else str(error)
-        code, said = EXIT_BAD_INPUT, f"error: {' '.join(told.split())}"
+        code = EXIT_FAILED if isinstance(error, OutOfReachError) else EXIT_BAD_INPUT
+        said = f"error: {' '.join(told.split())}"
     elif isinstance(error, KeyboardInterrupt):
         code, said = EXIT_INTERRUPTED, "; ".join(filter(None, ("interrupted", interrupted)))
     elif _has_peers() and isinstance(error, Exception):

@@ -15,15 +15,19 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from etils import epath
 
-from prorank_jax.remote_files import has_no_folders, with_url_errors
+from prorank_jax.remote_files import has_no_folders, with_url_errors, write_whole
 from prorank_jax.run_folder import LEASE_FILE
 
 RENEW_SECONDS = 10.0
 WATCH_SECONDS = 35.0
 _LOOK_SECONDS = 1.0
+# Linux: drawn anew at each start of the machine; the processes that are numbered together.
+_BOOT_FILE = Path("/proc/sys/kernel/random/boot_id")
+_PID_NAMESPACE = Path("/proc/self/ns/pid")
 
 
 class Lease:
@@ -63,7 +67,7 @@ class Lease:
 
     def _write(self) -> None:
         content = {"holder": self._holder, "renewals": self._renewals, **_who()}
-        self._file.write_text(json.dumps(content))
+        write_whole(self._file, json.dumps(content).encode())
         self._renewals += 1
 
     def _keep_renewing(self) -> None:
@@ -76,7 +80,19 @@ class Lease:
 
 
 def _who() -> dict[str, object]:
-    return {"host": socket.gethostname(), "pid": os.getpid()}
+    return {"pid": os.getpid(), **_where()}
+
+
+def _where() -> dict[str, object]:
+    """The machine, and what its process numbers are numbers of; None where the system does not tell.
+
+    A host's name alone is shared by cloned machines, and by containers that number processes on their own.
+    """
+    boot = pid_namespace = None
+    with suppress(OSError):
+        boot = _BOOT_FILE.read_text().strip()
+        pid_namespace = str(_PID_NAMESPACE.readlink())
+    return {"host": socket.gethostname(), "boot": boot, "pid_namespace": pid_namespace}
 
 
 def _read(file: epath.Path) -> dict[str, object]:
@@ -104,9 +120,11 @@ def _refuse_while_held(file: epath.Path, output_dir: str) -> None:
 
 
 def _is_dead_here(seen: dict[str, object]) -> bool:
-    """Whether the holder was a process of this machine that is no more."""
-    pid = seen.get("pid")
-    if seen.get("host") != socket.gethostname() or not isinstance(pid, int):
+    """Whether the holder was certainly a process of this machine that is no more."""
+    pid, here = seen.get("pid"), _where()
+    if None in here.values() or any(seen.get(name) != value for name, value in here.items()):
+        return False
+    if not isinstance(pid, int):
         return False
     try:
         os.kill(pid, 0)

@@ -16,18 +16,28 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from prorank_jax.processes import gather_texts
 from prorank_jax.sharding import MESH_AXES, replicated
 
 
 @contextmanager
-def sigterm_noticed() -> Iterator[list[int]]:
-    """A list that SIGTERM makes non-empty, so that a preempted run can save its state and leave."""
-    received: list[int] = []
+def sigterm_noticed(received: list[int] | None = None) -> Iterator[list[int]]:
+    """A list that SIGTERM makes non-empty, so that a preempted run can save its state and leave.
+
+    Args:
+        received: that list; None: a new one.
+    """
+    received = [] if received is None else received
     previous = signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
     try:
         yield received
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+def anyone_was_told(received: list[int]) -> bool:
+    """Whether SIGTERM came to this process or another; every process must call it, at the same place."""
+    return any(gather_texts("told" if received else ""))
 
 
 class StopVote:

@@ -20,7 +20,8 @@ from orbax.checkpoint import multihost
 from prorank_jax import __version__
 from prorank_jax.config import RunConfig
 from prorank_jax.config_files import config_to_dict, flatten
-from prorank_jax.launching import AgreedError
+from prorank_jax.launching import AgreedError, AgreedOutageError
+from prorank_jax.storage_faults import OutOfReachError
 
 # One process may build examples for long while the others wait for it.
 PATIENCE_SECONDS = 2 * 3600
@@ -57,7 +58,8 @@ def succeed_together() -> Iterator[None]:
     What is inside must not wait for other processes itself.
 
     Raises:
-        AgreedError: with several processes, the error of the first that failed.
+        AgreedError: with several processes, the error of the first that failed; an `AgreedOutageError`
+            where that was a place out of reach.
     """
     if jax.process_count() == 1:
         yield
@@ -67,13 +69,13 @@ def succeed_together() -> Iterator[None]:
         yield
     except Exception as error:
         failure = error
-    said = "" if failure is None else _told(failure)
-    failures = [(index, text) for index, text in enumerate(gather_texts(said)) if text]
+    said = "" if failure is None else json.dumps([_told(failure), isinstance(failure, OutOfReachError)])
+    failures = [(index, *json.loads(text)) for index, text in enumerate(gather_texts(said)) if text]
     if failures:
-        index, text = failures[0]
+        index, text, is_outage = failures[0]
         # All usually fail alike; then it is of no interest which one speaks.
         where = "" if len(failures) == jax.process_count() else f"process {index} of {jax.process_count()}: "
-        raise AgreedError(where + text) from failure
+        raise (AgreedOutageError if is_outage else AgreedError)(where + text) from failure
 
 
 def _told(error: Exception) -> str:

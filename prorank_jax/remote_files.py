@@ -8,12 +8,15 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
 from etils import epath
+
+from prorank_jax.storage_faults import OutOfReachError, storage_fault
 
 Result = TypeVar("Result")
 
@@ -52,14 +55,30 @@ def open_url(field: str, url: str) -> epath.Path:
     return path
 
 
-def with_url_errors(field: str, url: str, act: Callable[[], Result]) -> Result:
-    """Runs something that touches a URL; whatever its client raises becomes one ValueError."""
+def with_url_errors(
+    field: str, url: str, act: Callable[[], Result], *, worked_before: bool = False
+) -> Result:
+    """Runs something that touches a URL; whatever its client raises becomes one error.
+
+    Args:
+        field: of the config, for messages.
+        worked_before: whether this run has used the URL already.
+
+    Raises:
+        ValueError: the URL, what it needs or its storage is at fault.
+        OutOfReachError: it worked before, so that what fails now may work again.
+    """
     try:
         return act()
     except ImportError as error:
         raise ValueError(f"{field}={url!r}: needs gcsfs; pip install 'prorank-jax[gcs]'") from error
     except Exception as error:  # the clients have exception types of their own
         reason = (str(error).strip().splitlines() or [""])[0][:300]
+        if worked_before and storage_fault(error) is None:
+            raise OutOfReachError(
+                f"{field}={url!r}: cannot be reached any more ({type(error).__name__}: {reason}); repeat the "
+                "same command when it can"
+            ) from error
         raise ValueError(
             f"{field}={url!r}: cannot be reached ({type(error).__name__}: {reason}); check the name, the "
             "network and the credentials (gcloud auth application-default login)"
@@ -117,10 +136,20 @@ def fetch_file(source: epath.Path, target: Path) -> None:
 
 def send_file(source: Path, target: epath.Path) -> None:
     """Copies a local file to a remote place, so that a reader sees the old one or the whole new one."""
+    write_whole(target, source.read_bytes())
+
+
+def write_whole(target: epath.Path, content: bytes) -> None:
+    """Writes a file at a remote place, so that a reader sees the old one or the whole new one."""
     if has_no_folders(target):
-        target.write_bytes(source.read_bytes())  # an object appears when it is complete
+        target.write_bytes(content)  # an object appears when it is complete
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = target.parent / f".{target.name}.{os.getpid()}.tmp"
-    unfinished.write_bytes(source.read_bytes())
-    unfinished.replace(target)
+    # Processes of other machines may have the same number and write there too.
+    unfinished = target.parent / f".{target.name}.{secrets.token_hex(4)}.tmp"
+    try:
+        unfinished.write_bytes(content)
+        unfinished.replace(target)
+    except OSError:
+        unfinished.unlink(missing_ok=True)
+        raise

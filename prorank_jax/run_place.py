@@ -61,8 +61,13 @@ class Copy:
         )
 
     def send(self) -> None:
-        """Sends the small files that changed since they were sent."""
-        with_url_errors("output_dir", self._output_dir, self._send)
+        """Sends the small files that changed since they were sent.
+
+        Raises:
+            OutOfReachError: the URL, which a run has used from its beginning, cannot be reached any more.
+            ValueError: its storage is full or cannot be written to.
+        """
+        with_url_errors("output_dir", self._output_dir, self._send, worked_before=True)
 
     def _send(self) -> None:
         for file in sorted(self._folder.rglob("*")):
@@ -98,7 +103,8 @@ class RunPlace:
         """Brings the copy at the URL, if there is one, up to date; before a checkpoint, never after.
 
         Raises:
-            ValueError: another run has taken the URL over.
+            ValueError: another run has taken the URL over, or its storage is full.
+            OutOfReachError: the URL cannot be reached any more.
         """
         if self.lease is not None:
             self.lease.check()

@@ -1,9 +1,13 @@
-"""Faults of storage, such as a full disk, told as one OSError: the place, what is wrong, what helps."""
+"""Faults of storage, such as a full disk, told as one OSError: the place, what is wrong, what helps.
+
+What is wrong with the way to a place, such as a network that is down, is an `OutOfReachError`.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,22 +21,64 @@ REMEDIES = {
     errno.EROFS: "make it writable, or name another place",
     errno.EACCES: _NOT_ALLOWED,
     errno.EPERM: _NOT_ALLOWED,
+    errno.EMFILE: "raise the limit of open files (ulimit -n), and repeat the same command",
     errno.EIO: "check the disk, and repeat the same command elsewhere if it fails again",
 }
 # As C++ and Rust libraries tell them, in the text of exceptions of their own.
-_TOLD = {
-    os.strerror(code): code for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
-}
+_TOLD = {os.strerror(code): code for code in REMEDIES if code not in (errno.EACCES, errno.EPERM)}
+# What an OSError says of a file that is not what was written, or not there, wherever it is read.
+_OF_THE_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL)
+_OF_THE_DISK = (errno.EIO, errno.EBADMSG, getattr(errno, "EUCLEAN", errno.EIO))
+# How tensorstore and XLA begin the text of what says nothing of a file. UNKNOWN is also a disk's EIO.
+_OF_THE_WAY = re.compile(
+    "(ABORTED|CANCELLED|DEADLINE_EXCEEDED|INTERNAL|PERMISSION_DENIED|RESOURCE_EXHAUSTED|UNAUTHENTICATED"
+    "|UNAVAILABLE|UNKNOWN): "
+)
+# Clients of networks, whose exceptions of their own are about access; a missing object is FileNotFoundError.
+_CLIENTS = ("aiohttp.", "gcsfs.", "google.api_core.", "google.auth.", "requests.", "urllib3.")
+_TOLD_CHARACTERS = 300
+
+
+class OutOfReachError(OSError):
+    """The way to a place fails at present: nothing is wrong with the input, and another try may succeed."""
 
 
 def storage_fault(error: BaseException) -> int | None:
     """The errno of the fault of storage that an exception tells of; None if it tells of none."""
-    seen: BaseException | None = error
-    while seen is not None:
+    for seen in _with_causes(error):
         if isinstance(seen, OSError) and seen.errno in REMEDIES:
             return seen.errno
-        seen = seen.__cause__ or seen.__context__
     return next((code for text, code in _TOLD.items() if text in str(error)), None)
+
+
+def obstacle(error: BaseException) -> BaseException | None:
+    """What an exception, or a cause of it, tells of the way to a file: the network, rights, this machine.
+
+    None where it is about the file, which is then missing or damaged.
+    """
+    return next((seen for seen in _with_causes(error) if _is_of_the_way(seen)), None)
+
+
+def _with_causes(error: BaseException) -> Iterator[BaseException]:
+    seen: BaseException | None = error
+    while seen is not None:
+        yield seen
+        seen = seen.__cause__ or seen.__context__
+
+
+def _is_of_the_device(error: BaseException) -> bool:
+    """Of memory or computation, XLA's as a rule; nothing here imports jax."""
+    return isinstance(error, MemoryError) or type(error).__module__.split(".")[0] in ("jax", "jaxlib")
+
+
+def _is_of_the_way(error: BaseException) -> bool:
+    if isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError):
+        return False
+    if isinstance(error, OSError):
+        return error.errno not in (*_OF_THE_FILE, *_OF_THE_DISK)
+    if isinstance(error, MemoryError) or type(error).__module__.startswith(_CLIENTS):
+        return True
+    return bool(_OF_THE_WAY.match(str(error))) and os.strerror(errno.EIO) not in str(error)
 
 
 @contextmanager
@@ -52,6 +98,25 @@ def naming_place(place: PurePath | str) -> Iterator[None]:
         if fault is None or (isinstance(error, OSError) and error.filename is not None):
             raise
         raise OSError(fault, os.strerror(fault), str(place)) from error
+
+
+@contextmanager
+def within_reach(place: PurePath | str) -> Iterator[None]:
+    """`naming_place`, which also tells of what is wrong with the way to a place; the rest goes through.
+
+    Raises:
+        OSError: a fault of storage.
+        OutOfReachError: the place cannot be used from here at present.
+    """
+    try:
+        with naming_place(place):
+            yield
+    except Exception as error:
+        found = None if storage_fault(error) is not None else obstacle(error)
+        if found is None or _is_of_the_device(found):
+            raise
+        why = " ".join(f"{type(found).__name__}: {found}".split())[:_TOLD_CHARACTERS]
+        raise OutOfReachError(f"{place}: out of reach at present ({why}); repeat the same command") from error
 
 
 def check_room(folder: PurePath, needed_bytes: int) -> None:

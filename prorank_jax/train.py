@@ -44,8 +44,12 @@ _log = logging.getLogger(__name__)
 SHOWN_GROUPS = 4
 
 
-def train(config: RunConfig, console: Console | None = None) -> dict[str, Any]:
+def train(config: RunConfig, console: Console | None = None, told: list[int] | None = None) -> dict[str, Any]:
     """Runs or resumes the run that a config describes, and returns the content of its report.
+
+    Args:
+        told: gets what SIGTERM says, for a caller who has more to do: a run whose last step is done
+            completes its checkpoint and report, and returns.
 
     Raises:
         ValueError: a config, model, collection or output directory that cannot work; nothing was
@@ -62,17 +66,17 @@ def train(config: RunConfig, console: Console | None = None) -> dict[str, Any]:
                 write_config(place.folder, config)
                 run.save_descriptions(place.folder)
                 place.send()
-        with (
-            Checkpoints(place.holder, config.checkpoint.keep) as checkpoints,
-            jax.set_mesh(run.mesh),
-            sigterm_noticed() as stop_requested,
-        ):
-            stop = StopVote(stop_requested, run.mesh)
-            loop = _Loop(run, place, checkpoints, compilations, stop, console)
-            loop.run_to_end()
-        with succeed_together():
-            if leads():
-                report(run, place, console)
+        with sigterm_noticed(told) as stop_requested:
+            with (
+                Checkpoints(place.holder, config.checkpoint.keep) as checkpoints,
+                jax.set_mesh(run.mesh),
+            ):
+                stop = StopVote(stop_requested, run.mesh)
+                loop = _Loop(run, place, checkpoints, compilations, stop, console)
+                loop.run_to_end()
+            with succeed_together():
+                if leads():
+                    report(run, place, console)
         return json.loads(gather_texts(read_report(place.folder) if leads() else "")[0])
 
 

@@ -6,6 +6,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -56,13 +57,26 @@ def save_params(
     _refuse_to_overwrite(folder)
     keys = key_table(config)
     _check_params(params, config, keys)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as unfinished:
+    with made_whole(folder) as target:
+        _write_json(target / CONFIG_FILE, {**config.to_hf(), "torch_dtype": dtype})
+        _write_weights(params, config, keys, target, EXPORT_DTYPES[dtype], max_shard_bytes)
+
+
+@contextmanager
+def made_whole(folder: Path) -> Iterator[Path]:
+    """A folder to fill, whose content is that of `folder` when the block ends, and nowhere if it fails.
+
+    A folder that is there may be a mount point, the working directory or behind a link: it is filled from
+    inside, and not replaced.
+    """
+    folder = folder.resolve()
+    place = folder if folder.exists() else folder.parent
+    place.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=place, prefix=".unfinished-") as unfinished:
         # A folder within: the temporary one is private to its owner, the export should not be.
         target = Path(unfinished) / "model"
         target.mkdir()
-        _write_json(target / CONFIG_FILE, {**config.to_hf(), "torch_dtype": dtype})
-        _write_weights(params, config, keys, target, EXPORT_DTYPES[dtype], max_shard_bytes)
+        yield target
         _move_into_place(target, folder)
 
 

@@ -29,6 +29,8 @@ OWN_FIELDS = {
     Format.TEI: ("texts", "raw_scores", "return_text", "truncation_direction"),
 }
 SHARED_FIELDS = ("query", "instruction")
+# difflib looks at every character before it compares: for a name of megabytes, seconds in the event loop.
+LONGEST_MISSPELT = 64
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,7 @@ def _check_names(record: dict[str, Any], format: Format) -> None:
     known = (*SHARED_FIELDS, *OWN_FIELDS[format], *WITHOUT_EFFECT)
     for name in record:
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
+            close = difflib.get_close_matches(name, known, n=1) if len(name) <= LONGEST_MISSPELT else []
             remedy = (
                 f"did you mean {close[0]}?" if close else f"leave it out or use one of {', '.join(known)}"
             )

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from prorank_jax.checkpoint import Checkpoints, restore_params
+from prorank_jax.checkpoint import Checkpoints, DamagedCheckpointError, restore_params
 from prorank_jax.config import MeshOptions
 from prorank_jax.run_folder import CHECKPOINTS_FOLDER
 from prorank_jax.sharding import make_mesh
 from prorank_jax.stage_options import LoraOptions
 from prorank_jax.state_digest import state_digests
+from prorank_jax.storage_faults import OutOfReachError
 from prorank_jax.train_state import init_state, train_state_shardings
 from prorank_jax.types import TrainState
 from tests.cpu.tiny import tiny_config, tiny_model
@@ -141,6 +145,60 @@ def test_a_half_deleted_step_is_skipped(tmp_path, half):
         found = checkpoints.restore_newest(some_state(1)[1])
     assert found is not None
     assert found[1] == 1
+
+
+def test_a_step_that_is_damaged_again_is_set_aside_beside_the_first(tmp_path):
+    with Checkpoints(tmp_path, keep=3) as checkpoints:
+        save(checkpoints, 1)
+    aside = ["2.damaged", "2.damaged.2", "2.damaged.3"]
+    for times in (1, 2, 3):
+        with Checkpoints(tmp_path, keep=3) as checkpoints:
+            save(checkpoints, 2)
+        shutil.rmtree(tmp_path / CHECKPOINTS_FOLDER / "2" / "state")
+        with Checkpoints(tmp_path, keep=3) as checkpoints:
+            found = checkpoints.restore_newest(some_state(1)[1])
+        assert found is not None
+        assert found[1] == 1
+        there = sorted(path.name for path in (tmp_path / CHECKPOINTS_FOLDER).iterdir())
+        assert there == ["1", *aside[:times]]
+
+
+def below_one_that_tells_nothing(error: Exception) -> Exception:
+    vague = Exception("Encountered error while reading array index")
+    vague.__cause__ = error
+    return vague
+
+
+NOT_NOW = [
+    (ConnectionResetError(errno.ECONNRESET, "reset"), OutOfReachError, "reset"),
+    (OSError(errno.ESTALE, "Stale file handle"), OutOfReachError, "Stale"),
+    (below_one_that_tells_nothing(ValueError("UNAVAILABLE: Error opening")), OutOfReachError, "UNAVAILABLE"),
+    (ValueError("RESOURCE_EXHAUSTED: Failed to open: Too many open files"), OSError, "Too many"),
+    (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory"), jax.errors.JaxRuntimeError, "memory"),
+]
+
+
+def test_a_step_that_cannot_be_read_at_present_is_not_taken_for_damaged(tmp_path, monkeypatch):
+    abstract = some_state(1)[1]
+    with Checkpoints(tmp_path, keep=3) as checkpoints:
+        save(checkpoints, 1)
+        save(checkpoints, 2)
+        for error, expected, message in NOT_NOW:
+            monkeypatch.setattr(ocp.CheckpointManager, "restore", Mock(side_effect=error))
+            with pytest.raises(expected, match=message):
+                checkpoints.restore_newest(abstract)
+            with pytest.raises(expected, match=message):
+                restore_params(tmp_path, tiny_config(), LoraOptions())
+    assert sorted(path.name for path in (tmp_path / CHECKPOINTS_FOLDER).iterdir()) == ["1", "2"]
+
+
+def test_a_place_on_the_disk_that_has_gone_bad_is_damage(tmp_path, monkeypatch):
+    with Checkpoints(tmp_path, keep=3) as checkpoints:
+        save(checkpoints, 1)
+        bad = OSError(errno.EIO, "Input/output error")
+        monkeypatch.setattr(ocp.CheckpointManager, "restore", Mock(side_effect=bad))
+        with pytest.raises(DamagedCheckpointError, match=r"/1: .*Input/output"):
+            checkpoints.restore(1, some_state(1)[1])
 
 
 def test_where_all_are_damaged_nothing_is_touched_and_a_reader_says_which(tmp_path):

@@ -157,10 +157,19 @@ def test_an_interrupted_export_leaves_nothing(exported, exists, tmp_path, monkey
     assert [path.name for path in tmp_path.rglob("*")] == (["out"] if exists else [])
 
 
-def test_an_empty_folder_is_taken(exported, tmp_path):
-    (tmp_path / "out").mkdir()
-    export_folder(str(exported[0]), tmp_path / "out")
-    assert (tmp_path / "out" / "README.md").is_file()
+@pytest.mark.parametrize("name", ["empty", ".", "link", "link to nothing yet"])
+def test_an_empty_folder_is_taken_wherever_it_is(name, exported, tmp_path, monkeypatch):
+    """A folder that cannot be renamed over, as a mount point, is one of them."""
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    (tmp_path / "link").symlink_to(empty)
+    (tmp_path / "link to nothing yet").symlink_to(tmp_path / "new" / "folder")
+    monkeypatch.chdir(empty if name == "." else tmp_path)
+    export_folder(str(exported[0]), Path(name))
+    assert {path.name for path in Path(name).iterdir()} == FILES
+    assert list(tmp_path.rglob(".*")) == []
+    title = "empty" if name == "." else name
+    assert f"# {title}\n" in Path(name, "README.md").read_text()
 
 
 def test_a_prompt_that_does_not_survive_is_refused(exported, tmp_path, monkeypatch):

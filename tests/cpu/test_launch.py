@@ -226,6 +226,24 @@ def test_a_run_that_was_told_to_stop_says_so(stop, code, fields, capsys, monkeyp
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
+@pytest.mark.parametrize(("told", "stages", "code"), [([15], [1], 143), ([], [1, 2], 0)])
+def test_a_stage_does_not_begin_after_a_sigterm(told, stages, code, fields, capsys, monkeypatch):
+    trained = []
+
+    def finish(config: Any, **options: list[int]) -> None:
+        trained.append(config.stage)
+        options["told"] += told
+
+    monkeypatch.setattr("prorank_jax.train.train", finish)
+    both = fields | {"stage": "both", "stage1.data.buckets": (180, 208)}
+    del both["data.buckets"]
+    assert load_launcher().main(command_line(both)) == code
+    assert trained == stages
+    assert capsys.readouterr().err == (
+        "stopped before stage 2; the same command goes on from there\n" if told else ""
+    )
+
+
 def test_help_names_every_field_and_its_default(capsys):
     assert load_launcher().main(["--help"]) == 0
     said = capsys.readouterr().out

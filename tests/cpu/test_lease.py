@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 
 import pytest
 from etils import epath
@@ -11,6 +12,10 @@ from etils import epath
 import prorank_jax.lease as lease_module
 from prorank_jax.lease import only_run_at
 from prorank_jax.run_folder import LEASE_FILE
+
+needs_linux = pytest.mark.skipif(
+    not Path("/proc/self/ns/pid").is_symlink(), reason="no names of machines here"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -45,13 +50,52 @@ def test_what_a_dead_run_left_is_taken_over(tmp_path):
         assert json.loads(file.read_text())["holder"] != "x"
 
 
+def seconds_until_taken_over(folder: Path, content: dict[str, object]) -> float:
+    (folder / LEASE_FILE).write_text(json.dumps({"holder": "x", "renewals": 0} | content))
+    began = time.monotonic()
+    with only_run_at(epath.Path(folder), "gs://b/run"):
+        return time.monotonic() - began
+
+
+DEAD = 2**22 + 1  # above the largest number of a process
+
+
+@needs_linux
 def test_a_dead_process_of_this_machine_is_known_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr(lease_module, "WATCH_SECONDS", 60.0)
-    content = {"holder": "x", "host": lease_module.socket.gethostname(), "pid": 2**22 + 1, "renewals": 0}
-    (tmp_path / LEASE_FILE).write_text(json.dumps(content))
-    began = time.monotonic()
-    with only_run_at(epath.Path(tmp_path), "gs://b/run"):
-        assert time.monotonic() - began < 30
+    assert seconds_until_taken_over(tmp_path, lease_module._where() | {"pid": DEAD}) < 30
+
+
+ELSEWHERE = {
+    "a container's own numbers": {"pid_namespace": "pid:[1]"},
+    "a clone with the same name": {"boot": "00000000-0000-0000-0000-000000000000"},
+    "another host": {"host": "elsewhere"},
+    "a lease of an older version": {"pid_namespace": None, "boot": None},
+}
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_a_number_that_means_another_process_tells_nothing(name, tmp_path):
+    content = lease_module._where() | {"pid": DEAD} | ELSEWHERE[name]
+    told = {key: value for key, value in content.items() if value is not None}
+    assert seconds_until_taken_over(tmp_path, told) >= 2.0
+
+
+def test_where_the_system_does_not_tell_its_machine_nobody_is_dead_here(tmp_path, monkeypatch):
+    monkeypatch.setattr(lease_module, "_PID_NAMESPACE", tmp_path / "none")
+    assert seconds_until_taken_over(tmp_path, lease_module._where() | {"pid": DEAD}) >= 2.0
+
+
+def test_a_reader_never_sees_half_a_lease(tmp_path):
+    """What is open stays as it was: a renewal is another file of that name."""
+    file = tmp_path / LEASE_FILE
+    with only_run_at(epath.Path(tmp_path), "gs://b/run"), file.open() as opened:
+        number = file.stat().st_ino
+        end = time.monotonic() + 20
+        while file.stat().st_ino == number and time.monotonic() < end:
+            time.sleep(0.05)
+        assert json.loads(file.read_text())["renewals"] > json.loads(opened.read())["renewals"]
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]"])

@@ -19,14 +19,18 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+import prorank_jax.processes
 import prorank_jax.run_report
 import prorank_jax.train
+from prorank_jax.command_line import run_command
 from prorank_jax.config_files import load_config
 from prorank_jax.launching import Interrupted
 from prorank_jax.metrics_log import METRICS_FILE, MetricsLog, read_lines
 from prorank_jax.pretrained import open_pretrained
+from prorank_jax.processes import succeed_together
 from prorank_jax.report import REPORT_FILE
 from prorank_jax.run_report import PROBES_FILE
+from prorank_jax.storage_faults import OutOfReachError
 from prorank_jax.train import train
 from tests.cpu import scored_pairs
 from tests.cpu.several import STEPS, Processes, run_together, shared_fields, start, wait_for
@@ -182,6 +186,28 @@ def test_scores_in_two_processes_are_those_of_one(layout, tmp_path):
     assert len(np.unique(expected)) > scored_pairs.PAIRS // 2
     for i in range(2):
         np.testing.assert_allclose(np.load(tmp_path / f"{i}.npy"), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("error", "code"), [(OutOfReachError("no answer"), 1), (ValueError("steps=0"), 2)])
+def test_an_outage_that_one_process_met_is_one_for_all(error, code, monkeypatch, capsys):
+    """Process 0 met it; process 1 hears of it."""
+    said: list[str] = []
+
+    def fail() -> None:
+        with succeed_together():
+            raise error
+
+    def hear() -> None:
+        with succeed_together():
+            pass
+
+    monkeypatch.setattr(prorank_jax.processes.jax, "process_count", lambda: 2)
+    monkeypatch.setattr(
+        prorank_jax.processes, "gather_texts", lambda text: said.append(text) or [said[0], ""]
+    )
+    for process in (fail, hear):
+        assert run_command(process) == code
+        assert capsys.readouterr().err == f"error: process 0 of 2: {error}\n"
 
 
 DISAGREEMENTS = {

@@ -17,6 +17,7 @@ from prorank_jax.remote_files import (
     send_file,
     url_slug,
     with_url_errors,
+    write_whole,
 )
 
 
@@ -104,6 +105,13 @@ def test_a_file_is_sent_whole(tmp_path):
     send_file(tmp_path / "file", epath.Path(target))
     assert [path.name for path in target.parent.iterdir()] == ["file"]
     assert target.read_text() == "text"
+
+
+def test_a_file_that_cannot_be_replaced_leaves_nothing_beside_it(tmp_path):
+    (tmp_path / "file").mkdir()
+    with pytest.raises(OSError, match="directory"):
+        write_whole(epath.Path(tmp_path / "file"), b"text")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_paths_of_buckets_stay_urls():

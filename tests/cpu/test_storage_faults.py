@@ -16,7 +16,16 @@ from prorank_jax.command_line import run_command
 from prorank_jax.evaluation.score_log import QueryScores, ScoreLog
 from prorank_jax.metrics_log import BOARD_FOLDER, METRICS_FILE, MetricsLog, read_lines
 from prorank_jax.run_folder import append_lines, write_atomically
-from prorank_jax.storage_faults import REMEDIES, check_room, naming_place, storage_fault, with_remedy
+from prorank_jax.storage_faults import (
+    REMEDIES,
+    OutOfReachError,
+    check_room,
+    naming_place,
+    obstacle,
+    storage_fault,
+    with_remedy,
+    within_reach,
+)
 
 FULL = Path("/dev/full")
 needs_full = pytest.mark.skipif(not FULL.is_char_device(), reason="no /dev/full here")
@@ -58,6 +67,76 @@ def test_a_place_that_is_known_is_kept_and_other_errors_go_through():
     with pytest.raises(KeyError), naming_place("outer"):
         raise KeyError("x")
     assert with_remedy(FileNotFoundError(errno.ENOENT, "no such file", "f")) == "[Errno 2] no such file: 'f'"
+
+
+class AskedTooOften(Exception):  # noqa: N818 - as a client of buckets names its own
+    __module__ = "gcsfs.retry"
+
+
+OBSTACLES = [
+    ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"),
+    TimeoutError("no answer"),
+    OSError("Forbidden: bucket/run/checkpoints/8"),
+    OSError(errno.EMFILE, "Too many open files"),
+    OSError(errno.ESTALE, "Stale file handle"),
+    PermissionError(errno.EACCES, "Permission denied"),
+    AskedTooOften("429"),
+    MemoryError(),
+    ValueError('UNAVAILABLE: Error opening "zarr" driver: Error reading "gs://b/run/checkpoints/8"'),
+    ValueError("DEADLINE_EXCEEDED: Error reading"),
+    ValueError("PERMISSION_DENIED: Error reading"),
+    ValueError("UNAUTHENTICATED: Error reading"),
+    ValueError("ABORTED: All 32 retry attempts failed"),
+    RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 17 bytes"),
+]
+DAMAGES = [
+    FileNotFoundError("File 8/iterator/metadata not found."),
+    NotADirectoryError(errno.ENOTDIR, "Not a directory"),
+    IsADirectoryError(errno.EISDIR, "Is a directory"),
+    OSError(errno.EIO, "Input/output error"),
+    ValueError("UNKNOWN: Error reading local file: Input/output error"),
+    ValueError("NOT_FOUND: Error reading local file"),
+    ValueError("DATA_LOSS: Error decoding manifest"),
+    ValueError("OUT_OF_RANGE: Requested byte range [0, 9) is not valid for value of size 4"),
+    ValueError("FAILED_PRECONDITION: Truncated Zstd-compressed stream"),
+    ValueError("the array UNAVAILABLE: is not what was saved"),
+    KeyError("chunk_shape"),
+    UnicodeDecodeError("utf-8", b"\xef", 0, 1, "invalid continuation byte"),
+]
+
+
+@pytest.mark.parametrize("error", OBSTACLES, ids=repr)
+def test_what_says_nothing_of_a_file_is_an_obstacle(error):
+    assert obstacle(error) is error
+    outer = Exception("Encountered error while reading array index")
+    outer.__cause__ = error
+    assert obstacle(outer) is error
+
+
+@pytest.mark.parametrize("error", DAMAGES, ids=repr)
+def test_what_is_wrong_with_a_file_is_no_obstacle(error):
+    assert obstacle(error) is None
+    with pytest.raises((OSError, ValueError, KeyError)) as caught, within_reach("/runs/a"):
+        raise error
+    assert not isinstance(caught.value, OutOfReachError)
+
+
+def test_a_place_out_of_reach_is_one_line_and_no_bad_input(capsys):
+    def fail() -> None:
+        with within_reach("gs://b/run"):
+            raise ValueError("UNAVAILABLE: no route\nto host")
+
+    assert run_command(fail) == 1
+    said = "gs://b/run: out of reach at present (ValueError: UNAVAILABLE: no route to host)"
+    assert capsys.readouterr().err == f"error: {said}; repeat the same command\n"
+
+
+def test_a_full_disk_and_a_full_memory_keep_their_own_words():
+    with pytest.raises(OSError, match="No space left") as caught, within_reach("/runs/a"):
+        raise ValueError("RESOURCE_EXHAUSTED: No space left on device")
+    assert caught.value.filename == "/runs/a"
+    with pytest.raises(MemoryError), within_reach("/runs/a"):
+        raise MemoryError
 
 
 def test_room_is_looked_for(tmp_path):

@@ -19,6 +19,7 @@ from rich.console import Console
 import prorank_jax.run_report
 import prorank_jax.setup
 import prorank_jax.train
+from prorank_jax.checkpoint import Checkpoints
 from prorank_jax.config_files import load_config
 from prorank_jax.launching import Interrupted
 from prorank_jax.metrics_log import METRICS_FILE, MetricsLog, read_lines
@@ -148,6 +149,29 @@ def test_a_crash_and_a_sigterm_change_nothing(workshop, uninterrupted, monkeypat
     run(workshop, folder)
     assert_same_run(folder, uninterrupted)
     assert (folder / REPORT_FILE).exists()
+
+
+@pytest.mark.slow
+def test_a_sigterm_behind_the_last_step_is_told_when_all_is_complete(workshop, monkeypatch):
+    """It comes while the last checkpoint is being completed."""
+    told, deadly = [], []
+    wait = Checkpoints.wait
+
+    def wait_and_be_told(checkpoints: Checkpoints) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        wait(checkpoints)
+
+    before = signal.signal(signal.SIGTERM, lambda number, _: deadly.append(number))
+    monkeypatch.setattr(Checkpoints, "wait", wait_and_be_told)
+    fields = fields_of(workshop, workshop / "told late") | {"train.steps": 3}
+    try:
+        report = train(load_config(None, fields), Console(file=io.StringIO(), width=120), told=told)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert told == [signal.SIGTERM]
+    assert deadly == []
+    assert report["after"]["step"] == 3
+    assert (workshop / "told late" / REPORT_FILE).exists()
 
 
 @pytest.mark.slow

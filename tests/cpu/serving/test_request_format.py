@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 from typing import Any
@@ -92,6 +93,15 @@ def test_fields_that_are_wrong_are_named(record, field, message):
         parse(record)
     assert (caught.value.status, caught.value.field) == (422, field)
     assert re.search(message, caught.value.message)
+
+
+def test_no_likeness_is_sought_for_a_name_of_megabytes(monkeypatch):
+    sought = []
+    monkeypatch.setattr(difflib, "get_close_matches", lambda name, *_, **__: sought.append(name) or [])
+    for length in (1, 64, 65, 1 << 20):
+        with pytest.raises(RequestError, match="leave it out"):
+            parse(COHERE | {"x" * length: 1})
+    assert [len(name) for name in sought] == [1, 64]
 
 
 @pytest.mark.parametrize(

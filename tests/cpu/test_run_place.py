@@ -1,0 +1,53 @@
+"""A run at a URL: what is refused at its beginning, and what only fails in its midst."""
+
+from __future__ import annotations
+
+import errno
+import re
+from unittest.mock import Mock
+
+import pytest
+
+from prorank_jax.command_line import run_command
+from prorank_jax.config import RunConfig
+from prorank_jax.run_place import open_place
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch) -> RunConfig:
+    monkeypatch.setenv("PRORANK_CACHE", str(tmp_path / "cache"))
+    return RunConfig(output_dir=f"file://{tmp_path}/bucket/run")
+
+
+def send_a_file(config: RunConfig) -> None:
+    with open_place(config) as place:
+        (place.folder / "metrics.jsonl").write_text("{}\n")
+        place.send()
+
+
+def test_what_is_sent_is_there_and_the_lease_is_not(config, tmp_path):
+    assert run_command(lambda: send_a_file(config)) == 0
+    assert [path.name for path in (tmp_path / "bucket" / "run").iterdir()] == ["metrics.jsonl"]
+
+
+FULL = OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize(
+    ("step", "error", "code", "message"),
+    [
+        ("send_file", RuntimeError("503"), 1, r"cannot be reached any more \(RuntimeError: 503\)"),
+        ("send_file", ConnectionResetError("reset"), 1, "any more"),
+        ("send_file", FULL, 2, "No space left"),
+        ("fetch_folder", RuntimeError("503"), 2, "check the name, the network"),
+    ],
+)
+def test_an_outage_in_the_midst_is_a_failure_and_one_at_the_beginning_bad_input(
+    step, error, code, message, config, capsys, monkeypatch
+):
+    monkeypatch.setattr(f"prorank_jax.run_place.{step}", Mock(side_effect=error))
+    assert run_command(lambda: send_a_file(config)) == code
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: output_dir='{config.output_dir}': ")
+    assert len(said.splitlines()) == 1
+    assert re.search(message, said)
