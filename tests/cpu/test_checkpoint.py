@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import itertools
 import shutil
+from functools import cache
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -30,6 +31,7 @@ from tests.cpu.tiny import tiny_config, tiny_model
 ITERATOR = {"next_index": 12, "nested": {"seed": 2**31 + 5}}
 
 
+@cache
 def some_state(step: int = 0) -> tuple[TrainState, TrainState]:
     """A state on one device, and its shapes and shardings."""
     model, params = tiny_model(seed=step)
