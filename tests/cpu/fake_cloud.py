@@ -63,9 +63,8 @@ class FakeCloud:
             made.mkdir()
         self.programs = folder / "programs"
         self.programs.mkdir()
-        gcloud = self.programs / "gcloud"
-        gcloud.write_text(f'#!/bin/sh\nexec "{sys.executable}" -I -S "{fake_gcloud.__file__}" "$@"\n')
-        gcloud.chmod(0o755)
+        self.add_program("gcloud", f'exec "{sys.executable}" -I -S "{fake_gcloud.__file__}" "$@"')
+        self.add_program("sleep", "exec /bin/sleep 0.25")  # only the launcher's; the workers' is the real one
         self.started: list[subprocess.Popen[str]] = []
         fake_gcloud.CLOUD = self.state
         self.log_in()
@@ -77,6 +76,11 @@ class FakeCloud:
             "FAKE_CLOUD": str(self.state),
             "FAKE_WORKER_ENVIRONMENT": json.dumps(environment or {}),
         }
+
+    def add_program(self, name: str, command: str) -> None:
+        """One on the PATH of the launcher."""
+        (self.programs / name).write_text(f"#!/bin/sh\n{command}\n")
+        (self.programs / name).chmod(0o755)
 
     def log_in(self, account: str = "me@example.com") -> None:
         (self.state / "account").write_text(account)
@@ -184,7 +188,9 @@ class FakeCloud:
         """Has the pod taken away just before it obeys the next command with these words."""
         (self.state / "preempt_at").write_text(words)
 
-    def set_outage(self, is_out: bool) -> None:
-        """Whether gcloud can say nothing of any resource."""
-        file = self.state / "outage"
-        file.touch() if is_out else file.unlink()
+    def fail_next(self, verb: str, times: int) -> None:
+        """Has gcloud fail the next few times that it is asked to describe something, say."""
+        fake_gcloud.failures_file(verb).write_text(str(times))
+
+    def will_fail(self, verb: str) -> bool:
+        return fake_gcloud.failures_file(verb).exists()

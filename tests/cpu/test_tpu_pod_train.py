@@ -105,10 +105,8 @@ def test_train_starts_all_workers_again_when_one_dies(cloud, steps):
 def test_train_outlives_an_outage_of_gcloud(cloud, steps):
     process = cloud.start("train", "--poll", "1", *steps.arguments())
     wait_until(lambda: steps.are_beyond(3))
-    cloud.set_outage(True)
-    looks = cloud.made("describe")
-    wait_until(lambda: cloud.made("describe") > looks + 1)
-    cloud.set_outage(False)
+    cloud.fail_next("describe", 4)
+    wait_until(lambda: not cloud.will_fail("describe"), process=process)
     steps.finish()
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, out + err
