@@ -103,10 +103,17 @@ begin_run() {
   set_up && start_run "$WORKERS" "$@"
 }
 
-# What was asked of a pod that was taken away meanwhile failed, and that is no failure of the run.
+# What was asked of a pod that was taken away meanwhile failed, and that is no failure of the run. gcloud may call such
+# a pod READY for a while, but its workers no longer answer.
 excuse_if_taken_away() {
+  local looks=0
   find_pod_patiently
-  [ "$POD" != ready ] || fail "$NAME is there, but $1; see above"
+  while [ "$POD" = ready ]; do
+    looks=$((looks + 1))
+    if worker_states >/dev/null || [ "$looks" -ge "$PATIENCE" ]; then fail "$NAME is there, but $1; see above"; fi
+    sleep "$POLL_SECONDS"
+    find_pod_patiently
+  done
   OUTCOME=preempted
 }
 

@@ -184,9 +184,9 @@ class FakeCloud:
     def preempt(self) -> None:
         fake_gcloud.preempt(POD)
 
-    def preempt_at(self, words: str) -> None:
-        """Has the pod taken away just before it obeys the next command with these words."""
-        (self.state / "preempt_at").write_text(words)
+    def preempt_at(self, words: str, old_for: int = 0) -> None:
+        """Has the pod taken away just before it obeys the next command with these words; see preempt."""
+        fake_gcloud.plan_preemption(words, old_for)
 
     def fail_next(self, verb: str, times: int) -> None:
         """Has gcloud fail the next few times that it is asked to describe something, say."""

@@ -98,6 +98,15 @@ def create(collection: str, name: str, flags: dict[str, str]) -> None:
         save(collection, name, {"state": WAITING[0], "type": accelerator, "node": flags["--node-id"]})
 
 
+def state_told(collection: str, name: str, resource: dict[str, str]) -> str:
+    """The state, or that of old for as many times as it takes the news to arrive."""
+    times = int(resource.pop("old_for", "0"))
+    if times == 0:
+        return resource["state"]
+    save(collection, name, resource | {"old_for": str(times - 1)})
+    return resource["old_state"]
+
+
 def describe(collection: str, name: str, fields: str) -> None:
     resource = load(collection, name)
     if resource["state"] in WAITING:
@@ -114,7 +123,7 @@ def describe(collection: str, name: str, fields: str) -> None:
     }
     if fields != expected[collection]:
         raise RefusedError(f"unexpected --format={fields}")
-    print(resource["state"], resource["type"], sep="\t")
+    print(state_told(collection, name, resource), resource["type"], sep="\t")
 
 
 def delete(collection: str, name: str) -> None:
@@ -138,19 +147,33 @@ def end_processes() -> None:
             os.killpg(os.getpgid(int(file.read_text())), signal.SIGKILL)
 
 
-def preempt(name: str) -> None:
-    save("queued-resources", name, load("queued-resources", name) | {"state": "SUSPENDING"})
-    save("tpu-vm", name, load("tpu-vm", name) | {"state": "PREEMPTED"})
+def preempt(name: str, old_for: int = 0) -> None:
+    """Takes the pod away; it is still said to be READY the next few times that somebody asks."""
+    set_state("queued-resources", name, "SUSPENDING", old_for)
+    set_state("tpu-vm", name, "PREEMPTED", old_for)
     end_processes()
     save("queued-resources", name, load("queued-resources", name) | {"state": "SUSPENDED"})
 
 
+def set_state(collection: str, name: str, state: str, old_for: int) -> None:
+    resource = load(collection, name)
+    news = {"state": state, "old_state": resource["state"], "old_for": str(old_for)}
+    save(collection, name, resource | news)
+
+
+def plan_preemption(words: str, old_for: int) -> None:
+    (CLOUD / "preemption.json").write_text(json.dumps([words, old_for]))
+
+
 def preempt_if_planned(name: str, command: str) -> None:
     """Takes the pod away just before it obeys the command whose words a test left here."""
-    plan = CLOUD / "preempt_at"
-    if plan.exists() and plan.read_text() in command:
+    plan = CLOUD / "preemption.json"
+    if not plan.exists():
+        return
+    words, old_for = json.loads(plan.read_text())
+    if words in command:
         plan.unlink()
-        preempt(name)
+        preempt(name, old_for)
 
 
 def ssh(name: str, worker: str, command: str) -> int:

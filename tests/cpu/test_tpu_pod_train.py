@@ -51,9 +51,10 @@ def test_train_creates_a_preempted_pod_again_and_goes_on(cloud, steps):
         assert re.findall(rf"\[worker {worker}\] resuming after step (\d+)", log) == [str(before[worker])]
 
 
-@pytest.mark.parametrize("doing", ["worker.sh status", "worker.sh install", "worker.sh start"])
-def test_train_creates_a_pod_again_that_is_taken_away_before_its_run_began(cloud, steps, doing):
-    cloud.preempt_at(doing)
+@pytest.mark.parametrize(("doing", "old_for"), [("status", 4), ("install", 0), ("install", 4), ("start", 0)])
+def test_train_creates_a_pod_again_that_is_taken_away_before_its_run_began(cloud, steps, doing, old_for):
+    """gcloud says at once that it is gone, or only the fifth time that it is asked."""
+    cloud.preempt_at(f"worker.sh {doing}", old_for)
     done = cloud.try_to("train", "--spot", "--poll", "1", *steps.arguments("5"))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "restart 1 of at most 20" in done.stderr
@@ -61,12 +62,12 @@ def test_train_creates_a_pod_again_that_is_taken_away_before_its_run_began(cloud
     assert (cloud.made("create"), cloud.made("delete")) == (2, 1)
 
 
-@pytest.mark.parametrize("doing", ["worker.sh logs", "worker.sh stop"])
-def test_train_creates_a_pod_again_whose_workers_died_first(cloud, steps, doing):
+@pytest.mark.parametrize(("doing", "old_for"), [("logs", 0), ("stop", 0), ("stop", 4), ("install", 4)])
+def test_train_creates_a_pod_again_whose_workers_died_first(cloud, steps, doing, old_for):
     """A worker may be gone, and seen to be, before gcloud says that the pod is."""
     process = cloud.start("train", "--spot", "--poll", "1", *steps.arguments())
     wait_until(lambda: steps.are_beyond(3), process=process)
-    cloud.preempt_at(doing)
+    cloud.preempt_at(f"worker.sh {doing}", old_for)
     cloud.kill(1)
     wait_until(lambda: cloud.made("create") == 2, process=process)
     before = steps.done()
