@@ -3,8 +3,9 @@
 
 RETRIES=20 POLL_SECONDS=60 FORCED_STOP_SECONDS=120
 RESTARTS=0
-# Looks in a row that may fail before it is more than a bad line.
+# Looks and requests in a row that may fail before it is more than a bad line.
 PATIENCE=5
+REFUSALS=0 REFUSAL=''
 
 find_pod_patiently() {
   local failures=0
@@ -15,9 +16,24 @@ find_pod_patiently() {
   done
 }
 
+# request WHAT COMMAND: where gcloud refuses, the caller looks again and may ask again, but not for ever.
+request() {
+  local refusal
+  if "$2" 2>"$SCRATCH/errors"; then
+    REFUSALS=0
+    return
+  fi
+  refusal=$(cat "$SCRATCH/errors")
+  [ "$refusal" = "$REFUSAL" ] || note "$refusal"
+  REFUSAL=$refusal REFUSALS=$((REFUSALS + 1))
+  [ "$REFUSALS" -lt "$PATIENCE" ] || fail "$NAME could not be $1; see gcloud's message above"
+  sleep "$POLL_SECONDS"
+}
+
 # Waits until the pod is there and usable; a spot pod that was taken away is deleted and created again.
 provide_pod() {
   local shown=''
+  REFUSALS=0 REFUSAL=''
   while :; do
     find_pod_patiently
     case $POD in
@@ -26,20 +42,22 @@ provide_pod() {
         return
         ;;
       absent)
-        note "creating $NAME ($ACCELERATOR_TYPE)"
-        create_pod
+        [ "$REFUSALS" -gt 0 ] || note "creating $NAME ($ACCELERATOR_TYPE)"
+        request created create_pod
         ASSUMED_POD=ready
         ;;
       waiting | suspending | deleting)
         [ "$POD_DETAIL" = "$shown" ] || note "$NAME is $POD_DETAIL; waiting"
-        shown=$POD_DETAIL
+        shown=$POD_DETAIL REFUSALS=0
         sleep "$POLL_SECONDS"
         ;;
       suspended)
         $SPOT || fail "$NAME is $POD_DETAIL; run: tpu_pod.sh delete, then repeat this (with --spot it is done for you)"
-        count_restart "$NAME is $POD_DETAIL"
-        note "deleting what is left of $NAME"
-        delete_pod
+        if [ "$REFUSALS" = 0 ]; then
+          count_restart "$NAME is $POD_DETAIL"
+          note "deleting what is left of $NAME"
+        fi
+        request deleted delete_pod
         ;;
       *) refuse_unusable ;;
     esac

@@ -114,6 +114,36 @@ def test_train_outlives_an_outage_of_gcloud(cloud, steps):
     assert "restart" not in err
 
 
+def test_train_asks_again_where_gcloud_did_not_create_the_pod(cloud, steps):
+    cloud.fail_next("create", 4)
+    done = cloud.try_to("train", "--poll", "1", *steps.arguments("5"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (done.stderr.count("creating prorank"), done.stderr.count("UNAVAILABLE")) == (1, 1)
+    assert steps.done() == [5, 5]
+
+
+def test_train_asks_again_where_gcloud_did_not_delete_what_is_left(cloud, steps):
+    cloud.have_pod()
+    cloud.preempt()
+    cloud.fail_next("delete", 2)
+    done = cloud.try_to("train", "--spot", "--poll", "1", *steps.arguments("5"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (done.stderr.count("restart"), done.stderr.count("UNAVAILABLE")) == (1, 1)
+    assert (cloud.made("delete"), cloud.made("create")) == (3, 1)
+
+
+def test_train_ends_with_the_words_of_gcloud_that_will_not_create_the_pod(cloud, steps):
+    cloud.fail_next("create", 100)
+    done = cloud.try_to("train", "--poll", "1", *steps.arguments("5"))
+    assert done.returncode == 1
+    assert cloud.made("create") == 5
+    assert [line.split(":")[0] for line in done.stderr.splitlines()] == [
+        "creating prorank (v5litepod-16)",
+        "ERROR",
+        "error",
+    ]
+
+
 def test_train_gives_up_after_as_many_restarts_as_allowed(cloud, steps):
     done = cloud.try_to("train", "--poll", "1", "--retries", "1", *steps.arguments("1", "--exit", "1"))
     assert done.returncode == 1
