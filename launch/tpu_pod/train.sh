@@ -90,7 +90,7 @@ watch_run() {
             [ "$lines" = "$shown" ] || note "$lines"
             shown=$lines
             OUTCOME=$(summary "$workers" "$lines")
-            case $OUTCOME in running | unknown) ;; *) return ;; esac
+            case $OUTCOME in running | busy | unknown) ;; *) return ;; esac
           fi
           ;;
         waiting) silent=0 ;; # under repair: its processes may well come back
@@ -105,14 +105,28 @@ watch_run() {
   done
 }
 
+# What the workers say when none is busy: the end of an older run says nothing of one that somebody is starting, and a
+# setup is no run.
+settled_states() {
+  local lines shown=''
+  while :; do
+    lines=$(worker_states) || {
+      cat "$SCRATCH/errors" >&2
+      return 1
+    }
+    case $lines in *': busy'*) ;; *) break ;; esac
+    [ "$lines" = "$shown" ] || note "$lines; waiting"
+    shown=$lines
+    sleep "$POLL_SECONDS"
+  done
+  echo "$lines"
+}
+
 # Starts the run or finds it running; sets WORKERS. Fails where anything that it asks for does.
 begin_run() {
   local lines
   WORKERS=$(count_workers) || return 1
-  lines=$(worker_states) || {
-    cat "$SCRATCH/errors" >&2
-    return 1
-  }
+  lines=$(settled_states) || return 1
   if [ "$(summary "$WORKERS" "$lines")" = running ]; then
     note "the run goes on already; watching it"
     return

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tests.cpu import fake_gcloud
@@ -155,6 +155,18 @@ class FakeCloud:
             return int((self.home(worker) / "prorank-jax" / "state" / "pid").read_text())
         except (FileNotFoundError, ValueError):
             return None
+
+    @contextlib.contextmanager
+    def held_setup(self) -> Iterator[subprocess.Popen[str]]:
+        """A setup that does not come to its end as long as this does not."""
+        holds = [self.home(worker) / "hold_setup" for worker in (0, 1)]
+        for hold in holds:
+            hold.touch()
+        setup = self.start("setup")
+        wait_until(lambda: all("busy" in state for state in self.states()), process=setup)
+        yield setup
+        for hold in holds:
+            hold.unlink()
 
     def kill(self, worker: int) -> None:
         """SIGKILL to the trainer of one worker."""

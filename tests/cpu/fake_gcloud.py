@@ -38,6 +38,7 @@ case "$*" in
 esac
 """
 UV = """#!/bin/sh
+while [ -e "$HOME/hold_setup" ]; do sleep 0.05; done
 echo "$*" >>"$HOME/uv.log"
 case "$1" in
   venv)

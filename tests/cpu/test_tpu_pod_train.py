@@ -174,6 +174,20 @@ def test_train_watches_a_run_that_goes_on_and_leaves_one_stopped_that_someone_st
     assert "goes on from its checkpoint" in err
 
 
+def test_train_takes_neither_a_setup_nor_an_older_run_for_its_own(cloud, steps):
+    older = Steps(cloud.shared / "older")
+    cloud.do("train", "--poll", "1", *older.arguments("1"))
+    with cloud.held_setup() as setup:
+        process = cloud.start("train", "--poll", "1", *steps.arguments("3"))
+        assert process.stderr is not None
+        assert process.stderr.readline() == "worker 0: busy (setup or start)\n"
+        assert process.stderr.readline() == "worker 1: busy (setup or start); waiting\n"
+    assert setup.wait(timeout=300) == 0
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, out + err
+    assert steps.done() == [3, 3]
+
+
 def test_interrupting_train_leaves_the_run_running(cloud, steps):
     process = cloud.start("train", "--poll", "1", *steps.arguments())
     wait_until(steps.are_beyond)
