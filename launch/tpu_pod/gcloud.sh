@@ -99,7 +99,8 @@ look_up_pod() {
     READY) POD=ready ;;
     CREATING | STARTING | RESTARTING | REPAIRING | REIMAGING) POD=waiting ;;
     PREEMPTED | TERMINATED) POD=suspended ;;
-    DELETING) POD=deleting ;;
+    # A queued resource that somebody deletes says so itself; where only its TPU VM goes, it is being taken away.
+    DELETING) if $POD_QUEUED; then POD=suspending; else POD=deleting; fi ;;
     *) POD=unusable ;;
   esac
 }

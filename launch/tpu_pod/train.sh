@@ -6,6 +6,8 @@ RESTARTS=0
 # Looks and requests in a row that may fail before it is more than a bad line.
 PATIENCE=5
 REFUSALS=0 REFUSAL=''
+# Whether this command has seen a pod of use and has not itself deleted what was left of it since.
+POD_EXPECTED=false
 
 find_pod_patiently() {
   local failures=0
@@ -14,6 +16,18 @@ find_pod_patiently() {
     [ "$failures" -lt "$PATIENCE" ] || find_pod
     sleep "$POLL_SECONDS"
   done
+  respect_deletion
+}
+
+# Where somebody deleted the pod, to create it again would make it cost money behind their back. One that was taken
+# away is still there, as something suspended.
+respect_deletion() {
+  case $POD in
+    absent | deleting)
+      if $POD_EXPECTED; then fail "$NAME was deleted while it was watched; repeat the command to create it again"; fi
+      ;;
+    ready | waiting) POD_EXPECTED=true ;;
+  esac
 }
 
 # request WHAT COMMAND: where gcloud refuses, the caller looks again and may ask again, but not for ever.
@@ -57,6 +71,7 @@ provide_pod() {
           count_restart "$NAME is $POD_DETAIL"
           note "deleting what is left of $NAME"
         fi
+        POD_EXPECTED=false
         request deleted delete_pod
         ;;
       *) refuse_unusable ;;
@@ -82,6 +97,7 @@ watch_run() {
   while :; do
     silent=$((silent + 1))
     if look_up_pod; then
+      respect_deletion
       case $POD in
         ready)
           if lines=$(worker_states); then

@@ -157,16 +157,16 @@ class FakeCloud:
             return None
 
     @contextlib.contextmanager
-    def held_setup(self) -> Iterator[subprocess.Popen[str]]:
-        """A setup that does not come to its end as long as this does not."""
+    def held_setup(self, command: str = "setup", *arguments: str) -> Iterator[subprocess.Popen[str]]:
+        """A setup, or a command that begins with one, that comes no further as long as this does not end."""
         holds = [self.home(worker) / "hold_setup" for worker in (0, 1)]
         for hold in holds:
             hold.touch()
-        setup = self.start("setup")
-        wait_until(lambda: all("busy" in state for state in self.states()), process=setup)
-        yield setup
+        process = self.start(command, *arguments)
+        wait_until(lambda: all("busy" in state for state in self.states()), process=process)
+        yield process
         for hold in holds:
-            hold.unlink()
+            hold.unlink(missing_ok=True)
 
     def kill(self, worker: int) -> None:
         """SIGKILL to the trainer of one worker."""

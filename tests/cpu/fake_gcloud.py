@@ -129,6 +129,7 @@ def describe(collection: str, name: str, fields: str) -> None:
 
 def delete(collection: str, name: str) -> None:
     load(collection, name)
+    end_processes()
     resource_file(collection, name).unlink()
     resource_file("tpu-vm", name).unlink(missing_ok=True)
     shutil.rmtree(CLOUD / "disks" / name, ignore_errors=True)
@@ -150,10 +151,13 @@ def end_processes() -> None:
 
 def preempt(name: str, old_for: int = 0) -> None:
     """Takes the pod away; it is still said to be READY the next few times that somebody asks."""
-    set_state("queued-resources", name, "SUSPENDING", old_for)
+    is_queued = resource_file("queued-resources", name).exists()
+    if is_queued:
+        set_state("queued-resources", name, "SUSPENDING", old_for)
     set_state("tpu-vm", name, "PREEMPTED", old_for)
     end_processes()
-    save("queued-resources", name, load("queued-resources", name) | {"state": "SUSPENDED"})
+    if is_queued:
+        save("queued-resources", name, load("queued-resources", name) | {"state": "SUSPENDED"})
 
 
 def set_state(collection: str, name: str, state: str, old_for: int) -> None:

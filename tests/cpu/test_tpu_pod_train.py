@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 
@@ -49,6 +50,65 @@ def test_train_creates_a_preempted_pod_again_and_goes_on(cloud, steps):
     log = cloud.do("logs", "--lines", "1000")
     for worker in (0, 1):
         assert re.findall(rf"\[worker {worker}\] resuming after step (\d+)", log) == [str(before[worker])]
+
+
+def test_train_creates_a_preempted_tpu_vm_without_a_queued_resource_again(cloud, steps):
+    process = cloud.start("train", "--plain", "--spot", "--poll", "1", *steps.arguments())
+    wait_until(lambda: steps.are_beyond(3), process=process)
+    cloud.preempt()
+    before = steps.done()
+    wait_until(lambda: steps.are_beyond(max(before) + 1), process=process)
+    steps.finish()
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, out + err
+    assert "is PREEMPTED; restart 1 of at most 20" in err
+
+
+def test_train_waits_for_the_end_of_a_tpu_vm_that_is_taken_away(cloud, steps):
+    process = cloud.start("train", "--spot", "--poll", "1", *steps.arguments())
+    wait_until(lambda: steps.are_beyond(3), process=process)
+    cloud.set_state("tpu-vm", "DELETING")
+    assert process.stderr is not None
+    assert any("is DELETING; waiting" in line for line in process.stderr)
+    cloud.preempt()
+    steps.finish()
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, out + err
+    assert cloud.made("create") == 2
+
+
+@pytest.mark.parametrize("how", [[], ["--plain"], ["--spot"]], ids=["queued", "plain", "spot"])
+def test_train_does_not_create_a_pod_again_that_somebody_deleted(cloud, steps, how):
+    process = cloud.start("train", *how, "--poll", "1", *steps.arguments())
+    wait_until(lambda: steps.are_beyond(3), process=process)
+    cloud.do("delete")
+    assert_leaves_it_deleted(cloud, process, created=1)
+
+
+def assert_leaves_it_deleted(cloud: FakeCloud, process: subprocess.Popen[str], created: int) -> None:
+    wait_until(lambda: process.poll() is not None or cloud.made("create") > created)
+    assert cloud.made("create") == created
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 1, out + err
+    assert "prorank was deleted while it was watched; repeat the command to create it again" in err
+
+
+def test_train_does_not_create_a_pod_that_somebody_deleted_while_it_waited_for_it(cloud, steps):
+    cloud.have_pod()
+    cloud.set_state("queued-resources", "CREATING")
+    process = cloud.start("train", "--spot", "--poll", "1", *steps.arguments())
+    assert process.stderr is not None
+    assert "waiting" in process.stderr.readline()
+    cloud.do("delete")
+    assert_leaves_it_deleted(cloud, process, created=0)
+
+
+def test_train_does_not_create_a_pod_that_somebody_deleted_while_it_was_set_up(cloud, steps):
+    cloud.have_pod()
+    cloud.do("setup")
+    with cloud.held_setup("train", "--spot", "--poll", "1", *steps.arguments()) as process:
+        cloud.do("delete")
+    assert_leaves_it_deleted(cloud, process, created=0)
 
 
 @pytest.mark.parametrize(("doing", "old_for"), [("status", 4), ("install", 0), ("install", 4), ("start", 0)])
