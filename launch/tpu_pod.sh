@@ -169,6 +169,7 @@ run() {
   lines=$(worker_states) || fail "the workers of $NAME do not answer: $(cat "$SCRATCH/errors")"
   case $lines in
     *': running'*) fail "a run is going on; see tpu_pod.sh status, or run: tpu_pod.sh stop" ;;
+    *': busy'*) fail "a setup or a start is going on; try again in a minute" ;;
     *"$NOT_SET_UP"*) fail "not every worker is set up; run: tpu_pod.sh setup" ;;
   esac
   start_run "$workers" "$@"

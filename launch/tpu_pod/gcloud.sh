@@ -99,7 +99,8 @@ look_up_pod() {
     READY) POD=ready ;;
     CREATING | STARTING | RESTARTING | REPAIRING | REIMAGING) POD=waiting ;;
     PREEMPTED | TERMINATED) POD=suspended ;;
-    DELETING) POD=deleting ;;
+    # A queued resource that somebody deletes says so itself; where only its TPU VM goes, it is being taken away.
+    DELETING) if $POD_QUEUED; then POD=suspending; else POD=deleting; fi ;;
     *) POD=unusable ;;
   esac
 }
@@ -161,12 +162,13 @@ worker_states() {
   echo "$answers" | grep '^worker ' | sort -t ' ' -k 2 -n || true
 }
 
-# summary WORKERS LINES: what worker_states said in a word.
+# summary WORKERS LINES: what worker_states said in a word. Where one is busy, the others may be about to change.
 summary() {
-  local workers=$1 line lines=0 running=0 finished=0 refused=0 stopped=0 idle=0
+  local workers=$1 line lines=0 running=0 finished=0 refused=0 stopped=0 idle=0 busy=0
   while IFS= read -r line; do
     case ${line#worker *: } in
       running*) running=$((running + 1)) ;;
+      busy*) busy=$((busy + 1)) ;;
       'exited (0)') finished=$((finished + 1)) ;;
       'exited (2)') refused=$((refused + 1)) ;;
       stopped*) stopped=$((stopped + 1)) ;;
@@ -177,6 +179,8 @@ summary() {
   done <<<"$2"
   if [ "$lines" -lt "$workers" ]; then
     echo unknown
+  elif [ "$busy" -gt 0 ]; then
+    echo busy
   elif [ "$refused" = "$lines" ]; then
     echo refused # bad input is bad for all; one alone may have lost its peers
   elif [ "$finished" = "$lines" ]; then

@@ -3,8 +3,11 @@
 
 RETRIES=20 POLL_SECONDS=60 FORCED_STOP_SECONDS=120
 RESTARTS=0
-# Looks in a row that may fail before it is more than a bad line.
+# Looks and requests in a row that may fail before it is more than a bad line.
 PATIENCE=5
+REFUSALS=0 REFUSAL=''
+# Whether this command has seen a pod of use and has not itself deleted what was left of it since.
+POD_EXPECTED=false
 
 find_pod_patiently() {
   local failures=0
@@ -13,11 +16,38 @@ find_pod_patiently() {
     [ "$failures" -lt "$PATIENCE" ] || find_pod
     sleep "$POLL_SECONDS"
   done
+  respect_deletion
+}
+
+# Where somebody deleted the pod, to create it again would make it cost money behind their back. One that was taken
+# away is still there, as something suspended.
+respect_deletion() {
+  case $POD in
+    absent | deleting)
+      if $POD_EXPECTED; then fail "$NAME was deleted while it was watched; repeat the command to create it again"; fi
+      ;;
+    ready | waiting) POD_EXPECTED=true ;;
+  esac
+}
+
+# request WHAT COMMAND: where gcloud refuses, the caller looks again and may ask again, but not for ever.
+request() {
+  local refusal
+  if "$2" 2>"$SCRATCH/errors"; then
+    REFUSALS=0
+    return
+  fi
+  refusal=$(cat "$SCRATCH/errors")
+  [ "$refusal" = "$REFUSAL" ] || note "$refusal"
+  REFUSAL=$refusal REFUSALS=$((REFUSALS + 1))
+  [ "$REFUSALS" -lt "$PATIENCE" ] || fail "$NAME could not be $1; see gcloud's message above"
+  sleep "$POLL_SECONDS"
 }
 
 # Waits until the pod is there and usable; a spot pod that was taken away is deleted and created again.
 provide_pod() {
   local shown=''
+  REFUSALS=0 REFUSAL=''
   while :; do
     find_pod_patiently
     case $POD in
@@ -26,20 +56,23 @@ provide_pod() {
         return
         ;;
       absent)
-        note "creating $NAME ($ACCELERATOR_TYPE)"
-        create_pod
+        [ "$REFUSALS" -gt 0 ] || note "creating $NAME ($ACCELERATOR_TYPE)"
+        request created create_pod
         ASSUMED_POD=ready
         ;;
       waiting | suspending | deleting)
         [ "$POD_DETAIL" = "$shown" ] || note "$NAME is $POD_DETAIL; waiting"
-        shown=$POD_DETAIL
+        shown=$POD_DETAIL REFUSALS=0
         sleep "$POLL_SECONDS"
         ;;
       suspended)
         $SPOT || fail "$NAME is $POD_DETAIL; run: tpu_pod.sh delete, then repeat this (with --spot it is done for you)"
-        count_restart "$NAME is $POD_DETAIL"
-        note "deleting what is left of $NAME"
-        delete_pod
+        if [ "$REFUSALS" = 0 ]; then
+          count_restart "$NAME is $POD_DETAIL"
+          note "deleting what is left of $NAME"
+        fi
+        POD_EXPECTED=false
+        request deleted delete_pod
         ;;
       *) refuse_unusable ;;
     esac
@@ -64,6 +97,7 @@ watch_run() {
   while :; do
     silent=$((silent + 1))
     if look_up_pod; then
+      respect_deletion
       case $POD in
         ready)
           if lines=$(worker_states); then
@@ -72,7 +106,7 @@ watch_run() {
             [ "$lines" = "$shown" ] || note "$lines"
             shown=$lines
             OUTCOME=$(summary "$workers" "$lines")
-            case $OUTCOME in running | unknown) ;; *) return ;; esac
+            case $OUTCOME in running | busy | unknown) ;; *) return ;; esac
           fi
           ;;
         waiting) silent=0 ;; # under repair: its processes may well come back
@@ -87,14 +121,28 @@ watch_run() {
   done
 }
 
+# What the workers say when none is busy: the end of an older run says nothing of one that somebody is starting, and a
+# setup is no run.
+settled_states() {
+  local lines shown=''
+  while :; do
+    lines=$(worker_states) || {
+      cat "$SCRATCH/errors" >&2
+      return 1
+    }
+    case $lines in *': busy'*) ;; *) break ;; esac
+    [ "$lines" = "$shown" ] || note "$lines; waiting"
+    shown=$lines
+    sleep "$POLL_SECONDS"
+  done
+  echo "$lines"
+}
+
 # Starts the run or finds it running; sets WORKERS. Fails where anything that it asks for does.
 begin_run() {
   local lines
   WORKERS=$(count_workers) || return 1
-  lines=$(worker_states) || {
-    cat "$SCRATCH/errors" >&2
-    return 1
-  }
+  lines=$(settled_states) || return 1
   if [ "$(summary "$WORKERS" "$lines")" = running ]; then
     note "the run goes on already; watching it"
     return
@@ -103,10 +151,17 @@ begin_run() {
   set_up && start_run "$WORKERS" "$@"
 }
 
-# What was asked of a pod that was taken away meanwhile failed, and that is no failure of the run.
+# What was asked of a pod that was taken away meanwhile failed, and that is no failure of the run. gcloud may call such
+# a pod READY for a while, but its workers no longer answer.
 excuse_if_taken_away() {
+  local looks=0
   find_pod_patiently
-  [ "$POD" != ready ] || fail "$NAME is there, but $1; see above"
+  while [ "$POD" = ready ]; do
+    looks=$((looks + 1))
+    if worker_states >/dev/null || [ "$looks" -ge "$PATIENCE" ]; then fail "$NAME is there, but $1; see above"; fi
+    sleep "$POLL_SECONDS"
+    find_pod_patiently
+  done
   OUTCOME=preempted
 }
 

@@ -19,6 +19,8 @@ LOG=$ROOT/run.log
 PYTHON_VERSION=3.11 # what requirements.txt is pinned for; the images of v4 to v6e bring 3.10
 COORDINATOR_PORT=${PRORANK_COORDINATOR_PORT:-8482}
 START_SECONDS=30
+LOCK_SECONDS=5
+BUSY='busy (setup or start)'
 
 metadata() {
   curl --silent --show-error --fail --max-time 60 --header 'Metadata-Flavor: Google' \
@@ -42,20 +44,27 @@ fail() {
   exit 1
 }
 
-# The lock is held by the supervisor and by what it started, so it outlives neither them nor a reboot.
+# The lock is held by a setup, or by the supervisor and what it started, so it outlives neither them nor a reboot. Waits
+# for what may pass: another's look, a start, the end of a run. A pid that it finds is that of a run that was killed.
 take_lock() {
   mkdir -p "$STATE"
   exec 9>"$STATE/lock"
-  flock --nonblock 9
+  case $(state) in running*) return 1 ;; esac
+  flock --timeout "$LOCK_SECONDS" 9 && rm -f "$STATE/pid"
 }
 
-is_running() {
-  [ -f "$STATE/lock" ] && ! flock --nonblock "$STATE/lock" true
+# Shared, so that of two who look at once neither takes the other for a run.
+is_locked() {
+  [ -f "$STATE/lock" ] && ! flock --shared --nonblock "$STATE/lock" true
+}
+
+refuse_while_locked() {
+  case $(state) in running*) fail "a run is going on; $1" ;; esac
+  fail "$BUSY; try again in a minute"
 }
 
 install() {
-  take_lock || fail "a run is going on; stop it before its code is replaced"
-  rm -f "$STATE/pid"
+  take_lock || refuse_while_locked "stop it before its code is replaced"
   local archive=$HOME/prorank-jax.tgz files=$STATE/files
   mkdir -p "$CHECKOUT"
   tar -tzf "$archive" | LC_ALL=C sort >"$files.new"
@@ -98,12 +107,12 @@ start() {
   [ -f "$STATE/installed" ] || fail "not set up; run \`tpu_pod.sh setup\`"
   if ! take_lock; then
     # gcloud repeats a command whose connection broke after it was obeyed.
-    [ "$(cat "$STATE/run" 2>/dev/null)" = "$run" ] || fail "a run is going on; stop it before you start another"
+    [ "$(cat "$STATE/run" 2>/dev/null)" = "$run" ] || refuse_while_locked "stop it before you start another"
     say "started"
     return
   fi
   join_pod
-  rm -f "$STATE/exit" "$STATE/pid" "$STATE/stopping"
+  rm -f "$STATE/exit" "$STATE/stopping"
   echo "$run" >"$STATE/run"
   {
     printf '\n=== %s %s:' "$(date -u +%FT%TZ)" "$run"
@@ -134,8 +143,10 @@ supervise() {
 }
 
 state() {
-  if is_running; then
-    echo "running (pid $(cat "$STATE/pid" 2>/dev/null || echo '?'))"
+  local pid
+  if is_locked; then
+    pid=$(cat "$STATE/pid" 2>/dev/null) || true
+    if [ -n "$pid" ]; then echo "running (pid $pid)"; else echo "$BUSY"; fi
   elif [ ! -f "$STATE/installed" ]; then
     echo "not set up"
   elif [ ! -f "$STATE/run" ]; then
@@ -162,23 +173,32 @@ logs() {
   fi
 }
 
+# A start gets its pid, and a run that ended lets go of the lock, in a moment; a setup takes longer.
+wait_while_busy() {
+  local end=$((SECONDS + LOCK_SECONDS))
+  while [ "$(state)" = "$BUSY" ]; do
+    [ "$SECONDS" -lt "$end" ] || fail "$BUSY; try again in a minute"
+    sleep 0.1
+  done
+}
+
 stop() {
-  if is_running; then
-    local pid
-    pid=$(cat "$STATE/pid" 2>/dev/null) || fail "busy with setup or a start; try again in a minute"
+  local pid
+  wait_while_busy
+  if is_locked && pid=$(cat "$STATE/pid" 2>/dev/null); then
     touch "$STATE/stopping"
     kill -TERM "$pid" || true
-    if ! flock --timeout "$1" "$STATE/lock" true; then
+    if ! flock --shared --timeout "$1" "$STATE/lock" true; then
       [ -n "${2:-}" ] || fail "still $(state) after $1 s; it goes on to its next checkpoint"
       kill -KILL "$pid" || true
-      flock --timeout 30 "$STATE/lock" true || fail "still $(state) after SIGKILL"
+      flock --shared --timeout 30 "$STATE/lock" true || fail "still $(state) after SIGKILL"
     fi
   fi
   say "$(state)"
 }
 
 benchmark() {
-  is_running && fail "a run is going on; wait for its end"
+  if is_locked; then refuse_while_locked "wait for its end"; fi
   cd "$CHECKOUT"
   "$VENV/bin/python" launch/tpu_pod/speed.py "$@"
 }

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tests.cpu import fake_gcloud
@@ -63,9 +63,8 @@ class FakeCloud:
             made.mkdir()
         self.programs = folder / "programs"
         self.programs.mkdir()
-        gcloud = self.programs / "gcloud"
-        gcloud.write_text(f'#!/bin/sh\nexec "{sys.executable}" -I -S "{fake_gcloud.__file__}" "$@"\n')
-        gcloud.chmod(0o755)
+        self.add_program("gcloud", f'exec "{sys.executable}" -I -S "{fake_gcloud.__file__}" "$@"')
+        self.add_program("sleep", "exec /bin/sleep 0.25")  # only the launcher's; the workers' is the real one
         self.started: list[subprocess.Popen[str]] = []
         fake_gcloud.CLOUD = self.state
         self.log_in()
@@ -77,6 +76,11 @@ class FakeCloud:
             "FAKE_CLOUD": str(self.state),
             "FAKE_WORKER_ENVIRONMENT": json.dumps(environment or {}),
         }
+
+    def add_program(self, name: str, command: str) -> None:
+        """One on the PATH of the launcher."""
+        (self.programs / name).write_text(f"#!/bin/sh\n{command}\n")
+        (self.programs / name).chmod(0o755)
 
     def log_in(self, account: str = "me@example.com") -> None:
         (self.state / "account").write_text(account)
@@ -152,6 +156,18 @@ class FakeCloud:
         except (FileNotFoundError, ValueError):
             return None
 
+    @contextlib.contextmanager
+    def held_setup(self, command: str = "setup", *arguments: str) -> Iterator[subprocess.Popen[str]]:
+        """A setup, or a command that begins with one, that comes no further as long as this does not end."""
+        holds = [self.home(worker) / "hold_setup" for worker in (0, 1)]
+        for hold in holds:
+            hold.touch()
+        process = self.start(command, *arguments)
+        wait_until(lambda: all("busy" in state for state in self.states()), process=process)
+        yield process
+        for hold in holds:
+            hold.unlink(missing_ok=True)
+
     def kill(self, worker: int) -> None:
         """SIGKILL to the trainer of one worker."""
         pid = self.pid(worker)
@@ -180,11 +196,13 @@ class FakeCloud:
     def preempt(self) -> None:
         fake_gcloud.preempt(POD)
 
-    def preempt_at(self, words: str) -> None:
-        """Has the pod taken away just before it obeys the next command with these words."""
-        (self.state / "preempt_at").write_text(words)
+    def preempt_at(self, words: str, old_for: int = 0) -> None:
+        """Has the pod taken away just before it obeys the next command with these words; see preempt."""
+        fake_gcloud.plan_preemption(words, old_for)
 
-    def set_outage(self, is_out: bool) -> None:
-        """Whether gcloud can say nothing of any resource."""
-        file = self.state / "outage"
-        file.touch() if is_out else file.unlink()
+    def fail_next(self, verb: str, times: int) -> None:
+        """Has gcloud fail the next few times that it is asked to describe something, say."""
+        fake_gcloud.failures_file(verb).write_text(str(times))
+
+    def will_fail(self, verb: str) -> bool:
+        return fake_gcloud.failures_file(verb).exists()

@@ -38,6 +38,7 @@ case "$*" in
 esac
 """
 UV = """#!/bin/sh
+while [ -e "$HOME/hold_setup" ]; do sleep 0.05; done
 echo "$*" >>"$HOME/uv.log"
 case "$1" in
   venv)
@@ -98,9 +99,16 @@ def create(collection: str, name: str, flags: dict[str, str]) -> None:
         save(collection, name, {"state": WAITING[0], "type": accelerator, "node": flags["--node-id"]})
 
 
+def state_told(collection: str, name: str, resource: dict[str, str]) -> str:
+    """The state, or that of old for as many times as it takes the news to arrive."""
+    times = int(resource.pop("old_for", "0"))
+    if times == 0:
+        return resource["state"]
+    save(collection, name, resource | {"old_for": str(times - 1)})
+    return resource["old_state"]
+
+
 def describe(collection: str, name: str, fields: str) -> None:
-    if (CLOUD / "outage").exists():
-        raise RefusedError("UNAVAILABLE: The service is currently unavailable.")
     resource = load(collection, name)
     if resource["state"] in WAITING:
         resource["state"] = [*WAITING, "ACTIVE"][WAITING.index(resource["state"]) + 1]
@@ -116,11 +124,12 @@ def describe(collection: str, name: str, fields: str) -> None:
     }
     if fields != expected[collection]:
         raise RefusedError(f"unexpected --format={fields}")
-    print(resource["state"], resource["type"], sep="\t")
+    print(state_told(collection, name, resource), resource["type"], sep="\t")
 
 
 def delete(collection: str, name: str) -> None:
     load(collection, name)
+    end_processes()
     resource_file(collection, name).unlink()
     resource_file("tpu-vm", name).unlink(missing_ok=True)
     shutil.rmtree(CLOUD / "disks" / name, ignore_errors=True)
@@ -140,19 +149,36 @@ def end_processes() -> None:
             os.killpg(os.getpgid(int(file.read_text())), signal.SIGKILL)
 
 
-def preempt(name: str) -> None:
-    save("queued-resources", name, load("queued-resources", name) | {"state": "SUSPENDING"})
-    save("tpu-vm", name, load("tpu-vm", name) | {"state": "PREEMPTED"})
+def preempt(name: str, old_for: int = 0) -> None:
+    """Takes the pod away; it is still said to be READY the next few times that somebody asks."""
+    is_queued = resource_file("queued-resources", name).exists()
+    if is_queued:
+        set_state("queued-resources", name, "SUSPENDING", old_for)
+    set_state("tpu-vm", name, "PREEMPTED", old_for)
     end_processes()
-    save("queued-resources", name, load("queued-resources", name) | {"state": "SUSPENDED"})
+    if is_queued:
+        save("queued-resources", name, load("queued-resources", name) | {"state": "SUSPENDED"})
+
+
+def set_state(collection: str, name: str, state: str, old_for: int) -> None:
+    resource = load(collection, name)
+    news = {"state": state, "old_state": resource["state"], "old_for": str(old_for)}
+    save(collection, name, resource | news)
+
+
+def plan_preemption(words: str, old_for: int) -> None:
+    (CLOUD / "preemption.json").write_text(json.dumps([words, old_for]))
 
 
 def preempt_if_planned(name: str, command: str) -> None:
     """Takes the pod away just before it obeys the command whose words a test left here."""
-    plan = CLOUD / "preempt_at"
-    if plan.exists() and plan.read_text() in command:
+    plan = CLOUD / "preemption.json"
+    if not plan.exists():
+        return
+    words, old_for = json.loads(plan.read_text())
+    if words in command:
         plan.unlink()
-        preempt(name)
+        preempt(name, old_for)
 
 
 def ssh(name: str, worker: str, command: str) -> int:
@@ -180,6 +206,23 @@ def scp(source: str, target: str, worker: str) -> None:
         shutil.copy(source, home / path)
 
 
+def failures_file(verb: str) -> Path:
+    """How often this verb is still to fail, where a test wants that."""
+    return CLOUD / f"failures_of_{verb}"
+
+
+def fail_if_planned(verb: str) -> None:
+    plan = failures_file(verb)
+    if not plan.exists():
+        return
+    times = int(plan.read_text())
+    if times > 1:
+        plan.write_text(str(times - 1))
+    else:
+        plan.unlink()
+    raise RefusedError("UNAVAILABLE: The service is currently unavailable.")
+
+
 def read_flags(words: list[str], allowed: set[str]) -> tuple[list[str], dict[str, str]]:
     names = [word for word in words if not word.startswith("--")]
     flags = dict(word.partition("=")[::2] for word in words if word.startswith("--"))
@@ -203,6 +246,7 @@ def main(arguments: list[str]) -> int:
         names, flags = read_flags(arguments[4:], allowed)
         if not flags.keys() >= EVERYWHERE:
             raise RefusedError("no project or zone")
+        fail_if_planned(verb)
         if verb == "create":
             create(collection, names[0], flags)
         elif verb == "describe":

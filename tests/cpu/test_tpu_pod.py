@@ -156,7 +156,7 @@ def test_without_a_pod_the_remedy_is_to_create_it(cloud):
 
 
 def test_an_error_of_gcloud_is_shown(cloud):
-    cloud.set_outage(True)
+    cloud.fail_next("describe", 1)
     done = cloud.try_to("create")
     assert done.returncode == 1
     assert "UNAVAILABLE" in done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -82,6 +83,31 @@ def test_a_second_run_and_a_setup_are_refused_while_one_runs(pod, steps):
         assert "a run is going on" in done.stderr
     assert pod.states() == [f"worker {worker}: running (pid {pid})" for worker, pid in enumerate(pids)]
     assert not (pod.shared / "y").exists()
+
+
+def test_commands_during_a_setup_say_that_it_goes_on(pod, steps):
+    pod.do("run", *steps.arguments("1"))
+    wait_until(lambda: pod.states() == ["worker 0: exited (0)", "worker 1: exited (0)"])
+    with pod.held_setup() as setup:
+        assert pod.states() == ["worker 0: busy (setup or start)", "worker 1: busy (setup or start)"]
+        assert "a setup or a start is going on" in pod.try_to("run", *steps.arguments()).stderr
+        for process in [pod.start("setup"), pod.start("stop")]:
+            _, err = process.communicate(timeout=300)
+            assert process.returncode == 1
+            assert "busy (setup or start); try again in a minute" in err
+    assert setup.wait(timeout=300) == 0
+    assert pod.states() == ["worker 0: exited (0)", "worker 1: exited (0)"]
+
+
+def test_a_look_at_a_worker_is_no_run_and_a_setup_waits_for_its_end(pod):
+    with (pod.home(0) / "prorank-jax" / "state" / "lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        assert pod.states() == ["worker 0: never started", "worker 1: never started"]
+        setup = pod.start("setup")
+        wait_until(lambda: pod.made("scp") == 1, process=setup)
+        time.sleep(1)
+    out, err = setup.communicate(timeout=300)
+    assert setup.returncode == 0, out + err
 
 
 def test_a_start_that_gcloud_repeats_starts_nothing_twice(pod, steps):

@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 
@@ -51,9 +52,69 @@ def test_train_creates_a_preempted_pod_again_and_goes_on(cloud, steps):
         assert re.findall(rf"\[worker {worker}\] resuming after step (\d+)", log) == [str(before[worker])]
 
 
-@pytest.mark.parametrize("doing", ["worker.sh status", "worker.sh install", "worker.sh start"])
-def test_train_creates_a_pod_again_that_is_taken_away_before_its_run_began(cloud, steps, doing):
-    cloud.preempt_at(doing)
+def test_train_creates_a_preempted_tpu_vm_without_a_queued_resource_again(cloud, steps):
+    process = cloud.start("train", "--plain", "--spot", "--poll", "1", *steps.arguments())
+    wait_until(lambda: steps.are_beyond(3), process=process)
+    cloud.preempt()
+    before = steps.done()
+    wait_until(lambda: steps.are_beyond(max(before) + 1), process=process)
+    steps.finish()
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, out + err
+    assert "is PREEMPTED; restart 1 of at most 20" in err
+
+
+def test_train_waits_for_the_end_of_a_tpu_vm_that_is_taken_away(cloud, steps):
+    process = cloud.start("train", "--spot", "--poll", "1", *steps.arguments())
+    wait_until(lambda: steps.are_beyond(3), process=process)
+    cloud.set_state("tpu-vm", "DELETING")
+    assert process.stderr is not None
+    assert any("is DELETING; waiting" in line for line in process.stderr)
+    cloud.preempt()
+    steps.finish()
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, out + err
+    assert cloud.made("create") == 2
+
+
+@pytest.mark.parametrize("how", [[], ["--plain"], ["--spot"]], ids=["queued", "plain", "spot"])
+def test_train_does_not_create_a_pod_again_that_somebody_deleted(cloud, steps, how):
+    process = cloud.start("train", *how, "--poll", "1", *steps.arguments())
+    wait_until(lambda: steps.are_beyond(3), process=process)
+    cloud.do("delete")
+    assert_leaves_it_deleted(cloud, process, created=1)
+
+
+def assert_leaves_it_deleted(cloud: FakeCloud, process: subprocess.Popen[str], created: int) -> None:
+    wait_until(lambda: process.poll() is not None or cloud.made("create") > created)
+    assert cloud.made("create") == created
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 1, out + err
+    assert "prorank was deleted while it was watched; repeat the command to create it again" in err
+
+
+def test_train_does_not_create_a_pod_that_somebody_deleted_while_it_waited_for_it(cloud, steps):
+    cloud.have_pod()
+    cloud.set_state("queued-resources", "CREATING")
+    process = cloud.start("train", "--spot", "--poll", "1", *steps.arguments())
+    assert process.stderr is not None
+    assert "waiting" in process.stderr.readline()
+    cloud.do("delete")
+    assert_leaves_it_deleted(cloud, process, created=0)
+
+
+def test_train_does_not_create_a_pod_that_somebody_deleted_while_it_was_set_up(cloud, steps):
+    cloud.have_pod()
+    cloud.do("setup")
+    with cloud.held_setup("train", "--spot", "--poll", "1", *steps.arguments()) as process:
+        cloud.do("delete")
+    assert_leaves_it_deleted(cloud, process, created=0)
+
+
+@pytest.mark.parametrize(("doing", "old_for"), [("status", 4), ("install", 0), ("install", 4), ("start", 0)])
+def test_train_creates_a_pod_again_that_is_taken_away_before_its_run_began(cloud, steps, doing, old_for):
+    """gcloud says at once that it is gone, or only the fifth time that it is asked."""
+    cloud.preempt_at(f"worker.sh {doing}", old_for)
     done = cloud.try_to("train", "--spot", "--poll", "1", *steps.arguments("5"))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "restart 1 of at most 20" in done.stderr
@@ -61,12 +122,12 @@ def test_train_creates_a_pod_again_that_is_taken_away_before_its_run_began(cloud
     assert (cloud.made("create"), cloud.made("delete")) == (2, 1)
 
 
-@pytest.mark.parametrize("doing", ["worker.sh logs", "worker.sh stop"])
-def test_train_creates_a_pod_again_whose_workers_died_first(cloud, steps, doing):
+@pytest.mark.parametrize(("doing", "old_for"), [("logs", 0), ("stop", 0), ("stop", 4), ("install", 4)])
+def test_train_creates_a_pod_again_whose_workers_died_first(cloud, steps, doing, old_for):
     """A worker may be gone, and seen to be, before gcloud says that the pod is."""
     process = cloud.start("train", "--spot", "--poll", "1", *steps.arguments())
     wait_until(lambda: steps.are_beyond(3), process=process)
-    cloud.preempt_at(doing)
+    cloud.preempt_at(f"worker.sh {doing}", old_for)
     cloud.kill(1)
     wait_until(lambda: cloud.made("create") == 2, process=process)
     before = steps.done()
@@ -105,14 +166,42 @@ def test_train_starts_all_workers_again_when_one_dies(cloud, steps):
 def test_train_outlives_an_outage_of_gcloud(cloud, steps):
     process = cloud.start("train", "--poll", "1", *steps.arguments())
     wait_until(lambda: steps.are_beyond(3))
-    cloud.set_outage(True)
-    looks = cloud.made("describe")
-    wait_until(lambda: cloud.made("describe") > looks + 1)
-    cloud.set_outage(False)
+    cloud.fail_next("describe", 4)
+    wait_until(lambda: not cloud.will_fail("describe"), process=process)
     steps.finish()
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, out + err
     assert "restart" not in err
+
+
+def test_train_asks_again_where_gcloud_did_not_create_the_pod(cloud, steps):
+    cloud.fail_next("create", 4)
+    done = cloud.try_to("train", "--poll", "1", *steps.arguments("5"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (done.stderr.count("creating prorank"), done.stderr.count("UNAVAILABLE")) == (1, 1)
+    assert steps.done() == [5, 5]
+
+
+def test_train_asks_again_where_gcloud_did_not_delete_what_is_left(cloud, steps):
+    cloud.have_pod()
+    cloud.preempt()
+    cloud.fail_next("delete", 2)
+    done = cloud.try_to("train", "--spot", "--poll", "1", *steps.arguments("5"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (done.stderr.count("restart"), done.stderr.count("UNAVAILABLE")) == (1, 1)
+    assert (cloud.made("delete"), cloud.made("create")) == (3, 1)
+
+
+def test_train_ends_with_the_words_of_gcloud_that_will_not_create_the_pod(cloud, steps):
+    cloud.fail_next("create", 100)
+    done = cloud.try_to("train", "--poll", "1", *steps.arguments("5"))
+    assert done.returncode == 1
+    assert cloud.made("create") == 5
+    assert [line.split(":")[0] for line in done.stderr.splitlines()] == [
+        "creating prorank (v5litepod-16)",
+        "ERROR",
+        "error",
+    ]
 
 
 def test_train_gives_up_after_as_many_restarts_as_allowed(cloud, steps):
@@ -143,6 +232,20 @@ def test_train_watches_a_run_that_goes_on_and_leaves_one_stopped_that_someone_st
     out, err = process.communicate(timeout=300)
     assert process.returncode == 143, out + err
     assert "goes on from its checkpoint" in err
+
+
+def test_train_takes_neither_a_setup_nor_an_older_run_for_its_own(cloud, steps):
+    older = Steps(cloud.shared / "older")
+    cloud.do("train", "--poll", "1", *older.arguments("1"))
+    with cloud.held_setup() as setup:
+        process = cloud.start("train", "--poll", "1", *steps.arguments("3"))
+        assert process.stderr is not None
+        assert process.stderr.readline() == "worker 0: busy (setup or start)\n"
+        assert process.stderr.readline() == "worker 1: busy (setup or start); waiting\n"
+    assert setup.wait(timeout=300) == 0
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, out + err
+    assert steps.done() == [3, 3]
 
 
 def test_interrupting_train_leaves_the_run_running(cloud, steps):
