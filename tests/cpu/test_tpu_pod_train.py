@@ -29,6 +29,21 @@ def steps(cloud) -> Steps:
     return Steps(cloud.shared / "x")
 
 
+def see_it_go_on(process: subprocess.Popen[str], steps: Steps) -> list[int]:
+    """Waits until each worker has made more steps than any has now; returns those."""
+    before = steps.done()
+    wait_until(lambda: steps.are_beyond(max(before) + 1), process=process)
+    return before
+
+
+def finish(process: subprocess.Popen[str], steps: Steps) -> str:
+    """Lets the run come to its end, which must be a good one; returns what the launcher said."""
+    steps.finish()
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, out + err
+    return err
+
+
 def test_train_goes_from_nothing_to_a_finished_run(cloud, steps):
     cloud.do("train", "--poll", "1", *steps.arguments("5"))
     assert steps.done() == [5, 5]
@@ -39,11 +54,8 @@ def test_train_creates_a_preempted_pod_again_and_goes_on(cloud, steps):
     process = cloud.start("train", "--spot", "--poll", "1", *steps.arguments())
     wait_until(lambda: steps.are_beyond(3))
     cloud.preempt()
-    before = steps.done()
-    wait_until(lambda: steps.are_beyond(max(before) + 1), process=process)
-    steps.finish()
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, out + err
+    before = see_it_go_on(process, steps)
+    err = finish(process, steps)
     assert "restart 1 of at most 20" in err
     assert (cloud.made("create"), cloud.made("delete"), cloud.made("scp")) == (2, 1, 2)
     # The disks are new, so this is all they know: the second life began where the checkpoints were.
@@ -56,11 +68,8 @@ def test_train_creates_a_preempted_tpu_vm_without_a_queued_resource_again(cloud,
     process = cloud.start("train", "--plain", "--spot", "--poll", "1", *steps.arguments())
     wait_until(lambda: steps.are_beyond(3), process=process)
     cloud.preempt()
-    before = steps.done()
-    wait_until(lambda: steps.are_beyond(max(before) + 1), process=process)
-    steps.finish()
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, out + err
+    see_it_go_on(process, steps)
+    err = finish(process, steps)
     assert "is PREEMPTED; restart 1 of at most 20" in err
 
 
@@ -71,9 +80,7 @@ def test_train_waits_for_the_end_of_a_tpu_vm_that_is_taken_away(cloud, steps):
     assert process.stderr is not None
     assert any("is DELETING; waiting" in line for line in process.stderr)
     cloud.preempt()
-    steps.finish()
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, out + err
+    finish(process, steps)
     assert cloud.made("create") == 2
 
 
@@ -130,11 +137,8 @@ def test_train_creates_a_pod_again_whose_workers_died_first(cloud, steps, doing,
     cloud.preempt_at(f"worker.sh {doing}", old_for)
     cloud.kill(1)
     wait_until(lambda: cloud.made("create") == 2, process=process)
-    before = steps.done()
-    wait_until(lambda: steps.are_beyond(max(before) + 1), process=process)
-    steps.finish()
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, out + err
+    see_it_go_on(process, steps)
+    err = finish(process, steps)
     assert "is SUSPENDED; restart" in err
 
 
@@ -155,9 +159,7 @@ def test_train_starts_all_workers_again_when_one_dies(cloud, steps):
     pid = cloud.pid(0)
     cloud.kill(1)
     wait_until(lambda: cloud.pid(0) not in (None, pid))
-    steps.finish()
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, out + err
+    err = finish(process, steps)
     assert "worker 1: exited (137)" in err
     assert "a worker died; restart 1" in err
     assert (cloud.made("create"), cloud.made("delete")) == (1, 0)
@@ -168,9 +170,7 @@ def test_train_outlives_an_outage_of_gcloud(cloud, steps):
     wait_until(lambda: steps.are_beyond(3))
     cloud.fail_next("describe", 4)
     wait_until(lambda: not cloud.will_fail("describe"), process=process)
-    steps.finish()
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, out + err
+    err = finish(process, steps)
     assert "restart" not in err
 
 
