@@ -39,9 +39,7 @@ def list_hidden(model: Transformer, params: Params, batch: ListBatch) -> jax.Arr
 
     What the prompts of a list share runs once; the rest of each attends to its keys and values.
     """
-    queries, documents, _ = batch.tokens.shape
-    hidden = _rest_hidden(model, params, batch)
-    return last_positions(hidden, batch.lengths.reshape(-1)).reshape(queries, documents, -1)
+    return _states_at(_rest_hidden(model, params, batch), batch.lengths)
 
 
 def answered_list_hidden(
@@ -55,17 +53,17 @@ def answered_list_hidden(
         batch: `tokens` has a free place behind the longest prompt.
         answers: [Q, K] int32 token ids.
     """
-    queries, documents, width = batch.tokens.shape
-    behind = jnp.arange(width) == batch.lengths[..., None]  # [Q, K, S]
+    behind = jnp.arange(batch.tokens.shape[-1]) == batch.lengths[..., None]  # [Q, K, S]
     answered = dataclasses.replace(
         batch, tokens=jnp.where(behind, answers[..., None], batch.tokens), lengths=batch.lengths + 1
     )
     hidden = _rest_hidden(model, params, answered)
+    return _states_at(hidden, batch.lengths), _states_at(hidden, answered.lengths)
 
-    def states(lengths: Array) -> jax.Array:
-        return last_positions(hidden, lengths.reshape(-1)).reshape(queries, documents, -1)
 
-    return states(batch.lengths), states(answered.lengths)
+def _states_at(hidden: jax.Array, lengths: Array) -> jax.Array:
+    """The hidden state of the last of so many tokens: [Q·K, S, D] and [Q, K] → [Q, K, D]."""
+    return last_positions(hidden, lengths.reshape(-1)).reshape(*lengths.shape, -1)
 
 
 def _rest_hidden(model: Transformer, params: Params, batch: ListBatch) -> jax.Array:
