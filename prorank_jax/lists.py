@@ -12,7 +12,7 @@ from prorank_jax.config import RankingOptions
 from prorank_jax.data import ENDLESS, PADDING_TOKEN, READ_AHEAD_BATCHES, READ_AHEAD_THREADS
 from prorank_jax.examples import ExampleSet
 from prorank_jax.list_order import GRADES, TEACHER, ListIndex, ListOrder
-from prorank_jax.ranking_losses import LOSSES, needs_teacher, parse_losses
+from prorank_jax.ranking_losses import LOSSES, parse_losses, reads_teacher
 from prorank_jax.records import Example
 from prorank_jax.types import ListBatch
 
@@ -41,9 +41,8 @@ def index_lists(example_set: ExampleSet, options: RankingOptions) -> ListIndex:
 
 def _signals(options: RankingOptions) -> list[str]:
     weights = parse_losses(options.losses)
-    soft = "pointwise" in weights and options.soft_labels != "grade"
     from_grades = not all(LOSSES[name].uses_teacher for name in weights)
-    return [GRADES] * from_grades + [TEACHER] * (needs_teacher(weights) or soft)
+    return [GRADES] * from_grades + [TEACHER] * reads_teacher(weights, options.soft_labels)
 
 
 class _ListSource:

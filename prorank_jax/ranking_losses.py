@@ -40,6 +40,7 @@ __all__ = [
     "needs_reference",
     "needs_teacher",
     "parse_losses",
+    "reads_teacher",
     "weight_totals",
 ]
 
@@ -197,6 +198,12 @@ def needs_reference(weights: Iterable[str]) -> bool:
 def needs_teacher(weights: Iterable[str]) -> bool:
     """Whether one of these losses says nothing without teacher scores."""
     return any(LOSSES[name].uses_teacher for name in weights)
+
+
+def reads_teacher(weights: Iterable[str], soft_labels: str) -> bool:
+    """Whether one of these losses reads teacher scores, with such labels of `pointwise`."""
+    names = list(weights)
+    return needs_teacher(names) or ("pointwise" in names and soft_labels != "grade")
 
 
 def parse_losses(text: str, field: str = "ranking.losses") -> dict[str, float]:

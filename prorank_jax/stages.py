@@ -20,7 +20,7 @@ from prorank_jax.lists import index_lists, list_iterator
 from prorank_jax.models.transformer import Transformer
 from prorank_jax.process_rows import rows_of_process
 from prorank_jax.prompts import AnswerTokens
-from prorank_jax.ranking_losses import LossOptions, make_losses, needs_teacher, parse_losses
+from prorank_jax.ranking_losses import LossOptions, make_losses, parse_losses, reads_teacher
 from prorank_jax.ranking_step import RankingObjective, make_ranking_step
 from prorank_jax.rewards import answer_reward
 from prorank_jax.steps import GrpoStep, make_grpo_step
@@ -146,9 +146,8 @@ def _warmup(parts: Parts, buckets: tuple[int, ...]) -> Stage:
 def _objective(parts: Parts) -> RankingObjective:
     ranking, examples = parts.config.ranking, parts.examples
     weights = parse_losses(ranking.losses)
-    wants_teacher = needs_teacher(weights) or ("pointwise" in weights and ranking.soft_labels != "grade")
     known = examples.scores[np.isfinite(examples.scores)]
-    if wants_teacher and not len(known):
+    if reads_teacher(weights, ranking.soft_labels) and not len(known):
         raise ValueError(
             f"ranking.losses={ranking.losses!r}, ranking.soft_labels={ranking.soft_labels!r}: needs teacher "
             f"scores, and {examples.name} has none: name a file as data.teacher_scores, or a .jsonl with "
