@@ -66,7 +66,7 @@ class ExampleSet:
         return digest.hexdigest()[:12]
 
 
-def common_start(prompts: Sequence[Sequence[int]]) -> int:
+def common_start(prompts: Sequence[Sequence[int] | np.ndarray]) -> int:
     """Tokens that all of the prompts start with."""
     shortest = min(map(len, prompts))
     heads = np.array([prompt[:shortest] for prompt in prompts])

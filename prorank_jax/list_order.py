@@ -33,6 +33,7 @@ class ListIndex:
         members: for each query, int64 positions of its examples.
         prefix_width: static length P of what the prompts of a list share.
         buckets: static lengths S of the rest of a prompt, ascending.
+        max_length: what the prompt of a borrowed document is cut to.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class ListIndex:
         grades: np.ndarray,
         scores: np.ndarray,
         documents: np.ndarray,
+        max_length: int,
         borrowing: bool = False,
         learns_from: Collection[str] = SIGNALS,
     ) -> None:
@@ -53,6 +55,7 @@ class ListIndex:
             name: of the data set, for messages.
             lengths, starts, queries, grades, scores, documents: one entry for each example; see
                 `records.make_index`.
+            max_length: longest prompt, as `lengths` count it.
             borrowing: lists will also hold documents of other queries.
             learns_from: those of `SIGNALS` that the losses read.
 
@@ -60,6 +63,7 @@ class ListIndex:
             ValueError: no query has two documents that differ in one of these.
         """
         self.lengths, self.starts, self.grades, self.documents = lengths, starts, grades, documents
+        self.max_length = max_length
         order = np.argsort(queries, kind="stable")
         cuts = np.flatnonzero(np.diff(queries[order])) + 1
         groups = np.split(order, cuts)
@@ -79,12 +83,19 @@ class ListIndex:
         longest = int(rests.max())
         if borrowing:
             over = int((starts[kept] - self.shared(kept)).max())
-            longest = over + int((lengths[kept] - starts[kept]).max())
+            document = int((lengths[kept] - starts[kept]).max())
+            longest = max(document, min(over + document, max_length - self.prefix_width))
         self.buckets = _with_last(choose_buckets(rests, int(rests.max())), longest)
 
     def shared(self, positions: np.ndarray) -> np.ndarray:
         """How many tokens of each prompt go into the shared prefix."""
         return np.minimum(self.starts[positions], self.prefix_width)
+
+    def lengths_beside_first(self, members: np.ndarray) -> np.ndarray:
+        """`rest_lengths` of lists' documents beside the query of the list's first one: [Q, K] both."""
+        first = members[:, :1]
+        whole = self.starts[first] + self.lengths[members] - self.starts[members]
+        return np.minimum(whole, self.max_length) - self.shared(first)
 
     def rest_lengths(self, positions: np.ndarray) -> np.ndarray:
         """How many tokens of each prompt are left after the shared prefix."""

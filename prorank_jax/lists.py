@@ -10,7 +10,7 @@ import numpy as np
 
 from prorank_jax.config import RankingOptions
 from prorank_jax.data import ENDLESS, PADDING_TOKEN, READ_AHEAD_BATCHES, READ_AHEAD_THREADS
-from prorank_jax.examples import ExampleSet
+from prorank_jax.examples import ExampleSet, common_start
 from prorank_jax.list_order import GRADES, TEACHER, ListIndex, ListOrder
 from prorank_jax.ranking_losses import LOSSES, parse_losses, reads_teacher
 from prorank_jax.records import Example
@@ -19,24 +19,31 @@ from prorank_jax.types import ListBatch
 NO_EXAMPLE = -1
 
 
-def index_lists(example_set: ExampleSet, options: RankingOptions) -> ListIndex:
+def index_lists(example_set: ExampleSet, options: RankingOptions, max_length: int) -> ListIndex:
     """The lists that can be made of a data set, with room for an answer where the options call for one.
+
+    Args:
+        max_length: longest prompt in tokens (`data.max_length`).
 
     Raises:
         ValueError: no query has documents that differ in what the losses learn from.
     """
-    answer_room = int(options.format_coefficient > 0)
     return ListIndex(
         example_set.name,
-        example_set.lengths + answer_room,
+        example_set.lengths + _answer_room(options),
         example_set.starts,
         example_set.queries,
         example_set.grades,
         example_set.scores,
         example_set.documents,
+        max_length + _answer_room(options),
         borrowing=options.in_batch_negatives > 0,
         learns_from=_signals(options),
     )
+
+
+def _answer_room(options: RankingOptions) -> int:
+    return int(options.format_coefficient > 0)
 
 
 def _signals(options: RankingOptions) -> list[str]:
@@ -49,10 +56,16 @@ class _ListSource:
     """grain's random access to batches of lists: step → this process's lists of the global batch."""
 
     def __init__(
-        self, example_set: ExampleSet, index: ListIndex, order: ListOrder, list_size: int, rows: np.ndarray
+        self,
+        example_set: ExampleSet,
+        index: ListIndex,
+        order: ListOrder,
+        options: RankingOptions,
+        rows: np.ndarray,
     ) -> None:
         self._example_set, self._index, self._order = example_set, index, order
-        self._list_size, self._rows = list_size, rows
+        self._list_size, self._rows = options.list_size, rows
+        self._max_length = index.max_length - _answer_room(options)
         self._plans = functools.lru_cache(maxsize=2)(order.epoch)
         self._planning = threading.Lock()
 
@@ -70,11 +83,7 @@ class _ListSource:
 
     def _rest_lengths(self, members: np.ndarray) -> np.ndarray:
         """Of each prompt, and the answer it may get; 0 where there is no prompt: [Q, K + borrowed]."""
-        index = self._index
-        own = np.where(members >= 0, index.lengths[members] - index.starts[members], 0)
-        first = members[:, :1]
-        over = index.starts[first] - index.shared(first)
-        return np.where(members >= 0, over + own, 0)
+        return np.where(members >= 0, self._index.lengths_beside_first(members), 0)
 
     def _assemble(self, members: np.ndarray, length: int) -> ListBatch:
         queries, width = members.shape
@@ -101,7 +110,7 @@ class _ListSource:
         batch.prefix[row, :shared] = own.tokens[:shared]
         batch.prefix_lengths[row] = shared
         for place, example in zip(places, examples, strict=True):
-            rest = _prompt(own, example)[shared:]
+            rest = _prompt(own, example, self._max_length)[shared:]
             batch.tokens[row, place, : len(rest)] = rest
             batch.lengths[row, place] = len(rest)
             if batch.mask[row, place]:
@@ -109,11 +118,18 @@ class _ListSource:
                 batch.teacher[row, place] = example.score
 
 
-def _prompt(own: Example, other: Example) -> np.ndarray:
-    """The prompt of `own`'s query and `other`'s document."""
+def _prompt(own: Example, other: Example, max_length: int) -> np.ndarray:
+    """The prompt of `own`'s query and `other`'s document, which is cut where the two are too long together."""
     if own.query_id == other.query_id:
         return other.tokens
-    return np.concatenate([own.tokens[: own.document_start], other.tokens[other.document_start :]])
+    tokens = np.concatenate([own.tokens[: own.document_start], other.tokens[other.document_start :]])
+    excess = len(tokens) - max_length
+    if excess <= 0:
+        return tokens
+    # Both end with the prompt's fixed text, and perhaps with words that the documents share.
+    ending = min(common_start([own.tokens[::-1], other.tokens[::-1]]), max_length - own.document_start)
+    cut = len(tokens) - ending
+    return np.concatenate([tokens[: cut - excess], tokens[cut:]])
 
 
 def list_iterator(
@@ -146,6 +162,6 @@ def list_iterator(
         seed=seed,
     )
     mine = np.arange(lists_per_batch) if rows is None else rows
-    source = _ListSource(example_set, index, order, options.list_size, mine)
+    source = _ListSource(example_set, index, order, options, mine)
     read_ahead = grain.ReadOptions(num_threads=READ_AHEAD_THREADS, prefetch_buffer_size=READ_AHEAD_BATCHES)
     return iter(grain.MapDataset.source(source).to_iter_dataset(read_ahead))

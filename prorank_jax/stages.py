@@ -176,7 +176,7 @@ def _objective(parts: Parts) -> RankingObjective:
 def _ranking(parts: Parts) -> Stage:
     config, ranking = parts.config, parts.config.ranking
     objective = _objective(parts)
-    index = index_lists(parts.examples, ranking)
+    index = index_lists(parts.examples, ranking, config.data.max_length)
     step = make_ranking_step(
         parts.model,
         parts.optimizer,

@@ -161,7 +161,7 @@ def first_batches(examples: ExampleSet, config: RunConfig, steps: int) -> list[L
     """The batches that a run of this config trains on first."""
     batches = list_iterator(
         examples,
-        index_lists(examples, config.ranking),
+        index_lists(examples, config.ranking, config.data.max_length),
         config.ranking,
         lists_per_batch=config.train.batch_size,
         relevant_grade=config.data.relevant_grade,

@@ -20,6 +20,7 @@ def make_index(grades: list[list[int]], scores: list[list[float]] | None = None,
     places = np.concatenate([np.arange(len(row)) for row in grades])
     flat_scores = np.full(len(queries), np.nan) if scores is None else np.concatenate(scores)
     options.setdefault("documents", np.arange(len(queries)))
+    options.setdefault("max_length", 1000)
     return ListIndex(
         "test",
         lengths=(20 + 3 * queries + places).astype(np.int32),
@@ -126,14 +127,14 @@ def test_queries_that_teach_nothing_are_left_out_and_counted(caplog):
         make_index([[1, 1], [0, 0]])
 
 
-@pytest.mark.parametrize("borrowed", [0, 2])
-def test_the_static_lengths_hold_every_list(borrowed):
-    index = make_index([[1, 0, 0]] * 40, borrowing=borrowed > 0)
+@pytest.mark.parametrize(("borrowed", "max_length"), [(0, 1000), (2, 1000), (2, 139)])
+def test_the_static_lengths_hold_every_list(borrowed, max_length):
+    index = make_index([[1, 0, 0]] * 40, borrowing=borrowed > 0, max_length=max_length)
     assert index.prefix_width % 8 == 0
     order = make_order(index, lists=4, size=3, borrowed=borrowed)
     for queries in order.epoch(0):
         members = order.members(queries, 0)
         first = members[:, :1]
-        over = index.starts[first] - index.shared(first)
-        rests = np.where(members >= 0, over + index.lengths[members] - index.starts[members], 0)
+        whole = index.starts[first] + index.lengths[members] - index.starts[members]
+        rests = np.where(members >= 0, np.minimum(whole, max_length) - index.shared(first), 0)
         assert order.bucket(rests) >= rests.max()

@@ -49,8 +49,8 @@ def listed(groups, renderer=None) -> ListedExamples:
 GROUPS = [group(i, [2, 1, 0, 0, 0][: 3 + i % 3], [0.5, 0.25, -1.0, 0.0, 3.0][: 3 + i % 3]) for i in range(5)]
 
 
-def batches(examples, options: RankingOptions, lists: int = 2, **place):
-    index = index_lists(examples, options)
+def batches(examples, options: RankingOptions, lists: int = 2, max_length: int = 96, **place):
+    index = index_lists(examples, options, max_length)
     return list_iterator(examples, index, options, lists_per_batch=lists, relevant_grade=1, seed=3, **place)
 
 
@@ -98,6 +98,38 @@ def test_borrowed_documents_are_rendered_with_the_borrowing_query():
     assert count > 10
 
 
+def test_a_borrowed_document_is_cut_as_it_would_be_beside_its_own_query():
+    """Documents fill the prompts, so beside a longer query than their own there is less room for them."""
+    queries = ["what", "what about the other long question", "what about nothing"]
+    groups = [
+        RankingGroup(
+            f"q{i}",
+            query,
+            tuple(
+                Candidate(Document(f"d{i}-{j}", " ".join(f"{i}{j}{w}" for w in range(20))), 1 - j)
+                for j in (0, 1)
+            ),
+        )
+        for i, query in enumerate(queries)
+    ]
+    renderer = WordRenderer(max_length=20)
+    examples = listed(groups, renderer)
+    texts = {c.document.id: c.document.full_text for g in groups for c in g.candidates}
+    batch = next(batches(examples, RankingOptions(list_size=2, in_batch_negatives=2), lists=3, max_length=20))
+    assert batch.in_batch.sum() == 6
+    for row, place in np.argwhere(batch.in_batch):
+        query = groups[examples.queries[batch.examples[row, 0]]].query
+        text = texts[examples[batch.examples[row, place]].document_id]
+        expected = renderer.render(query, text)
+        got = prompt(batch, row, place)
+        # Beside a shorter query than its own, it is not read again: what its prompt had is all there is.
+        assert got[-2:] == expected[-2:]
+        assert got[:-2] == expected[: len(got) - 2]
+        assert len(got) <= renderer.max_length
+    lengths = {len(prompt(batch, *at)) for at in np.argwhere(batch.in_batch)}
+    assert max(lengths) == renderer.max_length
+
+
 def test_there_is_a_place_for_an_answer_where_the_format_is_held():
     examples, sizes = listed(GROUPS), {"list_size": 4, "in_batch_negatives": 2}
     plain = batches(examples, RankingOptions(**sizes), lists=3)
@@ -124,7 +156,7 @@ def test_there_is_a_place_for_an_answer_where_the_format_is_held():
 def test_the_losses_decide_which_lists_can_teach(options, kept):
     groups = [group(0, [1, 0]), group(1, [1, 1], [0.5, 0.25]), group(2, [1, 0], [0.5, 0.25])]
     examples = listed(groups)
-    index = index_lists(examples, RankingOptions(**options))
+    index = index_lists(examples, RankingOptions(**options), max_length=96)
     assert [int(examples.queries[members[0]]) for members in index.members] == kept
 
 
