@@ -6,6 +6,7 @@ import hashlib
 import logging
 import math
 import random
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +51,9 @@ def _is_finite_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _candidates(record: dict[str, Any], name: str, grade: int, place: str) -> list[Candidate]:
+def _scored_passages(record: dict[str, Any], name: str, place: str) -> dict[str, float | None]:
     passages = _passages(record, name, place)
-    scores = _scores(record, f"{name}_scores", len(passages), place)
-    unique = dict(zip(passages, scores, strict=True))
-    return [Candidate(_document(text), grade, score) for text, score in unique.items()]
+    return dict(zip(passages, _scores(record, f"{name}_scores", len(passages), place), strict=True))
 
 
 def _document(text: str) -> Document:
@@ -71,26 +70,46 @@ def _query_id(record: dict[str, Any], place: str) -> str:
     return valid_text(str(identifier))
 
 
-def _read_group(record: dict[str, Any], place: str, seed: int) -> tuple[RankingGroup, int]:
+@dataclass
+class _Query:
+    """What all lines of a query say: each passage with its teacher's score."""
+
+    id: str
+    relevant: dict[str, float | None] = field(default_factory=dict)
+    irrelevant: dict[str, float | None] = field(default_factory=dict)
+
+    @property
+    def contradictions(self) -> int:
+        return len(self.relevant.keys() & self.irrelevant.keys())
+
+    def group(self, text: str, seed: int) -> RankingGroup:
+        negatives = [
+            Candidate(_document(passage), IRRELEVANT, score)
+            for passage, score in self.irrelevant.items()
+            if passage not in self.relevant
+        ]
+        # Files list the hardest negatives first; a fixed shuffle keeps a cut of the list fair.
+        random.Random(f"{seed}:{self.id}").shuffle(negatives)
+        positives = [
+            Candidate(_document(passage), RELEVANT, score) for passage, score in self.relevant.items()
+        ]
+        return RankingGroup(self.id, text, (*positives, *negatives))
+
+
+def _read_query(record: dict[str, Any], place: str) -> str:
     query = take_text(record, "query", place)
     if not query.strip():
         raise ValueError(f"{place}: query is empty; give it a text or leave the line out")
-    query_id = _query_id(record, place)
-    relevant = _candidates(record, "pos", RELEVANT, place)
-    known = {candidate.document.id for candidate in relevant}
-    negatives = _candidates(record, "neg", IRRELEVANT, place)
-    irrelevant = [candidate for candidate in negatives if candidate.document.id not in known]
-    # Files list the hardest negatives first; a fixed shuffle keeps a cut of the list fair.
-    random.Random(f"{seed}:{query_id}").shuffle(irrelevant)
-    return RankingGroup(query_id, query, (*relevant, *irrelevant)), len(negatives) - len(irrelevant)
+    return query
 
 
 def read_embedding_groups(path: Path, split: str, seed: int = 0) -> list[RankingGroup]:
     """The groups of one split: `pos` passages have grade 1, `neg` passages grade 0.
 
-    These files have no splits: `train` and `dev` are told apart by a hash of the query. The scores of
-    `pos_scores` and `neg_scores` are kept; `prompt` and other fields are ignored. Queries without a
-    relevant passage are left out and counted.
+    These files have no splits: `train` and `dev` are told apart by a hash of the query. Lines of the same
+    query, as files of triples have them, are one group with the first line's id: what is relevant on one is
+    no negative on another. The scores of `pos_scores` and `neg_scores` are kept; `prompt` and other fields
+    are ignored.
 
     Raises:
         ValueError: an unknown split, a flaw in a line, or no group in that split.
@@ -99,26 +118,41 @@ def read_embedding_groups(path: Path, split: str, seed: int = 0) -> list[Ranking
         raise ValueError(
             f"data.split={split!r}: {path} is split by a hash of the query; choose one of {', '.join(SPLITS)}"
         )
-    groups: list[RankingGroup] = []
-    places: dict[str, str] = {}
-    contradictions = lines = 0
-    for place, record in read_jsonl(path):
-        lines += 1
-        group, dropped = _read_group(record, place, seed)
-        contradictions += dropped
-        if group.query_id in places:
-            raise ValueError(
-                f"{place}: the id {group.query_id!r} was there before ({places[group.query_id]}); "
-                "ids must be unique"
-            )
-        places[group.query_id] = place
-        if split_of(group.query) == split:
-            groups.append(group)
-    if contradictions:
-        _log.warning("%s: %d passages are both pos and neg of a query; taken as pos", path, contradictions)
-    if not groups:
+    queries, lines = _read_queries(path)
+    kept = {text: query for text, query in queries.items() if split_of(text) == split}
+    if not kept:
         raise ValueError(
-            f"data.source={str(path)!r}: none of its {lines} queries falls into the split {split!r}; "
+            f"data.source={str(path)!r}: none of its {len(queries)} queries falls into the split {split!r}; "
             "give a file with more queries, or name another one as data.probe_source"
         )
-    return groups
+    if lines > len(queries):
+        _log.info(
+            "%s: %d lines of %d queries; those of one query are taken together", path, lines, len(queries)
+        )
+    contradictions = sum(query.contradictions for query in queries.values())
+    if contradictions:
+        _log.warning("%s: %d passages are both pos and neg of a query; taken as pos", path, contradictions)
+    return [query.group(text, seed) for text, query in kept.items()]
+
+
+def _read_queries(path: Path) -> tuple[dict[str, _Query], int]:
+    """Each query's text with what its lines say, and how many lines there are."""
+    queries: dict[str, _Query] = {}
+    places: dict[str, str] = {}
+    for place, record in read_jsonl(path):
+        text = _read_query(record, place)
+        query_id = _query_id(record, place)
+        if query_id in places:
+            raise ValueError(
+                f"{place}: the id {query_id!r} was there before ({places[query_id]}); ids must be unique"
+            )
+        places[query_id] = place
+        query = queries.setdefault(text, _Query(query_id))
+        _add(query.relevant, _scored_passages(record, "pos", place))
+        _add(query.irrelevant, _scored_passages(record, "neg", place))
+    return queries, len(places)
+
+
+def _add(known: dict[str, float | None], passages: dict[str, float | None]) -> None:
+    """Adds a line's passages; one without a score takes none away."""
+    known |= {passage: known.get(passage) if score is None else score for passage, score in passages.items()}

@@ -119,7 +119,7 @@ class _ListSource:
 
 
 def _prompt(own: Example, other: Example, max_length: int) -> np.ndarray:
-    """The prompt of `own`'s query and `other`'s document, which is cut where the two are too long together."""
+    """The prompt of `own`'s query and `other`'s document, which is cut where both are too long together."""
     if own.query_id == other.query_id:
         return other.tokens
     tokens = np.concatenate([own.tokens[: own.document_start], other.tokens[other.document_start :]])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import subprocess
 import sys
@@ -206,6 +207,27 @@ def test_embedding_file_becomes_groups(tmp_path: Path) -> None:
     (group,) = load_groups(str(path), split_of("query 0"), DataOptions())
     assert (group.query_id, group.query) == ("5", "query 0")
     assert [(c.document.text, c.grade, c.score) for c in group.candidates] == [("a", 1, 2.0), ("b", 0, 0.5)]
+
+
+def test_lines_of_one_query_are_one_group(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As in triples: what another line of the query calls relevant is no negative, here or elsewhere."""
+    lines = [
+        {"query": "same", "pos": ["a"], "neg": ["b", "c"], "pos_scores": [2], "neg_scores": [0.5, 0.25]},
+        {"query": "other", "pos": ["x"], "neg": ["a"]},
+        {"query": "same", "pos": ["c"], "neg": ["a", "b", "d"]},
+    ]
+    path = write_jsonl(tmp_path / "train.jsonl", lines)
+    with caplog.at_level(logging.INFO):
+        group = load_groups(str(path), split_of("same"), DataOptions())[0]
+    assert group.query_id == "line-1"
+    assert {c.document.text: (c.grade, c.score) for c in group.candidates} == {
+        "a": (1, 2.0),
+        "c": (1, None),
+        "b": (0, 0.5),
+        "d": (0, None),
+    }
+    assert "3 lines of 2 queries" in caplog.text
+    assert "2 passages are both pos and neg of a query; taken as pos" in caplog.text
 
 
 def test_embedding_splits_share_no_query_and_do_not_depend_on_the_order(tmp_path: Path) -> None:
