@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -9,7 +10,6 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 from rich.progress import track
-from scipy.stats import rankdata
 
 from prorank_jax.process_rows import put_whole_batch
 from prorank_jax.prompts import AnswerTokens
@@ -42,12 +42,20 @@ class ProbeResult:
 
 
 def area_under_roc(scores: np.ndarray, labels: np.ndarray) -> float:
-    """AUC by the Mann-Whitney statistic, ties counting half: scores [n], labels [n] in {0, 1}."""
+    """AUC by the Mann-Whitney statistic, ties counting half: scores [n], labels [n] in {0, 1}.
+
+    NaN where a score is.
+    """
     positives = int(labels.sum())
     negatives = len(labels) - positives
     if not positives or not negatives:
         raise ValueError(f"labels: {positives} relevant and {negatives} irrelevant; AUC needs both")
-    rank_sum = rankdata(scores)[labels == 1].sum()
+    if np.isnan(scores).any():
+        return math.nan
+    # scipy.stats ranks too, but loading it takes a third of the time in which a run starts.
+    _, place, equal = np.unique(scores, return_inverse=True, return_counts=True)
+    mean_rank = np.cumsum(equal) - (equal - 1) / 2
+    rank_sum = mean_rank[place][labels == 1].sum()
     return float((rank_sum - positives * (positives + 1) / 2) / (positives * negatives))
 
 

@@ -24,6 +24,10 @@ def test_auc_counts_every_pair_and_half_of_the_ties(relevant, irrelevant):
     assert area_under_roc(scores, labels) == pytest.approx(np.mean(pairs))
 
 
+def test_auc_of_a_score_that_is_no_number_is_none():
+    assert np.isnan(area_under_roc(np.array([0.5, np.nan, 1.0]), np.array([0, 1, 1])))
+
+
 @pytest.mark.parametrize("label", [0, 1])
 def test_auc_needs_both_labels(label):
     with pytest.raises(ValueError, match="AUC needs both"):
