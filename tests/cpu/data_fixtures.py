@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,9 @@ class WordRenderer:
     def render(self, query: str, document: str) -> list[int]:
         words = f"{query} {document}".split()[: self.max_length - self.fixed_length]
         return [1, 2, *(int(hashlib.sha256(word.encode()).hexdigest()[:4], 16) for word in words), 3, 4]
+
+    def render_batch(self, pairs: Sequence[tuple[str, str]]) -> list[list[int]]:
+        return [self.render(*pair) for pair in pairs]
 
 
 class MemoryExamples:
