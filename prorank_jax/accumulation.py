@@ -46,6 +46,7 @@ def sum_parts(of_part: Callable[[Any], Outcome], batch: Any, count: int) -> Outc
     """The sum of what `of_part` gives for each part of a batch, in the dtype it gives."""
     if count == 1:
         return of_part(batch)
+    of_part = jax.jit(of_part, inline=True)  # traced once for its outcome's shapes and for the sum
     parts = split_into_parts(batch, count)
     first = jax.tree.map(lambda rows: rows[0], parts)
     nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(of_part, first))
