@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import jax
 import pytest
 
+from tests.cpu.shared_programs import sharing_programs
+
 # A file goes to one worker as a whole: the longest begin first, so that none is left at the end.
 LONGEST = (
     "test_processes.py",
@@ -35,3 +37,10 @@ def _compile_quickly() -> Iterator[None]:
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture
+def shared_programs() -> Iterator[None]:
+    """Equal steps of the test's runs are one program; see `shared_programs`."""
+    with sharing_programs():
+        yield

@@ -28,6 +28,7 @@ from prorank_jax.run_page import PAGE_FILE
 from prorank_jax.run_report import PROBES_FILE
 from prorank_jax.sharding import make_mesh
 from prorank_jax.train import train
+from tests.cpu.shared_programs import sharing_programs
 from tests.cpu.tiny_run import STEPS, tiny_fields, write_collection, write_model_folder
 
 SPEEDS = {"prompts_per_second", "tokens_per_second", "model_tflops", "compilations"}
@@ -41,7 +42,7 @@ def workshop(tmp_path_factory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("runs")
     write_model_folder(folder / "model")
     write_collection(folder / "collection")
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, sharing_programs():
         patch.setattr(prorank_jax.setup, "make_mesh", lambda options: make_mesh(options, jax.devices()[:1]))
         patch.setattr(prorank_jax.run_report, "measured_matmul_flops", lambda _: 1e12)
         yield folder

@@ -23,7 +23,8 @@ pytest.importorskip("ranx")
 SHORT = (
     "--train.steps 2 --train.batch_size 4 --optimizer.warmup_steps 1 --checkpoint.every 2 --probe.every 2 "
     "--probe.examples 8 --probe.batch_size 4 --data.max_length 208 --stage1.data.buckets [208] "
-    "--stage1.grpo.group_size 4 --stage2.ranking.list_size 2 --stage2.data.negatives_per_query 1"
+    "--stage1.grpo.group_size 4 --stage2.ranking.list_size 2 --stage2.data.negatives_per_query 1 "
+    "--data.pseudo_queries 8"
 )
 
 
@@ -39,7 +40,7 @@ def run_here(launcher: str, arguments: Sequence[str]) -> None:
     assert load_launcher(Path(launcher).stem).main(list(arguments)) == 0
 
 
-@pytest.mark.usefixtures("on_one_device")
+@pytest.mark.usefixtures("on_one_device", "shared_programs")
 def test_the_ablation_of_a_tiny_model(tmp_path):
     model, out = write_model_folder(tmp_path / "model"), tmp_path / "out"
     given = ["--dataset", "demo", "--model", str(model), "--output_dir", str(out), *SHORT.split()]
