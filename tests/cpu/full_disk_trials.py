@@ -23,6 +23,7 @@ from prorank_jax.metrics_log import METRICS_FILE
 from prorank_jax.model_urls import FETCHED
 from prorank_jax.run_folder import CHECKPOINTS_FOLDER
 from tests.cpu.killed_runs import contents
+from tests.cpu.shared_programs import sharing_programs
 from tests.cpu.small_disk import Disk
 from tests.cpu.tiny_run import (
     STEPS,
@@ -172,7 +173,8 @@ def read_only_trials(place: Path, disk: Disk, _: list[int]) -> dict[str, Any]:
 def main() -> None:
     trials = {"train": train_trials, "export": export_trials, "read_only": read_only_trials}[sys.argv[1]]
     place = Path(sys.argv[2])
-    found = trials(place, Disk(place / "disk"), [int(kib) for kib in sys.argv[3:]])
+    with sharing_programs():
+        found = trials(place, Disk(place / "disk"), [int(kib) for kib in sys.argv[3:]])
     print(json.dumps(found))
 
 

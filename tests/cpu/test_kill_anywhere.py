@@ -19,7 +19,8 @@ def test_killed_a_few_times_a_run_ends_to_the_bit(tmp_path):
     model, collection = write_model_folder(tmp_path / "model"), write_collection(tmp_path / "collection")
 
     def fields(folder: Path):
-        return tiny_fields(model, collection, folder) | {"train.steps": STEPS}
+        one_program = {"data.buckets": (208,)}  # for each of the four processes has to trace it
+        return tiny_fields(model, collection, folder) | one_program | {"train.steps": STEPS}
 
     made = kill_many(fields, tmp_path, KILLS, STEPS, SEED)
     assert made == {"step": 1, "checkpoint": 1}

@@ -34,6 +34,7 @@ def test_from_create_through_a_killed_worker_to_delete(tmp_path):
         write_model_folder(cloud.shared / "model"), write_collection(cloud.shared / "collection"), output_dir
     )
     fields |= {"train.steps": STEPS, "train.sample_every": 0, "checkpoint.every": 1, "probe.every": STEPS}
+    fields["data.buckets"] = (208,)  # one program: each of the four processes has to trace it
     arguments = ["--", *command_line(fields)]
     try:
         cloud.do("create")
