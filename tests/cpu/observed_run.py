@@ -1,10 +1,12 @@
 """The real launcher in a process of its own, which also writes down the examples that it feeds.
 
-Run as a script: `observed_run.py RECORD_FILE LAUNCHER_ARGUMENT...`.
+Run as a script: `observed_run.py RECORD_FILE LAUNCHER_ARGUMENT... [--then LAUNCHER_ARGUMENT...]...`. Each
+command begins where the one before ended, and the process exits with the last one's code.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+THEN, ENDED = "--then", "the command ended with"
 HEARTBEAT_SECONDS = 15  # a test that kills a process need not wait for a minute
 
 
@@ -37,7 +40,17 @@ def main(record_file: str, arguments: list[str]) -> int:
 
     train.put_batch = watched
     run_report.measured_matmul_flops = lambda _: 1e12
-    return launcher.main(arguments)
+    code = 0
+    for command in commands(arguments):
+        code = launcher.main(command)
+        print(f"{ENDED} {code}", flush=True)
+    return code
+
+
+def commands(arguments: list[str]) -> list[list[str]]:
+    """What stands between `THEN`s."""
+    places = [-1, *(place for place, argument in enumerate(arguments) if argument == THEN), len(arguments)]
+    return [arguments[before + 1 : after] for before, after in itertools.pairwise(places)]
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.cpu.observed_run import THEN
 from tests.cpu.tiny_run import command_line, tiny_fields
 
 SCRIPT = Path(__file__).with_name("observed_run.py")
@@ -90,18 +91,25 @@ def wait_for(started: Sequence[subprocess.Popen[str]]) -> Ended:
 
 
 class Processes:
-    """The processes of one run; `records` gets a file for each with the examples it fed."""
+    """The processes of one run, or of several one after the other.
+
+    `records` gets a file for each with the examples it fed.
+    """
 
     def __init__(
         self,
-        fields: Sequence[dict[str, Any]],
+        fields: Sequence[dict[str, Any] | list[dict[str, Any]]],
         records: Path,
         environments: Sequence[dict[str, str]] = (),
         folders: Sequence[Path] = (),
     ) -> None:
         records.mkdir(parents=True, exist_ok=True)
         commands = [
-            [str(SCRIPT), str(records / f"{number}.jsonl"), *command_line(own)]
+            [
+                str(SCRIPT),
+                str(records / f"{number}.jsonl"),
+                *_commands(own if isinstance(own, list) else [own]),
+            ]
             for number, own in enumerate(fields)
         ]
         self.started = start(commands, environments, folders)
@@ -115,6 +123,11 @@ class Processes:
     def end(self) -> Ended:
         """Waits for all of them."""
         return wait_for(self.started)
+
+
+def _commands(runs: dict[str, Any] | list[dict[str, Any]]) -> list[str]:
+    first, *others = map(command_line, runs if isinstance(runs, list) else [runs])
+    return [*first, *(argument for command in others for argument in (THEN, *command))]
 
 
 def run_together(count: int, fields: dict[str, Any], records: Path) -> Ended:
