@@ -21,6 +21,7 @@ from prorank_jax.evaluation.output import (
     REPORT_FILE,
     claim_folder,
     earlier_datasets,
+    earlier_sections,
     metrics_content,
     write_dataset,
 )
@@ -32,6 +33,7 @@ from prorank_jax.evaluation.summary import summarize
 from prorank_jax.evaluation.tables import results_table
 from prorank_jax.evaluation.verdict import verdict
 from prorank_jax.evaluation_task import Task, check_split, prepare_task, prepare_tuning, tuning_datasets
+from prorank_jax.excerpts import EXCERPT_VERSION
 from prorank_jax.model_identity import model_identity
 from prorank_jax.reranker import Reranker
 from prorank_jax.run_folder import only_run_in, write_json, write_text_atomically
@@ -160,6 +162,7 @@ def evaluate(options: EvaluationOptions, console: Console | None = None) -> dict
             "system": options.system,
             "instruction": options.instruction,
             "excerpts": options.excerpts,
+            "excerpt_version": None if reranker.excerpts == "head" else EXCERPT_VERSION,
             "compute_dtype": options.compute_dtype,
             "attention": options.attention,
         }
@@ -167,7 +170,7 @@ def evaluate(options: EvaluationOptions, console: Console | None = None) -> dict
         entries = earlier_datasets(options.folder)
         versions = {"prorank-jax": __version__, **{name: version(name) for name in LIBRARIES}}
         scoring = _Scoring(reranker, options, settings, console)
-        sections = []
+        sections = earlier_sections(options.folder)
         for position, dataset in enumerate(datasets):
             if position:
                 task, tuned = _prepare(datasets, tuning, position, options)
@@ -177,7 +180,7 @@ def evaluate(options: EvaluationOptions, console: Console | None = None) -> dict
             fusion = options.fusion.given if tuned is None else _tune(tuned, folder, scoring)
             evaluation = _score(task, fusion, folder, scoring)
             entries[dataset.name] = _entry(task, evaluation)
-            sections.append(dataset_section(dataset.name, evaluation, task.collection))
+            sections[dataset.name] = dataset_section(dataset.name, evaluation, task.collection)
             # After each dataset, so that a stop between two keeps what there is.
             content = metrics_content(settings, versions, entries)
             write_json(options.folder / METRICS_FILE, content)

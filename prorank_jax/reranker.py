@@ -40,6 +40,7 @@ class Reranker:
     Attributes:
         source: as the model was asked for.
         max_length: longest prompt in tokens, template included; longer queries, then documents are cut.
+        excerpts: what is kept of such a document, `head` or `key_sentences`.
         model_config: the architecture.
         calibration: what `calibrated=True` applies; the sigmoid until `calibrate` was called.
     """
@@ -50,6 +51,7 @@ class Reranker:
         """Puts the parts together; `from_pretrained` makes them."""
         self.source = source
         self.max_length = renderer.max_length
+        self.excerpts = renderer.excerpts
         self.model_config = model_config
         self.calibration = Calibration()
         self._scorer = scorer

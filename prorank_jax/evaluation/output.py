@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from prorank_jax.evaluation.harness import Evaluation
+from prorank_jax.evaluation.page import sections_of
 from prorank_jax.evaluation.score_log import name_differences
 from prorank_jax.evaluation.summary import average, query_records
 from prorank_jax.evaluation.trec import write_run
@@ -100,6 +101,14 @@ def earlier_datasets(output_dir: Path) -> dict[str, Any]:
     if not isinstance(datasets, dict) or any(needed - set(entry) for entry in datasets.values()):
         raise ValueError(f"{file}: has no datasets with results; delete it, or name another output_dir")
     return datasets
+
+
+def earlier_sections(output_dir: Path) -> dict[str, str]:
+    """The sections of the page that an earlier call wrote, by dataset; none if it cannot be read."""
+    try:
+        return sections_of((output_dir / REPORT_FILE).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError):
+        return {}
 
 
 def metrics_content(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,8 @@ if TYPE_CHECKING:  # importing a collection imports jax, which this package does
     from prorank_jax.collection import Collection
 
 EXAMPLES = 5
+# Text is escaped, so nothing in a section can look like its end.
+_SECTION = re.compile(r'<section data-dataset="([^"]*)">.*?</section>', re.DOTALL)
 _SHOWN_DOCUMENTS = 3
 _SHOWN_CHARACTERS = 240
 
@@ -119,7 +123,7 @@ def dataset_section(name: str, evaluation: Evaluation, collection: Collection) -
     """The part of the page about one dataset, as HTML."""
     wins, losses = largest_changes(evaluation)
     parts = [
-        f"<h2>{escape(name)}</h2>",
+        f'<section data-dataset="{html.escape(name)}"><h2>{escape(name)}</h2>',
         picture(draw_gains(evaluation), "Change in nDCG@10 of each query"),
         picture(draw_scores(evaluation, collection.qrels), "Scores by grade"),
         _examples(evaluation, collection, wins, "Largest wins"),
@@ -133,7 +137,12 @@ def dataset_section(name: str, evaluation: Evaluation, collection: Collection) -
             f"{format_p(other.p_value)}, 95% interval {format_interval(other.interval)}; {other.wins} "
             f"queries better, {other.ties} equal, {other.losses} worse.</p>",
         )
-    return "".join(parts)
+    return "".join([*parts, "</section>"])
+
+
+def sections_of(rendered: str) -> dict[str, str]:
+    """The sections of a page that `render_page` made, by the names of their datasets."""
+    return {html.unescape(match[1]): match[0] for match in _SECTION.finditer(rendered)}
 
 
 def _verdicts(content: Mapping[str, Any]) -> str:
@@ -143,8 +152,8 @@ def _verdicts(content: Mapping[str, Any]) -> str:
     return "".join(parts)
 
 
-def render_page(content: Mapping[str, Any], sections: Sequence[str]) -> str:
-    """The whole page: the content of metrics.json in words and numbers, then a section for each dataset."""
+def render_page(content: Mapping[str, Any], sections: Mapping[str, str]) -> str:
+    """The whole page: the content of metrics.json in words and numbers, then the datasets' sections."""
     instruction = content["instruction"]
     facts = {
         "model": content["model"],
@@ -155,5 +164,6 @@ def render_page(content: Mapping[str, Any], sections: Sequence[str]) -> str:
     }
     samples = [name for name, entry in content["datasets"].items() if entry.get("sampled_from")]
     note = [f"Measured on a random sample of the queries: {', '.join(samples)}."] if samples else []
+    found = [sections[name] for name in content["datasets"] if name in sections]
     parts = [facts_table(facts), _verdicts(content), _overview(content), _fusions(content), paragraphs(note)]
-    return page(f"Evaluation of {content['model']}", [*parts, *sections])
+    return page(f"Evaluation of {content['model']}", [*parts, *found])

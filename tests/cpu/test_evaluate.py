@@ -15,6 +15,7 @@ from rich.console import Console
 from prorank_jax import evaluate as module
 from prorank_jax.evaluate import evaluate
 from prorank_jax.evaluation.options import EvaluationOptions, parse_options
+from prorank_jax.evaluation.page import sections_of
 from prorank_jax.evaluation.trec import read_run, write_run
 from prorank_jax.run_folder import only_run_in
 from tests.cpu.data_fixtures import write_beir_folder
@@ -28,9 +29,11 @@ class FakeReranker:
     opened: list[tuple[str, dict]] = []  # noqa: RUF012 - emptied by the fixture
     scored = 0
     stop_after: int | None = None
+    own_excerpts = "head"
 
     def __init__(self, max_length: int | None) -> None:
         self.max_length = max_length or 64
+        self.excerpts = type(self).own_excerpts
 
     @classmethod
     def from_pretrained(cls, source, **options):
@@ -143,6 +146,7 @@ def test_a_stopped_evaluation_resumes_to_the_same_files(workshop, fake):
 @pytest.mark.usefixtures("fake")
 def test_datasets_can_be_added_later(workshop):
     together = run()["datasets"]
+    page = (workshop / "out" / "report.html").read_text()
     shutil.rmtree(workshop / "out")
     for name in ("two:dev", "one"):
         parts = evaluate(EvaluationOptions("model", (name,), output_dir=Path("out")))
@@ -150,6 +154,18 @@ def test_datasets_can_be_added_later(workshop):
         name: entry["delta"] for name, entry in together.items()
     }
     assert "average" in parts
+    added_to = (workshop / "out" / "report.html").read_text()
+    assert len(sections_of(page)) == 2
+    assert sections_of(added_to) == sections_of(page)
+
+
+@pytest.mark.usefixtures("workshop")
+def test_scores_of_other_excerpts_are_left_alone(fake, monkeypatch):
+    monkeypatch.setattr(fake, "own_excerpts", "key_sentences")
+    run()
+    monkeypatch.setattr(module, "EXCERPT_VERSION", module.EXCERPT_VERSION + 1)
+    with pytest.raises(ValueError, match="excerpt_version is 2 there, 3 here"):
+        run()
 
 
 @pytest.mark.usefixtures("fake")

@@ -19,7 +19,7 @@ from prorank_jax.evaluation.fusion import Fusion
 from prorank_jax.evaluation.harness import evaluate_collection
 from prorank_jax.evaluation.metrics import METRICS
 from prorank_jax.evaluation.output import metrics_content
-from prorank_jax.evaluation.page import dataset_section, largest_changes, render_page
+from prorank_jax.evaluation.page import dataset_section, largest_changes, render_page, sections_of
 from prorank_jax.evaluation.pictures import UNJUDGED, draw_gains, draw_scores, scores_by_grade
 from prorank_jax.evaluation.progress import ScoringProgress
 from prorank_jax.evaluation.summary import average, query_records, summarize
@@ -213,7 +213,8 @@ def test_the_page_is_self_contained_and_escapes_everything():
     )
     entry = summarize(evaluation) | {"sampled_from": 99}
     content = metrics_content(SETTINGS | {"model": evil, "instruction": evil}, {"jax": evil}, {evil: entry})
-    page = render_page(content, [dataset_section(evil, evaluation, collection)])
+    page = render_page(content, {evil: dataset_section(evil, evaluation, collection)})
+    assert set(sections_of(page)) == {evil}
     assert "<script" not in page
     assert page.count("&lt;script&gt;") > 10
     links = re.findall(r'(?:src|href)="([^"]{0,30})', page)
