@@ -3,7 +3,7 @@
 Orbax writes each step into a temporary folder and renames it, so that a killed save leaves the step
 before it intact; in a bucket, a step is complete once its marker file is there. A flipped bit in an array
 would be read back unnoticed: each step holds fingerprints of what was saved, which are checked. This module
-is the one place that knows Orbax's checkpoints.
+and `checkpoint_params` are the places that know Orbax's checkpoints.
 """
 
 from __future__ import annotations
@@ -18,22 +18,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import orbax.checkpoint as ocp
 from etils import epath
-from jax.sharding import NamedSharding, PartitionSpec
 
-from prorank_jax.models.config import ModelConfig
-from prorank_jax.models.lora import combine, merge_factors, split_factors
-from prorank_jax.models.transformer import Transformer, abstract_params
-from prorank_jax.models.weights import default_sharding
 from prorank_jax.processes import gather_texts, leads, succeed_together
 from prorank_jax.run_folder import CHECKPOINTS_FOLDER
-from prorank_jax.stage_options import LoraOptions
 from prorank_jax.state_digest import state_digests
 from prorank_jax.storage_faults import check_room, obstacle, storage_fault, within_reach
-from prorank_jax.types import Params, TrainState
+from prorank_jax.types import TrainState
 
 DAMAGED = ".damaged"
 # What a checkpoint takes beside its arrays: descriptions, and the ends of many small files.
@@ -129,11 +122,11 @@ class Checkpoints:
             iterator=ocp.args.JsonRestore(),
             digests=ocp.args.JsonRestore(),
         )
-        with _refusing_damage(self._folder / str(step)), within_reach(self._folder / str(step)):
+        with refusing_damage(self._folder / str(step)), within_reach(self._folder / str(step)):
             restored = self._manager.restore(step, args=wanted)
         state, iterator, expected = restored["state"], restored["iterator"], restored["digests"]
         found = state_digests(state) | {"iterator": _text_digest(iterator)}
-        _compare_digests(self._folder / str(step), found, expected)
+        compare_digests(self._folder / str(step), found, expected)
         return Restored(state, iterator)
 
     def restore_newest(self, like: TrainState) -> tuple[Restored, int] | None:
@@ -188,7 +181,7 @@ def _text_digest(content: dict[str, Any]) -> int:
     return zlib.crc32(json.dumps(content, sort_keys=True).encode())
 
 
-def _compare_digests(folder: Path | epath.Path, found: dict[str, int], expected: dict[str, int]) -> None:
+def compare_digests(folder: Path | epath.Path, found: dict[str, int], expected: dict[str, int]) -> None:
     """Refuses what was read where its fingerprints are not among those that were saved."""
     differing = [name for name, digest in found.items() if expected.get(name) != digest]
     if differing:
@@ -196,7 +189,7 @@ def _compare_digests(folder: Path | epath.Path, found: dict[str, int], expected:
 
 
 @contextmanager
-def _refusing_damage(folder: Path | epath.Path) -> Iterator[None]:
+def refusing_damage(folder: Path | epath.Path) -> Iterator[None]:
     """Orbax raises anything for a file that is damaged: KeyError, JSONDecodeError, a bare Exception."""
     try:
         yield
@@ -214,60 +207,3 @@ def _absolute(folder: Path | epath.Path) -> epath.Path:
     """As Orbax wants it; the path of a URL is absolute, and would lose its scheme."""
     path = epath.Path(folder)
     return path if "://" in str(path) else epath.Path(Path(folder).absolute())
-
-
-def restore_params(output_dir: Path, config: ModelConfig, lora: LoraOptions, shardings: Any = None) -> Params:
-    """The parameters of the newest checkpoint of a run, low-rank factors merged in, and nothing else.
-
-    Args:
-        output_dir: of the run.
-        config: its architecture.
-        lora: of the run.
-        shardings: a sharding for each parameter, nested like the parameters; None: the first device.
-
-    Raises:
-        ValueError: no complete checkpoint, or a damaged one.
-        OSError: this machine cannot read it at present.
-    """
-    factors, rest = split_factors(nn.unbox(abstract_params(Transformer(config, lora=lora))))
-    everywhere = jax.tree.map(lambda _: default_sharding(), rest) if shardings is None else shardings
-    placed = jax.tree.map(_abstract, rest, everywhere)
-    if not lora.rank:
-        return _restore_state(output_dir, {"params": placed})["params"]
-    one = jax.tree.leaves(everywhere)[0]
-    whole = NamedSharding(one.mesh, PartitionSpec()) if isinstance(one, NamedSharding) else one
-    small = jax.tree.map(lambda leaf: _abstract(leaf, whole), factors)
-    state = _restore_state(output_dir, {"params": small, "frozen": placed})
-
-    def merge(frozen: Params, factors: Params) -> Params:
-        return merge_factors(combine(frozen, factors), lora.scale)
-
-    return jax.jit(merge, out_shardings=everywhere, donate_argnums=0)(state["frozen"], state["params"])
-
-
-def _abstract(leaf: Any, sharding: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-
-def _restore_state(output_dir: Path, item: dict[str, Any]) -> dict[str, Any]:
-    """The named parts of the newest checkpoint's state."""
-    folder = (output_dir / CHECKPOINTS_FOLDER).absolute()
-    with ocp.CheckpointManager(folder) as manager:
-        step = manager.latest_step()
-        if step is None:
-            raise ValueError(f"{output_dir}: holds no complete checkpoint; let the run train on")
-        how = ocp.args.PyTreeRestore(
-            item=item,
-            restore_args=ocp.checkpoint_utils.construct_restore_args(item),
-            partial_restore=True,
-        )
-        wanted = ocp.args.Composite(state=how, digests=ocp.args.JsonRestore())
-        try:
-            with _refusing_damage(folder / str(step)), within_reach(folder / str(step)):
-                restored = manager.restore(step, args=wanted)
-            _compare_digests(folder / str(step), state_digests(restored["state"]), restored["digests"])
-        except DamagedCheckpointError as error:
-            raise DamagedCheckpointError(
-                f"{error}; take its folder away to use the step before it"
-            ) from error
-    return restored["state"]

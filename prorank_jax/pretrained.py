@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prorank_jax.checkpoint import restore_params
+from prorank_jax.checkpoint_params import restore_params
 from prorank_jax.config import RunConfig
 from prorank_jax.config_files import config_from_flat, flatten, read_plain_yaml
 from prorank_jax.models.config import ModelConfig

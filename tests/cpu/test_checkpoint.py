@@ -17,7 +17,8 @@ import orbax.checkpoint as ocp
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from prorank_jax.checkpoint import Checkpoints, DamagedCheckpointError, restore_params
+from prorank_jax.checkpoint import Checkpoints, DamagedCheckpointError
+from prorank_jax.checkpoint_params import restore_params
 from prorank_jax.config import MeshOptions
 from prorank_jax.run_folder import CHECKPOINTS_FOLDER
 from prorank_jax.sharding import make_mesh

@@ -1,0 +1,79 @@
+"""The parameters of a run's newest checkpoint, without the optimizer's state."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import orbax.checkpoint as ocp
+from jax.sharding import NamedSharding, PartitionSpec
+
+from prorank_jax.checkpoint import DamagedCheckpointError, compare_digests, refusing_damage
+from prorank_jax.models.config import ModelConfig
+from prorank_jax.models.lora import combine, merge_factors, split_factors
+from prorank_jax.models.transformer import Transformer, abstract_params
+from prorank_jax.models.weights import default_sharding
+from prorank_jax.run_folder import CHECKPOINTS_FOLDER
+from prorank_jax.stage_options import LoraOptions
+from prorank_jax.state_digest import state_digests
+from prorank_jax.storage_faults import within_reach
+from prorank_jax.types import Params
+
+
+def restore_params(output_dir: Path, config: ModelConfig, lora: LoraOptions, shardings: Any = None) -> Params:
+    """The parameters of the newest checkpoint of a run, low-rank factors merged in, and nothing else.
+
+    Args:
+        output_dir: of the run.
+        config: its architecture.
+        lora: of the run.
+        shardings: a sharding for each parameter, nested like the parameters; None: the first device.
+
+    Raises:
+        ValueError: no complete checkpoint, or a damaged one.
+        OSError: this machine cannot read it at present.
+    """
+    factors, rest = split_factors(nn.unbox(abstract_params(Transformer(config, lora=lora))))
+    everywhere = jax.tree.map(lambda _: default_sharding(), rest) if shardings is None else shardings
+    placed = jax.tree.map(_abstract, rest, everywhere)
+    if not lora.rank:
+        return _restore_state(output_dir, {"params": placed})["params"]
+    one = jax.tree.leaves(everywhere)[0]
+    whole = NamedSharding(one.mesh, PartitionSpec()) if isinstance(one, NamedSharding) else one
+    small = jax.tree.map(lambda leaf: _abstract(leaf, whole), factors)
+    state = _restore_state(output_dir, {"params": small, "frozen": placed})
+
+    def merge(frozen: Params, factors: Params) -> Params:
+        return merge_factors(combine(frozen, factors), lora.scale)
+
+    return jax.jit(merge, out_shardings=everywhere, donate_argnums=0)(state["frozen"], state["params"])
+
+
+def _abstract(leaf: Any, sharding: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def _restore_state(output_dir: Path, item: dict[str, Any]) -> dict[str, Any]:
+    """The named parts of the newest checkpoint's state."""
+    folder = (output_dir / CHECKPOINTS_FOLDER).absolute()
+    with ocp.CheckpointManager(folder) as manager:
+        step = manager.latest_step()
+        if step is None:
+            raise ValueError(f"{output_dir}: holds no complete checkpoint; let the run train on")
+        how = ocp.args.PyTreeRestore(
+            item=item,
+            restore_args=ocp.checkpoint_utils.construct_restore_args(item),
+            partial_restore=True,
+        )
+        wanted = ocp.args.Composite(state=how, digests=ocp.args.JsonRestore())
+        try:
+            with refusing_damage(folder / str(step)), within_reach(folder / str(step)):
+                restored = manager.restore(step, args=wanted)
+            compare_digests(folder / str(step), state_digests(restored["state"]), restored["digests"])
+        except DamagedCheckpointError as error:
+            raise DamagedCheckpointError(
+                f"{error}; take its folder away to use the step before it"
+            ) from error
+    return restored["state"]
