@@ -12,6 +12,7 @@ from rich.progress import track
 from prorank_jax.bm25 import Bm25Index
 from prorank_jax.collection import Collection
 from prorank_jax.config import DataOptions
+from prorank_jax.self_retrieval import is_the_query
 from prorank_jax.types import Candidate, RankingGroup
 
 MINED_GRADE = 0
@@ -73,6 +74,16 @@ def _order_candidates(grades: dict[str, int], negatives: list[str], relevant_gra
     return relevant + negatives + others
 
 
+def _not_to_be_drawn(collection: Collection, query_id: str, options: DataOptions) -> dict[str, int]:
+    """A document that is the query itself, as if it were relevant: evaluation drops it too."""
+    itself = collection.documents.get(query_id)
+    if itself is None or query_id in collection.qrels[query_id]:
+        return {}
+    if not is_the_query(query_id, collection.queries[query_id], itself.id, itself.full_text):
+        return {}
+    return {query_id: options.relevant_grade}
+
+
 def index_documents(collection: Collection) -> Bm25Index:
     """BM25 over the documents, in the collection's order."""
     return Bm25Index([document.full_text for document in collection.documents.values()])
@@ -85,7 +96,8 @@ def make_groups(
 
     The candidates of a group come in this order: the relevant ones, best grade first; then
     `negatives_per_query` irrelevant ones (see `choose_negatives`; the mined ones have grade 0); then the
-    other judged ones. The choice for a query depends on the seed, its id and the collection only.
+    other judged ones. A document that is the query itself, as in ArguAna and Quora, is not mined. The choice
+    for a query depends on the seed, its id and the collection only.
 
     Args:
         index: `index_documents` of the collection; None: made here, if negatives need it.
@@ -118,7 +130,7 @@ def make_groups(
         text = collection.queries[query_id]
         ranking = index.top(text, options.negative_depth) if needs_bm25 and index else []
         negatives = choose_negatives(
-            grades,
+            grades | _not_to_be_drawn(collection, query_id, options),
             [ids[position] for position, _ in ranking],
             ids,
             options,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from rich.progress import track
 
 from prorank_jax.bm25 import Bm25Index
 from prorank_jax.evaluation.trec import check_writable_ids, read_scores_of
+from prorank_jax.self_retrieval import is_the_query
 
 if TYPE_CHECKING:  # importing a collection imports jax, which this package does without
     from prorank_jax.collection import Collection
@@ -23,9 +23,6 @@ if TYPE_CHECKING:  # importing a collection imports jax, which this package does
 BM25 = "bm25"
 # Recall@100 needs this many, however few of them are reranked.
 LEAST_DEPTH = 100
-# A query that is a document of the corpus differs from it at most in title and details.
-_SHARE_OF_ITSELF = 0.9
-_WORD = re.compile(r"\w+")
 
 
 @dataclass(frozen=True)
@@ -87,16 +84,10 @@ def sample_queries(queries: Sequence[str], count: int | None) -> list[str]:
 
 
 def _is_the_query(collection: Collection, query: str, document: str) -> bool:
-    """Whether a document is the very text that is asked with, as in ArguAna and Quora.
-
-    BEIR drops a document whose id is the query's. In some collections both are merely numbered from 1,
-    so the words must agree too.
-    """
+    """Whether a document is the very text that is asked with, and nobody judged it relevant."""
     if query != document or collection.qrels.get(query, {}).get(document, 0) > 0:
         return False
-    asked = set(_WORD.findall(collection.queries[query].casefold()))
-    there = set(_WORD.findall(collection.documents[document].full_text.casefold()))
-    return len(asked & there) >= _SHARE_OF_ITSELF * len(asked)
+    return is_the_query(query, collection.queries[query], document, collection.documents[document].full_text)
 
 
 def drop_queries_themselves(

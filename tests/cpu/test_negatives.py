@@ -57,6 +57,20 @@ def test_hard_negatives_share_the_topic_and_random_ones_need_not() -> None:
     assert 0 < sum(same) < len(same) / 2
 
 
+@pytest.mark.parametrize("hard_negatives", [0.0, 1.0])
+def test_a_query_that_is_a_document_is_not_its_own_negative(hard_negatives) -> None:
+    """As in ArguAna and Quora; where ids are merely numbers, another text under the same one may be."""
+    texts = {str(i): f"{TOPICS[i % 4]} number {i}" for i in range(8)}
+    documents = {name: Document(name, text) for name, text in texts.items()}
+    queries = texts | {"3": "tea boat saddle"}
+    collection = Collection("own", documents, queries, {q: {str((int(q) + 4) % 8): 1} for q in queries})
+    options = DataOptions(negatives_per_query=7, hard_negatives=hard_negatives)
+    mined = _negative_ids(options, collection)
+    assert all(query not in ids for query, ids in mined.items() if query != "3")
+    assert "3" in mined["3"]
+    assert {query: len(ids) for query, ids in mined.items()} == dict.fromkeys(queries, 6) | {"3": 7}
+
+
 def test_the_choice_depends_on_seed_and_query_only() -> None:
     options = DataOptions(negatives_per_query=6)
     collection = _collection()
