@@ -27,6 +27,7 @@ from prorank_jax.probe import ProbeStep
 from prorank_jax.processes import check_equal, leads, succeed_together
 from prorank_jax.prompts import PromptRenderer, make_renderer
 from prorank_jax.run_folder import DATA_FOLDER, MODEL_CONFIG_FILE, TOKENIZER_FOLDER, write_json
+from prorank_jax.run_inputs import fingerprint_inputs
 from prorank_jax.sharding import check_batch_size, make_mesh
 from prorank_jax.stages import Parts, Stage, make_stage, stage_buckets
 from prorank_jax.steps import make_probe_step
@@ -47,6 +48,7 @@ class Run:
         stage: its batches and its jitted step.
         examples: what it trains on.
         held_out: batches of the probe.
+        inputs: fingerprints of what it reads; see `run_inputs`.
         load_initial_params: reads the pretrained parameters onto the mesh.
         init_state: the state of step 0 around such parameters.
         abstract_state: shapes, dtypes and shardings of a state, to restore one into.
@@ -60,6 +62,7 @@ class Run:
     stage: Stage
     examples: ExampleSet
     held_out: list[Batch]
+    inputs: dict[str, str]
     probe_step: ProbeStep
     load_initial_params: Callable[[], Params]
     init_state: Callable[[Params], TrainState]
@@ -152,6 +155,7 @@ def _assemble(config: RunConfig, opened: _Opened, examples: ExampleSet, held_out
         stage=stage,
         examples=examples,
         held_out=probes,
+        inputs=fingerprint_inputs(config, examples, held_out, stage.uses_reference),
         probe_step=make_probe_step(model, answers, config.grpo.max_new_tokens, mesh),
         load_initial_params=lambda: pretrained.load_params(param_shardings),
         init_state=start,

@@ -31,6 +31,7 @@ from prorank_jax.probe import run_probe
 from prorank_jax.process_rows import rows_of_process
 from prorank_jax.processes import check_same_job, gather_texts, leads, succeed_together
 from prorank_jax.run_folder import append_lines, write_config
+from prorank_jax.run_inputs import check_same_inputs
 from prorank_jax.run_place import RunPlace, open_place
 from prorank_jax.run_report import PROBES_FILE, read_report, report, signs_so_far
 from prorank_jax.setup import Run, prepare_run
@@ -42,6 +43,7 @@ from prorank_jax.types import Batch, ListBatch, Params, TrainState
 
 _log = logging.getLogger(__name__)
 SHOWN_GROUPS = 4
+INPUTS = "inputs"  # beside the data iterator's own state
 
 
 def train(config: RunConfig, console: Console | None = None, told: list[int] | None = None) -> dict[str, Any]:
@@ -52,8 +54,8 @@ def train(config: RunConfig, console: Console | None = None, told: list[int] | N
             completes its checkpoint and report, and returns.
 
     Raises:
-        ValueError: a config, model, collection or output directory that cannot work; nothing was
-            written over.
+        ValueError: a config, model, collection or output directory that cannot work, or other examples than
+            a run to go on with was trained on; nothing was written over.
         Interrupted: SIGTERM arrived; a checkpoint was saved.
     """
     console = console or (Console() if leads() else Console(quiet=True, force_terminal=False))
@@ -128,7 +130,10 @@ class _Loop:
             params = run.load_initial_params()
             return run.init_state(params), 0
         restored, step = found
-        self._batches.set_state(restored.iterator)
+        position = dict(restored.iterator)
+        with succeed_together():
+            check_same_inputs(run.config, position.pop(INPUTS, {}), run.inputs, step)
+        self._batches.set_state(position)
         self._console.print(f"resuming {self._place.name} after step {step}")
         return restored.state, step
 
@@ -240,7 +245,7 @@ class _Loop:
         self._checkpoints.save(
             self._state,
             step,
-            self._batches.get_state(),
+            self._batches.get_state() | {INPUTS: self._run.inputs},
             config_to_dict(self._run.config),
             self._run.model_config.to_hf(),
         )

@@ -176,6 +176,31 @@ def test_a_sigterm_behind_the_last_step_is_told_when_all_is_complete(workshop, m
 
 
 @pytest.mark.slow
+def test_a_run_goes_on_with_nothing_but_the_examples_it_began_with(workshop, tmp_path, monkeypatch):
+    collection, folder = write_collection(tmp_path / "collection"), tmp_path / "run"
+    fields = tiny_fields(workshop / "model", collection, folder) | {"train.steps": 6}
+    config = load_config(None, fields)
+
+    def stop() -> None:
+        raise Interrupted
+
+    monkeypatch.setattr(MetricsLog, "write", at_step(5, stop))
+    with pytest.raises(Interrupted):
+        train(config, Console(quiet=True))
+    monkeypatch.undo()
+    lines = (folder / METRICS_FILE).read_bytes()
+    for name, told in (("train", "data.source=.*the training examples"), ("dev", "the held-out examples")):
+        file = collection / "qrels" / f"{name}.tsv"
+        whole = file.read_text()
+        file.write_text("".join(whole.splitlines(keepends=True)[:-1]))
+        with pytest.raises(ValueError, match=f"{told} are not those of the checkpoint after step 4"):
+            train(config, Console(quiet=True))
+        assert (folder / METRICS_FILE).read_bytes() == lines
+        file.write_text(whole)
+    assert train(config, Console(quiet=True))["steps"] == 6
+
+
+@pytest.mark.slow
 def test_a_finished_run_can_be_run_again(workshop, uninterrupted):
     kept = [METRICS_FILE, PROBES_FILE, "config.yaml"]
     before = [(uninterrupted / name).read_bytes() for name in kept]
