@@ -53,8 +53,11 @@ def run(arguments: list[str]) -> None:
         runs = planned_runs(arguments)
     from prorank_jax.launching import Interrupted
     from prorank_jax.preemption import anyone_was_told
+    from prorank_jax.setup import check_later_run
     from prorank_jax.train import train
 
+    for config in runs[1:]:
+        check_later_run(config, runs[0])
     told: list[int] = []
     for config in runs:
         if config is not runs[0] and anyone_was_told(told):

@@ -29,7 +29,7 @@ from prorank_jax.prompts import PromptRenderer, make_renderer
 from prorank_jax.run_folder import DATA_FOLDER, MODEL_CONFIG_FILE, TOKENIZER_FOLDER, write_json
 from prorank_jax.run_inputs import fingerprint_inputs
 from prorank_jax.sharding import check_batch_size, make_mesh
-from prorank_jax.stages import Parts, Stage, make_stage, stage_buckets
+from prorank_jax.stages import Parts, Stage, check_losses, make_stage, stage_buckets
 from prorank_jax.steps import make_probe_step
 from prorank_jax.train_state import init_state, pretrained_shardings, train_state_shardings
 from prorank_jax.types import Batch, Params, TrainState
@@ -94,6 +94,22 @@ def prepare_run(
     examples, held_out = _open_everywhere(config, opened.renderer, console, data_folder, is_leaders)
     with succeed_together():
         return _assemble(config, opened, examples, held_out)
+
+
+def check_later_run(config: RunConfig, first: RunConfig) -> None:
+    """Refuses what a run that starts from `first`'s result would be refused for once that is there.
+
+    Every process calls it. What depends on the examples is left to `prepare_run`.
+
+    Raises:
+        ValueError: the mesh, lengths, prompts, warmup or losses cannot work.
+    """
+    with succeed_together():
+        start = dataclasses.replace(config.model, source=first.model.source)
+        _open_model(dataclasses.replace(config, model=start))
+        make_schedule(config.optimizer, config.updates)
+        if config.stage == 2:
+            check_losses(config)
 
 
 class _Opened(NamedTuple):

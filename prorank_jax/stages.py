@@ -20,7 +20,7 @@ from prorank_jax.lists import index_lists, list_iterator
 from prorank_jax.models.transformer import Transformer
 from prorank_jax.process_rows import rows_of_process
 from prorank_jax.prompts import AnswerTokens
-from prorank_jax.ranking_losses import LossOptions, make_losses, parse_losses, reads_teacher
+from prorank_jax.ranking_losses import LOSSES, LossOptions, make_losses, parse_losses, reads_teacher
 from prorank_jax.ranking_step import RankingObjective, make_ranking_step
 from prorank_jax.rewards import answer_reward
 from prorank_jax.steps import GrpoStep, make_grpo_step
@@ -143,16 +143,41 @@ def _warmup(parts: Parts, buckets: tuple[int, ...]) -> Stage:
     )
 
 
-def _objective(parts: Parts) -> RankingObjective:
-    ranking, examples = parts.config.ranking, parts.examples
+def check_losses(config: RunConfig) -> dict[str, float]:
+    """The weight of each loss of stage 2; refuses what no examples could make work.
+
+    Raises:
+        ValueError: an unknown loss, one that lacks a teacher's scores, or documents that none reads.
+    """
+    ranking, data = config.ranking, config.data
     weights = parse_losses(ranking.losses)
-    known = examples.scores[np.isfinite(examples.scores)]
-    if reads_teacher(weights, ranking.soft_labels) and not len(known):
+    if ranking.in_batch_negatives and not any(LOSSES[name].uses_in_batch for name in weights):
+        readers = ", ".join(name for name, loss in LOSSES.items() if loss.uses_in_batch)
+        raise ValueError(
+            f"ranking.in_batch_negatives={ranking.in_batch_negatives}: none of ranking.losses="
+            f"{ranking.losses!r} reads them; add {readers}, or set it to 0"
+        )
+    brings_its_own = data.source.endswith((".jsonl", ".json"))
+    if not (data.teacher_scores or brings_its_own):
+        _require_teacher(config, data.source, has_scores=False)
+    return weights
+
+
+def _require_teacher(config: RunConfig, name: str, *, has_scores: bool) -> None:
+    ranking = config.ranking
+    if reads_teacher(parse_losses(ranking.losses), ranking.soft_labels) and not has_scores:
         raise ValueError(
             f"ranking.losses={ranking.losses!r}, ranking.soft_labels={ranking.soft_labels!r}: needs teacher "
-            f"scores, and {examples.name} has none: name a file as data.teacher_scores, or a .jsonl with "
+            f"scores, and {name} has none: name a file as data.teacher_scores, or a .jsonl with "
             "pos_scores and neg_scores"
         )
+
+
+def _objective(parts: Parts) -> RankingObjective:
+    ranking, examples = parts.config.ranking, parts.examples
+    weights = check_losses(parts.config)
+    known = examples.scores[np.isfinite(examples.scores)]
+    _require_teacher(parts.config, examples.name, has_scores=len(known) > 0)
     if ranking.soft_labels == "teacher" and len(known) and not 0 <= known.min() <= known.max() <= 1:
         raise ValueError(
             f"ranking.soft_labels='teacher': the teacher's scores go from {known.min():.4g} to "

@@ -10,7 +10,15 @@ import sys
 
 import pytest
 
-from prorank_jax.config import CheckpointOptions, DataOptions, MeshOptions, RunConfig, TrainOptions
+from prorank_jax.config import (
+    CheckpointOptions,
+    DataOptions,
+    GrpoOptions,
+    MeshOptions,
+    RankingOptions,
+    RunConfig,
+    TrainOptions,
+)
 from prorank_jax.run_folder import (
     CONFIG_FILE,
     LOCK_FILE,
@@ -51,6 +59,22 @@ def test_what_decides_nothing_may_change(tmp_path):
         mesh=MeshOptions(data=2, fsdp=2),
     )
     check_same_run(tmp_path, other)
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_the_options_of_the_other_stage_may_change(stage, tmp_path):
+    config = dataclasses.replace(CONFIG, stage=stage)
+    write_config(tmp_path, config)
+    ranking, grpo = RankingOptions(losses="pairwise=1"), GrpoOptions(group_size=8)
+    check_same_run(
+        tmp_path, dataclasses.replace(config, **({"ranking": ranking} if stage == 1 else {"grpo": grpo}))
+    )
+    own = {"grpo": grpo} if stage == 1 else {"ranking": ranking}
+    with pytest.raises(ValueError, match=r"grpo\.group_size is" if stage == 1 else r"ranking\.losses is"):
+        check_same_run(tmp_path, dataclasses.replace(config, **own))
+    longer = dataclasses.replace(config, grpo=GrpoOptions(max_new_tokens=3))  # which probes read
+    with pytest.raises(ValueError, match=r"grpo\.max_new_tokens is 2 there, 3 here"):
+        check_same_run(tmp_path, longer)
 
 
 def test_a_run_of_before_a_field_was_there_has_its_default(tmp_path):

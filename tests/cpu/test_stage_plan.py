@@ -88,3 +88,28 @@ def test_one_command_trains_what_two_do(tmp_path, monkeypatch):
     before = read_lines(tmp_path / "one" / "stage2" / METRICS_FILE)
     assert launcher.main(command_line(fields | {"stage": "both"})) == 0  # nothing is left to do
     assert read_lines(tmp_path / "one" / "stage2" / METRICS_FILE) == before
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ({"ranking.losses": "listwize=1"}, "did you mean listwise"),
+        ({"ranking.losses": "margin_mse=1"}, "needs teacher scores"),
+        ({"stage2.optimizer.warmup_steps": 3}, "optimizer.warmup_steps=3: must be below the 3 updates"),
+        ({"stage2.train.batch_size": 3, "stage2.mesh.data": 2}, "must be a multiple of mesh.data"),
+        ({"stage2.data.max_length": 20}, "data.max_length=20: too short"),
+        ({"stage2.data.max_length": 4096}, "data.max_length=4096: with grpo.max_new_tokens"),
+    ],
+)
+def test_what_stage_2_will_refuse_costs_no_stage_1(extra, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(
+        prorank_jax.setup,
+        "make_mesh",
+        lambda options: make_mesh(options, jax.devices()[: max(options.data, 1)]),
+    )
+    model, collection = write_model_folder(tmp_path / "model"), write_collection(tmp_path / "collection")
+    fields = tiny_fields(model, collection, tmp_path / "run") | {"train.steps": 3, "stage": "both"}
+    del fields["data.buckets"]
+    assert load_launcher().main(command_line(fields | extra)) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

@@ -153,6 +153,7 @@ def test_a_teachers_scores_are_learned_from(workshop):
     [
         ({"ranking.losses": "margin_mse=1"}, r"needs teacher scores, and .* has none"),
         ({"ranking.losses": "listwize=1"}, r"did you mean listwise\?"),
+        ({"ranking.in_batch_negatives": 2}, r"ranking\.in_batch_negatives=2: none of .* add info_nce"),
         ({"ranking.losses": "pointwise=1", "ranking.soft_labels": "teacher"}, "needs teacher scores"),
         ({"data.teacher_scores": "nowhere.run"}, r"data\.teacher_scores='nowhere.run': no such file"),
         ({"data.buckets": (180, 208)}, r"data\.buckets=.*stage 2 chooses its lengths"),
