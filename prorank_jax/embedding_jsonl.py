@@ -13,7 +13,8 @@ from typing import Any
 from prorank_jax.jsonl import read_jsonl, take_text, valid_text
 from prorank_jax.types import Candidate, Document, RankingGroup
 
-SPLITS = ("train", "dev")
+EVERYTHING = "all"
+SPLITS = ("train", "dev", EVERYTHING)
 TRAIN_SHARE = 0.9
 RELEVANT, IRRELEVANT = 1, 0
 
@@ -53,6 +54,8 @@ def _is_finite_number(value: object) -> bool:
 
 def _scored_passages(record: dict[str, Any], name: str, place: str) -> dict[str, float | None]:
     passages = _passages(record, name, place)
+    if name == "pos" and not all(text.strip() for text in passages):
+        raise ValueError(f"{place}: pos holds an empty passage; give it a text or leave it out")
     return dict(zip(passages, _scores(record, f"{name}_scores", len(passages), place), strict=True))
 
 
@@ -106,10 +109,10 @@ def _read_query(record: dict[str, Any], place: str) -> str:
 def read_embedding_groups(path: Path, split: str, seed: int = 0) -> list[RankingGroup]:
     """The groups of one split: `pos` passages have grade 1, `neg` passages grade 0.
 
-    These files have no splits: `train` and `dev` are told apart by a hash of the query. Lines of the same
-    query, as files of triples have them, are one group with the first line's id: what is relevant on one is
-    no negative on another. The scores of `pos_scores` and `neg_scores` are kept; `prompt` and other fields
-    are ignored.
+    These files have no splits: `train` and `dev` are told apart by a hash of the query, and `all` is both,
+    for a file beside which another one is held out. Lines of the same query, as files of triples have them,
+    are one group with the first line's id: what is relevant on one is no negative on another. The scores of
+    `pos_scores` and `neg_scores` are kept; `prompt` and other fields are ignored.
 
     Raises:
         ValueError: an unknown split, a flaw in a line, or no group in that split.
@@ -119,11 +122,12 @@ def read_embedding_groups(path: Path, split: str, seed: int = 0) -> list[Ranking
             f"data.split={split!r}: {path} is split by a hash of the query; choose one of {', '.join(SPLITS)}"
         )
     queries, lines = _read_queries(path)
-    kept = {text: query for text, query in queries.items() if split_of(text) == split}
+    kept = {text: query for text, query in queries.items() if split in (EVERYTHING, split_of(text))}
     if not kept:
         raise ValueError(
             f"data.source={str(path)!r}: none of its {len(queries)} queries falls into the split {split!r}; "
-            "give a file with more queries, or name another one as data.probe_source"
+            "give a file with more queries, or the split 'all' of another one: data.probe_source=FILE "
+            "--data.probe_split all"
         )
     if lines > len(queries):
         _log.info(
@@ -138,19 +142,22 @@ def read_embedding_groups(path: Path, split: str, seed: int = 0) -> list[Ranking
 def _read_queries(path: Path) -> tuple[dict[str, _Query], int]:
     """Each query's text with what its lines say, and how many lines there are."""
     queries: dict[str, _Query] = {}
-    places: dict[str, str] = {}
+    known: dict[str, tuple[str, str]] = {}
+    lines = 0
     for place, record in read_jsonl(path):
         text = _read_query(record, place)
         query_id = _query_id(record, place)
-        if query_id in places:
+        before, text_before = known.setdefault(query_id, (place, text))
+        if text_before != text:
             raise ValueError(
-                f"{place}: the id {query_id!r} was there before ({places[query_id]}); ids must be unique"
+                f"{place}: the id {query_id!r} was there before ({before}) with another query; "
+                "ids must be unique"
             )
-        places[query_id] = place
+        lines += 1
         query = queries.setdefault(text, _Query(query_id))
         _add(query.relevant, _scored_passages(record, "pos", place))
         _add(query.irrelevant, _scored_passages(record, "neg", place))
-    return queries, len(places)
+    return queries, lines
 
 
 def _add(known: dict[str, float | None], passages: dict[str, float | None]) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,6 +17,7 @@ from rich.console import Console
 
 from prorank_jax.config import DataOptions, RunConfig
 from prorank_jax.data import ExampleSet, open_dataset, probe_batches
+from prorank_jax.embedding_jsonl import EVERYTHING
 from prorank_jax.models.attention import check_head_size, check_implementation
 from prorank_jax.models.config import ModelConfig
 from prorank_jax.models.lora import split_factors
@@ -29,6 +31,7 @@ from prorank_jax.prompts import PromptRenderer, make_renderer
 from prorank_jax.run_folder import DATA_FOLDER, MODEL_CONFIG_FILE, TOKENIZER_FOLDER, write_json
 from prorank_jax.run_inputs import fingerprint_inputs
 from prorank_jax.sharding import check_batch_size, make_mesh
+from prorank_jax.source_names import CATALOGUE_PREFIX
 from prorank_jax.stages import Parts, Stage, check_losses, make_stage, stage_buckets
 from prorank_jax.steps import make_probe_step
 from prorank_jax.train_state import init_state, pretrained_shardings, train_state_shardings
@@ -209,11 +212,24 @@ def _open_examples(
 ) -> tuple[ExampleSet, ExampleSet]:
     """The examples to train on, and those held out for the probe."""
     data, seed = config.data, config.train.seed
-    lists = config.stage == 2
+    lists, probe_source = config.stage == 2, _probe_source(data)
     examples = open_dataset(data.source, data.split, data, renderer, folder, seed, every_candidate=lists)
     judged_only = dataclasses.replace(data, teacher_scores="", teacher_depth=0, pseudo_queries=0)
-    held_out = open_dataset(_probe_source(data), data.probe_split, judged_only, renderer, folder, seed)
+    with _naming_the_probe():
+        held_out = open_dataset(probe_source, data.probe_split, judged_only, renderer, folder, seed)
     return examples, held_out
+
+
+@contextmanager
+def _naming_the_probe() -> Iterator[None]:
+    """Names the fields of the probe where a source speaks of those of the training data."""
+    try:
+        yield
+    except ValueError as error:
+        for name in ("source", "split"):
+            if str(error).startswith(f"data.{name}="):
+                raise ValueError(f"data.probe_{name}={str(error).partition('=')[2]}") from error
+        raise
 
 
 def _warn_of_other_prompt(config: RunConfig, before: RunConfig | None) -> None:
@@ -232,12 +248,19 @@ def _warn_of_other_prompt(config: RunConfig, before: RunConfig | None) -> None:
 
 
 def _probe_source(data: DataOptions) -> str:
-    if data.probe_source:
+    """Where the probe's prompts come from; never what is trained on."""
+    if data.probe_source not in ("", data.source):
         return data.probe_source
-    if data.source.startswith("ir_datasets:"):
+    if data.source.startswith(CATALOGUE_PREFIX):
         raise ValueError(
-            f"data.probe_source='': {data.source!r} names its own split, so the probe would see the training "
-            "queries; name a held-out source, e.g. ir_datasets:beir/nfcorpus/dev"
+            f"data.probe_source={data.probe_source!r}: {data.source!r} names its own split, so the probe "
+            "would see the training queries; name a held-out source, e.g. ir_datasets:beir/nfcorpus/dev"
+        )
+    if data.probe_split == data.split or EVERYTHING in (data.split, data.probe_split):
+        raise ValueError(
+            f"data.probe_split={data.probe_split!r}: with data.split={data.split!r} the probe would see the "
+            "training queries; move the judgements of some queries to another file in qrels/, or name a "
+            "held-out collection as data.probe_source"
         )
     return data.source
 

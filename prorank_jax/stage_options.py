@@ -77,8 +77,8 @@ class RankingOptions:
     kl_coefficient: float = 0.0
     """Weight of KL(policy ‖ initial policy) at the answer; 0 keeps no reference for it."""
     format_coefficient: float = 0.0
-    """Weight of -log(p(`0`) + p(`1`)) - log p(end of turn | answer): holds the format, needs no reference,
-    leaves the score free."""
+    """Weight of -log(p(`0`) + p(`1`)) - log p(end of turn | answer): holds the format that stage 1 taught and
+    needs no reference. Where there is no format yet, it also sharpens whichever answer leads."""
     soft_labels: str = "grade"
     """Labels of `pointwise`: `grade` as a share of the highest, `teacher` for scores from 0 to 1,
     `teacher_logit` for their sigmoid."""

@@ -212,14 +212,21 @@ def test_embedding_file_becomes_groups(tmp_path: Path) -> None:
 def test_lines_of_one_query_are_one_group(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """As in triples: what another line of the query calls relevant is no negative, here or elsewhere."""
     lines = [
-        {"query": "same", "pos": ["a"], "neg": ["b", "c"], "pos_scores": [2], "neg_scores": [0.5, 0.25]},
+        {
+            "id": "q",
+            "query": "same",
+            "pos": ["a"],
+            "neg": ["b", "c"],
+            "pos_scores": [2],
+            "neg_scores": [0.5, 1],
+        },
         {"query": "other", "pos": ["x"], "neg": ["a"]},
-        {"query": "same", "pos": ["c"], "neg": ["a", "b", "d"]},
+        {"id": "q", "query": "same", "pos": ["c"], "neg": ["a", "b", "d"]},
     ]
     path = write_jsonl(tmp_path / "train.jsonl", lines)
     with caplog.at_level(logging.INFO):
         group = load_groups(str(path), split_of("same"), DataOptions())[0]
-    assert group.query_id == "line-1"
+    assert group.query_id == "q"
     assert {c.document.text: (c.grade, c.score) for c in group.candidates} == {
         "a": (1, 2.0),
         "c": (1, None),
@@ -228,6 +235,11 @@ def test_lines_of_one_query_are_one_group(tmp_path: Path, caplog: pytest.LogCapt
     }
     assert "3 lines of 2 queries" in caplog.text
     assert "2 passages are both pos and neg of a query; taken as pos" in caplog.text
+    write_jsonl(path, [*lines, {"id": "q", "query": "third", "pos": ["a"], "neg": []}])
+    with pytest.raises(
+        ValueError, match=r"line 4: the id 'q' was there before \(.*line 1\) with another query"
+    ):
+        load_groups(str(path), "train", DataOptions())
 
 
 def test_embedding_splits_share_no_query_and_do_not_depend_on_the_order(tmp_path: Path) -> None:
@@ -243,6 +255,9 @@ def test_embedding_splits_share_no_query_and_do_not_depend_on_the_order(tmp_path
     assert len(splits["train"]) + len(splits["dev"]) == 300
     assert 0.05 < len(splits["dev"]) / 300 < 0.16
     assert {group.query for group in load_groups(str(reverse), "dev", options)} == splits["dev"]
+    assert {group.query for group in load_groups(str(path), "all", options)} == splits["train"] | splits[
+        "dev"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -251,6 +266,7 @@ def test_embedding_splits_share_no_query_and_do_not_depend_on_the_order(tmp_path
         ({"query": " "}, "line 2: query is empty"),
         ({"query": None}, "line 2: query=None is NoneType"),
         ({"pos": "text"}, "line 2: pos must be a list of strings"),
+        ({"pos": ["text", " "]}, "line 2: pos holds an empty passage"),
         ({"neg": [1]}, "line 2: neg must be a list of strings"),
         ({"pos_scores": [1, 2]}, "line 2: pos_scores has 2 numbers for 1 passages"),
         ({"neg_scores": ["a"] * 6}, "line 2: neg_scores must be a list of finite numbers"),
