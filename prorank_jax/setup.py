@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,9 +14,8 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from prorank_jax.config import DataOptions, RunConfig
-from prorank_jax.data import ExampleSet, open_dataset, probe_batches
-from prorank_jax.embedding_jsonl import EVERYTHING
+from prorank_jax.config import RunConfig
+from prorank_jax.data import ExampleSet, probe_batches
 from prorank_jax.models.attention import check_head_size, check_implementation
 from prorank_jax.models.config import ModelConfig
 from prorank_jax.models.lora import split_factors
@@ -26,12 +24,12 @@ from prorank_jax.models.transformer import Transformer, abstract_params
 from prorank_jax.optimizer import make_optimizer, make_schedule
 from prorank_jax.pretrained import Pretrained, check_tokenizer, open_pretrained
 from prorank_jax.probe import ProbeStep
-from prorank_jax.processes import check_equal, leads, succeed_together
+from prorank_jax.processes import succeed_together
 from prorank_jax.prompts import PromptRenderer, make_renderer
+from prorank_jax.run_examples import open_examples
 from prorank_jax.run_folder import DATA_FOLDER, MODEL_CONFIG_FILE, TOKENIZER_FOLDER, write_json
 from prorank_jax.run_inputs import fingerprint_inputs
 from prorank_jax.sharding import check_batch_size, make_mesh
-from prorank_jax.source_names import CATALOGUE_PREFIX
 from prorank_jax.stages import Parts, Stage, check_losses, make_stage, stage_buckets
 from prorank_jax.steps import make_probe_step
 from prorank_jax.train_state import init_state, pretrained_shardings, train_state_shardings
@@ -94,7 +92,7 @@ def prepare_run(
     with succeed_together():
         opened = _open_model(config)
     data_folder = (folder or Path(config.output_dir)) / DATA_FOLDER
-    examples, held_out = _open_everywhere(config, opened.renderer, console, data_folder, is_leaders)
+    examples, held_out = open_examples(config, opened.renderer, console, data_folder, is_leaders)
     with succeed_together():
         return _assemble(config, opened, examples, held_out)
 
@@ -188,50 +186,6 @@ def make_model(config: RunConfig, shape: ModelConfig) -> Transformer:
     return Transformer(shape, computed.compute_dtype, computed.remat, config.lora, computed.attention)
 
 
-def _open_everywhere(
-    config: RunConfig, renderer: PromptRenderer, console: Console, folder: Path, is_leaders: bool
-) -> tuple[ExampleSet, ExampleSet]:
-    """The examples of every process, which must be equal; built once for those that share a folder."""
-    data = config.data
-    console.print(f"data: {data.source} ({data.split}), held out: {data.probe_split}")
-    waits = is_leaders and not leads()
-    with succeed_together():
-        opened = None if waits else _open_examples(config, renderer, folder)
-    with succeed_together():
-        opened = opened or _open_examples(config, renderer, folder)
-    if jax.process_count() == 1:
-        return opened
-    facts = {name: part.digest() for name, part in zip(("data", "held-out data"), opened, strict=True)}
-    remedy = "give all the same collection, model and library versions"
-    check_equal("examples", facts | {"prompts": renderer.fingerprint}, remedy)
-    return opened
-
-
-def _open_examples(
-    config: RunConfig, renderer: PromptRenderer, folder: Path
-) -> tuple[ExampleSet, ExampleSet]:
-    """The examples to train on, and those held out for the probe."""
-    data, seed = config.data, config.train.seed
-    lists, probe_source = config.stage == 2, _probe_source(data)
-    examples = open_dataset(data.source, data.split, data, renderer, folder, seed, every_candidate=lists)
-    judged_only = dataclasses.replace(data, teacher_scores="", teacher_depth=0, pseudo_queries=0)
-    with _naming_the_probe():
-        held_out = open_dataset(probe_source, data.probe_split, judged_only, renderer, folder, seed)
-    return examples, held_out
-
-
-@contextmanager
-def _naming_the_probe() -> Iterator[None]:
-    """Names the fields of the probe where a source speaks of those of the training data."""
-    try:
-        yield
-    except ValueError as error:
-        for name in ("source", "split"):
-            if str(error).startswith(f"data.{name}="):
-                raise ValueError(f"data.probe_{name}={str(error).partition('=')[2]}") from error
-        raise
-
-
 def _warn_of_other_prompt(config: RunConfig, before: RunConfig | None) -> None:
     if before is None:
         return
@@ -245,24 +199,6 @@ def _warn_of_other_prompt(config: RunConfig, before: RunConfig | None) -> None:
                 config.model.source,
                 there,
             )
-
-
-def _probe_source(data: DataOptions) -> str:
-    """Where the probe's prompts come from; never what is trained on."""
-    if data.probe_source not in ("", data.source):
-        return data.probe_source
-    if data.source.startswith(CATALOGUE_PREFIX):
-        raise ValueError(
-            f"data.probe_source={data.probe_source!r}: {data.source!r} names its own split, so the probe "
-            "would see the training queries; name a held-out source, e.g. ir_datasets:beir/nfcorpus/dev"
-        )
-    if data.probe_split == data.split or EVERYTHING in (data.split, data.probe_split):
-        raise ValueError(
-            f"data.probe_split={data.probe_split!r}: with data.split={data.split!r} the probe would see the "
-            "training queries; move the judgements of some queries to another file in qrels/, or name a "
-            "held-out collection as data.probe_source"
-        )
-    return data.source
 
 
 def abstract_state(

@@ -1,0 +1,86 @@
+"""The examples of a run: those it trains on, and those that are held out for its probe."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import jax
+from rich.console import Console
+
+from prorank_jax.config import DataOptions, RunConfig
+from prorank_jax.data import ExampleSet, open_dataset
+from prorank_jax.embedding_jsonl import EVERYTHING
+from prorank_jax.processes import check_equal, leads, succeed_together
+from prorank_jax.prompts import PromptRenderer
+from prorank_jax.source_names import CATALOGUE_PREFIX
+
+
+def open_examples(
+    config: RunConfig, renderer: PromptRenderer, console: Console, folder: Path, is_leaders: bool
+) -> tuple[ExampleSet, ExampleSet]:
+    """Those to train on and those held out, equal in every process; built once for those that share a folder.
+
+    Args:
+        folder: the cache of this process.
+        is_leaders: whether it is that of process 0 too.
+
+    Raises:
+        ValueError: a source or split that cannot work, or a probe that would see training queries.
+    """
+    data = config.data
+    console.print(f"data: {data.source} ({data.split}), held out: {data.probe_split}")
+    waits = is_leaders and not leads()
+    with succeed_together():
+        opened = None if waits else _open_here(config, renderer, folder)
+    with succeed_together():
+        opened = opened or _open_here(config, renderer, folder)
+    if jax.process_count() == 1:
+        return opened
+    facts = {name: part.digest() for name, part in zip(("data", "held-out data"), opened, strict=True)}
+    remedy = "give all the same collection, model and library versions"
+    check_equal("examples", facts | {"prompts": renderer.fingerprint}, remedy)
+    return opened
+
+
+def _open_here(config: RunConfig, renderer: PromptRenderer, folder: Path) -> tuple[ExampleSet, ExampleSet]:
+    """The examples to train on, and those held out for the probe."""
+    data, seed = config.data, config.train.seed
+    lists, probe_source = config.stage == 2, _probe_source(data)
+    examples = open_dataset(data.source, data.split, data, renderer, folder, seed, every_candidate=lists)
+    judged_only = dataclasses.replace(data, teacher_scores="", teacher_depth=0, pseudo_queries=0)
+    with _naming_the_probe():
+        held_out = open_dataset(probe_source, data.probe_split, judged_only, renderer, folder, seed)
+    return examples, held_out
+
+
+@contextmanager
+def _naming_the_probe() -> Iterator[None]:
+    """Names the fields of the probe where a source speaks of those of the training data."""
+    try:
+        yield
+    except ValueError as error:
+        for name in ("source", "split"):
+            if str(error).startswith(f"data.{name}="):
+                raise ValueError(f"data.probe_{name}={str(error).partition('=')[2]}") from error
+        raise
+
+
+def _probe_source(data: DataOptions) -> str:
+    """Where the probe's prompts come from; never what is trained on."""
+    if data.probe_source not in ("", data.source):
+        return data.probe_source
+    if data.source.startswith(CATALOGUE_PREFIX):
+        raise ValueError(
+            f"data.probe_source={data.probe_source!r}: {data.source!r} names its own split, so the probe "
+            "would see the training queries; name a held-out source, e.g. ir_datasets:beir/nfcorpus/dev"
+        )
+    if data.probe_split == data.split or EVERYTHING in (data.split, data.probe_split):
+        raise ValueError(
+            f"data.probe_split={data.probe_split!r}: with data.split={data.split!r} the probe would see the "
+            "training queries; move the judgements of some queries to another file in qrels/, or name a "
+            "held-out collection as data.probe_source"
+        )
+    return data.source
