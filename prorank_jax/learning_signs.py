@@ -58,7 +58,10 @@ def _parted(
 ) -> str:
     """Training gains while the held-out probe falls by more than two standard errors of a difference."""
     last = probes[-1]
-    best = max(probes[:-1], key=lambda probe: getattr(probe, held_out))
+    known = [probe for probe in probes[:-1] if math.isfinite(getattr(probe, held_out))]
+    if not known or not math.isfinite(getattr(last, held_out)):
+        return ""
+    best = max(known, key=lambda probe: getattr(probe, held_out))
     fall = getattr(best, held_out) - getattr(last, held_out)
     # Of a share of n answers, at most; an AUC of n / 2 pairs of classes varies no more.
     noise = 2 * math.sqrt(2 * 0.25 / last.examples)

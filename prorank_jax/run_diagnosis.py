@@ -58,6 +58,7 @@ class RunFacts:
         data: what was trained on.
         shows_key_sentences: whether `data.excerpts` chooses what is seen of a long document.
         holds_format: whether `ranking.format_coefficient` is in use.
+        computes_in_float32: whether `model.compute_dtype` is float32.
     """
 
     stage: int
@@ -69,6 +70,7 @@ class RunFacts:
     data: DataFacts
     shows_key_sentences: bool = False
     holds_format: bool = False
+    computes_in_float32: bool = False
 
 
 def data_facts(queries: np.ndarray, labels: np.ndarray, lengths: np.ndarray, max_length: int) -> DataFacts:
@@ -86,6 +88,7 @@ def diagnose(facts: RunFacts) -> dict[str, str]:
         "few examples": _few_examples(facts.data),
         "learning rate": _rate_too_high(facts),
         "skipped updates": _skipped(facts.metrics),
+        "scores": _scores_not_finite(facts),
         "chance": _chance(facts.probes[-1]),
     }
     return signs | {kind: sentence for kind, sentence in found.items() if sentence}
@@ -207,11 +210,29 @@ def _skipped(metrics: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
+def _scores_not_finite(facts: RunFacts) -> str:
+    """A score is NaN or infinite where the parameters are, or where the model overflows its dtype."""
+    for probe in facts.probes:
+        count = sum(not math.isfinite(score) for score in probe.scores)
+        if count:
+            break
+    else:
+        return ""
+    said = f"{count} of {probe.examples} held-out scores after step {probe.step} are not finite"
+    wider = "model.compute_dtype to float32"
+    if probe.step > 0:
+        also = "" if facts.computes_in_float32 else f", or set {wider}"
+        return f"{said}: the parameters have grown out of range; lower optimizer.learning_rate{also}"
+    if facts.computes_in_float32:
+        return f"{said}, before any training: give another model.source, or look for damage in this one"
+    return f"{said}, before any training: the model overflows; set {wider}"
+
+
 def _chance(last: ProbeResult) -> str:
     """The AUC is no better than 0.5 by a one-sided test at 5%: variance of the Mann-Whitney statistic."""
     half = last.examples / 2
     bound = 0.5 + _ONE_SIDED_95 * math.sqrt((last.examples + 1) / (12 * half * half))
-    if last.auc >= bound:
+    if math.isnan(last.auc) or last.auc >= bound:
         return ""
     return (
         f"the held-out AUC of {last.auc:.3f} cannot be told from chance with {last.examples} prompts (that "

@@ -27,7 +27,7 @@ from prorank_jax.metrics_log import (
     keep_lines_up_to,
 )
 from prorank_jax.preemption import StopVote, sigterm_noticed
-from prorank_jax.probe import run_probe
+from prorank_jax.probe import run_probe, to_record
 from prorank_jax.process_rows import rows_of_process
 from prorank_jax.processes import check_same_job, gather_texts, leads, succeed_together
 from prorank_jax.run_folder import append_lines, write_config
@@ -224,7 +224,7 @@ class _Loop:
             highlight=False,
         )
         if self._leads:
-            append_lines(self._place.folder / PROBES_FILE, json.dumps(dataclasses.asdict(result)) + "\n")
+            append_lines(self._place.folder / PROBES_FILE, json.dumps(to_record(result)) + "\n")
             self._tell_signs()
         self._clock = time.perf_counter()
 

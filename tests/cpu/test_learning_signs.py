@@ -44,6 +44,15 @@ def test_both_falling_is_another_trouble():
     assert signs(history(falling), [probe(0, 0.8), probe(40, 0.4)]) == {}
 
 
+def test_probes_without_a_number_are_passed_over():
+    rising = history([0.2 + 0.01 * step for step in range(60)])
+    nothing = math.nan
+    assert signs(rising, [probe(0, 0.9), probe(20, nothing)]) == {}
+    assert signs(rising, [probe(0, nothing), probe(20, 0.1)]) == {}
+    found = signs(rising, [probe(0, 0.5), probe(10, nothing), probe(20, 0.8), probe(40, 0.5)])
+    assert "fell from 0.800 (step 20) to 0.500 (step 40)" in found["held-out"]
+
+
 @given(st.integers(2, 512), st.floats(0.3, 0.9))
 def test_a_fall_within_the_noise_of_a_probe_is_none(examples, best):
     fall = 1.9 * math.sqrt(0.5 / examples)

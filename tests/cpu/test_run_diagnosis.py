@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 
 import numpy as np
@@ -150,6 +151,29 @@ def test_what_is_wrong_is_told_with_its_remedy(facts, kind, remedy):
 )
 def test_what_is_nearly_wrong_is_not_told(facts):
     assert diagnose(facts) == {}
+
+
+@pytest.mark.parametrize(
+    ("step", "computes_in_float32", "remedy"),
+    [
+        (
+            STEPS,
+            False,
+            "after step 60 .*lower optimizer.learning_rate, or set model.compute_dtype to float32$",
+        ),
+        (STEPS, True, "after step 60 .*lower optimizer.learning_rate$"),
+        (0, False, "after step 0 .*before any training.*set model.compute_dtype to float32$"),
+        (0, True, "after step 0 .*before any training.*model.source"),
+    ],
+)
+def test_scores_that_are_not_finite_are_told_once(step, computes_in_float32, remedy):
+    spoilt = dataclasses.replace(probe(STEPS, auc=math.nan), scores=[0.5, math.nan, math.inf])
+    first = RANKING.probes[0] if step else dataclasses.replace(spoilt, step=0)
+    facts = changed(RANKING, probes=[first, spoilt], computes_in_float32=computes_in_float32)
+    found = diagnose(facts)
+    assert list(found) == ["scores"]  # nor is such an AUC called chance
+    assert re.search("^2 of 128 held-out scores " + remedy, found["scores"]), found["scores"]
+    assert conclusion(facts, found).startswith("This run needs a look (scores): ")
 
 
 def test_a_policy_without_format_is_not_called_one_sided_too():
