@@ -24,13 +24,13 @@ def signs_of_trouble(
     Args:
         metrics: records of metrics.jsonl, in the order of their steps.
         learned: the metric that training drives up.
-        held_out: the field of a probe that should rise with it.
+        held_out: the field of a probe that should rise with it; "": none has to.
     """
     signs: dict[str, str] = {}
     tied = _tied_for_long(metrics)
     if tied:
         signs["tied groups"] = tied
-    for count in range(2, len(probes) + 1):
+    for count in range(2, len(probes) + 1) if held_out else ():
         overfit = _parted(metrics, probes[:count], learned, held_out)
         if overfit:
             signs["held-out"] = overfit

@@ -112,11 +112,15 @@ def remarks(facts: RunFacts) -> list[str]:
             f"{'' if facts.holds_format else '(0.1) '}or a lower optimizer.learning_rate."
         )
     if facts.stage == 2 and last.auc < first.auc:
+        lists_only = (
+            "; losses over lists compare documents of one query only, so the order within queries may well "
+            "be better: launch/evaluate.py measures that. Where one threshold for all queries matters, add "
+            "pointwise to ranking.losses."
+        )
+        level = ", and the order within queries may be better: launch/evaluate.py measures that."
         said.append(
             f"The held-out AUC fell from {first.auc:.3f} to {last.auc:.3f}. It is over the prompts of all "
-            "queries; losses over lists compare documents of one query only, so the order within queries may "
-            "well be better: launch/evaluate.py measures that. Where one threshold for all queries matters, "
-            "add pointwise to ranking.losses."
+            f"queries{level if facts.held_out else lists_only}"
         )
     return said
 

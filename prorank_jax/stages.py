@@ -20,7 +20,7 @@ from prorank_jax.lists import index_lists, list_iterator
 from prorank_jax.models.transformer import Transformer
 from prorank_jax.process_rows import rows_of_process
 from prorank_jax.prompts import AnswerTokens
-from prorank_jax.ranking_losses import LossOptions, make_losses, parse_losses, reads_teacher
+from prorank_jax.ranking_losses import LossOptions, learns_level, make_losses, parse_losses, reads_teacher
 from prorank_jax.ranking_step import RankingObjective, make_ranking_step
 from prorank_jax.rewards import answer_reward
 from prorank_jax.steps import GrpoStep, make_grpo_step
@@ -52,7 +52,8 @@ class Stage:
         uses_reference: whether the step wants the initial parameters.
         shown: metrics beside the progress bar.
         curves: metrics of the report's picture, with their names there.
-        learned, held_out: the metric that training drives up, and the probe's that should rise with it.
+        learned, held_out: the metric that training drives up, and the probe's that should rise with it; ""
+            where none has to.
     """
 
     step: TrainStep
@@ -227,5 +228,6 @@ def _ranking(parts: Parts) -> Stage:
         shown=("loss", "ndcg", "score_deviation", "prompts_per_second"),
         curves={"ndcg": "nDCG within the lists"} | losses,
         learned="ndcg",
-        held_out="auc",
+        # The probe's AUC is over all queries; losses over lists leave each query's scores a free offset.
+        held_out="auc" if learns_level(objective.weights) else "",
     )

@@ -44,6 +44,11 @@ def test_both_falling_is_another_trouble():
     assert signs(history(falling), [probe(0, 0.8), probe(40, 0.4)]) == {}
 
 
+def test_no_field_of_the_probe_has_to_rise_where_none_is_named():
+    rising = history([0.2 + 0.01 * step for step in range(60)])
+    assert signs_of_trouble(rising, [probe(0, 0.9), probe(40, 0.1)], "reward", "") == {}
+
+
 def test_probes_without_a_number_are_passed_over():
     rising = history([0.2 + 0.01 * step for step in range(60)])
     nothing = math.nan

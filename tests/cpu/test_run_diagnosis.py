@@ -197,7 +197,17 @@ def test_remarks_are_no_findings():
     assert remarks(never) == []
 
 
+def test_an_auc_over_all_queries_may_fall_where_only_lists_are_learned():
+    rising = [record | {"ndcg": 0.5 + record["step"] / 200} for record in RANKING.metrics]
+    drifted = changed(after(RANKING, auc=0.62), metrics=rising)
+    assert list(diagnose(drifted)) == ["held-out"]
+    lists_only = changed(drifted, held_out="")
+    assert diagnose(lists_only) == {}
+    assert "add pointwise to ranking.losses" in remarks(lists_only)[0]
+
+
 def test_nothing_is_advised_that_the_run_does_already():
+    assert "add pointwise" not in remarks(after(RANKING, auc=0.75))[0]
     cut = changed(WARMUP, data=dataclasses.replace(DATA, cut=300))
     assert "key_sentences" in remarks(cut)[0]
     assert "key_sentences" not in remarks(changed(cut, shows_key_sentences=True))[0]
