@@ -206,10 +206,10 @@ def _ranking(parts: Parts) -> Stage:
             low_rank=config.lora.rank > 0,
             uses_reference=objective.uses_reference,
         )
-        real = batch.mask | batch.in_batch
+        real = batch.mask | batch.in_batch  # short lists have empty places
         tokens = np.sum(batch.lengths * real) + np.sum(batch.prefix_lengths)
         share = len(batch.lengths) / lists
-        return Work(lists * documents, round(tokens / share), flops)
+        return Work(round(np.sum(real) / share), round(tokens / share), flops)
 
     losses = {name: f"loss: {name}" for name in objective.weights}
     return Stage(
