@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
+from collections.abc import Mapping
 
 from prorank_jax.learning_signs import signs_of_trouble
 from prorank_jax.probe import ProbeResult
+from prorank_jax.run_facts import DataFacts, RunFacts, skipped_updates
 
 LEAST_FORMAT = 0.9
 ONE_ANSWER = 0.02
@@ -28,57 +25,6 @@ _ONE_SIDED_95 = 1.645
 _ADVISE_EXCERPTS = "; data.excerpts key_sentences shows the part that the query asks about."
 
 
-@dataclass(frozen=True)
-class DataFacts:
-    """The examples that a run trains on.
-
-    Attributes:
-        queries: different ones.
-        examples: pairs of a query and a document.
-        relevant: pairs of `data.relevant_grade` or higher.
-        cut: pairs whose prompt is as long as `data.max_length` allows, nearly all of them cut.
-    """
-
-    queries: int
-    examples: int
-    relevant: int
-    cut: int
-
-
-@dataclass(frozen=True)
-class RunFacts:
-    """What a diagnosis looks at.
-
-    Attributes:
-        stage: 1 or 2.
-        metrics: records of metrics.jsonl, in the order of their steps.
-        probes: the first is before training; at least one.
-        learned, held_out: see `signs_of_trouble`.
-        max_grad_norm: norm from which a gradient is clipped.
-        data: what was trained on.
-        shows_key_sentences: whether `data.excerpts` chooses what is seen of a long document.
-        holds_format: whether `ranking.format_coefficient` is in use.
-        computes_in_float32: whether `model.compute_dtype` is float32.
-    """
-
-    stage: int
-    metrics: Sequence[Mapping[str, Any]]
-    probes: Sequence[ProbeResult]
-    learned: str
-    held_out: str
-    max_grad_norm: float
-    data: DataFacts
-    shows_key_sentences: bool = False
-    holds_format: bool = False
-    computes_in_float32: bool = False
-
-
-def data_facts(queries: np.ndarray, labels: np.ndarray, lengths: np.ndarray, max_length: int) -> DataFacts:
-    """Counts the examples, given the number of the query, the label (0 or 1) and the tokens of each: [n]."""
-    cut = int(np.sum(lengths >= max_length))
-    return DataFacts(len(np.unique(queries)), len(labels), int(np.sum(labels == 1)), cut)
-
-
 def diagnose(facts: RunFacts) -> dict[str, str]:
     """What went wrong in a finished run: kind of the trouble → a sentence with the remedy; none: nothing."""
     signs = signs_of_trouble(facts.metrics, facts.probes, facts.learned, facts.held_out)
@@ -87,7 +33,7 @@ def diagnose(facts: RunFacts) -> dict[str, str]:
         "format": _no_format(facts),
         "few examples": _few_examples(facts.data),
         "learning rate": _rate_too_high(facts),
-        "skipped updates": _skipped(facts.metrics),
+        "skipped updates": _skipped(facts),
         "scores": _scores_not_finite(facts),
         "chance": _chance(facts.probes[-1]),
     }
@@ -204,13 +150,14 @@ def _rate_too_high(facts: RunFacts) -> str:
     )
 
 
-def _skipped(metrics: Sequence[Mapping[str, Any]]) -> str:
-    count = int(sum(record.get("skipped") or 0 for record in metrics))
+def _skipped(facts: RunFacts) -> str:
+    count = skipped_updates(facts)
     if not count:
         return ""
+    also = "" if facts.computes_in_float32 else ", or set model.compute_dtype to float32"
     return (
         f"{count} updates were skipped because the loss or the gradient was not finite; lower "
-        "optimizer.learning_rate, or set model.compute_dtype to float32"
+        f"optimizer.learning_rate{also}"
     )
 
 

@@ -16,7 +16,8 @@ from prorank_jax.learning_signs import signs_of_trouble
 from prorank_jax.metrics_log import METRICS_FILE, read_lines
 from prorank_jax.probe import ProbeResult, from_record
 from prorank_jax.report import PICTURE_FILE, REPORT_FILE, before_after_table, write_report
-from prorank_jax.run_diagnosis import RunFacts, conclusion, data_facts, diagnose, remarks
+from prorank_jax.run_diagnosis import conclusion, diagnose, remarks
+from prorank_jax.run_facts import RunFacts, data_facts, skipped_updates
 from prorank_jax.run_folder import write_text_atomically
 from prorank_jax.run_page import PAGE_FILE, render_run_page
 from prorank_jax.run_place import RunPlace
@@ -52,6 +53,7 @@ def _run_facts(run: Run, folder: Path) -> RunFacts:
         data=data_facts(examples.queries, examples.labels, examples.lengths, config.data.max_length),
         shows_key_sentences=config.data.excerpts == "key_sentences",
         holds_format=config.ranking.format_coefficient > 0,
+        updates_per_step=config.grpo.updates_per_rollout if config.stage == 1 else 1,
         computes_in_float32=config.model.compute_dtype == "float32",
     )
 
@@ -76,7 +78,7 @@ def report(run: Run, place: RunPlace, console: Console) -> None:
         "median_model_tflops": model_tflops,
         "matmul_tflops": matmul_tflops,
         "share_of_matmul_peak": model_tflops / matmul_tflops,
-        "skipped_updates": sum(record["skipped"] for record in metrics),
+        "skipped_updates": skipped_updates(seen),
         "warnings": list(signs.values()),
         "diagnosis": findings,
         "conclusion": conclusion(seen, findings),

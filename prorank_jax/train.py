@@ -112,7 +112,8 @@ class _Loop:
         self._leads = leads()
         self._pending: _Pending | None = None
         self._reference: Params | None = None
-        self._bad_steps = BadSteps(run.config.train.max_skipped)
+        is_float32 = run.config.model.compute_dtype == "float32"
+        self._bad_steps = BadSteps(run.config.train.max_skipped, computes_in_float32=is_float32)
         self._state, self._done = self._resume_or_start()
         if self._leads:
             self._cut_lines()

@@ -15,13 +15,11 @@ from prorank_jax.run_diagnosis import (
     LEAST_FORMAT,
     LEAST_QUERIES,
     LEAST_RELEVANT,
-    DataFacts,
-    RunFacts,
     conclusion,
-    data_facts,
     diagnose,
     remarks,
 )
+from prorank_jax.run_facts import DataFacts, RunFacts, data_facts, skipped_updates
 
 STEPS = 60
 DATA = DataFacts(queries=300, examples=1200, relevant=500, cut=30)
@@ -151,6 +149,19 @@ def test_what_is_wrong_is_told_with_its_remedy(facts, kind, remedy):
 )
 def test_what_is_nearly_wrong_is_not_told(facts):
     assert diagnose(facts) == {}
+
+
+def test_skipped_updates_are_counted_one_by_one():
+    """A record has the share of the step's updates."""
+    partly = [{"step": step, "skipped": share} for step, share in ((1, 0.25), (2, 0.0), (3, 0.5))]
+    facts = changed(RANKING, metrics=partly, updates_per_step=4)
+    assert skipped_updates(facts) == 3
+    assert diagnose(facts)["skipped updates"] == (
+        "3 updates were skipped because the loss or the gradient was not finite; lower "
+        "optimizer.learning_rate, or set model.compute_dtype to float32"
+    )
+    already = changed(facts, computes_in_float32=True)
+    assert diagnose(already)["skipped updates"].endswith("; lower optimizer.learning_rate")
 
 
 @pytest.mark.parametrize(
