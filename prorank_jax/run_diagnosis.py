@@ -10,7 +10,7 @@ import math
 import statistics
 from collections.abc import Mapping
 
-from prorank_jax.learning_signs import signs_of_trouble
+from prorank_jax.learning_signs import TIED_STEPS, learned_at, signs_of_trouble
 from prorank_jax.probe import ProbeResult
 from prorank_jax.run_facts import DataFacts, RunFacts, skipped_updates
 
@@ -67,6 +67,12 @@ def remarks(facts: RunFacts) -> list[str]:
         said.append(
             f"The held-out AUC fell from {first.auc:.3f} to {last.auc:.3f}. It is over the prompts of all "
             f"queries{level if facts.held_out else lists_only}"
+        )
+    learned = learned_at(facts.metrics)
+    if learned is not None and "tied groups" not in diagnose(facts):
+        said.append(
+            f"All completions of every group were right for {TIED_STEPS} steps up to step {learned}: the "
+            "task is learned, and its reward teaches no more; stage 2 can start from this run."
         )
     return said
 

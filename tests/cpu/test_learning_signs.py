@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prorank_jax.learning_signs import TIED_STEPS, signs_of_trouble
+from prorank_jax.learning_signs import TIED_STEPS, learned_at, signs_of_trouble
 from prorank_jax.probe import ProbeResult
 
 
@@ -74,6 +74,29 @@ def test_groups_that_tie_for_long(steps):
         assert f"up to step {TIED_STEPS}" in found["tied groups"]
         broken = [*metrics[:10], {"step": 11, "reward": 0.5, "tied_groups": 0.9}, *metrics[11:]]
         assert signs(broken, []) == {}
+
+
+def tied_with(steps: int, accuracy: float, format_rate: float) -> list[dict[str, float]]:
+    shares = {"accuracy": accuracy, "format_rate": format_rate}
+    return [record | shares for record in history([1.0] * steps, tied=1.0)]
+
+
+def test_groups_that_tie_because_all_answers_are_right_are_no_trouble():
+    perfect = tied_with(3 * TIED_STEPS, 1.0, 1.0)
+    assert signs(perfect, []) == {}
+    assert learned_at(perfect) == TIED_STEPS
+    assert learned_at(perfect[: TIED_STEPS - 1]) is None
+    for accuracy, format_rate in ((0.5, 1.0), (1.0, 0.0), (0.97, 1.0)):
+        other = tied_with(TIED_STEPS, accuracy, format_rate)
+        assert list(signs(other, [])) == ["tied groups"]
+        assert learned_at(other) is None
+
+
+def test_a_perfect_policy_that_collapses_later_is_told():
+    records = tied_with(TIED_STEPS, 1.0, 1.0) + tied_with(TIED_STEPS, 0.5, 1.0)
+    metrics = [record | {"step": step} for step, record in enumerate(records, start=1)]
+    assert signs(metrics[:TIED_STEPS], []) == {}
+    assert list(signs(metrics, [])) == ["tied groups"]
 
 
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=6), st.lists(st.floats(0, 1), min_size=30, max_size=30))

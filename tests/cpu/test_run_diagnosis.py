@@ -151,6 +151,17 @@ def test_what_is_nearly_wrong_is_not_told(facts):
     assert diagnose(facts) == {}
 
 
+def test_a_learned_task_is_remarked_on_and_finished_well():
+    right = {"tied_groups": 1.0, "accuracy": 1.0, "format_rate": 1.0}
+    facts = changed(WARMUP, metrics=[record | right for record in WARMUP.metrics])
+    assert diagnose(facts) == {}
+    assert f"{TIED_STEPS} steps up to step {TIED_STEPS}: the task is learned" in remarks(facts)[0]
+    assert conclusion(facts, {}).startswith("Finished well")
+    later = [record | {"accuracy": 0.5} if record["step"] > 30 else record for record in facts.metrics]
+    assert list(diagnose(changed(facts, metrics=later))) == ["tied groups"]
+    assert remarks(changed(facts, metrics=later)) == []
+
+
 def test_skipped_updates_are_counted_one_by_one():
     """A record has the share of the step's updates."""
     partly = [{"step": step, "skipped": share} for step, share in ((1, 0.25), (2, 0.0), (3, 0.5))]
