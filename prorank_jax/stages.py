@@ -116,7 +116,7 @@ def _warmup(parts: Parts, buckets: tuple[int, ...]) -> Stage:
 
     def work(batch: Batch) -> Work:
         rows, width = config.train.batch_size, batch.tokens.shape[1]
-        flops = grpo_step_flops(parts.model.config, grpo, rows, width)
+        flops = grpo_step_flops(parts.model.config, grpo, rows, width, low_rank=config.lora.rank > 0)
         share = len(batch.lengths) / rows
         return Work(rows, round(np.sum(batch.lengths) / share), flops)
 

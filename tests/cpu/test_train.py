@@ -187,6 +187,16 @@ def test_a_finished_run_can_be_run_again(workshop, uninterrupted):
 
 
 @pytest.mark.slow
+def test_the_work_of_a_step_is_less_beside_low_rank_factors(workshop):
+    flops = []
+    for rank in (0, 2):
+        config = load_config(None, fields_of(workshop, workshop / "work") | {"lora.rank": rank})
+        stage = prorank_jax.setup.prepare_run(config, Console(file=io.StringIO())).stage
+        flops.append(stage.work(next(stage.batches())).flops)
+    assert 2 / 3 < flops[1] / flops[0] < 1
+
+
+@pytest.mark.slow
 def test_a_run_whose_scores_are_no_numbers_leaves_a_report_that_is_json(workshop):
     folder = workshop / "no-numbers"
     fields = fields_of(workshop, folder) | {"optimizer.learning_rate": 1e30, "train.steps": 3}
