@@ -1,4 +1,4 @@
-"""Stops a run whose numbers have gone bad: steps in a row that had to be skipped."""
+"""Stops a run whose numbers have gone bad: steps in a row with updates that had to be skipped."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from prorank_jax.types import Array
 
 
 class BadSteps:
-    """Counts the steps in a row that were skipped for a loss or gradient that was not finite."""
+    """Counts the steps in a row with an update skipped for a loss or gradient that was not finite."""
 
-    def __init__(self, most: int) -> None:
-        """Gives up after `most` of them."""
+    def __init__(self, most: int, *, computes_in_float32: bool = False) -> None:
+        """Gives up after `most` of them; float32 is advised where the run does not compute in it yet."""
         self._most = most
+        self._also = "" if computes_in_float32 else ", or choose model.compute_dtype=float32"
         self._in_a_row = 0
 
     def saw(self, step: int, skipped: float, pairs: Callable[[], list[str]]) -> None:
@@ -38,9 +39,9 @@ class BadSteps:
         everyone = [pair for text in gather_texts(json.dumps(pairs())) for pair in json.loads(text)]
         raise AgreedError(
             f"step {step}: loss or gradient was not finite in {self._in_a_row} steps in a row "
-            f"(train.max_skipped={self._most}); the last batch held {name_a_few(everyone)}. No such step "
-            "changed the parameters, and the last checkpoint is intact: look at those texts, lower "
-            "optimizer.learning_rate, or choose model.compute_dtype=float32, in a new output_dir"
+            f"(train.max_skipped={self._most}); the last batch held {name_a_few(everyone)}. A skipped "
+            "update changes no parameters, and the last checkpoint is intact: look at those texts, or in a "
+            f"new output_dir lower optimizer.learning_rate{self._also}"
         )
 
 

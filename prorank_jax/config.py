@@ -127,7 +127,7 @@ class TrainOptions:
     sample_every: int = 20
     """Steps between two tables of sampled completions; 0: none."""
     max_skipped: int = 5
-    """Steps in a row whose loss or gradient is not finite: each is skipped, after so many the run stops."""
+    """Steps in a row with updates skipped, for a loss or gradient not finite: after so many the run stops."""
     profile_steps: int = 0
     """Steps recorded with jax's profiler, after the first two, into `output_dir`/profile; 0: none."""
 

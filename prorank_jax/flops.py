@@ -28,26 +28,50 @@ def forward_flops(config: ModelConfig, queries: int, keys: int) -> int:
     A multiply and an add count two; every key counts, masked or not, as dense attention computes it. Plain
     attention makes fewer products on rows beyond its first block (`attention.causal_attention`).
     """
-    matrices = 2 * layer_weights(config) * queries
-    attention = 4 * config.heads * config.head_dim * queries * keys
-    return config.layers * (matrices + attention)
+    return _matrix_flops(config, queries) + _attention_flops(config, queries, keys)
 
 
-def grpo_step_flops(config: ModelConfig, options: GrpoOptions, rows: int, width: int) -> int:
+def _matrix_flops(config: ModelConfig, queries: int) -> int:
+    return config.layers * 2 * layer_weights(config) * queries
+
+
+def _attention_flops(config: ModelConfig, queries: int, keys: int) -> int:
+    return config.layers * 4 * config.heads * config.head_dim * queries * keys
+
+
+def _trained_flops(config: ModelConfig, queries: int, keys: int, low_rank: bool) -> int:
+    """FLOPs of the forward and backward pass of such tokens.
+
+    A frozen matrix needs no gradient of its own, so beside low-rank factors, which are not counted, one
+    product of the backward pass is left; attention has no weights and keeps both.
+    """
+    matrices = (1 + _matrix_factor(low_rank)) * _matrix_flops(config, queries)
+    return matrices + (1 + BACKWARD_FACTOR) * _attention_flops(config, queries, keys)
+
+
+def _matrix_factor(low_rank: bool) -> int:
+    return BACKWARD_FACTOR - 1 if low_rank else BACKWARD_FACTOR
+
+
+def grpo_step_flops(
+    config: ModelConfig, options: GrpoOptions, rows: int, width: int, *, low_rank: bool = False
+) -> int:
     """FLOPs of one GRPO step on `rows` prompts padded to `width` tokens, heads included.
 
     A fused update is one forward and one backward pass over prompts and completions. Several updates
-    add the rollout's own pass, a KL term adds the reference's. What remat recomputes is not counted, nor
-    the forward pass that accumulation repeats, nor decoding beyond the second token.
+    add the rollout's own pass, a KL term adds the reference's. With low-rank factors the backward pass
+    leaves out the frozen matrices' own gradients. The factors themselves are not counted, nor what remat
+    recomputes, the forward pass that accumulation repeats, or decoding beyond the second token.
     """
     later = options.group_size * (options.max_new_tokens - 1)
-    layers = forward_flops(config, width, width) + forward_flops(config, later, width + later)
     head = 2 * config.dim * config.vocab_size * (1 + later)
+    forward = head + sum(forward_flops(config, *sizes) for sizes in ((width, width), (later, width + later)))
+    trained = (1 + _matrix_factor(low_rank)) * head
+    trained += _trained_flops(config, width, width, low_rank)
+    trained += _trained_flops(config, later, width + later, low_rank)
     updates = options.updates_per_rollout
-    passes = updates * (1 + BACKWARD_FACTOR)
-    passes += 1 if updates > 1 else 0
-    passes += updates if options.kl_coefficient > 0 else 0
-    return rows * passes * (layers + head)
+    only_forward = (1 if updates > 1 else 0) + (updates if options.kl_coefficient > 0 else 0)
+    return rows * (updates * trained + only_forward * forward)
 
 
 def score_step_flops(config: ModelConfig, rows: int, width: int) -> int:
@@ -68,12 +92,15 @@ def ranking_step_flops(
     """FLOPs of one step on lists of `documents` prompts that share `prefix` tokens and have `rest` more.
 
     One forward and one backward pass, the reference's forward pass where it is used. With low-rank
-    factors the backward pass makes one product for each of the forward pass's; the factors themselves,
-    the heads, and what remat recomputes are not counted.
+    factors the backward pass leaves out the frozen matrices' own gradients; the factors themselves, the
+    heads, and what remat recomputes are not counted.
     """
-    shared = forward_flops(config, prefix, prefix)
-    passes = 1 + (1 if low_rank else BACKWARD_FACTOR) + (1 if uses_reference else 0)
-    return lists * passes * (shared + documents * forward_flops(config, rest, prefix + rest))
+    own = (rest, prefix + rest)
+    count = _trained_flops(config, prefix, prefix, low_rank)
+    count += documents * _trained_flops(config, *own, low_rank)
+    if uses_reference:
+        count += forward_flops(config, prefix, prefix) + documents * forward_flops(config, *own)
+    return lists * count
 
 
 def measured_matmul_flops(dtype: str = "float32") -> float:

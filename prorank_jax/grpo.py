@@ -20,6 +20,8 @@ Deviations from textbook GRPO (arXiv 2402.03300):
    SmolLM2 does so by itself once in 1,000 to 150,000 tries, too rarely for any reward to reinforce. They
    count as if sampled (ratio 1, no importance weight), and change nothing once the policy ends its turns.
 10. Log-probabilities are those of the tempered distribution that was sampled from.
+11. The format reward comes in halves (`rewards.answer_reward`): one for an answer that starts with `0` or
+   `1`, the other where it also ends there, so that a policy learns the digit before it ends its turns.
 """
 
 from __future__ import annotations

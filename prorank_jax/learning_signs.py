@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from prorank_jax.probe import ProbeResult
@@ -12,6 +12,7 @@ from prorank_jax.probe import ProbeResult
 TIED_STEPS = 20
 _WINDOW = 10
 _TIED = 0.99
+_ALL_RIGHT = 0.99
 
 
 def signs_of_trouble(
@@ -24,13 +25,13 @@ def signs_of_trouble(
     Args:
         metrics: records of metrics.jsonl, in the order of their steps.
         learned: the metric that training drives up.
-        held_out: the field of a probe that should rise with it.
+        held_out: the field of a probe that should rise with it; "": none has to.
     """
     signs: dict[str, str] = {}
     tied = _tied_for_long(metrics)
     if tied:
         signs["tied groups"] = tied
-    for count in range(2, len(probes) + 1):
+    for count in range(2, len(probes) + 1) if held_out else ():
         overfit = _parted(metrics, probes[:count], learned, held_out)
         if overfit:
             signs["held-out"] = overfit
@@ -38,19 +39,38 @@ def signs_of_trouble(
     return signs
 
 
+def learned_at(metrics: Sequence[Mapping[str, Any]]) -> int | None:
+    """The step at which groups had tied for long because their answers were all right; None: never."""
+    return next((tied[-1]["step"] for tied in _tied_windows(metrics) if _all_right(tied)), None)
+
+
 def _tied_for_long(metrics: Sequence[Mapping[str, Any]]) -> str:
     """GRPO's gradient is zero where all rewards of a group are equal."""
-    in_a_row = 0
-    for record in metrics:
-        share = record.get("tied_groups")
-        in_a_row = in_a_row + 1 if share is not None and share >= _TIED else 0
-        if in_a_row == TIED_STEPS:
+    for tied in _tied_windows(metrics):
+        if not _all_right(tied):
             return (
                 f"all completions of every group got the same reward for {TIED_STEPS} steps up to step "
-                f"{record['step']}: there is no gradient, and the policy may have collapsed into one answer; "
-                "start again with a lower optimizer.learning_rate or a higher grpo.entropy_coefficient"
+                f"{tied[-1]['step']}: there is no gradient, and the policy may have collapsed into one "
+                "answer; start again with a lower optimizer.learning_rate or a higher "
+                "grpo.entropy_coefficient"
             )
     return ""
+
+
+def _tied_windows(metrics: Sequence[Mapping[str, Any]]) -> Iterator[Sequence[Mapping[str, Any]]]:
+    """Every `TIED_STEPS` records in a row in which (nearly) all groups tied."""
+    in_a_row = 0
+    for count, record in enumerate(metrics, start=1):
+        share = record.get("tied_groups")
+        in_a_row = in_a_row + 1 if share is not None and share >= _TIED else 0
+        if in_a_row >= TIED_STEPS:
+            yield metrics[count - TIED_STEPS : count]
+
+
+def _all_right(records: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether (nearly) all answers were right and in the format: equal rewards are then full ones."""
+    shares = ([record.get(name) or 0.0 for record in records] for name in ("accuracy", "format_rate"))
+    return all(statistics.fmean(values) >= _ALL_RIGHT for values in shares)
 
 
 def _parted(
@@ -58,7 +78,10 @@ def _parted(
 ) -> str:
     """Training gains while the held-out probe falls by more than two standard errors of a difference."""
     last = probes[-1]
-    best = max(probes[:-1], key=lambda probe: getattr(probe, held_out))
+    known = [probe for probe in probes[:-1] if math.isfinite(getattr(probe, held_out))]
+    if not known or not math.isfinite(getattr(last, held_out)):
+        return ""
+    best = max(known, key=lambda probe: getattr(probe, held_out))
     fall = getattr(best, held_out) - getattr(last, held_out)
     # Of a share of n answers, at most; an AUC of n / 2 pairs of classes varies no more.
     noise = 2 * math.sqrt(2 * 0.25 / last.examples)

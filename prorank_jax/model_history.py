@@ -126,10 +126,15 @@ def _number(name: str, value: Any) -> float:
     return float(value)
 
 
+def _probe(values: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of a probe; null stands where a score was not finite, and is left out."""
+    return _numbers({name: value for name, value in values.items() if value is not None})
+
+
 def _read_record(folder: Path, config: RunConfig) -> RunRecord:
     try:
         report = json.loads((folder / REPORT_FILE).read_text(encoding="utf-8"))
-        return RunRecord(config, _numbers(report["before"]), _numbers(report["after"]))
+        return RunRecord(config, _probe(report["before"]), _probe(report["after"]))
     except FileNotFoundError:  # the run has not ended yet
         return RunRecord(config, {}, {})
     except (ValueError, KeyError, TypeError, AttributeError) as error:

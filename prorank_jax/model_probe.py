@@ -11,7 +11,7 @@ from rich.console import Console
 
 from prorank_jax.config import LoraOptions, RunConfig
 from prorank_jax.model_identity import model_identity
-from prorank_jax.probe import run_probe
+from prorank_jax.probe import run_probe, to_record
 from prorank_jax.run_folder import write_json
 from prorank_jax.setup import prepare_run
 
@@ -46,7 +46,7 @@ def probe_model(config: RunConfig, data_folder: Path, console: Console | None = 
             step=0,
             show_progress=console.is_terminal,
         )
-    content = {**identity, **dataclasses.asdict(result)}
+    content = {**identity, **to_record(result)}
     del content["step"]  # of a training run, which this is not
     output_dir = Path(config.output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)

@@ -59,11 +59,16 @@ def sample_rollout(
     return jax.lax.stop_gradient(rollout), logits
 
 
-def rollout_metrics(rollout: Rollout, batch: Batch, answers: AnswerTokens) -> Metrics:
-    """What was sampled, in averages: float32 scalars."""
+def rollout_metrics(rollout: Rollout, batch: Batch, answers: AnswerTokens, options: GrpoOptions) -> Metrics:
+    """What was sampled, in averages: float32 scalars.
+
+    The format rate leaves out the members whose turn `options.forced_ends` ends: they would give a policy
+    that never ends its own a rate above 0. The reward is what the policy learns from, theirs included.
+    """
+    own = rollout.tokens[:, options.forced_ends :]  # [B, G - forced, L]
     return {
         "reward": rollout.rewards.mean(),
-        "format_rate": is_formatted(rollout.tokens, answers).mean(),
+        "format_rate": is_formatted(own, answers).mean(),
         "accuracy": is_correct(rollout.tokens, batch.labels, answers).mean(),
         "tied_groups": rollout.tied.mean(),
     }

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import jax
 import numpy as np
@@ -26,7 +27,7 @@ class ProbeResult:
     Attributes:
         format_rate: share of greedy answers that are exactly `0` or `1` and then end.
         accuracy: share of greedy answers that start with the right one of them.
-        auc: probability that a relevant document's score is above an irrelevant one's.
+        auc: probability that a relevant document's score is above an irrelevant one's; NaN where a score is.
         relevant_share: share of greedy answers that start with `1`; far from one half: one-sided.
         scores, labels: of each example, for the plots.
     """
@@ -39,6 +40,26 @@ class ProbeResult:
     relevant_share: float
     scores: list[float] = field(repr=False)
     labels: list[int] = field(repr=False)
+
+
+def to_record(result: ProbeResult) -> dict[str, Any]:
+    """The fields of a result in words of JSON: an AUC or a score that is not finite becomes null."""
+    scores = [_finite_or_none(score) for score in result.scores]
+    return asdict(result) | {"auc": _finite_or_none(result.auc), "scores": scores}
+
+
+def from_record(record: Mapping[str, Any]) -> ProbeResult:
+    """The result of such a record; null is read as NaN."""
+    scores = [_nan_for_none(score) for score in record["scores"]]
+    return ProbeResult(**{**record, "auc": _nan_for_none(record["auc"]), "scores": scores})
+
+
+def _finite_or_none(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _nan_for_none(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 def area_under_roc(scores: np.ndarray, labels: np.ndarray) -> float:

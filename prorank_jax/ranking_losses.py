@@ -35,6 +35,7 @@ __all__ = [
     "LossFunction",
     "LossOptions",
     "combined_loss",
+    "learns_level",
     "list_weights",
     "make_losses",
     "needs_reference",
@@ -77,6 +78,7 @@ class LossFunction:
         uses_reference: `values` gets the scores minus those of the frozen model.
         uses_teacher: it says nothing without teacher scores.
         uses_in_batch: documents of other queries count.
+        uses_level: a score counts by itself, not only its differences to others of the list.
     """
 
     weights: Callable[[ListLabels], jax.Array]
@@ -84,6 +86,7 @@ class LossFunction:
     uses_reference: bool = False
     uses_teacher: bool = False
     uses_in_batch: bool = False
+    uses_level: bool = False
 
     def __call__(
         self, scores: Array, reference: Array | None, labels: ListLabels
@@ -129,6 +132,7 @@ def make_losses(options: LossOptions) -> Mapping[str, LossFunction]:
         "pointwise": LossFunction(
             formulas.documents,
             partial(formulas.pointwise, top_grade=options.top_grade, soft_label=options.soft_label),
+            uses_level=True,
         ),
         "info_nce": LossFunction(
             partial(formulas.contrast_exists, relevant_grade=relevant),
@@ -193,6 +197,11 @@ def combined_loss(
 def needs_reference(weights: Iterable[str]) -> bool:
     """Whether one of these losses compares with the scores of a frozen model."""
     return any(LOSSES[name].uses_reference for name in weights)
+
+
+def learns_level(weights: Mapping[str, float]) -> bool:
+    """Whether scores of different queries become comparable: not where only differences in a list count."""
+    return any(LOSSES[name].uses_level for name, weight in weights.items() if weight > 0)
 
 
 def needs_teacher(weights: Iterable[str]) -> bool:

@@ -75,17 +75,23 @@ def list_labels(batch: ListBatch) -> ListLabels:
 
 
 def list_ndcg(scores: Array, grades: Array, mask: Array) -> jax.Array:
-    """nDCG of the order of each list by score, gains linear in the grade: [Q, K] → [Q].
+    """nDCG of the order of each list by score, gains linear in the grade: [Q, K] → [Q] float32.
 
     DCG = Σ grade / log2(rank + 1) (Järvelin and Kekäläinen 2002), over the ideal order's; 0 without a
-    relevant document.
+    relevant document. Equal scores share the mean of their places: it is the mean over all orders that
+    the scores allow, whichever way a list is laid out. NaN where a real document's score is.
     """
     gains = jnp.asarray(jnp.where(mask, jnp.maximum(grades, 0.0), 0.0))
-    order = jnp.argsort(-jnp.where(mask, scores, -jnp.inf), axis=-1)
-    discounts = 1 / jnp.log2(jnp.arange(2, scores.shape[-1] + 2))
-    dcg = (jnp.take_along_axis(gains, order, axis=-1) * discounts).sum(axis=-1)
+    mine, others = scores[:, :, None], scores[:, None, :]  # [Q, K, 1] and [Q, 1, K]
+    above = (mask[:, None, :] & (others > mine)).sum(axis=-1)  # [Q, K]
+    equal = jnp.maximum((mask[:, None, :] & (others == mine)).sum(axis=-1), 1)
+    places = jnp.arange(scores.shape[-1])
+    discounts = 1 / jnp.log2(places + 2.0)
+    shared = (places >= above[..., None]) & (places < (above + equal)[..., None])  # [Q, K, K]
+    dcg = (gains * (shared * discounts).sum(axis=-1) / equal).sum(axis=-1)
     ideal = (-jnp.sort(-gains, axis=-1) * discounts).sum(axis=-1)
-    return dcg / jnp.where(ideal > 0, ideal, 1.0)
+    unknown = (mask & jnp.isnan(scores)).any(axis=-1)
+    return jnp.where(unknown, jnp.nan, dcg / jnp.where(ideal > 0, ideal, 1.0))
 
 
 def answer_surprise(logits: jax.Array, answers: AnswerTokens) -> jax.Array:

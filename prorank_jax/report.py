@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.table import Table
 
-from prorank_jax.probe import ProbeResult
+from prorank_jax.probe import ProbeResult, to_record
 from prorank_jax.run_folder import write_atomically, write_json
 
 REPORT_FILE = "report.json"
@@ -58,7 +57,7 @@ def write_report(
         curves: metrics to draw over the steps, with what the legend calls them.
     """
     summaries = [
-        {name: value for name, value in asdict(probe).items() if name not in ("scores", "labels")}
+        {name: value for name, value in to_record(probe).items() if name not in ("scores", "labels")}
         for probe in probes
     ]
     content = {
@@ -112,8 +111,11 @@ def draw_report(
 
 
 def _draw_scores(axes: Any, probe: ProbeResult, title: str) -> None:
-    scores, labels = np.asarray(probe.scores), np.asarray(probe.labels)
-    edges = np.linspace(scores.min(), scores.max() + 1e-6, 31)
+    scores, labels = np.asarray(probe.scores, float), np.asarray(probe.labels)
+    finite = np.isfinite(scores)
+    scores, labels = scores[finite], labels[finite]
+    low, high = (scores.min(), scores.max()) if len(scores) else (0.0, 0.0)
+    edges = np.linspace(low, high + 1e-6, 31)
     for label, name in ((1, "relevant"), (0, "irrelevant")):
         axes.hist(scores[labels == label], bins=edges, alpha=0.6, label=name)
     axes.set(title=title, xlabel='score = logit("1") - logit("0")', ylabel="held-out prompts")

@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
 
-import numpy as np
-
-from prorank_jax.learning_signs import signs_of_trouble
+from prorank_jax.learning_signs import TIED_STEPS, learned_at, signs_of_trouble
 from prorank_jax.probe import ProbeResult
+from prorank_jax.run_facts import DataFacts, RunFacts, skipped_updates
 
 LEAST_FORMAT = 0.9
 ONE_ANSWER = 0.02
@@ -28,55 +25,6 @@ _ONE_SIDED_95 = 1.645
 _ADVISE_EXCERPTS = "; data.excerpts key_sentences shows the part that the query asks about."
 
 
-@dataclass(frozen=True)
-class DataFacts:
-    """The examples that a run trains on.
-
-    Attributes:
-        queries: different ones.
-        examples: pairs of a query and a document.
-        relevant: pairs of `data.relevant_grade` or higher.
-        cut: pairs whose prompt is as long as `data.max_length` allows, nearly all of them cut.
-    """
-
-    queries: int
-    examples: int
-    relevant: int
-    cut: int
-
-
-@dataclass(frozen=True)
-class RunFacts:
-    """What a diagnosis looks at.
-
-    Attributes:
-        stage: 1 or 2.
-        metrics: records of metrics.jsonl, in the order of their steps.
-        probes: the first is before training; at least one.
-        learned, held_out: see `signs_of_trouble`.
-        max_grad_norm: norm from which a gradient is clipped.
-        data: what was trained on.
-        shows_key_sentences: whether `data.excerpts` chooses what is seen of a long document.
-        holds_format: whether `ranking.format_coefficient` is in use.
-    """
-
-    stage: int
-    metrics: Sequence[Mapping[str, Any]]
-    probes: Sequence[ProbeResult]
-    learned: str
-    held_out: str
-    max_grad_norm: float
-    data: DataFacts
-    shows_key_sentences: bool = False
-    holds_format: bool = False
-
-
-def data_facts(queries: np.ndarray, labels: np.ndarray, lengths: np.ndarray, max_length: int) -> DataFacts:
-    """Counts the examples, given the number of the query, the label (0 or 1) and the tokens of each: [n]."""
-    cut = int(np.sum(lengths >= max_length))
-    return DataFacts(len(np.unique(queries)), len(labels), int(np.sum(labels == 1)), cut)
-
-
 def diagnose(facts: RunFacts) -> dict[str, str]:
     """What went wrong in a finished run: kind of the trouble → a sentence with the remedy; none: nothing."""
     signs = signs_of_trouble(facts.metrics, facts.probes, facts.learned, facts.held_out)
@@ -85,7 +33,8 @@ def diagnose(facts: RunFacts) -> dict[str, str]:
         "format": _no_format(facts),
         "few examples": _few_examples(facts.data),
         "learning rate": _rate_too_high(facts),
-        "skipped updates": _skipped(facts.metrics),
+        "skipped updates": _skipped(facts),
+        "scores": _scores_not_finite(facts),
         "chance": _chance(facts.probes[-1]),
     }
     return signs | {kind: sentence for kind, sentence in found.items() if sentence}
@@ -109,11 +58,21 @@ def remarks(facts: RunFacts) -> list[str]:
             f"{'' if facts.holds_format else '(0.1) '}or a lower optimizer.learning_rate."
         )
     if facts.stage == 2 and last.auc < first.auc:
+        lists_only = (
+            "; losses over lists compare documents of one query only, so the order within queries may well "
+            "be better: launch/evaluate.py measures that. Where one threshold for all queries matters, add "
+            "pointwise to ranking.losses."
+        )
+        level = ", and the order within queries may be better: launch/evaluate.py measures that."
         said.append(
             f"The held-out AUC fell from {first.auc:.3f} to {last.auc:.3f}. It is over the prompts of all "
-            "queries; losses over lists compare documents of one query only, so the order within queries may "
-            "well be better: launch/evaluate.py measures that. Where one threshold for all queries matters, "
-            "add pointwise to ranking.losses."
+            f"queries{level if facts.held_out else lists_only}"
+        )
+    learned = learned_at(facts.metrics)
+    if learned is not None and "tied groups" not in diagnose(facts):
+        said.append(
+            f"All completions of every group were right for {TIED_STEPS} steps up to step {learned}: the "
+            "task is learned, and its reward teaches no more; stage 2 can start from this run."
         )
     return said
 
@@ -197,21 +156,40 @@ def _rate_too_high(facts: RunFacts) -> str:
     )
 
 
-def _skipped(metrics: Sequence[Mapping[str, Any]]) -> str:
-    count = int(sum(record.get("skipped") or 0 for record in metrics))
+def _skipped(facts: RunFacts) -> str:
+    count = skipped_updates(facts)
     if not count:
         return ""
+    also = "" if facts.computes_in_float32 else ", or set model.compute_dtype to float32"
     return (
         f"{count} updates were skipped because the loss or the gradient was not finite; lower "
-        "optimizer.learning_rate, or set model.compute_dtype to float32"
+        f"optimizer.learning_rate{also}"
     )
+
+
+def _scores_not_finite(facts: RunFacts) -> str:
+    """A score is NaN or infinite where the parameters are, or where the model overflows its dtype."""
+    for probe in facts.probes:
+        count = sum(not math.isfinite(score) for score in probe.scores)
+        if count:
+            break
+    else:
+        return ""
+    said = f"{count} of {probe.examples} held-out scores after step {probe.step} are not finite"
+    wider = "model.compute_dtype to float32"
+    if probe.step > 0:
+        also = "" if facts.computes_in_float32 else f", or set {wider}"
+        return f"{said}: the parameters have grown out of range; lower optimizer.learning_rate{also}"
+    if facts.computes_in_float32:
+        return f"{said}, before any training: give another model.source, or look for damage in this one"
+    return f"{said}, before any training: the model overflows; set {wider}"
 
 
 def _chance(last: ProbeResult) -> str:
     """The AUC is no better than 0.5 by a one-sided test at 5%: variance of the Mann-Whitney statistic."""
     half = last.examples / 2
     bound = 0.5 + _ONE_SIDED_95 * math.sqrt((last.examples + 1) / (12 * half * half))
-    if last.auc >= bound:
+    if math.isnan(last.auc) or last.auc >= bound:
         return ""
     return (
         f"the held-out AUC of {last.auc:.3f} cannot be told from chance with {last.examples} prompts (that "

@@ -8,7 +8,8 @@ from typing import Any
 from prorank_jax.html_page import escape, facts_table, page, paragraphs, picture, table
 from prorank_jax.probe import ProbeResult
 from prorank_jax.report import before_after_rows
-from prorank_jax.run_diagnosis import RunFacts, conclusion, diagnose, remarks
+from prorank_jax.run_diagnosis import conclusion, diagnose, remarks
+from prorank_jax.run_facts import RunFacts
 
 PAGE_FILE = "report.html"
 

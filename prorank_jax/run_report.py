@@ -14,9 +14,10 @@ from prorank_jax.config_files import config_to_dict, flatten
 from prorank_jax.flops import measured_matmul_flops
 from prorank_jax.learning_signs import signs_of_trouble
 from prorank_jax.metrics_log import METRICS_FILE, read_lines
-from prorank_jax.probe import ProbeResult
+from prorank_jax.probe import ProbeResult, from_record
 from prorank_jax.report import PICTURE_FILE, REPORT_FILE, before_after_table, write_report
-from prorank_jax.run_diagnosis import RunFacts, conclusion, data_facts, diagnose, remarks
+from prorank_jax.run_diagnosis import conclusion, diagnose, remarks
+from prorank_jax.run_facts import RunFacts, data_facts, skipped_updates
 from prorank_jax.run_folder import write_text_atomically
 from prorank_jax.run_page import PAGE_FILE, render_run_page
 from prorank_jax.run_place import RunPlace
@@ -25,11 +26,14 @@ from prorank_jax.setup import Run
 PROBES_FILE = "probes.jsonl"
 
 
+def _probes(folder: Path) -> list[ProbeResult]:
+    return [from_record(record) for record in read_lines(folder / PROBES_FILE)]
+
+
 def signs_so_far(run: Run, folder: Path) -> dict[str, str]:
     """What the files of a run say against it, so far."""
     stage = run.stage
-    probes = [ProbeResult(**record) for record in read_lines(folder / PROBES_FILE)]
-    return signs_of_trouble(read_lines(folder / METRICS_FILE), probes, stage.learned, stage.held_out)
+    return signs_of_trouble(read_lines(folder / METRICS_FILE), _probes(folder), stage.learned, stage.held_out)
 
 
 def read_report(folder: Path) -> str:
@@ -42,13 +46,15 @@ def _run_facts(run: Run, folder: Path) -> RunFacts:
     return RunFacts(
         stage=config.stage,
         metrics=read_lines(folder / METRICS_FILE),
-        probes=[ProbeResult(**record) for record in read_lines(folder / PROBES_FILE)],
+        probes=_probes(folder),
         learned=stage.learned,
         held_out=stage.held_out,
         max_grad_norm=config.optimizer.max_grad_norm,
         data=data_facts(examples.queries, examples.labels, examples.lengths, config.data.max_length),
         shows_key_sentences=config.data.excerpts == "key_sentences",
         holds_format=config.ranking.format_coefficient > 0,
+        updates_per_step=config.grpo.updates_per_rollout if config.stage == 1 else 1,
+        computes_in_float32=config.model.compute_dtype == "float32",
     )
 
 
@@ -72,7 +78,7 @@ def report(run: Run, place: RunPlace, console: Console) -> None:
         "median_model_tflops": model_tflops,
         "matmul_tflops": matmul_tflops,
         "share_of_matmul_peak": model_tflops / matmul_tflops,
-        "skipped_updates": sum(record["skipped"] for record in metrics),
+        "skipped_updates": skipped_updates(seen),
         "warnings": list(signs.values()),
         "diagnosis": findings,
         "conclusion": conclusion(seen, findings),

@@ -38,9 +38,11 @@ class GrpoOptions:
     entropy_coefficient: float = 0.2
     """Weight of the pull towards an undecided answer, against policies that give one answer to all."""
     format_weight: float = 0.5
+    """Reward of an answer that is exactly `0` or `1`; half of it for one that only begins so."""
     correct_weight: float = 1.0
     forced_ends: int = 1
-    """Completions of each group made to end their turn after an answer, so that it can be learned."""
+    """Completions of each group made to end their turn after an answer, so that it can be learned; the metric
+    `format_rate` leaves them out."""
     mask_tied_groups: bool = True
     """Leave groups whose rewards are all equal out of the policy loss's average."""
 

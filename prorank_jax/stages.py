@@ -20,7 +20,14 @@ from prorank_jax.lists import index_lists, list_iterator
 from prorank_jax.models.transformer import Transformer
 from prorank_jax.process_rows import rows_of_process
 from prorank_jax.prompts import AnswerTokens
-from prorank_jax.ranking_losses import LOSSES, LossOptions, make_losses, parse_losses, reads_teacher
+from prorank_jax.ranking_losses import (
+    LOSSES,
+    LossOptions,
+    learns_level,
+    make_losses,
+    parse_losses,
+    reads_teacher,
+)
 from prorank_jax.ranking_step import RankingObjective, make_ranking_step
 from prorank_jax.rewards import answer_reward
 from prorank_jax.steps import GrpoStep, make_grpo_step
@@ -52,7 +59,8 @@ class Stage:
         uses_reference: whether the step wants the initial parameters.
         shown: metrics beside the progress bar.
         curves: metrics of the report's picture, with their names there.
-        learned, held_out: the metric that training drives up, and the probe's that should rise with it.
+        learned, held_out: the metric that training drives up, and the probe's that should rise with it; ""
+            where none has to.
     """
 
     step: TrainStep
@@ -115,7 +123,7 @@ def _warmup(parts: Parts, buckets: tuple[int, ...]) -> Stage:
 
     def work(batch: Batch) -> Work:
         rows, width = config.train.batch_size, batch.tokens.shape[1]
-        flops = grpo_step_flops(parts.model.config, grpo, rows, width)
+        flops = grpo_step_flops(parts.model.config, grpo, rows, width, low_rank=config.lora.rank > 0)
         share = len(batch.lengths) / rows
         return Work(rows, round(np.sum(batch.lengths) / share), flops)
 
@@ -230,10 +238,10 @@ def _ranking(parts: Parts) -> Stage:
             low_rank=config.lora.rank > 0,
             uses_reference=objective.uses_reference,
         )
-        real = batch.mask | batch.in_batch
+        real = batch.mask | batch.in_batch  # short lists have empty places
         tokens = np.sum(batch.lengths * real) + np.sum(batch.prefix_lengths)
         share = len(batch.lengths) / lists
-        return Work(lists * documents, round(tokens / share), flops)
+        return Work(round(np.sum(real) / share), round(tokens / share), flops)
 
     losses = {name: f"loss: {name}" for name in objective.weights}
     return Stage(
@@ -252,5 +260,6 @@ def _ranking(parts: Parts) -> Stage:
         shown=("loss", "ndcg", "score_deviation", "prompts_per_second"),
         curves={"ndcg": "nDCG within the lists"} | losses,
         learned="ndcg",
-        held_out="auc",
+        # The probe's AUC is over all queries; losses over lists leave each query's scores a free offset.
+        held_out="auc" if learns_level(objective.weights) else "",
     )

@@ -138,7 +138,8 @@ def make_grpo_step(
             rate = schedule(updates_made(state, options.updates_per_rollout))
             run = fused_update if on_policy and accumulation == 1 else replayed_updates
             state, metrics, rollout = run(state, policy, batch, key)
-            metrics |= rollout_metrics(rollout, batch, answers) | {"learning_rate": jnp.asarray(rate)}
+            metrics |= rollout_metrics(rollout, batch, answers, options)
+            metrics["learning_rate"] = jnp.asarray(rate)
         return dataclasses.replace(state, step=state.step + 1), metrics, rollout.tokens
 
     frozen = reference_shardings(model, mesh) if uses_reference else None

@@ -27,7 +27,7 @@ from prorank_jax.metrics_log import (
     keep_lines_up_to,
 )
 from prorank_jax.preemption import StopVote, sigterm_noticed
-from prorank_jax.probe import run_probe
+from prorank_jax.probe import run_probe, to_record
 from prorank_jax.process_rows import rows_of_process
 from prorank_jax.processes import check_same_job, gather_texts, leads, succeed_together
 from prorank_jax.run_folder import append_lines, write_config
@@ -114,7 +114,8 @@ class _Loop:
         self._leads = leads()
         self._pending: _Pending | None = None
         self._reference: Params | None = None
-        self._bad_steps = BadSteps(run.config.train.max_skipped)
+        is_float32 = run.config.model.compute_dtype == "float32"
+        self._bad_steps = BadSteps(run.config.train.max_skipped, computes_in_float32=is_float32)
         self._state, self._done = self._resume_or_start()
         if self._leads:
             self._cut_lines()
@@ -229,7 +230,7 @@ class _Loop:
             highlight=False,
         )
         if self._leads:
-            append_lines(self._place.folder / PROBES_FILE, json.dumps(dataclasses.asdict(result)) + "\n")
+            append_lines(self._place.folder / PROBES_FILE, json.dumps(to_record(result)) + "\n")
             self._tell_signs()
         self._clock = time.perf_counter()
 

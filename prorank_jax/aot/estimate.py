@@ -83,12 +83,14 @@ def _batch_of(config: RunConfig, which: str, ways: int) -> _Batch:
 
 
 def _model_flops(config: RunConfig, which: str, shape: ModelConfig) -> int:
+    low_rank = config.lora.rank > 0
     if which == "1":
-        return grpo_step_flops(shape, config.grpo, config.train.batch_size, config.data.max_length)
+        rows, width = config.train.batch_size, config.data.max_length
+        return grpo_step_flops(shape, config.grpo, rows, width, low_rank=low_rank)
     documents = config.ranking.documents
     rest = config.data.max_length - SHARED_TOKENS
     return ranking_step_flops(
-        shape, config.train.batch_size, documents, SHARED_TOKENS, rest, low_rank=config.lora.rank > 0
+        shape, config.train.batch_size, documents, SHARED_TOKENS, rest, low_rank=low_rank
     )
 
 

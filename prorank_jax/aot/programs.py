@@ -134,7 +134,7 @@ def _warmup(config: RunConfig, model: Transformer, mesh: Mesh) -> StepProgram:
         ),
         mesh=mesh,
         parameters=_parameters(model),
-        model_flops=grpo_step_flops(model.config, config.grpo, rows, width),
+        model_flops=grpo_step_flops(model.config, config.grpo, rows, width, low_rank=config.lora.rank > 0),
         prompts=rows,
         tokens=rows * width,
         shape=f"{rows} prompts x {width} tokens x {config.grpo.group_size} completions",

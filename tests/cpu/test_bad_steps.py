@@ -67,3 +67,12 @@ def test_it_gives_up_after_so_many_in_a_row_and_names_the_pairs():
         guard.saw(step, skipped, lambda: pairs)
     with pytest.raises(ValueError, match=r"step 6: .* in 3 steps in a row .*'q1/d1', 'q2/d2'"):
         guard.saw(6, 1.0, lambda: pairs)
+
+
+@pytest.mark.parametrize("computes_in_float32", [False, True])
+def test_what_it_says_holds_for_a_partly_skipped_step_and_in_float32(computes_in_float32):
+    guard = BadSteps(1, computes_in_float32=computes_in_float32)
+    with pytest.raises(ValueError, match="A skipped update changes no parameters") as caught:
+        guard.saw(1, 0.25, lambda: ["q1/d1"])
+    assert "optimizer.learning_rate" in str(caught.value)
+    assert ("float32" in str(caught.value)) != computes_in_float32

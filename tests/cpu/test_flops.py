@@ -47,3 +47,19 @@ def test_a_step_is_three_forwards_and_grows_only_with_the_later_tokens():
     assert flops(group_size=8, max_new_tokens=2) > 3 * forward
     assert flops(max_new_tokens=1, updates_per_rollout=4) == 13 * forward
     assert flops(max_new_tokens=1, kl_coefficient=0.1) == 4 * forward
+
+
+def test_frozen_matrices_have_no_gradient_of_their_own():
+    config = tiny_config()
+
+    def saved(**options):
+        counts = [
+            grpo_step_flops(config, GrpoOptions(**options), rows=2, width=10, low_rank=low_rank)
+            for low_rank in (False, True)
+        ]
+        return counts[0] - counts[1]
+
+    head = 2 * config.dim * config.vocab_size
+    matrices = 2 * (10 * 2 * config.layers * layer_weights(config) + head)
+    assert saved(max_new_tokens=1) == matrices
+    assert saved(max_new_tokens=1, updates_per_rollout=4, kl_coefficient=0.1) == 4 * matrices

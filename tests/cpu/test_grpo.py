@@ -21,8 +21,9 @@ from prorank_jax.grpo import (
     kl_per_token,
     policy_loss,
 )
+from prorank_jax.policy_gradient import rollout_metrics
 from prorank_jax.rollouts import AnswerLogits, log_probs_of
-from prorank_jax.types import Rollout
+from prorank_jax.types import Batch, Rollout
 from tests.cpu.tiny import ANSWERS
 
 
@@ -123,6 +124,20 @@ def test_a_batch_of_tied_groups_has_no_policy_gradient():
     options = GrpoOptions(group_size=4, entropy_coefficient=0.0)
     gradient = jax.grad(lambda x: policy_loss(x, rollout, ANSWERS, options, None)[0])(logits)
     assert all(not np.asarray(leaf).any() for leaf in gradient)
+
+
+@pytest.mark.parametrize(("forced", "format_rate"), [(0, 0.25), (1, 0.0)])
+def test_the_format_rate_leaves_out_answers_that_were_made_to_end(forced, format_rate):
+    """A policy that answers and never ends its turn, but for the first member of each group."""
+    zero, one, end = ANSWERS.zero, ANSWERS.one, ANSWERS.end
+    tokens = jnp.array([[[one, end], [one, zero], [zero, one], [one, one]]] * 2)
+    ones = jnp.ones((2, 4))
+    rollout = Rollout(tokens, jnp.ones(tokens.shape), jnp.zeros(tokens.shape), ones, ones, jnp.ones(2, bool))
+    batch = Batch(np.zeros((2, 3), np.int32), np.array([3, 3]), np.array([1, 0]), np.arange(2))
+    options = GrpoOptions(group_size=4, forced_ends=forced)
+    metrics = {name: float(v) for name, v in rollout_metrics(rollout, batch, ANSWERS, options).items()}
+    expected = {"format_rate": format_rate, "accuracy": 0.5, "reward": 1.0, "tied_groups": 1.0}
+    assert metrics == expected
 
 
 @pytest.mark.parametrize("score", [-30.0, -2.0, 0.0, 2.0, 30.0])

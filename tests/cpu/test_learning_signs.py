@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prorank_jax.learning_signs import TIED_STEPS, signs_of_trouble
+from prorank_jax.learning_signs import TIED_STEPS, learned_at, signs_of_trouble
 from prorank_jax.probe import ProbeResult
 
 
@@ -44,6 +44,20 @@ def test_both_falling_is_another_trouble():
     assert signs(history(falling), [probe(0, 0.8), probe(40, 0.4)]) == {}
 
 
+def test_no_field_of_the_probe_has_to_rise_where_none_is_named():
+    rising = history([0.2 + 0.01 * step for step in range(60)])
+    assert signs_of_trouble(rising, [probe(0, 0.9), probe(40, 0.1)], "reward", "") == {}
+
+
+def test_probes_without_a_number_are_passed_over():
+    rising = history([0.2 + 0.01 * step for step in range(60)])
+    nothing = math.nan
+    assert signs(rising, [probe(0, 0.9), probe(20, nothing)]) == {}
+    assert signs(rising, [probe(0, nothing), probe(20, 0.1)]) == {}
+    found = signs(rising, [probe(0, 0.5), probe(10, nothing), probe(20, 0.8), probe(40, 0.5)])
+    assert "fell from 0.800 (step 20) to 0.500 (step 40)" in found["held-out"]
+
+
 @given(st.integers(2, 512), st.floats(0.3, 0.9))
 def test_a_fall_within_the_noise_of_a_probe_is_none(examples, best):
     fall = 1.9 * math.sqrt(0.5 / examples)
@@ -60,6 +74,29 @@ def test_groups_that_tie_for_long(steps):
         assert f"up to step {TIED_STEPS}" in found["tied groups"]
         broken = [*metrics[:10], {"step": 11, "reward": 0.5, "tied_groups": 0.9}, *metrics[11:]]
         assert signs(broken, []) == {}
+
+
+def tied_with(steps: int, accuracy: float, format_rate: float) -> list[dict[str, float]]:
+    shares = {"accuracy": accuracy, "format_rate": format_rate}
+    return [record | shares for record in history([1.0] * steps, tied=1.0)]
+
+
+def test_groups_that_tie_because_all_answers_are_right_are_no_trouble():
+    perfect = tied_with(3 * TIED_STEPS, 1.0, 1.0)
+    assert signs(perfect, []) == {}
+    assert learned_at(perfect) == TIED_STEPS
+    assert learned_at(perfect[: TIED_STEPS - 1]) is None
+    for accuracy, format_rate in ((0.5, 1.0), (1.0, 0.0), (0.97, 1.0)):
+        other = tied_with(TIED_STEPS, accuracy, format_rate)
+        assert list(signs(other, [])) == ["tied groups"]
+        assert learned_at(other) is None
+
+
+def test_a_perfect_policy_that_collapses_later_is_told():
+    records = tied_with(TIED_STEPS, 1.0, 1.0) + tied_with(TIED_STEPS, 0.5, 1.0)
+    metrics = [record | {"step": step} for step, record in enumerate(records, start=1)]
+    assert signs(metrics[:TIED_STEPS], []) == {}
+    assert list(signs(metrics, [])) == ["tied groups"]
 
 
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=6), st.lists(st.floats(0, 1), min_size=30, max_size=30))

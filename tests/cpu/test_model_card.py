@@ -178,6 +178,16 @@ def test_the_history_goes_back_to_the_base_model(tmp_path):
     assert history.base_model == "Qwen/Qwen2.5-0.5B"
 
 
+def test_an_auc_that_was_no_number_is_not_told(tmp_path):
+    report = {"before": BEFORE | {"auc": None}, "after": AFTER}
+    run = write_run(tmp_path / "one", "Qwen/Qwen2.5-0.5B", report)
+    history = read_run_history(opened(tmp_path / "one", run))
+    assert history.runs[0].before == {name: value for name, value in BEFORE.items() if name != "auc"}
+    card = model_card("small", facts(history=history))
+    assert "accuracy (greedy)" in card
+    assert "AUC of the score" not in card
+
+
 def test_a_history_ends_where_folders_are_gone_or_go_in_circles(tmp_path):
     run = write_run(tmp_path / "one", str(tmp_path / "gone"), None)
     assert read_run_history(opened(tmp_path / "one", run)).base_model == ""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import math
+
 import jax
 import numpy as np
 import pytest
@@ -9,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prorank_jax.config import MeshOptions
-from prorank_jax.probe import area_under_roc, run_probe
+from prorank_jax.probe import ProbeResult, area_under_roc, from_record, run_probe, to_record
 from prorank_jax.sharding import make_mesh
 from tests.cpu.tiny import ANSWERS, random_batch
 
@@ -32,6 +35,15 @@ def test_auc_of_a_score_that_is_no_number_is_none():
 def test_auc_needs_both_labels(label):
     with pytest.raises(ValueError, match="AUC needs both"):
         area_under_roc(np.arange(3.0), np.full(3, label))
+
+
+@given(st.lists(st.floats(), max_size=4), st.floats(0, 1) | st.just(math.nan))
+def test_a_record_is_json_and_reads_back_with_nan_for_what_was_not_finite(scores, auc):
+    result = ProbeResult(3, 4, 0.25, 0.5, auc, 0.125, scores, [0] * len(scores))
+    again = from_record(json.loads(json.dumps(to_record(result), allow_nan=False)))
+    np.testing.assert_array_equal(again.auc, auc)
+    np.testing.assert_array_equal(again.scores, [s if math.isfinite(s) else math.nan for s in scores])
+    assert (again.step, again.examples, again.labels) == (3, 4, result.labels)
 
 
 def answer_by_first_token(params, batch):

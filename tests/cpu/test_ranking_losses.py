@@ -18,6 +18,7 @@ from prorank_jax.ranking_losses import (
     ListLabels,
     LossOptions,
     combined_loss,
+    learns_level,
     list_weights,
     make_losses,
     needs_reference,
@@ -381,6 +382,9 @@ def test_parse_losses():
     assert needs_reference(parse_losses("listwise, preference=0.1"))
     assert not needs_teacher(parse_losses("pointwise"))
     assert needs_teacher(parse_losses("listwise, margin_mse=0.1"))
+    assert [name for name in LOSSES if learns_level({name: 1.0})] == ["pointwise"]
+    assert learns_level(parse_losses("listwise, pointwise=0.1"))
+    assert not learns_level(parse_losses("listwise, pointwise=0"))  # which is only reported
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from prorank_jax.config import LoraOptions, MeshOptions
 from prorank_jax.models.lora import combine, merge_factors
@@ -319,3 +323,32 @@ def test_ndcg_of_a_list():
     mask = jnp.array([[True, True, True, False]] * 3)
     second = (0 + 1 / np.log2(3) + 2 / np.log2(4)) / (2 + 1 / np.log2(3))
     np.testing.assert_allclose(list_ndcg(scores, grades, mask), [1.0, second, 0.0], rtol=1e-6)
+
+
+def dcg(grades: list[float]) -> float:
+    return sum(grade / math.log2(place + 1) for place, grade in enumerate(grades, start=1))
+
+
+@settings(max_examples=50)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([-1.0, 0.0, 0.5, math.inf]), st.integers(-1, 3), st.booleans()),
+        min_size=5,
+        max_size=5,
+    )
+)
+def test_ndcg_of_ties_is_the_mean_over_their_orders(documents):
+    scores, grades, mask = (np.array([column]) for column in zip(*documents, strict=True))
+    real = [(score, max(grade, 0)) for score, grade, is_real in documents if is_real]
+    ideal = dcg(sorted((grade for _, grade in real), reverse=True))
+    # Sorting is stable: each order of the list orders its ties in its own way.
+    orders = [sorted(order, key=lambda pair: -pair[0]) for order in itertools.permutations(real)]
+    mean = np.mean([dcg([grade for _, grade in order]) for order in orders])
+    found = list_ndcg(jnp.asarray(scores, jnp.float32), jnp.asarray(grades, jnp.float32), jnp.asarray(mask))
+    np.testing.assert_allclose(found, [mean / ideal if ideal else 0.0], rtol=1e-5, atol=1e-6)
+
+
+def test_ndcg_of_a_list_with_a_score_that_is_no_number_is_none():
+    scores = jnp.array([[np.nan, 1.0, 0.0], [2.0, 1.0, np.nan]])
+    grades, mask = jnp.array([[1.0, 0.0, 0.0]] * 2), jnp.array([[True, True, True], [True, True, False]])
+    np.testing.assert_array_equal(list_ndcg(scores, grades, mask), [np.nan, 1.0])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import math
 
 import matplotlib.image
 import pytest
@@ -39,6 +41,21 @@ def test_report_and_picture(tmp_path, steps):
     assert 1000 < width < 3000
     assert 600 < height < 2000
     assert sorted(path.name for path in tmp_path.iterdir()) == [REPORT_FILE, PICTURE_FILE]
+
+
+def refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not JSON")
+
+
+@pytest.mark.parametrize("finite", [0, 2])
+def test_scores_that_are_not_finite_leave_a_report_too(tmp_path, finite):
+    scores = [*[0.25, -0.5][:finite], math.nan, math.inf, math.nan, math.nan][:4]
+    diverged = dataclasses.replace(probe(3, math.nan), scores=scores)
+    write_report(tmp_path, [probe(0), diverged], metrics(3), {}, CURVES)
+    report = json.loads((tmp_path / REPORT_FILE).read_text(), parse_constant=refuse_constant)
+    assert report["after"]["auc"] is None
+    assert report["probes"][0]["auc"] == 0.5
+    assert (tmp_path / PICTURE_FILE).stat().st_size > 10_000
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 
 import numpy as np
@@ -14,13 +15,11 @@ from prorank_jax.run_diagnosis import (
     LEAST_FORMAT,
     LEAST_QUERIES,
     LEAST_RELEVANT,
-    DataFacts,
-    RunFacts,
     conclusion,
-    data_facts,
     diagnose,
     remarks,
 )
+from prorank_jax.run_facts import DataFacts, RunFacts, data_facts, skipped_updates
 
 STEPS = 60
 DATA = DataFacts(queries=300, examples=1200, relevant=500, cut=30)
@@ -152,6 +151,53 @@ def test_what_is_nearly_wrong_is_not_told(facts):
     assert diagnose(facts) == {}
 
 
+def test_a_learned_task_is_remarked_on_and_finished_well():
+    right = {"tied_groups": 1.0, "accuracy": 1.0, "format_rate": 1.0}
+    facts = changed(WARMUP, metrics=[record | right for record in WARMUP.metrics])
+    assert diagnose(facts) == {}
+    assert f"{TIED_STEPS} steps up to step {TIED_STEPS}: the task is learned" in remarks(facts)[0]
+    assert conclusion(facts, {}).startswith("Finished well")
+    later = [record | {"accuracy": 0.5} if record["step"] > 30 else record for record in facts.metrics]
+    assert list(diagnose(changed(facts, metrics=later))) == ["tied groups"]
+    assert remarks(changed(facts, metrics=later)) == []
+
+
+def test_skipped_updates_are_counted_one_by_one():
+    """A record has the share of the step's updates."""
+    partly = [{"step": step, "skipped": share} for step, share in ((1, 0.25), (2, 0.0), (3, 0.5))]
+    facts = changed(RANKING, metrics=partly, updates_per_step=4)
+    assert skipped_updates(facts) == 3
+    assert diagnose(facts)["skipped updates"] == (
+        "3 updates were skipped because the loss or the gradient was not finite; lower "
+        "optimizer.learning_rate, or set model.compute_dtype to float32"
+    )
+    already = changed(facts, computes_in_float32=True)
+    assert diagnose(already)["skipped updates"].endswith("; lower optimizer.learning_rate")
+
+
+@pytest.mark.parametrize(
+    ("step", "computes_in_float32", "remedy"),
+    [
+        (
+            STEPS,
+            False,
+            "after step 60 .*lower optimizer.learning_rate, or set model.compute_dtype to float32$",
+        ),
+        (STEPS, True, "after step 60 .*lower optimizer.learning_rate$"),
+        (0, False, "after step 0 .*before any training.*set model.compute_dtype to float32$"),
+        (0, True, "after step 0 .*before any training.*model.source"),
+    ],
+)
+def test_scores_that_are_not_finite_are_told_once(step, computes_in_float32, remedy):
+    spoilt = dataclasses.replace(probe(STEPS, auc=math.nan), scores=[0.5, math.nan, math.inf])
+    first = RANKING.probes[0] if step else dataclasses.replace(spoilt, step=0)
+    facts = changed(RANKING, probes=[first, spoilt], computes_in_float32=computes_in_float32)
+    found = diagnose(facts)
+    assert list(found) == ["scores"]  # nor is such an AUC called chance
+    assert re.search("^2 of 128 held-out scores " + remedy, found["scores"]), found["scores"]
+    assert conclusion(facts, found).startswith("This run needs a look (scores): ")
+
+
 def test_a_policy_without_format_is_not_called_one_sided_too():
     for rate in (0.1, 0.6):  # whatever is no answer does not say `1` either
         assert list(diagnose(after(WARMUP, format_rate=rate, relevant_share=0.0))) == ["format"]
@@ -173,7 +219,17 @@ def test_remarks_are_no_findings():
     assert remarks(never) == []
 
 
+def test_an_auc_over_all_queries_may_fall_where_only_lists_are_learned():
+    rising = [record | {"ndcg": 0.5 + record["step"] / 200} for record in RANKING.metrics]
+    drifted = changed(after(RANKING, auc=0.62), metrics=rising)
+    assert list(diagnose(drifted)) == ["held-out"]
+    lists_only = changed(drifted, held_out="")
+    assert diagnose(lists_only) == {}
+    assert "add pointwise to ranking.losses" in remarks(lists_only)[0]
+
+
 def test_nothing_is_advised_that_the_run_does_already():
+    assert "add pointwise" not in remarks(after(RANKING, auc=0.75))[0]
     cut = changed(WARMUP, data=dataclasses.replace(DATA, cut=300))
     assert "key_sentences" in remarks(cut)[0]
     assert "key_sentences" not in remarks(changed(cut, shows_key_sentences=True))[0]

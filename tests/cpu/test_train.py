@@ -212,6 +212,29 @@ def test_a_finished_run_can_be_run_again(workshop, uninterrupted):
 
 
 @pytest.mark.slow
+def test_the_work_of_a_step_is_less_beside_low_rank_factors(workshop):
+    flops = []
+    for rank in (0, 2):
+        config = load_config(None, fields_of(workshop, workshop / "work") | {"lora.rank": rank})
+        stage = prorank_jax.setup.prepare_run(config, Console(file=io.StringIO())).stage
+        flops.append(stage.work(next(stage.batches())).flops)
+    assert 2 / 3 < flops[1] / flops[0] < 1
+
+
+@pytest.mark.slow
+def test_a_run_whose_scores_are_no_numbers_leaves_a_report_that_is_json(workshop):
+    folder = workshop / "no-numbers"
+    fields = fields_of(workshop, folder) | {"optimizer.learning_rate": 1e30, "train.steps": 3}
+    config = load_config(None, fields | {"optimizer.warmup_steps": 0})
+    report = train(config, Console(file=io.StringIO(), width=120))
+    assert report["after"]["auc"] is None
+    assert "optimizer.learning_rate" in report["diagnosis"]["scores"]
+    assert train(config, Console(file=io.StringIO(), width=120))["after"] == report["after"]
+    for name in (METRICS_FILE, PROBES_FILE):
+        assert "NaN" not in (folder / name).read_text()
+
+
+@pytest.mark.slow
 def test_numbers_gone_bad_stop_the_run_and_leave_its_checkpoint(workshop):
     folder = workshop / "diverged"
     # The first update is finite, and so large that nothing after it is.

@@ -169,6 +169,23 @@ def test_what_stage_2_refuses_before_it_computes(workshop, extra, said):
     assert not folder.exists() or not (folder / "config.yaml").exists()
 
 
+@pytest.mark.parametrize(("losses", "held_out"), [("listwise=1", ""), ("listwise=1, pointwise=0.5", "auc")])
+def test_the_auc_over_all_queries_has_to_rise_only_where_levels_are_learned(workshop, losses, held_out):
+    config = load_config(None, stage2_fields(workshop, "levels", {"ranking.losses": losses}))
+    assert prorank_jax.setup.prepare_run(config, Console(file=io.StringIO())).stage.held_out == held_out
+
+
+def test_the_work_of_a_step_leaves_out_empty_places(workshop):
+    extra = {"ranking.list_size": 8} | FULL
+    config = load_config(None, stage2_fields(workshop, "work", extra))
+    stage = prorank_jax.setup.prepare_run(config, Console(file=io.StringIO())).stage
+    batch = next(stage.batches())
+    real = batch.mask | batch.in_batch
+    assert 0 < real.sum() < real.size
+    assert stage.work(batch).prompts == real.sum()
+    assert stage.work(batch).tokens == batch.lengths[real].sum() + batch.prefix_lengths.sum()
+
+
 def test_another_prompt_than_the_first_stages_is_noted(workshop, caplog):
     with caplog.at_level(logging.WARNING):
         prorank_jax.setup.prepare_run(

@@ -84,6 +84,23 @@ def test_the_hand_count_is_what_the_step_multiplies(which, changes):
     assert executed(built) == pytest.approx(counted, rel=1e-9 if which == "1" else 2e-4)
 
 
+@pytest.mark.parametrize(
+    ("which", "changes"),
+    [
+        ("1", {"grpo.kl_coefficient": 0.1}),
+        ("1", {"grpo.updates_per_rollout": 2}),
+        ("2", {}),
+        ("2", {"ranking.losses": "preference=1"}),
+    ],
+)
+def test_the_hand_count_beside_low_rank_factors(which, changes):
+    """What the factors multiply is linear in their rank; the hand count leaves it out."""
+    one, two = (program(which, **changes | {"lora.rank": rank}) for rank in (1, 2))
+    assert one.model_flops == two.model_flops < program(which, **changes).model_flops
+    counted = one.model_flops + softmax_again(which, config_with(**changes))
+    assert 2 * executed(one) - executed(two) == pytest.approx(counted, rel=1e-9 if which == "1" else 2e-4)
+
+
 @pytest.mark.parametrize("remat", ["full", "attention", "gate", "mlp", "dots_no_batch"])
 def test_recomputation_is_counted_and_the_rough_model_knows_its_share(remat):
     config = config_with(**{"model.remat": remat, "grpo.max_new_tokens": 1})

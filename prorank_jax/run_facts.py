@@ -1,0 +1,70 @@
+"""What is known of a run when it is judged: its records, and what it was trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from prorank_jax.probe import ProbeResult
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """The examples that a run trains on.
+
+    Attributes:
+        queries: different ones.
+        examples: pairs of a query and a document.
+        relevant: pairs of `data.relevant_grade` or higher.
+        cut: pairs whose prompt is as long as `data.max_length` allows, nearly all of them cut.
+    """
+
+    queries: int
+    examples: int
+    relevant: int
+    cut: int
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What a diagnosis looks at.
+
+    Attributes:
+        stage: 1 or 2.
+        metrics: records of metrics.jsonl, in the order of their steps.
+        probes: the first is before training; at least one.
+        learned, held_out: see `signs_of_trouble`.
+        max_grad_norm: norm from which a gradient is clipped.
+        data: what was trained on.
+        shows_key_sentences: whether `data.excerpts` chooses what is seen of a long document.
+        holds_format: whether `ranking.format_coefficient` is in use.
+        updates_per_step: `grpo.updates_per_rollout` of stage 1.
+        computes_in_float32: whether `model.compute_dtype` is float32.
+    """
+
+    stage: int
+    metrics: Sequence[Mapping[str, Any]]
+    probes: Sequence[ProbeResult]
+    learned: str
+    held_out: str
+    max_grad_norm: float
+    data: DataFacts
+    shows_key_sentences: bool = False
+    holds_format: bool = False
+    updates_per_step: int = 1
+    computes_in_float32: bool = False
+
+
+def data_facts(queries: np.ndarray, labels: np.ndarray, lengths: np.ndarray, max_length: int) -> DataFacts:
+    """Counts the examples, given the number of the query, the label (0 or 1) and the tokens of each: [n]."""
+    cut = int(np.sum(lengths >= max_length))
+    return DataFacts(len(np.unique(queries)), len(labels), int(np.sum(labels == 1)), cut)
+
+
+def skipped_updates(facts: RunFacts) -> int:
+    """Updates whose loss or gradient was not finite; each record has the share of its step's."""
+    shares = sum(record.get("skipped") or 0 for record in facts.metrics)
+    return round(shares * facts.updates_per_step)
