@@ -26,11 +26,12 @@ from prorank_jax.pretrained import Pretrained, check_tokenizer, open_pretrained
 from prorank_jax.probe import ProbeStep
 from prorank_jax.processes import succeed_together
 from prorank_jax.prompts import PromptRenderer, make_renderer
+from prorank_jax.ranking_objective import check_losses
 from prorank_jax.run_examples import open_examples
 from prorank_jax.run_folder import DATA_FOLDER, MODEL_CONFIG_FILE, TOKENIZER_FOLDER, write_json
 from prorank_jax.run_inputs import fingerprint_inputs
 from prorank_jax.sharding import check_batch_size, make_mesh
-from prorank_jax.stages import Parts, Stage, check_losses, make_stage, stage_buckets
+from prorank_jax.stages import Parts, Stage, make_stage, stage_buckets
 from prorank_jax.steps import make_probe_step
 from prorank_jax.train_state import init_state, pretrained_shardings, train_state_shardings
 from prorank_jax.types import Batch, Params, TrainState

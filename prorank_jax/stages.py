@@ -21,14 +21,10 @@ from prorank_jax.models.transformer import Transformer
 from prorank_jax.process_rows import rows_of_process
 from prorank_jax.prompts import AnswerTokens
 from prorank_jax.ranking_losses import (
-    LOSSES,
-    LossOptions,
     learns_level,
-    make_losses,
-    parse_losses,
-    reads_teacher,
 )
-from prorank_jax.ranking_step import RankingObjective, make_ranking_step
+from prorank_jax.ranking_objective import make_objective
+from prorank_jax.ranking_step import make_ranking_step
 from prorank_jax.rewards import answer_reward
 from prorank_jax.steps import GrpoStep, make_grpo_step
 from prorank_jax.types import Batch, ListBatch, Params, TrainState
@@ -151,64 +147,9 @@ def _warmup(parts: Parts, buckets: tuple[int, ...]) -> Stage:
     )
 
 
-def check_losses(config: RunConfig) -> dict[str, float]:
-    """The weight of each loss of stage 2; refuses what no examples could make work.
-
-    Raises:
-        ValueError: an unknown loss, one that lacks a teacher's scores, or documents that none reads.
-    """
-    ranking, data = config.ranking, config.data
-    weights = parse_losses(ranking.losses)
-    if ranking.in_batch_negatives and not any(LOSSES[name].uses_in_batch for name in weights):
-        readers = ", ".join(name for name, loss in LOSSES.items() if loss.uses_in_batch)
-        raise ValueError(
-            f"ranking.in_batch_negatives={ranking.in_batch_negatives}: none of ranking.losses="
-            f"{ranking.losses!r} reads them; add {readers}, or set it to 0"
-        )
-    brings_its_own = data.source.endswith((".jsonl", ".json"))
-    if not (data.teacher_scores or brings_its_own):
-        _require_teacher(config, data.source, has_scores=False)
-    return weights
-
-
-def _require_teacher(config: RunConfig, name: str, *, has_scores: bool) -> None:
-    ranking = config.ranking
-    if reads_teacher(parse_losses(ranking.losses), ranking.soft_labels) and not has_scores:
-        raise ValueError(
-            f"ranking.losses={ranking.losses!r}, ranking.soft_labels={ranking.soft_labels!r}: needs teacher "
-            f"scores, and {name} has none: name a file as data.teacher_scores, or a .jsonl with "
-            "pos_scores and neg_scores"
-        )
-
-
-def _objective(parts: Parts) -> RankingObjective:
-    ranking, examples = parts.config.ranking, parts.examples
-    weights = check_losses(parts.config)
-    known = examples.scores[np.isfinite(examples.scores)]
-    _require_teacher(parts.config, examples.name, has_scores=len(known) > 0)
-    if ranking.soft_labels == "teacher" and len(known) and not 0 <= known.min() <= known.max() <= 1:
-        raise ValueError(
-            f"ranking.soft_labels='teacher': the teacher's scores go from {known.min():.4g} to "
-            f"{known.max():.4g}, not from 0 to 1; choose teacher_logit, or grade"
-        )
-    options = LossOptions(
-        relevant_grade=float(parts.config.data.relevant_grade),
-        top_grade=float(max(examples.grades.max(), 1)),
-        soft_label=ranking.soft_labels,
-        beta=ranking.preference_beta,
-    )
-    return RankingObjective(
-        make_losses(options),
-        weights,
-        ranking.kl_coefficient,
-        ranking.format_coefficient,
-        options.relevant_grade,
-    )
-
-
 def _ranking(parts: Parts) -> Stage:
     config, ranking = parts.config, parts.config.ranking
-    objective = _objective(parts)
+    objective = make_objective(config, parts.examples)
     index = index_lists(parts.examples, ranking, config.data.max_length)
     step = make_ranking_step(
         parts.model,

@@ -14,13 +14,15 @@ from typing import Any
 
 import pytest
 
+import prorank_jax.ranking_objective
 import prorank_jax.setup
 import prorank_jax.stages
 from prorank_jax.ranking_step import RankingObjective
 
 MAKERS = {
     prorank_jax.setup: ("make_optimizer", "make_schedule", "make_probe_step"),
-    prorank_jax.stages: ("answer_reward", "make_grpo_step", "make_losses", "make_ranking_step"),
+    prorank_jax.stages: ("answer_reward", "make_grpo_step", "make_ranking_step"),
+    prorank_jax.ranking_objective: ("make_losses",),
 }
 
 

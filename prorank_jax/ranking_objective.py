@@ -1,0 +1,70 @@
+"""What stage 2 minimises: the losses that a config names, with the labels that the examples have."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from prorank_jax.config import RunConfig
+from prorank_jax.data import ExampleSet
+from prorank_jax.ranking_losses import LOSSES, LossOptions, make_losses, parse_losses, reads_teacher
+from prorank_jax.ranking_step import RankingObjective
+
+
+def check_losses(config: RunConfig) -> dict[str, float]:
+    """The weight of each loss of stage 2; refuses what no examples could make work.
+
+    Raises:
+        ValueError: an unknown loss, one that lacks a teacher's scores, or documents that none reads.
+    """
+    ranking, data = config.ranking, config.data
+    weights = parse_losses(ranking.losses)
+    if ranking.in_batch_negatives and not any(LOSSES[name].uses_in_batch for name in weights):
+        readers = ", ".join(name for name, loss in LOSSES.items() if loss.uses_in_batch)
+        raise ValueError(
+            f"ranking.in_batch_negatives={ranking.in_batch_negatives}: none of ranking.losses="
+            f"{ranking.losses!r} reads them; add {readers}, or set it to 0"
+        )
+    brings_its_own = data.source.endswith((".jsonl", ".json"))
+    if not (data.teacher_scores or brings_its_own):
+        _require_teacher(config, data.source, has_scores=False)
+    return weights
+
+
+def _require_teacher(config: RunConfig, name: str, *, has_scores: bool) -> None:
+    ranking = config.ranking
+    if reads_teacher(parse_losses(ranking.losses), ranking.soft_labels) and not has_scores:
+        raise ValueError(
+            f"ranking.losses={ranking.losses!r}, ranking.soft_labels={ranking.soft_labels!r}: needs teacher "
+            f"scores, and {name} has none: name a file as data.teacher_scores, or a .jsonl with "
+            "pos_scores and neg_scores"
+        )
+
+
+def make_objective(config: RunConfig, examples: ExampleSet) -> RankingObjective:
+    """What stage 2 minimises on these examples.
+
+    Raises:
+        ValueError: as `check_losses`, or a teacher's scores that the examples lack or cannot be labels.
+    """
+    ranking = config.ranking
+    weights = check_losses(config)
+    known = examples.scores[np.isfinite(examples.scores)]
+    _require_teacher(config, examples.name, has_scores=len(known) > 0)
+    if ranking.soft_labels == "teacher" and len(known) and not 0 <= known.min() <= known.max() <= 1:
+        raise ValueError(
+            f"ranking.soft_labels='teacher': the teacher's scores go from {known.min():.4g} to "
+            f"{known.max():.4g}, not from 0 to 1; choose teacher_logit, or grade"
+        )
+    options = LossOptions(
+        relevant_grade=float(config.data.relevant_grade),
+        top_grade=float(max(examples.grades.max(), 1)),
+        soft_label=ranking.soft_labels,
+        beta=ranking.preference_beta,
+    )
+    return RankingObjective(
+        make_losses(options),
+        weights,
+        ranking.kl_coefficient,
+        ranking.format_coefficient,
+        options.relevant_grade,
+    )
