@@ -221,6 +221,7 @@ main() {
   trap 'rm -rf "$SCRATCH"' EXIT
   exec 3>&1
   case $command in run | train | benchmark) check_outlives ${ARGS[@]+"${ARGS[@]}"} ;; esac
+  if [ "$command" = benchmark ]; then check_one_stage "${ARGS[@]}"; fi
   check_gcloud
   case $command in
     create | status | delete) "$command" ;;

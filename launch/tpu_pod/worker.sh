@@ -174,12 +174,18 @@ logs() {
   fi
 }
 
+# The lines of the log from the last start on.
+log_of_life() {
+  local run
+  run=$(cat "$STATE/run" 2>/dev/null) || return 1
+  awk -v head=" $run:" 'index($0, "===") == 1 && index($0, head) { found = 1; next } found' "$LOG"
+}
+
 # What the log tells of the last run: the checkpoints it went on from, the last step it names (only the first worker names
 # any), and whether a place out of reach ended it.
 reached() {
-  local run life
-  run=$(cat "$STATE/run" 2>/dev/null) || fail "never started"
-  life=$(awk -v head=" $run:" 'index($0, "===") == 1 && index($0, head) { found = 1; next } found' "$LOG")
+  local life
+  life=$(log_of_life) || fail "never started"
   say "$(steps_told "$life")$(outage_told "$life")"
 }
 
@@ -219,6 +225,11 @@ stop() {
 
 benchmark() {
   if is_locked; then refuse_while_locked "wait for its end"; fi
+  # The first worker tells every tenth step, and the last.
+  if ! log_of_life | tr '\n' ' ' | grep -E 'step +[0-9]+/[0-9]+' >/dev/null; then
+    say "no step was made now: what follows was measured when this output_dir was trained, perhaps on another pod;" \
+      "give another --output_dir to measure again"
+  fi
   cd "$CHECKOUT"
   "$VENV/bin/python" launch/tpu_pod/speed.py "$@"
 }
