@@ -18,6 +18,23 @@ USAGE = (
 DATA_FOLDER = "--data_folder"
 
 
+def take_data_folder(arguments: list[str]) -> tuple[Path | None, list[str]]:
+    """The folder of `--data_folder FOLDER` or `--data_folder=FOLDER`, else None; and all other arguments.
+
+    Raises:
+        ValueError: it has no value.
+    """
+    # No other option is split: it belongs to the config.
+    parts = [part for text in arguments for part in text.split("=", int(text.startswith(f"{DATA_FOLDER}=")))]
+    if DATA_FOLDER not in parts:
+        return None, parts
+    at = parts.index(DATA_FOLDER)
+    folder = "".join(parts[at + 1 : at + 2])
+    if not folder:
+        raise ValueError(f"command line: {DATA_FOLDER} has no value; write {DATA_FOLDER} FOLDER")
+    return Path(folder), parts[:at] + parts[at + 2 :]
+
+
 def probe(arguments: list[str]) -> None:
     """Reads the config and probes its model."""
     from prorank_jax.config_files import describe_fields, load_config, parse_command_line
@@ -25,11 +42,7 @@ def probe(arguments: list[str]) -> None:
     if {"-h", "--help"} & set(arguments):
         print(f"{USAGE}\n\n{describe_fields()}")
         return
-    rest, folder = list(arguments), None
-    if DATA_FOLDER in rest[:-1]:
-        at = rest.index(DATA_FOLDER)
-        folder = Path(rest[at + 1])
-        del rest[at : at + 2]
+    folder, rest = take_data_folder(arguments)
     config_file, overrides = parse_command_line(rest)
     # Never the output_dir of a config file: that is the folder of a run.
     config = load_config(config_file, {"output_dir": "runs/probe"} | overrides)

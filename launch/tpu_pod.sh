@@ -8,6 +8,8 @@ REPOSITORY=$(dirname "$HERE")
 . "$HERE/tpu_pod/settings.sh"
 # shellcheck source=launch/tpu_pod/gcloud.sh
 . "$HERE/tpu_pod/gcloud.sh"
+# shellcheck source=launch/tpu_pod/repetition.sh
+. "$HERE/tpu_pod/repetition.sh"
 # shellcheck source=launch/tpu_pod/train.sh
 . "$HERE/tpu_pod/train.sh"
 # shellcheck source=launch/tpu_pod/benchmark.sh
@@ -20,7 +22,8 @@ usage() {
 usage: launch/tpu_pod.sh COMMAND [flags] [-- ARGS]
 
   train   -- ARGS   creates the pod if there is none, waits for it, installs, runs `python launch/tpu_train.py ARGS` on
-                    all workers and watches; a spot pod that is taken away is created again and the run resumed
+                    all workers and watches; a spot pod that is taken away is created again and the run resumed;
+                    a run that fails by itself twice at the same place is given up
   benchmark -- ARGS trains 30 steps with ARGS as `train` does, then prints the tokens a second and what would be the bound
   create            asks for the pod (a queued resource; --plain: a TPU VM at once or not at all)
   setup             copies this checkout to all workers and installs its requirements
@@ -218,6 +221,7 @@ main() {
   trap 'rm -rf "$SCRATCH"' EXIT
   exec 3>&1
   case $command in run | train | benchmark) check_outlives ${ARGS[@]+"${ARGS[@]}"} ;; esac
+  if [ "$command" = benchmark ]; then check_one_stage "${ARGS[@]}"; fi
   check_gcloud
   case $command in
     create | status | delete) "$command" ;;

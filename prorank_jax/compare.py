@@ -20,6 +20,8 @@ from prorank_jax.evaluation.names import parse_datasets, slug
 from prorank_jax.evaluation.options import EvaluationOptions, add_options, options_from
 from prorank_jax.evaluation.output import METRICS_FILE, QUERIES_FILE
 from prorank_jax.evaluation.significance import as_json
+from prorank_jax.model_identity import model_identity
+from prorank_jax.model_prompt import check_model
 from prorank_jax.run_folder import write_json
 
 COMPARISON_FILE, PICTURE_FILE = "comparison.json", "comparison.png"
@@ -77,13 +79,32 @@ def _first_stage_name(options: ComparisonOptions) -> str:
     return "BM25" if name == "bm25" else Path(name).name
 
 
+def _check_models(options: ComparisonOptions) -> None:
+    """Refuses a model that is not there or does not fit the options: the ones before it take hours."""
+    given = options.evaluation
+    for name, source in options.models.items():
+        try:
+            model_identity(source)
+            check_model(
+                source,
+                max_length=given.max_length,
+                instruction=given.instruction,
+                system=given.system,
+                excerpts=given.excerpts,
+                attention=given.attention,
+            )
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+
+
 def compare_models(options: ComparisonOptions, console: Console | None = None) -> dict[str, Any]:
     """Evaluates every model, resuming what is there; returns the content of comparison.json.
 
     Raises:
-        ValueError: as `evaluate`.
+        ValueError: as `evaluate`; a model that cannot be evaluated is refused before any other is.
     """
     console = console or Console()
+    _check_models(options)
     for name, source in options.models.items():
         console.print(f"[bold]{name}[/bold]: {source}", highlight=False)
         folder = options.output_dir / slug(name)

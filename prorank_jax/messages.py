@@ -16,6 +16,11 @@ def name_a_few(ids: Collection[str]) -> str:
     return f"{shown} and {rest} more" if rest > 0 else shown
 
 
+def install_extra(name: str) -> str:
+    """`run pip install -e '.[serve]' in the checkout`: prorank-jax is on no package index."""
+    return f"run pip install -e '.[{name}]' in the checkout"
+
+
 def without_folders(name: str) -> str:
     """The last part of a path: where it lies on the machine that wrote it tells a reader nothing."""
     return Path(name).name if name.startswith(("/", "~", "./", "../")) else name

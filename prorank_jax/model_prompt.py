@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 from prorank_jax.excerpts import EXCERPT_STYLES
-from prorank_jax.pretrained import Pretrained
+from prorank_jax.models.attention import check_head_size
+from prorank_jax.pretrained import Pretrained, check_tokenizer, open_pretrained
 from prorank_jax.prompt_settings import PromptSettings, read_prompt_settings
-from prorank_jax.prompts import template_length
+from prorank_jax.prompts import make_renderer, template_length
 
 # What mxbai-rerank v2 allows query and document together, if the model has the positions.
 DEFAULT_ROOM = 8192
@@ -44,6 +47,32 @@ def prompt_settings_of(
     if max_length > positions:
         raise ValueError(f"max_length={max_length}: {model.source} has {positions} positions; give no more")
     return PromptSettings(system, instruction, max_length, excerpts)
+
+
+def check_model(
+    source: str,
+    *,
+    max_length: int | None = None,
+    instruction: str | None = None,
+    system: str | None = None,
+    excerpts: str | None = None,
+    attention: str = "xla",
+) -> None:
+    """Refuses what `Reranker.from_pretrained` would, as far as it is known before the weights are read.
+
+    For work of hours that needs the model late.
+
+    Raises:
+        ValueError: there is no such model, or its files do not belong together, or an argument cannot work
+            with it, such as a length too short for its prompt.
+    """
+    model = open_pretrained(source)
+    check_head_size(attention, model.config.head_dim)
+    check_tokenizer(model)
+    settings = prompt_settings_of(
+        model, max_length=max_length, instruction=instruction, system=system, excerpts=excerpts
+    )
+    make_renderer(model.tokenizer, **asdict(settings))
 
 
 def _settings_of_run(model: Pretrained) -> PromptSettings | None:

@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from etils import epath
 
+from prorank_jax.messages import install_extra
 from prorank_jax.storage_faults import OutOfReachError, storage_fault
 
 Result = TypeVar("Result")
@@ -71,7 +72,7 @@ def with_url_errors(
     try:
         return act()
     except ImportError as error:
-        raise ValueError(f"{field}={url!r}: needs gcsfs; pip install 'prorank-jax[gcs]'") from error
+        raise ValueError(f"{field}={url!r}: needs gcsfs; {install_extra('gcs')}") from error
     except Exception as error:  # the clients have exception types of their own
         reason = (str(error).strip().splitlines() or [""])[0][:300]
         if worked_before and storage_fault(error) is None:

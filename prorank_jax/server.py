@@ -15,6 +15,7 @@ import numpy as np
 
 from prorank_jax.command_line import CommandParser, run_command
 from prorank_jax.input_checks import Pair
+from prorank_jax.messages import install_extra
 from prorank_jax.serving.errors import wrong_field
 from prorank_jax.serving.options import ServerOptions
 
@@ -55,7 +56,7 @@ def check_extra() -> None:
     """Raises `ValueError` where the packages of the extra `serve` are not there."""
     missing = [name for name in EXTRA if importlib.util.find_spec(name) is None]
     if missing:
-        raise ValueError(f"{missing[0]} is not installed; run: pip install 'prorank-jax[serve]'")
+        raise ValueError(f"{missing[0]} is not installed; {install_extra('serve')}")
 
 
 def load_model(options: ServerOptions) -> ScorePairs:

@@ -12,13 +12,20 @@ _MOST_NAMED = 5
 
 
 def nearest_ids(identifier: str) -> list[str]:
-    """At most five ids: those below this one, else those spelled like it, the nearest first."""
+    """At most five ids: those below this one, else those spelled like it, the nearest first.
+
+    The one above comes first of all where it has judgements: not every collection of BEIR has a `/test`.
+    """
     # Imported here, as below: it reads its whole catalogue, and only ids of it need that.
     import ir_datasets
 
     known = list(ir_datasets.registry)
     children = [name for name in known if name.startswith(identifier.rstrip("/") + "/")]
-    return (children or difflib.get_close_matches(identifier, known, n=_MOST_NAMED, cutoff=0.5))[:_MOST_NAMED]
+    parent = identifier.rpartition("/")[0]
+    above = [parent] if parent in known and ir_datasets.registry[parent].has_qrels() else []
+    alike = difflib.get_close_matches(identifier, known, n=_MOST_NAMED, cutoff=0.5)
+    nearest = children or [*above, *(name for name in alike if name not in above)]
+    return nearest[:_MOST_NAMED]
 
 
 def find_dataset(identifier: str, problem: str, remedy: str) -> Any:

@@ -59,6 +59,7 @@ provide_pod() {
         [ "$REFUSALS" -gt 0 ] || note "creating $NAME ($ACCELERATOR_TYPE)"
         request created create_pod
         ASSUMED_POD=ready
+        LAST_FAILURE=none # another machine may well do better
         ;;
       waiting | suspending | deleting)
         [ "$POD_DETAIL" = "$shown" ] || note "$NAME is $POD_DETAIL; waiting"
@@ -204,6 +205,7 @@ train() {
       *)
         on_workers all logs 20 || true # nobody answers where the pod is being taken away
         if end_what_is_left; then
+          give_up_on_repetition
           count_restart "a worker died"
         else
           excuse_if_taken_away "what is left of its run could not be ended"

@@ -5,6 +5,7 @@
 #   worker.sh start RUN_ID [ARGS]     starts `python launch/tpu_train.py ARGS`, detached
 #   worker.sh status                  prints one line: `worker 0: running (pid 123)`
 #   worker.sh logs LINES [follow]     prints the log, each line with the worker's number
+#   worker.sh reached                 prints how far the last run came, as its log tells
 #   worker.sh benchmark TOPOLOGY ARGS prints how fast the run of ARGS was, beside its bound
 #   worker.sh stop SECONDS [kill]     SIGTERM, then waits for the checkpoint; `kill` ends what does not obey
 #
@@ -173,6 +174,31 @@ logs() {
   fi
 }
 
+# The lines of the log from the last start on.
+log_of_life() {
+  local run
+  run=$(cat "$STATE/run" 2>/dev/null) || return 1
+  awk -v head=" $run:" 'index($0, "===") == 1 && index($0, head) { found = 1; next } found' "$LOG"
+}
+
+# What the log tells of the last run: the checkpoints it went on from, the last step it names (only the first worker names
+# any), and whether a place out of reach ended it.
+reached() {
+  local life
+  life=$(log_of_life) || fail "never started"
+  say "$(steps_told "$life")$(outage_told "$life")"
+}
+
+# The trainer wraps long lines.
+steps_told() {
+  tr '\n' ' ' <<<"$1" | grep -oE 'after +step +[0-9]+|step +[0-9]+/[0-9]+' |
+    awk '/after/ { print "after step " $3 } !/after/ { last = $0 } END { print last }' | tr '\n' ' '
+}
+
+outage_told() {
+  case $(tail -n 20 <<<"$1") in *'out of reach at present'*) echo 'out of reach' ;; esac
+}
+
 # A start gets its pid, and a run that ended lets go of the lock, in a moment; a setup takes longer.
 wait_while_busy() {
   local end=$((SECONDS + LOCK_SECONDS))
@@ -199,12 +225,17 @@ stop() {
 
 benchmark() {
   if is_locked; then refuse_while_locked "wait for its end"; fi
+  # The first worker tells every tenth step, and the last.
+  if ! log_of_life | tr '\n' ' ' | grep -E 'step +[0-9]+/[0-9]+' >/dev/null; then
+    say "no step was made now: what follows was measured when this output_dir was trained, perhaps on another pod;" \
+      "give another --output_dir to measure again"
+  fi
   cd "$CHECKOUT"
   "$VENV/bin/python" launch/tpu_pod/speed.py "$@"
 }
 
 case "${1:-}" in
-  install | start | supervise | logs | benchmark | stop) "$@" ;;
+  install | start | supervise | logs | reached | benchmark | stop) "$@" ;;
   status) say "$(state)" ;;
   *) fail "no such command: '${1:-}'" ;;
 esac

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from prorank_jax.messages import install_extra
+
 MAIN_METRIC = "ndcg@10"
 METRICS = (MAIN_METRIC, "map", "mrr@10", "recall@100", "precision@10")
 
@@ -23,7 +25,7 @@ def require_ranx() -> None:
         ValueError: ranx is not installed.
     """
     if importlib.util.find_spec("ranx") is None:
-        raise ValueError("ranx, which computes the metrics, is missing; pip install 'prorank-jax[eval]'")
+        raise ValueError(f"ranx, which computes the metrics, is missing; {install_extra('eval')}")
 
 
 def _import_ranx() -> Any:

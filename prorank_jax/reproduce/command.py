@@ -18,7 +18,14 @@ from prorank_jax.report import REPORT_FILE
 from prorank_jax.reproduce.children import run_launcher
 from prorank_jax.reproduce.options import ReproduceOptions
 from prorank_jax.reproduce.pictures import Curves, draw_ablation, draw_learning
-from prorank_jax.reproduce.place import check_folder, check_runs, claim_folder, shared_settings
+from prorank_jax.reproduce.place import (
+    check_folder,
+    check_recipes,
+    check_runs,
+    claim_folder,
+    is_claimed,
+    shared_settings,
+)
 from prorank_jax.reproduce.plan import Entry, Job, Plan
 from prorank_jax.reproduce.results import ablation_content, read_measured
 from prorank_jax.reproduce.rows import BOTH, ROWS, TRAINED
@@ -52,6 +59,8 @@ def reproduce(
     plan, settings = Plan(options), shared_settings(options)
     check_folder(options.output_dir, settings)
     check_runs(plan)
+    if not is_claimed(options.output_dir):
+        check_recipes(options)  # or the corrected command would find the folder of another ablation
     with only_run_in(options.output_dir):
         claim_folder(options.output_dir, settings)
         entries = plan.entries(options.only)

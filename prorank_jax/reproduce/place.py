@@ -10,6 +10,7 @@ from typing import Any
 from prorank_jax.config_files import config_to_dict, flatten
 from prorank_jax.corpora import source_fingerprint
 from prorank_jax.evaluation.output import check_owner
+from prorank_jax.model_prompt import check_model
 from prorank_jax.reproduce.options import ReproduceOptions
 from prorank_jax.reproduce.plan import Entry, Plan
 from prorank_jax.reproduce.rows import ROWS, TRAINED
@@ -49,6 +50,24 @@ def check_folder(output_dir: Path, settings: dict[str, Any]) -> None:
     check_owner(output_dir, SETTINGS_FILE, settings, "ablation")
 
 
+def check_recipes(options: ReproduceOptions) -> None:
+    """Refuses recipes whose prompts the model cannot have, before a folder is theirs; reads no weights.
+
+    Raises:
+        ValueError: there is no such model, or a length that is too short or too long for it.
+    """
+    data, attention = options.stage2.data, options.stage2.model.attention
+    for length in sorted({options.evaluated_length, options.stage1.data.max_length, data.max_length}):
+        check_model(
+            options.model,
+            max_length=length,
+            instruction=data.instruction,
+            system=data.system,
+            excerpts=data.excerpts,
+            attention=attention,
+        )
+
+
 def check_runs(plan: Plan) -> None:
     """Refuses to go on beside runs of the named seeds that were trained by another recipe.
 
@@ -58,6 +77,11 @@ def check_runs(plan: Plan) -> None:
     trained: Sequence[Entry] = [entry for entry in plan.entries(ROWS) if entry.row in TRAINED]
     for entry in trained:
         check_same_run(plan.run_folder(entry), plan.run_config(entry))
+
+
+def is_claimed(output_dir: Path) -> bool:
+    """Whether a folder is an ablation's."""
+    return (output_dir / SETTINGS_FILE).is_file()
 
 
 def claim_folder(output_dir: Path, settings: dict[str, Any]) -> None:

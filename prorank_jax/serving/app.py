@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from starlette.applications import Starlette
@@ -14,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from prorank_jax.serving.answers import make_answer
 from prorank_jax.serving.body import check_content_type, held_body
-from prorank_jax.serving.errors import RequestError
+from prorank_jax.serving.errors import RequestError, too_many_connections
 from prorank_jax.serving.metrics import CONTENT_TYPE, ServerMetrics
 from prorank_jax.serving.request_format import parse_request
 from prorank_jax.serving.service import Service
@@ -24,12 +25,23 @@ PIECE_BYTES = 1 << 16
 ROUTES_SHOWN = "POST /rerank, GET /health and GET /metrics"
 
 
-def make_app(service: Service) -> ASGIApp:
-    """The ASGI application of a service."""
+def make_app(service: Service, count_connections: Callable[[], int]) -> ASGIApp:
+    """The ASGI application of a service.
+
+    Args:
+        count_connections: how many are open. Above `max_connections` nothing is reranked; whoever watches
+            the server must still be told how it is.
+    """
+
+    def check_connections() -> None:
+        open_now, limit = count_connections(), service.options.max_connections
+        if open_now > limit:
+            raise too_many_connections(open_now, limit)
 
     async def rerank(scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive, send)
         service.check_ready()
+        check_connections()
         check_content_type(request)
         options = service.options
         async with held_body(

@@ -2,7 +2,8 @@
 
 uvicorn bounds the idle time after an answer. It does not bound how long the head of a request, or the rest
 of a body that was refused, may take to arrive, nor how long a client may take to read its answer. Above
-its `limit_concurrency` it answers 503, but it keeps any number of connections that say nothing.
+its `limit_concurrency` it answers 503 in words of its own, but it keeps any number of connections that say
+nothing.
 """
 
 from __future__ import annotations

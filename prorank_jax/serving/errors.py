@@ -65,6 +65,17 @@ def queue_full(waiting: int, wanted: int, limit: int) -> RequestError:
     )
 
 
+def too_many_connections(open_now: int, limit: int) -> RequestError:
+    """503 that closes its connection: more are open than the server takes requests on."""
+    error = unavailable(
+        "too_many_connections",
+        f"{open_now} connections are open, more than max_connections={limit}; close idle ones or try again "
+        "later",
+    )
+    error.headers["Connection"] = "close"  # kept open, it would be one too many itself
+    return error
+
+
 def timed_out(seconds: float) -> RequestError:
     """504: the scores did not come in time; what was not scored by then is dropped."""
     return RequestError(

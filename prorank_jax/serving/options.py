@@ -38,7 +38,7 @@ class ServerOptions:
     max_text_chars: int = _option(200_000, "longest query, document or instruction, in characters")
     max_queue_pairs: int = _option(4096, "most pairs that wait for the model; requests beyond get 503")
     max_held_bytes: int = _option(256 * 2**20, "most bytes of request bodies held at once; beyond: 503")
-    max_connections: int = _option(1024, "most open connections; requests on further ones get 503")
+    max_connections: int = _option(1024, "most open connections; while there are more, requests get 503")
     max_batch_pairs: int = _option(32, "most pairs that the model scores at once")
     batch_wait_ms: float = _option(5.0, "longest wait for more pairs after the first, in milliseconds")
     request_timeout_s: float = _option(60.0, "longest wait for scores; after that: 504")

@@ -20,7 +20,7 @@ from prorank_jax.serving.options import ServerOptions
 from prorank_jax.serving.service import LoadModel, Service
 
 BACKLOG = 1024
-# Connections above `max_connections` get 503 when they ask something; so many times as many are kept at all.
+# The app answers 503 while there are more than `max_connections`; so many times as many are kept at all.
 SILENT_FACTOR = 2
 # For the model, its libraries and the listener.
 OTHER_FILES = 256
@@ -36,9 +36,10 @@ class RerankServer(uvicorn.Server):
         self._service = Service(options)
         self._load = load
         self._announce = announce
+        most_connections = SILENT_FACTOR * options.max_connections
         config = uvicorn.Config(
-            make_app(self._service),
-            http=timed_protocol(options.client_timeout_s, SILENT_FACTOR * options.max_connections),
+            make_app(self._service, lambda: len(self.server_state.connections)),
+            http=timed_protocol(options.client_timeout_s, most_connections),
             ws="none",
             loop="asyncio",
             lifespan="off",
@@ -47,7 +48,7 @@ class RerankServer(uvicorn.Server):
             access_log=False,
             proxy_headers=False,
             server_header=False,
-            limit_concurrency=options.max_connections + 1,
+            limit_concurrency=most_connections + 1,  # says 503 in its own words; the app comes first
             backlog=BACKLOG,
             timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=math.ceil(options.shutdown_timeout_s),

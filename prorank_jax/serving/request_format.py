@@ -132,7 +132,10 @@ def _json_type(value: Any) -> str:
 
 
 def _shown(value: Any) -> str:
-    text = repr(valid_text(value) if isinstance(value, str) else value)
+    return _cut(repr(valid_text(value) if isinstance(value, str) else value))
+
+
+def _cut(text: str) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
@@ -155,7 +158,9 @@ def _check_names(record: dict[str, Any], format: Format) -> None:
             remedy = (
                 f"did you mean {close[0]}?" if close else f"leave it out or use one of {', '.join(known)}"
             )
-            raise wrong_field(_shown(name), f"no field of a request with {format.value}; {remedy}")
+            # A name of megabytes would come back in the answer twice.
+            shown = _cut(valid_text(name)) or "(empty name)"
+            raise wrong_field(shown, f"no field of a request with {format.value}; {remedy}")
 
 
 def _take_text(value: Any, field: str, limits: ServerOptions) -> str:

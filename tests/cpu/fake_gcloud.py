@@ -118,6 +118,9 @@ def describe(collection: str, name: str, fields: str) -> None:
     if fields == "value(networkEndpoints[].ipAddress)":
         print(";".join("127.0.0.1" for _ in homes(name)))
         return
+    if fields == "value(acceleratorConfig.topology)":
+        print("4x4")
+        return
     expected = {
         "tpu-vm": "value(state,acceleratorType)",
         "queued-resources": "value(state.state,tpu.nodeSpec[0].node.acceleratorType)",

@@ -1,7 +1,8 @@
 """Stands in for the trainer on the workers of a fake cloud, where only the launcher is tested.
 
 It counts steps in a file until there is a file `finish`, or to --train.steps, and like the trainer it saves
-on SIGTERM and then exits with 143.
+on SIGTERM and then exits with 143. With --fail_at or --fail_every it fails at a step, or after so many steps
+of a life; while there is a file `outage` it fails as where a bucket cannot be reached.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import json, os, pathlib, signal, sys, time
 
 arguments = dict(zip(sys.argv[1::2], sys.argv[2::2]))
 if "--exit" in arguments:
+    print("RuntimeError: out of memory")
     sys.exit(int(arguments["--exit"]))
 folder = pathlib.Path(arguments["--output_dir"])
 folder.mkdir(parents=True, exist_ok=True)
@@ -23,17 +25,25 @@ peers = {name: value for name, value in os.environ.items() if name.startswith("J
 (folder / f"peers{worker}.json").write_text(json.dumps(peers))
 checkpoint = folder / f"checkpoint{worker}"
 done = int(checkpoint.read_text()) if checkpoint.exists() else 0
+begun = done
 stop = []
 signal.signal(signal.SIGTERM, lambda *_: stop.append(True))
+time.sleep(float(arguments.get("--start_seconds", "0")))
 print(f"resuming after step {done}")
 while done < int(arguments["--train.steps"]) and not (folder / "finish").exists():
+    if (folder / "outage").exists():
+        print("error: gs://x: out of reach at present (503); repeat the same command")
+        sys.exit(1)
+    if str(done) == arguments.get("--fail_at") or str(done - begun) == arguments.get("--fail_every"):
+        print("RuntimeError: out of memory")
+        sys.exit(1)
     time.sleep(0.05)
     done += 1
     if stop:
         time.sleep(float(arguments.get("--saving_seconds", "0.3")))
     (folder / f"new{worker}").write_text(str(done))
     (folder / f"new{worker}").rename(checkpoint)
-    print(f"step {done}")
+    print(f"step {done}/{arguments['--train.steps']}")
     if stop:
         sys.exit(143)
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,32 @@ def test_models_are_compared_on_the_same_candidates_and_nothing_is_scored_twice(
     fused = parse_options([*arguments(workshop, tmp_path / "out"), "--fusion", "rrf"])
     names = [system["name"] for system in compare_models(fused, Console(file=io.StringIO()))["systems"]]
     assert names == ["BM25", "one", "one, fused", "two words", "two words, fused"]
+
+
+def write_unfinished_run(folder: Path) -> Path:
+    folder.mkdir()
+    (folder / "config.yaml").write_text("{}")
+    (folder / "model_config.json").write_text("{}")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("models", "more", "said"),
+    [
+        (["one=model", "two=modle"], [], "two: model.source='.*modle': no such folder or file"),
+        (["one=model", "two=run"], [], "two: model='.*run': a run without a checkpoint"),
+        (["one=model"], ["--max_length", "20"], "one: data.max_length=20: too short .*give at least"),
+    ],
+    ids=["mistyped", "unfinished", "too short"],
+)
+def test_a_model_that_cannot_be_evaluated_is_refused_before_any_is(models, more, said, workshop, tmp_path):
+    shutil.copytree(workshop / "model", tmp_path / "model")
+    write_unfinished_run(tmp_path / "run")
+    given = [model.replace("=", f"={tmp_path}/") for model in models]
+    given += ["--dataset", f"{workshop / 'collection'}:dev", "--output_dir", str(tmp_path / "out"), *more]
+    with pytest.raises(ValueError, match=said):
+        compare_models(parse_options(given), Console(file=io.StringIO()))
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

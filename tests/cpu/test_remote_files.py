@@ -45,7 +45,9 @@ def test_a_url_that_names_no_place_is_refused(url, message):
 
 def test_a_bucket_without_the_package_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "gcsfs", None)
-    with pytest.raises(ValueError, match=r"data.source='gs://bucket/path': .*prorank-jax\[gcs\]"):
+    with pytest.raises(
+        ValueError, match=r"data.source='gs://bucket/path': needs gcsfs; run pip install -e '.\[gcs\]'"
+    ):
         open_url("data.source", "gs://bucket/path")
 
 

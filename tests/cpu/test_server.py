@@ -156,7 +156,7 @@ def test_without_the_extra_the_command_to_install_it_is_named(capsys, monkeypatc
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: None if name == "uvicorn" else find_spec(name)
     )
-    assert "uvicorn is not installed; run: pip install 'prorank-jax[serve]'" in refusal(
+    assert "uvicorn is not installed; run pip install -e '.[serve]' in the checkout" in refusal(
         ["--model", "m"], capsys
     )
 

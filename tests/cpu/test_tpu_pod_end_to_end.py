@@ -14,6 +14,7 @@ from tests.cpu.fake_cloud import FakeCloud, free_port, wait_until
 from tests.cpu.tiny_run import command_line, tiny_fields, write_collection, write_model_folder
 
 STEPS = 8
+WORKER_SCRIPT = "prorank-jax/checkout/launch/tpu_pod/worker.sh"
 
 
 @pytest.mark.slow
@@ -47,6 +48,7 @@ def test_from_create_through_a_killed_worker_to_delete(tmp_path):
         log = cloud.do("logs", "--worker", "0", "--lines", "1000")
         assert done.returncode == 0, done.stdout + done.stderr + log
         states = cloud.states()
+        reached = cloud.do("ssh", "--worker", "0", "--", "bash", WORKER_SCRIPT, "reached")
     finally:
         cloud.close()
     assert states == ["worker 0: exited (0)", "worker 1: exited (0)"]
@@ -54,6 +56,8 @@ def test_from_create_through_a_killed_worker_to_delete(tmp_path):
     resumed = re.findall(r"resuming.*?after\s+step\s+(\d+)", log.replace("[worker 0] ", ""), re.DOTALL)
     assert len(resumed) == 1
     assert 2 <= int(resumed[0]) < STEPS
+    # What `train` tells two failures at the same place by.
+    assert reached == f"worker 0: after step {resumed[0]} step {STEPS}/{STEPS} \n"
     assert [record["step"] for record in read_lines(output_dir / METRICS_FILE)] == list(range(1, STEPS + 1))
     assert json.loads((output_dir / REPORT_FILE).read_text())["devices"] == "2 x cpu"
     cloud.do("delete")

@@ -4,15 +4,30 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-from tests.cpu.fake_cloud import REPOSITORY
+from tests.cpu.fake_cloud import REPOSITORY, FakeCloud
+from tests.cpu.stand_in_run import Steps
 
 # Instead of the compiler for TPU: shows what it was asked.
 BOUND = "import sys; print('bound of', *sys.argv[1:]); sys.exit(1)\n"
+
+
+# Instead of speed.py on the workers: the checkout that they get has none of the library.
+SPEED = "import sys; print('speed on', sys.argv[1])\n"
+
+
+@pytest.fixture
+def cloud(tmp_path) -> Iterator[FakeCloud]:
+    cloud = FakeCloud(tmp_path)
+    cloud.make_checkout()
+    (cloud.checkout / "launch" / "tpu_pod" / "speed.py").write_text(SPEED)
+    yield cloud
+    cloud.close()
 
 
 @pytest.fixture
@@ -59,3 +74,23 @@ def test_a_run_too_short_to_measure_is_refused(records, speed, tmp_path, capfd):
 def test_a_run_that_is_not_there_is_refused(speed, tmp_path, capfd):
     assert speed.main(["v5e:2x4", "--output_dir", str(tmp_path / "nowhere")]) == 2
     assert "nowhere" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("how", [["--stage", "both"], ["--stage=both"]])
+def test_both_stages_are_refused_before_anything_is_done(how, cloud):
+    done = cloud.try_to("benchmark", "--poll", "1", *Steps(cloud.shared / "x").arguments("5", *how))
+    assert done.returncode == 2
+    assert "--stage both: benchmark measures one run; give --stage 1 or --stage 2" in done.stderr
+    assert cloud.calls() == []
+
+
+def test_figures_of_an_earlier_run_are_called_so(cloud):
+    steps = Steps(cloud.shared / "x")
+    arguments = ["benchmark", "--poll", "1", "--", "--output_dir", str(steps.folder), "--stage", "1"]
+    first = cloud.do(*arguments)
+    assert first.endswith("speed on v5e:4x4\n")
+    assert steps.done() == [30, 30]
+    assert "no step was made now" not in first
+    again = cloud.do(*arguments)
+    assert "worker 0: no step was made now: what follows was measured when this output_dir" in again
+    assert again.endswith("speed on v5e:4x4\n")

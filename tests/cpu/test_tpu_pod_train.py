@@ -211,6 +211,48 @@ def test_train_gives_up_after_as_many_restarts_as_allowed(cloud, steps):
     assert sum(any(" start " in word for word in call) for call in cloud.calls()) == 2
 
 
+def starts(cloud: FakeCloud) -> int:
+    return sum(any(" start " in word for word in call) for call in cloud.calls())
+
+
+@pytest.mark.parametrize(
+    ("how", "lives"), [(["--exit", "1"], 2), (["--fail_at", "3"], 3)], ids=["at once", "at a step"]
+)
+def test_train_gives_up_a_run_that_fails_by_itself_again_without_coming_further(cloud, steps, how, lives):
+    done = cloud.try_to("train", "--poll", "1", *steps.arguments("9", *how))
+    assert done.returncode == 1
+    assert "failed by itself twice in a row and came no further" in done.stderr
+    assert "[worker 0] RuntimeError: out of memory" in done.stdout
+    assert starts(cloud) == lives
+
+
+def test_train_goes_on_with_a_run_that_fails_by_itself_but_comes_further_each_time(cloud, steps):
+    done = cloud.try_to("train", "--poll", "1", *steps.arguments("9", "--fail_every", "2"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "restart 4 of at most 20" in done.stderr
+    assert steps.done() == [9, 9]
+
+
+def test_train_outlives_an_outage_of_the_bucket_of_a_run_that_had_begun(cloud, steps):
+    process = cloud.start("train", "--poll", "1", *steps.arguments())
+    wait_until(lambda: steps.are_beyond(3), process=process)
+    (steps.folder / "outage").touch()
+    wait_until(lambda: starts(cloud) == 5, process=process)
+    (steps.folder / "outage").unlink()
+    see_it_go_on(process, steps)
+    assert "a worker died; restart 4 of at most 20" in finish(process, steps)
+
+
+def test_train_starts_a_run_again_whose_worker_is_killed_before_its_first_step(cloud, steps):
+    """Each time at the same place, but it did not fail by itself."""
+    hold = ["--start_seconds", "1000"]
+    process = cloud.start("train", "--poll", "1", "--stop-seconds", "1", *steps.arguments("5", *hold))
+    for life in (1, 2, 3):
+        wait_until(lambda life=life: starts(cloud) == life and cloud.pid(1) is not None, process=process)
+        cloud.kill(1)
+    wait_until(lambda: starts(cloud) == 4, process=process)
+
+
 def test_train_does_not_repeat_a_run_that_was_refused(cloud, steps):
     done = cloud.try_to("train", "--poll", "1", *steps.arguments("1", "--exit", "2"))
     assert done.returncode == 1

@@ -98,5 +98,5 @@ def test_the_gain_of_ndcg_is_the_grade():
 
 def test_a_missing_ranx_names_the_extra(monkeypatch):
     monkeypatch.setattr(metrics.importlib.util, "find_spec", lambda _: None)
-    with pytest.raises(ValueError, match=r"prorank-jax\[eval\]"):
+    with pytest.raises(ValueError, match=r"run pip install -e '.\[eval\]' in the checkout"):
         require_ranx()

@@ -33,6 +33,10 @@ def test_arguments(name, source, split, tmp_path):
     ("name", "message"),
     [
         ("beir/scifct/test", "dataset='beir/scifct/test'.*did you mean.*beir/scifact/test"),
+        ("beir/nq/test", "did you mean beir/nq or "),
+        ("beir/webis-touche2020/test", "did you mean beir/webis-touche2020 or "),
+        ("beir/cqadupstack/gis/test", "did you mean beir/cqadupstack/gis or "),
+        ("beir/nfcorpus/tset", "did you mean beir/nfcorpus/test or "),
         ("nothing-like-it-anywhere", "no folder and no id.*FOLDER:split"),
         ("ir_datasets:beir/nfcorpu", "did you mean.*beir/nfcorpus"),
         ("/nowhere/at/all:test", "no such folder"),

@@ -11,11 +11,12 @@ from rich.console import Console
 
 from prorank_jax.config_files import load_config
 from prorank_jax.launching import Interrupted
-from prorank_jax.reproduce import command
+from prorank_jax.reproduce import command, place
 from prorank_jax.reproduce.command import reproduce
 from prorank_jax.reproduce.command_line import parse_options
 from prorank_jax.reproduce.rows import BASE, BOTH, STAGE1, STAGE2
 from tests.cpu.reproduce.stand_in_launchers import StandIns
+from tests.cpu.tiny_run import write_model_folder
 
 pytest.importorskip("ranx")
 
@@ -29,6 +30,12 @@ def _no_drawing(monkeypatch) -> None:
     """Drawing takes seconds; `test_results` and `test_end_to_end` do it."""
     monkeypatch.setattr(command, "draw_ablation", lambda content: PICTURE * bool(content["rows"]))
     monkeypatch.setattr(command, "draw_learning", lambda runs: PICTURE * len(runs))
+
+
+@pytest.fixture(autouse=True)
+def _no_model(monkeypatch) -> None:
+    """Most tests name a base model that nothing is read of."""
+    monkeypatch.setattr(command, "check_recipes", lambda _: None)
 
 
 def arguments(folder: Path, *more: str) -> list[str]:
@@ -151,6 +158,34 @@ def test_a_folder_of_another_ablation_is_refused_and_named(change, said, tmp_pat
         work(tmp_path / "out", "--seeds", "0", *change, run=run)
     assert run.ran == []
     assert {file: file.read_bytes() for file in (tmp_path / "out").rglob("*") if file.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (
+            ["--max_length", "100"],
+            "data.max_length=100: too short for the prompt's fixed text; give at least",
+        ),
+        (
+            ["--max_length", "208", "--stage1.data.max_length", "60", "--stage1.data.buckets", "[60]"],
+            "=60: too short",
+        ),
+        (["--max_length", "999"], "max_length=999: .* has 256 positions"),
+    ],
+    ids=["evaluation", "stage 1", "positions"],
+)
+def test_a_length_that_cannot_work_leaves_the_folder_to_the_corrected_command(
+    wrong, said, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(command, "check_recipes", place.check_recipes)
+    model, run = write_model_folder(tmp_path / "model"), StandIns()
+    given = ["--model", str(model), "--data.max_length", "208", "--stage1.data.buckets", "[208]"]
+    given += ["--only", "base"]
+    with pytest.raises(ValueError, match=said):
+        work(tmp_path / "out", *given, *wrong, run=run)
+    assert run.ran == []
+    assert work(tmp_path / "out", *given)[0].launchers == MODEL_STEPS
 
 
 def test_a_recipe_may_change_while_no_run_of_it_is_there(tmp_path):

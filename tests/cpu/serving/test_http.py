@@ -196,9 +196,15 @@ def test_overload_is_answered_with_503_and_the_accepted_with_scores():
 def test_more_connections_than_allowed_get_503():
     with live_server(max_connections=3) as live:
         idle = [live.raw(b"") for _ in range(3)]
-        assert live.ask("GET", "/health").status == 503
+        refused = live.rerank(COHERE)
+        assert (refused.status, refused.headers["Retry-After"]) == (503, "1")
+        assert refused.headers["Connection"] == "close"
+        assert refused.content["error"]["type"] == "too_many_connections"
+        assert "4 connections are open, more than max_connections=3" in refused.content["error"]["message"]
+        assert live.ask("GET", "/health").status == 200
+        assert live.metric('prorank_requests_total{status="503"}') == 1
         idle.pop().close()
-        wait_until(lambda: live.ask("GET", "/health").status == 200)
+        wait_until(lambda: live.rerank(COHERE).status == 200)
         for connection in idle:
             connection.close()
 

@@ -82,10 +82,13 @@ def test_halves_of_surrogate_pairs_become_question_marks():
         (TEI | {"raw_scores": 1}, "raw_scores", "JSON number"),
         (TEI | {"truncation_direction": "Left"}, "truncation_direction", "'Left'.*cut at their end"),
         (COHERE | {"instruction": 5}, "instruction", "JSON number"),
-        (COHERE | {"topn": 2}, "'topn'", "did you mean top_n"),
-        (COHERE | {"rank_fields": ["text"]}, "'rank_fields'", "leave it out"),
-        (COHERE | {"raw_scores": True}, "'raw_scores'", "no field of a request with documents"),
-        (TEI | {"top_n": 1}, "'top_n'", "no field of a request with texts"),
+        (COHERE | {"topn": 2}, "topn", "did you mean top_n"),
+        (COHERE | {"rank_fields": ["text"]}, "rank_fields", "leave it out"),
+        (COHERE | {"raw_scores": True}, "raw_scores", "no field of a request with documents"),
+        (TEI | {"top_n": 1}, "top_n", "no field of a request with texts"),
+        (COHERE | {"it's\ud800": 1}, "it's?", "no field of a request with documents"),
+        (COHERE | {"": 1}, "(empty name)", "leave it out"),
+        (COHERE | {"x" * 99: 1}, "x" * 57 + "...", "leave it out"),
     ],
 )
 def test_fields_that_are_wrong_are_named(record, field, message):
