@@ -29,7 +29,7 @@ WORK = {
     "load_server": [],  # its own name for `run_load`
     "probe": ["prorank_jax.model_probe.probe_model"],
     "reproduce": ["prorank_jax.reproduce.command.reproduce"],
-    "tpu_train": ["prorank_jax.train.train"],
+    "tpu_train": ["prorank_jax.train.train", "prorank_jax.setup.check_later_run"],
     SERVER: ["prorank_jax.server.run"],
 }
 
