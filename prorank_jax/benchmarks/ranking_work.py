@@ -23,6 +23,7 @@ from prorank_jax.data import ExampleSet, open_dataset
 from prorank_jax.evaluation.names import DatasetName, parse_dataset
 from prorank_jax.lists import index_lists, list_iterator
 from prorank_jax.run_folder import DATA_FOLDER
+from prorank_jax.source_names import DEMO
 from prorank_jax.types import ListBatch
 
 OUR_RUN = "run"
@@ -138,8 +139,9 @@ def our_config(
             "model.attention": size.attention,
             "data.source": dataset.source,
             "data.split": dataset.split,
-            "data.probe_source": dataset.source,
-            "data.probe_split": dataset.split,
+            # A run has a probe, though none of its prompts is measured; it may not be what is trained on.
+            "data.probe_source": DEMO,
+            "data.probe_split": "train" if (dataset.source, dataset.split) == (DEMO, "dev") else "dev",
             "data.max_length": options.max_length,
             "data.system": system,
             "data.negatives_per_query": size.list_size - 1,
