@@ -25,7 +25,9 @@ PIECES = (
     *("水を", "تخزن", "👍🏽", "½", "\u00a0", "{{ x }}", "{% endif %}", "{#", "<|", "|>", "im_end", "<", ">"),
     *CONTROL,
 )
-texts = st.lists(st.sampled_from(PIECES), max_size=12).map("".join) | st.text(max_size=20)
+# All but the mark between pieces, a noncharacter that no text holds: an exported tokenizer drops it.
+characters = st.characters(codec="utf-8", exclude_characters=JOINT)
+texts = st.lists(st.sampled_from(PIECES), max_size=12).map("".join) | st.text(characters, max_size=20)
 CHAT = [
     {"role": "system", "content": "Be kind."},
     {"role": "user", "content": "Hello, is query: a word?\n"},
