@@ -123,7 +123,7 @@ def dataset_section(name: str, evaluation: Evaluation, collection: Collection) -
     """The part of the page about one dataset, as HTML."""
     wins, losses = largest_changes(evaluation)
     parts = [
-        f'<section data-dataset="{html.escape(name)}"><h2>{escape(name)}</h2>',
+        f'<section data-dataset="{escape(name)}"><h2>{escape(name)}</h2>',
         picture(draw_gains(evaluation), "Change in nDCG@10 of each query"),
         picture(draw_scores(evaluation, collection.qrels), "Scores by grade"),
         _examples(evaluation, collection, wins, "Largest wins"),
