@@ -21,7 +21,7 @@ from prorank_jax.evaluation.options import EvaluationOptions, add_options, optio
 from prorank_jax.evaluation.output import METRICS_FILE, QUERIES_FILE
 from prorank_jax.evaluation.significance import as_json
 from prorank_jax.model_identity import model_identity
-from prorank_jax.model_prompt import check_model
+from prorank_jax.model_prompt import open_with_prompts
 from prorank_jax.run_folder import write_json
 
 COMPARISON_FILE, PICTURE_FILE = "comparison.json", "comparison.png"
@@ -85,7 +85,7 @@ def _check_models(options: ComparisonOptions) -> None:
     for name, source in options.models.items():
         try:
             model_identity(source)
-            check_model(
+            open_with_prompts(
                 source,
                 max_length=given.max_length,
                 instruction=given.instruction,

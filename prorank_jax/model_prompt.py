@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import Any
 
 from prorank_jax.excerpts import EXCERPT_STYLES
 from prorank_jax.models.attention import check_head_size
 from prorank_jax.pretrained import Pretrained, check_tokenizer, open_pretrained
 from prorank_jax.prompt_settings import PromptSettings, read_prompt_settings
-from prorank_jax.prompts import make_renderer, template_length
+from prorank_jax.prompts import PromptRenderer, make_renderer, template_length
 
 # What mxbai-rerank v2 allows query and document together, if the model has the positions.
 DEFAULT_ROOM = 8192
@@ -49,18 +50,15 @@ def prompt_settings_of(
     return PromptSettings(system, instruction, max_length, excerpts)
 
 
-def check_model(
-    source: str,
-    *,
-    max_length: int | None = None,
-    instruction: str | None = None,
-    system: str | None = None,
-    excerpts: str | None = None,
-    attention: str = "xla",
-) -> None:
-    """Refuses what `Reranker.from_pretrained` would, as far as it is known before the weights are read.
+def open_with_prompts(
+    source: str, *, attention: str = "xla", **prompt: Any
+) -> tuple[Pretrained, PromptRenderer]:
+    """A model that is to score, its weights not yet read, and the renderer of its prompts.
 
-    For work of hours that needs the model late.
+    By itself a check, for work of hours that needs the model late.
+
+    Args:
+        prompt: what `prompt_settings_of` takes instead of the model's own.
 
     Raises:
         ValueError: there is no such model, or its files do not belong together, or an argument cannot work
@@ -69,10 +67,7 @@ def check_model(
     model = open_pretrained(source)
     check_head_size(attention, model.config.head_dim)
     check_tokenizer(model)
-    settings = prompt_settings_of(
-        model, max_length=max_length, instruction=instruction, system=system, excerpts=excerpts
-    )
-    make_renderer(model.tokenizer, **asdict(settings))
+    return model, make_renderer(model.tokenizer, **asdict(prompt_settings_of(model, **prompt)))
 
 
 def _settings_of_run(model: Pretrained) -> PromptSettings | None:

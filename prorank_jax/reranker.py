@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from functools import lru_cache
 
 import numpy as np
@@ -15,12 +14,11 @@ from prorank_jax.calibration import Calibration, fit_calibration
 from prorank_jax.config import ATTENTION_IMPLEMENTATIONS, COMPUTE_DTYPES, MeshOptions
 from prorank_jax.config_checks import require, require_choice
 from prorank_jax.input_checks import Pair, check_query, checked_count, checked_documents, checked_pairs
-from prorank_jax.model_prompt import prompt_settings_of
-from prorank_jax.models.attention import check_head_size, check_implementation
+from prorank_jax.model_prompt import open_with_prompts
+from prorank_jax.models.attention import check_implementation
 from prorank_jax.models.config import ModelConfig
 from prorank_jax.models.transformer import Transformer, abstract_params
-from prorank_jax.pretrained import check_tokenizer, open_pretrained
-from prorank_jax.prompts import PromptRenderer, make_renderer
+from prorank_jax.prompts import PromptRenderer
 from prorank_jax.rank_result import RankResult
 from prorank_jax.scorer import PairScorer
 from prorank_jax.sharding import make_mesh, state_shardings
@@ -99,13 +97,14 @@ class Reranker:
         _check_options(batch_size, compute_dtype, attention)
         device_mesh = make_mesh(mesh or MeshOptions())
         check_implementation(attention, compute_dtype, device_mesh)
-        pretrained = open_pretrained(source)
-        check_head_size(attention, pretrained.config.head_dim)
-        check_tokenizer(pretrained)
-        settings = prompt_settings_of(
-            pretrained, max_length=max_length, instruction=instruction, system=system, excerpts=excerpts
+        pretrained, renderer = open_with_prompts(
+            source,
+            attention=attention,
+            max_length=max_length,
+            instruction=instruction,
+            system=system,
+            excerpts=excerpts,
         )
-        renderer = make_renderer(pretrained.tokenizer, **asdict(settings))
         model = Transformer(pretrained.config, compute_dtype, attention=attention)
         params = pretrained.load_params(state_shardings(abstract_params(model), device_mesh))
         scorer = PairScorer(

@@ -10,7 +10,7 @@ from typing import Any
 from prorank_jax.config_files import config_to_dict, flatten
 from prorank_jax.corpora import source_fingerprint
 from prorank_jax.evaluation.output import check_owner
-from prorank_jax.model_prompt import check_model
+from prorank_jax.model_prompt import open_with_prompts
 from prorank_jax.reproduce.options import ReproduceOptions
 from prorank_jax.reproduce.plan import Entry, Plan
 from prorank_jax.reproduce.rows import ROWS, TRAINED
@@ -58,7 +58,7 @@ def check_recipes(options: ReproduceOptions) -> None:
     """
     data, attention = options.stage2.data, options.stage2.model.attention
     for length in sorted({options.evaluated_length, options.stage1.data.max_length, data.max_length}):
-        check_model(
+        open_with_prompts(
             options.model,
             max_length=length,
             instruction=data.instruction,
