@@ -79,7 +79,7 @@ def _not_to_be_drawn(collection: Collection, query_id: str, options: DataOptions
     itself = collection.documents.get(query_id)
     if itself is None or query_id in collection.qrels[query_id]:
         return {}
-    if not is_the_query(query_id, collection.queries[query_id], itself.id, itself.full_text):
+    if not is_the_query(collection.queries[query_id], itself.full_text):
         return {}
     return {query_id: options.relevant_grade}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from prorank_jax.config import RunConfig
+from prorank_jax.config import RankingOptions, RunConfig
 from prorank_jax.data import ExampleSet
 from prorank_jax.ranking_losses import LOSSES, LossOptions, make_losses, parse_losses, reads_teacher
 from prorank_jax.ranking_step import RankingObjective
@@ -26,13 +26,13 @@ def check_losses(config: RunConfig) -> dict[str, float]:
         )
     brings_its_own = data.source.endswith((".jsonl", ".json"))
     if not (data.teacher_scores or brings_its_own):
-        _require_teacher(config, data.source, has_scores=False)
+        _refuse_without_teacher(ranking, weights, data.source)
     return weights
 
 
-def _require_teacher(config: RunConfig, name: str, *, has_scores: bool) -> None:
-    ranking = config.ranking
-    if reads_teacher(parse_losses(ranking.losses), ranking.soft_labels) and not has_scores:
+def _refuse_without_teacher(ranking: RankingOptions, weights: dict[str, float], name: str) -> None:
+    """For examples that have no teacher's scores."""
+    if reads_teacher(weights, ranking.soft_labels):
         raise ValueError(
             f"ranking.losses={ranking.losses!r}, ranking.soft_labels={ranking.soft_labels!r}: needs teacher "
             f"scores, and {name} has none: name a file as data.teacher_scores, or a .jsonl with "
@@ -49,7 +49,8 @@ def make_objective(config: RunConfig, examples: ExampleSet) -> RankingObjective:
     ranking = config.ranking
     weights = check_losses(config)
     known = examples.scores[np.isfinite(examples.scores)]
-    _require_teacher(config, examples.name, has_scores=len(known) > 0)
+    if not len(known):
+        _refuse_without_teacher(ranking, weights, examples.name)
     if ranking.soft_labels == "teacher" and len(known) and not 0 <= known.min() <= known.max() <= 1:
         raise ValueError(
             f"ranking.soft_labels='teacher': the teacher's scores go from {known.min():.4g} to "

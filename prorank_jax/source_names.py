@@ -21,11 +21,12 @@ def nearest_ids(identifier: str) -> list[str]:
 
     known = list(ir_datasets.registry)
     children = [name for name in known if name.startswith(identifier.rstrip("/") + "/")]
+    if children:
+        return children[:_MOST_NAMED]
     parent = identifier.rpartition("/")[0]
     above = [parent] if parent in known and ir_datasets.registry[parent].has_qrels() else []
     alike = difflib.get_close_matches(identifier, known, n=_MOST_NAMED, cutoff=0.5)
-    nearest = children or [*above, *(name for name in alike if name not in above)]
-    return nearest[:_MOST_NAMED]
+    return [*above, *(name for name in alike if name not in above)][:_MOST_NAMED]
 
 
 def find_dataset(identifier: str, problem: str, remedy: str) -> Any:

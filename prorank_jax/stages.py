@@ -20,9 +20,7 @@ from prorank_jax.lists import index_lists, list_iterator
 from prorank_jax.models.transformer import Transformer
 from prorank_jax.process_rows import rows_of_process
 from prorank_jax.prompts import AnswerTokens
-from prorank_jax.ranking_losses import (
-    learns_level,
-)
+from prorank_jax.ranking_losses import learns_level
 from prorank_jax.ranking_objective import make_objective
 from prorank_jax.ranking_step import make_ranking_step
 from prorank_jax.rewards import answer_reward

@@ -226,10 +226,11 @@ stop() {
 benchmark() {
   if is_locked; then refuse_while_locked "wait for its end"; fi
   # The first worker tells every tenth step, and the last.
-  if ! log_of_life | tr '\n' ' ' | grep -E 'step +[0-9]+/[0-9]+' >/dev/null; then
-    say "no step was made now: what follows was measured when this output_dir was trained, perhaps on another pod;" \
-      "give another --output_dir to measure again"
-  fi
+  case $(steps_told "$(log_of_life)") in
+    */*) ;;
+    *) say "no step was made now: what follows was measured when this output_dir was trained, perhaps on another pod;" \
+      "give another --output_dir to measure again" ;;
+  esac
   cd "$CHECKOUT"
   "$VENV/bin/python" launch/tpu_pod/speed.py "$@"
 }
