@@ -74,9 +74,19 @@ def grpo_step_flops(
     return rows * (updates * trained + only_forward * forward)
 
 
+def inference_flops(config: ModelConfig, queries: int, keys: int, read: int) -> int:
+    """FLOPs of `queries` tokens of one row where the states of `read` of them are wanted.
+
+    The last layer makes keys and values of all of them, and the rest for those (`Transformer.states_at`).
+    """
+    key_values = 2 * config.dim * config.head_dim * config.kv_heads
+    of_token = 2 * (layer_weights(config) - key_values) + 4 * config.heads * config.head_dim * keys
+    return forward_flops(config, queries, keys) - (queries - read) * of_token
+
+
 def score_step_flops(config: ModelConfig, rows: int, width: int) -> int:
     """FLOPs of scoring `rows` prompts padded to `width` tokens; the two rows of the head are not counted."""
-    return rows * forward_flops(config, width, width)
+    return rows * inference_flops(config, width, width, read=1)
 
 
 def ranking_step_flops(

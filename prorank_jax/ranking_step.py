@@ -24,7 +24,7 @@ from prorank_jax.ranking_losses import (
     needs_reference,
     weight_totals,
 )
-from prorank_jax.scoring import answered_list_hidden, list_hidden, score_from_hidden
+from prorank_jax.scoring import answered_list_hidden, list_hidden, list_states, score_from_hidden
 from prorank_jax.sharding import batch_sharding, logical_axes, logical_rules, replicated
 from prorank_jax.train_state import (
     Policy,
@@ -138,7 +138,7 @@ def _part_loss(
     else:
         hidden, answered = list_hidden(model, params, part), None
     scores = score_from_hidden(model, params, hidden, answers)
-    initial = None if reference is None else list_hidden(*reference, part)
+    initial = None if reference is None else list_states(*reference, part)
     initial_scores = None
     if reference is not None and initial is not None:
         initial_scores = jax.lax.stop_gradient(score_from_hidden(*reference, initial, answers))

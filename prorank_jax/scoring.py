@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from prorank_jax.models.attention import prompt_layout
+from prorank_jax.models.attention import TokenLayout, prompt_layout
+from prorank_jax.models.layers import KeyValues
 from prorank_jax.models.transformer import Transformer, last_positions
 from prorank_jax.prompts import AnswerTokens
 from prorank_jax.types import Array, Batch, ListBatch, Params
@@ -16,9 +18,17 @@ from prorank_jax.types import Array, Batch, ListBatch, Params
 def relevance_scores(model: Transformer, params: Params, batch: Batch, answers: AnswerTokens) -> jax.Array:
     """Scores of a batch of prompts: [B] float32, higher is more relevant.
 
-    Two rows of the output embedding are all that is needed, so the vocabulary is never projected on.
+    Two rows of the output embedding are all that is needed, so the vocabulary is never projected on; of the
+    last layer, what the last token asks for. For inference: see `Transformer.states_at`.
     """
-    return score_from_hidden(model, params, _last_hidden(model, params, batch), answers)
+    layout = prompt_layout(batch.lengths, batch.tokens.shape[1])
+    last = _states_at(model, params, batch.tokens, layout, batch.lengths)[0]
+    return score_from_hidden(model, params, last, answers)
+
+
+def list_scores(model: Transformer, params: Params, batch: ListBatch, answers: AnswerTokens) -> jax.Array:
+    """Scores of each prompt of each list: [Q, K] float32; what its prompts share runs once. For inference."""
+    return score_from_hidden(model, params, list_states(model, params, batch), answers)
 
 
 def score_from_hidden(model: Transformer, params: Params, last: Array, answers: AnswerTokens) -> jax.Array:
@@ -28,10 +38,24 @@ def score_from_hidden(model: Transformer, params: Params, last: Array, answers: 
     return jnp.einsum("...d,d->...", wide, direction, precision=jax.lax.Precision.HIGHEST)
 
 
-def _last_hidden(model: Transformer, params: Params, batch: Batch) -> jax.Array:
-    layout = prompt_layout(batch.lengths, batch.tokens.shape[1])
-    hidden, _ = model.apply({"params": params}, batch.tokens, layout)
-    return last_positions(hidden, batch.lengths)
+def list_states(model: Transformer, params: Params, batch: ListBatch) -> jax.Array:
+    """What `list_hidden` gives, for inference: [Q, K, D]."""
+    prefix_layout = prompt_layout(batch.prefix_lengths, batch.prefix.shape[1])
+    # Where lists share nothing, a place is outside its row: it is moved into it, and nobody reads the state.
+    shared = jnp.maximum(batch.prefix_lengths, 1)
+    _, keyvalues = _states_at(model, params, batch.prefix, prefix_layout, shared)
+    rest = _rest_of(batch, keyvalues, prefix_layout)
+    last, _ = _states_at(model, params, rest.tokens, rest.layout, rest.lengths, *rest.prefix)
+    return last.reshape(*batch.lengths.shape, -1)
+
+
+def _states_at(
+    model: Transformer, params: Params, tokens: Array, layout: TokenLayout, lengths: Array, *prefix: Any
+) -> tuple[jax.Array, KeyValues]:
+    """The hidden state of the last of so many tokens [B, D], and the keys and values of all."""
+    places = jnp.asarray(lengths)[:, None] - 1
+    states: Any = model.apply({"params": params}, tokens, layout, places, *prefix, method="states_at")
+    return states[0][:, 0], states[1]
 
 
 def list_hidden(model: Transformer, params: Params, batch: ListBatch) -> jax.Array:
@@ -39,7 +63,7 @@ def list_hidden(model: Transformer, params: Params, batch: ListBatch) -> jax.Arr
 
     What the prompts of a list share runs once; the rest of each attends to its keys and values.
     """
-    return _states_at(_rest_hidden(model, params, batch), batch.lengths)
+    return _last_of_lists(_rest_hidden(model, params, batch), batch.lengths)
 
 
 def answered_list_hidden(
@@ -58,29 +82,50 @@ def answered_list_hidden(
         batch, tokens=jnp.where(behind, answers[..., None], batch.tokens), lengths=batch.lengths + 1
     )
     hidden = _rest_hidden(model, params, answered)
-    return _states_at(hidden, batch.lengths), _states_at(hidden, answered.lengths)
+    return _last_of_lists(hidden, batch.lengths), _last_of_lists(hidden, answered.lengths)
 
 
-def _states_at(hidden: jax.Array, lengths: Array) -> jax.Array:
+def _last_of_lists(hidden: jax.Array, lengths: Array) -> jax.Array:
     """The hidden state of the last of so many tokens: [Q·K, S, D] and [Q, K] → [Q, K, D]."""
     return last_positions(hidden, lengths.reshape(-1)).reshape(*lengths.shape, -1)
 
 
 def _rest_hidden(model: Transformer, params: Params, batch: ListBatch) -> jax.Array:
     """The hidden states of each prompt beyond what its list shares: [Q·K, S, D]."""
-    queries, documents, width = batch.tokens.shape
     prefix_layout = prompt_layout(batch.prefix_lengths, batch.prefix.shape[1])
-    _, keyvalues = model.apply({"params": params}, batch.prefix, prefix_layout)
-
-    def for_each_document(values: jax.Array, axis: int) -> jax.Array:
-        return jnp.repeat(values, documents, axis=axis)
-
-    prefix = jax.tree.map(lambda values: for_each_document(values, 1), keyvalues)  # [N, Q·K, P, J, C]
-    prefix_layout = jax.tree.map(lambda values: for_each_document(values, 0), prefix_layout)
-    lengths = batch.lengths.reshape(queries * documents)
-    layout = prompt_layout(lengths, width)
-    starts = for_each_document(jnp.asarray(batch.prefix_lengths), 0)
-    layout = dataclasses.replace(layout, positions=layout.positions + starts[:, None])
-    rows = batch.tokens.reshape(queries * documents, width)
-    hidden, _ = model.apply({"params": params}, rows, layout, prefix, prefix_layout)
+    of_prefix: Any = model.apply({"params": params}, batch.prefix, prefix_layout)
+    rest = _rest_of(batch, of_prefix[1], prefix_layout)
+    hidden, _ = model.apply({"params": params}, rest.tokens, rest.layout, *rest.prefix)
     return hidden
+
+
+class _Rest(NamedTuple):
+    """What each prompt of a batch has beyond its list's start, as rows of their own.
+
+    Attributes:
+        tokens: [Q·K, S] int32.
+        lengths: [Q·K] int32.
+        layout: of the tokens, behind the prefix.
+        prefix: keys and values [N, Q·K, P, J, C], and their layout.
+    """
+
+    tokens: jax.Array
+    lengths: jax.Array
+    layout: TokenLayout
+    prefix: tuple[KeyValues, TokenLayout]
+
+
+def _rest_of(batch: ListBatch, keyvalues: KeyValues, prefix_layout: TokenLayout) -> _Rest:
+    queries, documents, width = batch.tokens.shape
+
+    def for_each_document(values: Array, axis: int) -> jax.Array:
+        return jnp.repeat(jnp.asarray(values), documents, axis=axis)
+
+    prefix = jax.tree.map(lambda values: for_each_document(values, 1), keyvalues)
+    prefix_layout = jax.tree.map(lambda values: for_each_document(values, 0), prefix_layout)
+    lengths = jnp.asarray(batch.lengths).reshape(queries * documents)
+    layout = prompt_layout(lengths, width)
+    starts = for_each_document(batch.prefix_lengths, 0)
+    layout = dataclasses.replace(layout, positions=layout.positions + starts[:, None])
+    rows = jnp.asarray(batch.tokens).reshape(queries * documents, width)
+    return _Rest(rows, lengths, layout, (prefix, prefix_layout))

@@ -30,7 +30,7 @@ from prorank_jax.rollouts import (
     sample_completions,
     uniform_draws,
 )
-from prorank_jax.scoring import list_hidden, relevance_scores, score_from_hidden
+from prorank_jax.scoring import list_scores, relevance_scores
 from prorank_jax.sharding import (
     AnyBatch,
     batch_sharding,
@@ -196,7 +196,7 @@ def make_list_score_step(
     """
 
     def scores(params: Params, batch: ListBatch) -> jax.Array:
-        return score_from_hidden(model, params, list_hidden(model, params, batch), answers)
+        return list_scores(model, params, batch, answers)
 
     return _jit_scores(scores, model, mesh)
 

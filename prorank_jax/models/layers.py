@@ -163,8 +163,17 @@ def rotate(x: Array, cosine: Array, sine: Array) -> jax.Array:
     return rotated.astype(x.dtype)
 
 
+def rows_at(rows: Array, places: Array) -> jax.Array:
+    """The entries at some places of each row: [B, T, ...] and [B, R] int32 → [B, R, ...]."""
+    whole = jnp.asarray(rows)
+    return jnp.take_along_axis(whole, places.reshape(*places.shape, *(1,) * (whole.ndim - 2)), axis=1)
+
+
 class Attention(nn.Module):
-    """Causal grouped-query attention; keys of an optional prefix stand before the row's own."""
+    """Causal grouped-query attention; keys of an optional prefix stand before the row's own.
+
+    With `places` [B, R] only the tokens there ask and get an answer; all give keys and values.
+    """
 
     config: ModelConfig
     lora: LoraOptions = LoraOptions()
@@ -176,17 +185,19 @@ class Attention(nn.Module):
         angles: tuple[jax.Array, jax.Array],
         visible: Visibility,
         prefix: KeyValues | None,
+        places: Array | None = None,
     ) -> tuple[jax.Array, KeyValues]:
         c = self.config
+        asking, asking_angles = (x, angles) if places is None else _at_places(x, angles, places)
         heads, kv_heads = (c.heads, c.head_dim), (c.kv_heads, c.head_dim)
         query_axes, key_axes = ("embed", "heads", "head_dim"), ("embed", "kv_heads", "head_dim")
-        query = Projection((c.dim,), heads, query_axes, c.qkv_bias, self.lora, name="query")(x)
+        query = Projection((c.dim,), heads, query_axes, c.qkv_bias, self.lora, name="query")(asking)
         key = Projection((c.dim,), kv_heads, key_axes, c.qkv_bias, self.lora, name="key")(x)
         value = Projection((c.dim,), kv_heads, key_axes, c.qkv_bias, self.lora, name="value")(x)
         if c.qk_norm:
             query = RMSNorm(c.norm_eps, "head_dim", name="query_norm")(query)
             key = RMSNorm(c.norm_eps, "head_dim", name="key_norm")(key)
-        query = named_flat(rotate(query, *angles), QUERY)
+        query = named_flat(rotate(query, *asking_angles), QUERY)
         key = named_flat(rotate(key, *angles), KEY)
         value = named_flat(value, VALUE)
         own = KeyValues(wide_on_cpu(key), wide_on_cpu(value))  # [B, Q, J, C]
@@ -197,6 +208,13 @@ class Attention(nn.Module):
         output_axes = ("heads", "head_dim", "embed")
         output = Projection(heads, (c.dim,), output_axes, lora=self.lora, name="output")(mixed)
         return output, own
+
+
+def _at_places(
+    x: Array, angles: tuple[jax.Array, jax.Array], places: Array
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    cosine, sine = angles
+    return rows_at(x, places), (rows_at(cosine, places), rows_at(sine, places))
 
 
 class GatedMLP(nn.Module):

@@ -14,9 +14,24 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from prorank_jax.models.attention import TokenLayout, Visibility, prompt_layout, visibility_for
+from prorank_jax.models.attention import (
+    TokenLayout,
+    Visibility,
+    concatenate_layouts,
+    prompt_layout,
+    visibility,
+    visibility_for,
+)
 from prorank_jax.models.config import ModelConfig
-from prorank_jax.models.layers import Attention, GatedMLP, KeyValues, RMSNorm, gathered, rotary_angles
+from prorank_jax.models.layers import (
+    Attention,
+    GatedMLP,
+    KeyValues,
+    RMSNorm,
+    gathered,
+    rotary_angles,
+    rows_at,
+)
 from prorank_jax.models.products import wide_on_cpu, wide_product
 from prorank_jax.models.remat import POLICIES
 from prorank_jax.stage_options import LoraOptions
@@ -26,7 +41,10 @@ _TABLE_AXES = ("vocab", "embed")
 
 
 class Block(nn.Module):
-    """One pre-norm decoder layer; the scan carries `x` and collects each layer's keys and values."""
+    """One pre-norm decoder layer; the scan carries `x` and collects each layer's keys and values.
+
+    With `places` [B, R] it gives the tokens there only, for what all of them ask the others.
+    """
 
     config: ModelConfig
     compute_dtype: str
@@ -34,12 +52,17 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, angles: tuple[jax.Array, jax.Array], visible: Visibility, prefix: KeyValues | None
+        self,
+        x: jax.Array,
+        angles: tuple[jax.Array, jax.Array],
+        visible: Visibility,
+        prefix: KeyValues | None,
+        places: Array | None = None,
     ) -> tuple[jax.Array, KeyValues]:
         c = self.config
         normed = RMSNorm(c.norm_eps, "norm", self.compute_dtype, name="attention_norm")(x)
-        mixed, keyvalues = Attention(c, self.lora, name="attention")(normed, angles, visible, prefix)
-        x = x + mixed
+        mixed, keyvalues = Attention(c, self.lora, name="attention")(normed, angles, visible, prefix, places)
+        x = (x if places is None else rows_at(x, places)) + mixed
         normed = RMSNorm(c.norm_eps, "norm", self.compute_dtype, name="mlp_norm")(x)
         x = x + GatedMLP(c, self.lora, name="mlp")(normed)
         x = nn.with_logical_constraint(x, ("batch", "length", "activation"))
@@ -109,6 +132,48 @@ class Transformer(nn.Module):
         x, keyvalues = self.layers(x, angles, visible, prefix)
         return self.final_norm(x), keyvalues
 
+    def states_at(
+        self,
+        tokens: Array,
+        layout: TokenLayout,
+        places: Array,
+        prefix: KeyValues | None = None,
+        prefix_layout: TokenLayout | None = None,
+    ) -> tuple[jax.Array, KeyValues]:
+        """`__call__` for inference, at a few places of each row: [B, R, D], and all keys and values.
+
+        The last layer makes keys and values of every token, and all else of those at `places` only: of N
+        layers about 1/N of the work is left out. A scan's layers are all alike, so the last one stands
+        behind it, and each takes its parameters out of the stack by number. The gradient of that would add
+        up whole stacks.
+
+        Args:
+            places: [B, R] int32, of the tokens of each row.
+        """
+        c = self.config
+        angles = rotary_angles(layout.positions, c.head_dim, c.rope_theta)
+        block = Block(c, self.compute_dtype, self.lora, parent=None)
+        stacks = (self.layers.variables["params"], prefix)
+
+        def run(x: jax.Array, layer: Any, visible: Visibility, *only: Array) -> tuple[jax.Array, KeyValues]:
+            params, before = jax.tree.map(
+                lambda stack: jax.lax.dynamic_index_in_dim(stack, layer, keepdims=False), stacks
+            )
+            result: Any = block.apply({"params": params}, x, angles, visible, before, *only)
+            return result
+
+        visible = visibility_for(self.attention, layout, prefix_layout)
+        x, keyvalues = jax.lax.scan(
+            lambda x, layer: run(x, layer, visible),
+            wide_on_cpu(self._embed(tokens)),
+            jnp.arange(c.layers - 1),
+        )
+        read = TokenLayout(rows_at(layout.positions, places), rows_at(layout.segments, places))
+        keys = layout if prefix_layout is None else concatenate_layouts(prefix_layout, layout)
+        x, last = run(x, c.layers - 1, visibility(read, keys), places)
+        keyvalues = jax.tree.map(lambda stack, one: jnp.concatenate([stack, one[None]]), keyvalues, last)
+        return self.final_norm(x), keyvalues
+
     def _embed(self, tokens: Array) -> jax.Array:
         """Embeddings in the compute dtype: [B, Q] → [B, Q, D].
 
@@ -148,4 +213,4 @@ def abstract_params(model: Transformer) -> Any:
 
 def last_positions(hidden: Array, lengths: Array) -> jax.Array:
     """The hidden state of each row's last real token: [B, T, D] and [B] → [B, D]."""
-    return jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)[:, 0]
+    return rows_at(hidden, (lengths - 1)[:, None])[:, 0]

@@ -9,24 +9,35 @@ import jax.numpy as jnp
 import pytest
 
 from prorank_jax.config import GrpoOptions
-from prorank_jax.flops import forward_flops, grpo_step_flops, layer_weights
+from prorank_jax.flops import forward_flops, grpo_step_flops, inference_flops, layer_weights
 from prorank_jax.models.attention import prompt_layout
 from prorank_jax.models.transformer import Transformer
 from tests.cpu.tiny import tiny_config
 
+WIDE = dataclasses.replace(
+    tiny_config("llama"), dim=64, heads=8, kv_heads=4, head_dim=16, mlp_dim=256, layers=1
+)
+WIDTH = 32
+XLA_ADDS = 0.12  # norms and softmax
+
+
+def xlas_count(*places: jax.Array, method: str) -> float:
+    model = Transformer(WIDE)
+    tokens, layout = jnp.zeros((1, WIDTH), jnp.int32), prompt_layout(jnp.array([WIDTH]), WIDTH)
+    params = model.init(jax.random.key(0), tokens, layout)
+    run = jax.jit(lambda p: model.apply(p, tokens, layout, *places, method=method)[0])
+    return run.lower(params).compile().cost_analysis()["flops"]
+
 
 def test_forward_count_is_close_to_xlas_own():
-    config = dataclasses.replace(
-        tiny_config("llama"), dim=64, heads=8, kv_heads=4, head_dim=16, mlp_dim=256, layers=1
-    )
-    model, width = Transformer(config), 32
-    tokens, layout = jnp.zeros((1, width), jnp.int32), prompt_layout(jnp.array([width]), width)
-    params = model.init(jax.random.key(0), tokens, layout)
-    run = jax.jit(lambda p: model.apply(p, tokens, layout)[0])
-    counted = run.lower(params).compile().cost_analysis()["flops"]
-    assert forward_flops(config, width, width) == pytest.approx(
-        counted, rel=0.12
-    )  # XLA adds norms and softmax
+    assert forward_flops(WIDE, WIDTH, WIDTH) == pytest.approx(xlas_count(method="__call__"), rel=XLA_ADDS)
+
+
+@pytest.mark.parametrize("read", [1, 3])
+def test_inference_count_is_close_to_xlas_own(read):
+    counted = xlas_count(jnp.arange(read)[None], method="states_at")
+    assert inference_flops(WIDE, WIDTH, WIDTH, read) == pytest.approx(counted, rel=XLA_ADDS)
+    assert inference_flops(WIDE, WIDTH, WIDTH, WIDTH) == forward_flops(WIDE, WIDTH, WIDTH)
 
 
 def test_layer_weights_are_the_matrices():

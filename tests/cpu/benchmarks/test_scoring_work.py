@@ -13,7 +13,7 @@ from prorank_jax.benchmarks.peer_model import (
     read_peer_model,
 )
 from prorank_jax.benchmarks.scoring_work import ScoringWork, least_flops, write_scoring_work
-from prorank_jax.flops import forward_flops, layer_weights
+from prorank_jax.flops import layer_weights, score_step_flops
 from prorank_jax.prompt_settings import PromptSettings, read_prompt_settings
 from prorank_jax.reranker import Reranker
 from tests.cpu.benchmarks.command_lines import comparison
@@ -90,12 +90,14 @@ def test_least_flops_counts_what_is_shared_once():
     config = tiny_config()
     start, ends = np.arange(7), ([7, 8, 9], [10, 8], [11])
     prompts = [np.array([*start, *end]) for end in ends] + [np.array([5, 6])]
-    weights = 2 * config.layers * layer_weights(config)
-    attended = 7 * 7 + 3 * 10 + 2 * 9 + 1 * 8 + 2 * 2
-    keys = 4 * config.layers * config.heads * config.head_dim * attended
-    assert least_flops(config, ["q", "q", "q", "r"], prompts) == weights * (7 + 3 + 2 + 1 + 2) + keys
+    key_values = 2 * 2 * config.dim * config.head_dim * config.kv_heads
+    weights = 2 * layer_weights(config)
+    keys = 4 * config.heads * config.head_dim
+    whole_layers = (config.layers - 1) * (weights * 15 + keys * (7 * 7 + 3 * 10 + 2 * 9 + 1 * 8 + 2 * 2))
+    last_layer = key_values * 15 + (weights - key_values) * 4 + keys * (10 + 9 + 8 + 2)
+    assert least_flops(config, ["q", "q", "q", "r"], prompts) == whole_layers + last_layer
     apart = least_flops(config, ["a", "b", "c", "d"], prompts)
-    assert apart == sum(forward_flops(config, len(prompt), len(prompt)) for prompt in prompts)
+    assert apart == sum(score_step_flops(config, 1, len(prompt)) for prompt in prompts)
 
 
 def test_a_third_of_qwen_has_its_proportions():

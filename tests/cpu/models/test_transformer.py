@@ -163,6 +163,45 @@ def test_recomputing_changes_no_gradient(qwen2, all_logits, remat):
         np.testing.assert_allclose(gradient, reference, atol=1e-6, err_msg=str(path))
 
 
+@pytest.mark.parametrize(
+    ("options", "tolerance"),
+    [
+        ({}, 1e-5),
+        ({"attention": "splash_interpreted"}, 1e-5),
+        ({"attention": "cudnn_emulated"}, 1e-5),
+        ({"compute_dtype": "bfloat16"}, 0.05),
+    ],
+    ids=str,
+)
+def test_states_at_a_few_places_are_those_of_all(golden, options, tolerance):
+    """Alone, and behind a prefix, whose keys and values are those of all tokens too."""
+    model = Transformer(golden.config, **options)
+    variables, width, split = {"params": golden.params}, golden.tokens.shape[1], 4
+    lengths = jnp.maximum(golden.lengths, split + 1)
+    places = jnp.stack([lengths - 1, lengths // 2], axis=1)
+    before = prompt_layout(jnp.full(len(lengths), split), split)
+    after = prompt_layout(lengths - split, width - split)
+    after = dataclasses.replace(after, positions=after.positions + split)
+
+    @jax.jit
+    def run(variables):
+        whole, own = model.apply(variables, golden.tokens, prompt_layout(lengths, width))
+        layout = prompt_layout(lengths, width)
+        few, own_of_few = model.apply(variables, golden.tokens, layout, places, method="states_at")
+        start = (variables, golden.tokens[:, :split], before, jnp.zeros((len(lengths), 1), jnp.int32))
+        _, prefix = model.apply(*start, method="states_at")
+        end = (golden.tokens[:, split:], after, places[:, :1] - split, prefix, before)
+        behind, _ = model.apply(variables, *end, method="states_at")
+        return jnp.take_along_axis(whole, places[:, :, None], axis=1), few, own, own_of_few, behind
+
+    wanted, few, own, own_of_few, behind = jax.tree.map(np.asarray, run(variables))
+    np.testing.assert_allclose(few, wanted, atol=tolerance, rtol=tolerance)
+    np.testing.assert_allclose(behind, wanted[:, :1], atol=tolerance, rtol=tolerance)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=tolerance, rtol=tolerance), own_of_few, own
+    )
+
+
 def test_last_positions_and_direction_give_the_logit_difference(golden):
     model, variables = Transformer(golden.config), {"params": golden.params}
     width = golden.tokens.shape[1]
