@@ -53,6 +53,11 @@ def on_cpu() -> bool:
     return device is not None and device.platform == "cpu"
 
 
+def on_one_cpu() -> bool:
+    """Whether what is traced is for a single CPU device."""
+    return on_cpu() and jax.sharding.get_abstract_mesh().size == 1
+
+
 def _ways(mesh: Any, axes: str | tuple[str, ...] | None) -> int:
     names = (axes,) if isinstance(axes, str) else axes or ()
     return math.prod(mesh.shape[name] for name in names)

@@ -13,6 +13,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from prorank_jax.models.products import product_over_rows
 from prorank_jax.models.remat import ATTENDED, named_flat
+from prorank_jax.models.row_parts import in_row_parts
 from prorank_jax.types import Array
 
 # Rows longer than this attend in blocks of queries, so that memory grows with the length, not its square.
@@ -153,19 +154,37 @@ def _where_visible(logits: jax.Array, visible: Array, queries: int, other: float
     return jnp.where(visible[:, None, None], split, other).reshape(logits.shape)
 
 
-def _attend_forward(query: Any, key: Any, value: Any, visible: Any) -> tuple[jax.Array, _Kept]:
+def _mix(visible: Any, query: Any, key: Any, value: Any) -> tuple[jax.Array, jax.Array]:
+    """What each query gets [B, Q, H, C], and the log of its softmax's sum [B, J, G·Q]."""
     logits = _logits(query, key, visible)
     highest = logits.max(axis=-1, keepdims=True)
     weights = jnp.exp(logits - highest)
     total = weights.sum(axis=-1, keepdims=True)
     mixed = _product("bjqs,bsjc->bjqc", weights.astype(value.dtype), value) / total
-    mixed = named_flat(_by_token(mixed.astype(value.dtype), query.shape[1]), ATTENDED)
-    log_sums = checkpoint_name((highest + jnp.log(total))[..., 0], ATTENDED)
+    return _by_token(mixed.astype(value.dtype), query.shape[1]), (highest + jnp.log(total))[..., 0]
+
+
+def _logit_bytes(query: Any, key: Any) -> int:
+    """Of the logits of one row."""
+    return 4 * query.shape[1] * query.shape[2] * key.shape[1]
+
+
+def _attend_forward(query: Any, key: Any, value: Any, visible: Any) -> tuple[jax.Array, _Kept]:
+    mixed, log_sums = in_row_parts(_mix, _logit_bytes(query, key), visible, query, key, value)
+    mixed, log_sums = named_flat(mixed, ATTENDED), checkpoint_name(log_sums, ATTENDED)
     return mixed, _Kept(query, key, value, visible, log_sums)
 
 
 def _attend_backward(kept: _Kept, gradient: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, None]:
     query, key, value, visible, log_sums = kept
+    arrays = (query, key, value, log_sums, gradient)
+    of_query, of_key, of_value = in_row_parts(_gradients, _logit_bytes(query, key), visible, *arrays)
+    return of_query, of_key, of_value, None
+
+
+def _gradients(
+    visible: Any, query: Any, key: Any, value: Any, log_sums: Any, gradient: Any
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     queries, kv_heads = query.shape[1], key.shape[2]
     weights = jnp.exp(_logits(query, key, visible) - log_sums[..., None])
     of_mixed = _by_head(gradient, kv_heads)
@@ -179,7 +198,7 @@ def _attend_backward(kept: _Kept, gradient: jax.Array) -> tuple[jax.Array, jax.A
     of_query = _by_token(_product("bjqs,bsjc->bjqc", of_logits, key), queries)
     of_key = product_over_rows(of_logits, _by_head(query, kv_heads))
     of_key, of_value = (jnp.swapaxes(rows, 1, 2) for rows in (of_key, of_value))
-    return of_query.astype(query.dtype), of_key.astype(key.dtype), of_value.astype(value.dtype), None
+    return of_query.astype(query.dtype), of_key.astype(key.dtype), of_value.astype(value.dtype)
 
 
 _attend.defvjp(_attend_forward, _attend_backward)
