@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh
 
 from prorank_jax.config import REMAT_POLICIES
-from prorank_jax.models import plain
+from prorank_jax.models import plain, row_parts
 from prorank_jax.models.attention import prompt_layout
 from tests.cpu.tiny import tiny_model
 
@@ -35,6 +36,15 @@ def query_by_key(shapes: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
 @pytest.mark.parametrize("remat", REMAT_POLICIES)
 def test_no_policy_keeps_a_number_for_each_query_and_key(remat):
     shapes = kept_for_the_backward_pass(remat)
+    assert shapes
+    assert not query_by_key(shapes)
+
+
+@pytest.mark.parametrize("remat", REMAT_POLICIES)
+def test_nor_when_rows_come_one_after_the_other(remat, monkeypatch):
+    monkeypatch.setattr(row_parts, "rows_at_once", lambda *_: 1)
+    with jax.set_mesh(Mesh(np.array(jax.devices()[:1]), ("data",))):
+        shapes = kept_for_the_backward_pass(remat)
     assert shapes
     assert not query_by_key(shapes)
 
