@@ -6,6 +6,7 @@ Workers of pytest-xdist and the processes that tests start inherit what is settl
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import shutil
 import tempfile
@@ -15,7 +16,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 if version("jaxlib").startswith("0.10."):
     # Tiny programs compile three times as fast so; XLA aborts where it does not know a flag.
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
+    quick = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {quick}"
 # ranx compiles for ten seconds in every process that measures; what is compiled, .ci/run evaluates with.
 os.environ.setdefault("NUMBA_DISABLE_JIT", "1")
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
@@ -30,7 +32,10 @@ import jax
 from hypothesis import settings
 
 SIMULATED_DEVICES = 8
+# Tracing a step makes a hundred thousand objects, and jax works at each collection: a fifth of the time.
+COLLECT_AFTER = 50_000
 
 jax.config.update("jax_num_cpu_devices", SIMULATED_DEVICES)
+gc.set_threshold(COLLECT_AFTER)
 settings.register_profile("first example compiles", deadline=None)
 settings.load_profile("first example compiles")
