@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from functools import cache
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.sharding import Mesh
 
 from prorank_jax.config import GrpoOptions, LoraOptions, MeshOptions, OptimizerOptions
+from prorank_jax.models.transformer import Transformer
 from prorank_jax.optimizer import make_optimizer, make_schedule
 from prorank_jax.ranking_losses import LossOptions, make_losses
 from prorank_jax.ranking_step import RankingObjective, make_ranking_step
 from prorank_jax.sharding import make_mesh, put_batch
 from prorank_jax.steps import make_grpo_step, make_score_step
 from prorank_jax.train_state import all_params, init_state, train_state_shardings
-from prorank_jax.types import Batch, ListBatch
+from prorank_jax.types import Batch, ListBatch, TrainState
 from tests.cpu.tiny import ANSWERS, VOCABULARY, random_batch, tiny_model
 
 STEPS = 3
@@ -109,21 +113,22 @@ def stage_1_batch(number: int, *, changed_row: bool = False) -> Batch:
     return batch
 
 
-def run_on(mesh: Mesh, case: Case, *, changed_row: bool = False) -> Outcome:
-    """`STEPS` steps of a run that has everything: a KL term, warmup, weight decay, clipping.
+class Programs(NamedTuple):
+    """What is jitted for a case on a mesh, and what its states are made of."""
 
-    Args:
-        changed_row: stage 1 sees another prompt in one row of each batch.
-    """
-    model, params = tiny_model()
-    model = model.clone(lora=case.lora)
+    model: Transformer
+    optimizer: optax.GradientTransformation
+    shardings: TrainState
+    step: Callable[..., Any]
+
+
+@cache
+def programs(mesh: Mesh, case: Case) -> Programs:
+    """Made once, so that a second run of the case traces nothing."""
+    model = tiny_model()[0].clone(lora=case.lora)
     updates = STEPS * case.updates
     optimizer, schedule = make_optimizer(OPTIMIZER, updates), make_schedule(OPTIMIZER, updates)
     shardings = train_state_shardings(model, optimizer, mesh)
-    whole = shardings.frozen if case.lora.rank else shardings.params
-    reference = None if case.lora.rank else jax.device_put(tiny_model(seed=1)[1], whole)
-    state = init_state(jax.device_put(params, whole), model, optimizer, shardings, seed=2)
-    start = jax.device_get(state.params)
     step: Any
     if case.stage == 1:
         options = GrpoOptions(group_size=4, kl_coefficient=0.1, updates_per_rollout=case.updates)
@@ -132,6 +137,26 @@ def run_on(mesh: Mesh, case: Case, *, changed_row: bool = False) -> Outcome:
         )
     else:
         step = make_ranking_step(model, optimizer, schedule, OBJECTIVE, case.parts, ANSWERS, mesh)
+    return Programs(model, optimizer, shardings, step)
+
+
+@cache
+def score_step(mesh: Mesh, model: Transformer) -> Callable[..., Any]:
+    """Both stages score with it."""
+    return make_score_step(model, ANSWERS, mesh)
+
+
+def run_on(mesh: Mesh, case: Case, *, changed_row: bool = False) -> Outcome:
+    """`STEPS` steps of a run that has everything: a KL term, warmup, weight decay, clipping.
+
+    Args:
+        changed_row: stage 1 sees another prompt in one row of each batch.
+    """
+    model, optimizer, shardings, step = programs(mesh, case)
+    whole = shardings.frozen if case.lora.rank else shardings.params
+    reference = None if case.lora.rank else jax.device_put(tiny_model(seed=1)[1], whole)
+    state = init_state(jax.device_put(tiny_model()[1], whole), model, optimizer, shardings, seed=2)
+    start = jax.device_get(state.params)
     metrics, completions, first_gradients = [], [], None
     for number in range(STEPS):
         if case.stage == 1:
@@ -144,7 +169,7 @@ def run_on(mesh: Mesh, case: Case, *, changed_row: bool = False) -> Outcome:
         if number == 0:
             first_gradients = jax.device_get(adam_state(state.opt_state).mu)
     held_out: Batch = put_batch(random_batch(ROWS, seed=9), mesh)
-    scores = make_score_step(model, ANSWERS, mesh)(all_params(state), held_out)
+    scores = score_step(mesh, model)(all_params(state), held_out)
     trained, opt_state, scores = jax.device_get((state.params, state.opt_state, scores))
     movement = jax.tree.map(lambda after, before: after - before, trained, start)
     return Outcome(metrics, completions, first_gradients, trained, movement, opt_state, scores)
