@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.special import log_softmax
 
 from prorank_jax.benchmarks.grpo_work import GrpoWork, write_grpo_work
 from prorank_jax.benchmarks.options import BenchmarkOptions
@@ -36,20 +37,22 @@ def prepared(tmp_path_factory):
 
 
 def _log_probs_of_whole_rows(work, prompts, completions):
-    """Log-probabilities of completions, each run as one row with its prompt: float64 [B, G, L]."""
+    """Log-probabilities of completions, each run in a row with its prompt, unpadded: float64 [B, G, L]."""
     model = Transformer(load_model_config(work / "model"))
     params = load_params(work / "model", model.config)
-    rows = []
+
+    @jax.jit
+    def logits_of(rows):
+        layout = prompt_layout(jnp.full(len(rows), rows.shape[1]), rows.shape[1])
+        hidden, _ = model.apply({"params": params}, rows, layout)
+        return model.apply({"params": params}, hidden, method="answer_logits")
+
+    found = []
     for prompt, group in zip(prompts, completions, strict=True):
-        for completion in group:
-            row = jnp.array([prompt + completion])
-            layout = prompt_layout(jnp.array([row.shape[1]]), row.shape[1])
-            hidden, _ = model.apply({"params": params}, row, layout)
-            positions = hidden[0, len(prompt) - 1 : -1]
-            logits = model.apply({"params": params}, positions, method="answer_logits")
-            every = jax.nn.log_softmax(np.asarray(logits, np.float64))
-            rows.append([every[place, token] for place, token in enumerate(completion)])
-    return np.reshape(rows, np.shape(completions))
+        logits = logits_of(jnp.array([prompt + completion for completion in group]))
+        every = log_softmax(np.asarray(logits, np.float64)[:, len(prompt) - 1 : -1], axis=-1)
+        found.append(np.take_along_axis(every, np.array(group)[..., None], axis=-1)[..., 0])
+    return np.array(found)
 
 
 def test_the_checked_values_are_log_probabilities_and_the_clipped_loss(prepared):
