@@ -6,7 +6,6 @@ Workers of pytest-xdist and the processes that tests start inherit what is settl
 from __future__ import annotations
 
 import atexit
-import gc
 import os
 import shutil
 import tempfile
@@ -31,11 +30,11 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 import jax
 from hypothesis import settings
 
+from tests.garbage import collect_seldom
+
 SIMULATED_DEVICES = 8
-# Tracing a step makes a hundred thousand objects, and jax works at each collection: a fifth of the time.
-COLLECT_AFTER = 50_000
 
 jax.config.update("jax_num_cpu_devices", SIMULATED_DEVICES)
-gc.set_threshold(COLLECT_AFTER)
+collect_seldom()
 settings.register_profile("first example compiles", deadline=None)
 settings.load_profile("first example compiles")

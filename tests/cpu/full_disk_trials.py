@@ -33,6 +33,7 @@ from tests.cpu.tiny_run import (
     write_collection,
     write_model_folder,
 )
+from tests.garbage import collect_seldom
 
 CHECKPOINT_EVERY = 4
 ONE_LINE = r"error: (?P<place>/\S+|output_dir='\S+): (?P<fault>[^;]+); (?P<remedy>[^\n]+)\n"
@@ -173,6 +174,7 @@ def read_only_trials(place: Path, disk: Disk, _: list[int]) -> dict[str, Any]:
 def main() -> None:
     trials = {"train": train_trials, "export": export_trials, "read_only": read_only_trials}[sys.argv[1]]
     place = Path(sys.argv[2])
+    collect_seldom()
     with sharing_programs():
         found = trials(place, Disk(place / "disk"), [int(kib) for kib in sys.argv[3:]])
     print(json.dumps(found))

@@ -22,7 +22,9 @@ def main(record_file: str, arguments: list[str]) -> int:
     """Launches with `put_batch` watched; one line a batch."""
     from prorank_jax import machine
     from tests.cpu.tiny_run import load_launcher
+    from tests.garbage import collect_seldom
 
+    collect_seldom()
     machine.HEARTBEAT_SECONDS = HEARTBEAT_SECONDS
     launcher = load_launcher()
     launcher.join_peers, join = (lambda: False), launcher.join_peers
