@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import jax
 import pytest
 
+from tests.cpu.rough_pictures import drawing_roughly
 from tests.cpu.shared_programs import sharing_programs
 
 # A file goes to one worker as a whole: the longest begin first, so that none is left at the end.
@@ -49,4 +50,11 @@ def _compile_quickly() -> Iterator[None]:
 def shared_programs() -> Iterator[None]:
     """Equal steps of the test's runs are one program; see `shared_programs`."""
     with sharing_programs():
+        yield
+
+
+@pytest.fixture
+def rough_pictures() -> Iterator[None]:
+    """Of the test's runs; see `drawing_roughly`."""
+    with drawing_roughly():
         yield

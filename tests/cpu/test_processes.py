@@ -34,6 +34,7 @@ from prorank_jax.storage_faults import OutOfReachError
 from prorank_jax.train import train
 from tests.cpu import scored_pairs
 from tests.cpu.observed_run import ENDED
+from tests.cpu.rough_pictures import drawing_roughly
 from tests.cpu.several import STEPS, Processes, run_together, shared_fields, start, wait_for
 from tests.cpu.test_train import SPEEDS, at_step
 from tests.cpu.tiny_run import write_collection, write_model_folder
@@ -48,7 +49,7 @@ def workshop(tmp_path_factory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("several")
     write_model_folder(folder / "model")
     write_collection(folder / "collection")
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, drawing_roughly():
         patch.setattr(prorank_jax.run_report, "measured_matmul_flops", lambda _: 1e12)
         yield folder
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
 
 import ir_datasets
 import jax
 import pytest
-from matplotlib.figure import Figure
 
 import prorank_jax.reranker
 import prorank_jax.run_report
@@ -22,13 +20,13 @@ from tests.cpu.readme.python_code import GIVEN, calls_on, compiled, fitting_labe
 from tests.cpu.readme.real_runs import Place
 from tests.cpu.readme.small_things import SmallThings, write_small_things
 from tests.cpu.readme.ways import WAYS, ways_of
+from tests.cpu.rough_pictures import drawing_roughly
 from tests.cpu.tiny_run import REPOSITORY
 
 pytest.importorskip("ranx")
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 COMMANDS = commands_of(README)
-ROUGH = 20
 
 
 BODY = '{"query": "what is tea?", "documents": ["a drink", "a tree"]}'
@@ -37,17 +35,10 @@ BODY = '{"query": "what is tea?", "documents": ["a drink", "a tree"]}'
 @pytest.fixture(scope="module")
 def things(tmp_path_factory) -> Iterator[SmallThings]:
     """Small models and collections; one device computes, its speed is not measured, pictures are rough."""
-    savefig = Figure.savefig
-
-    def draw_roughly(figure: Figure, *given: Any, **how: Any) -> None:
-        figure.set_layout_engine("none")  # which takes longer than a small model; other tests draw in full
-        savefig(figure, *given, **how | {"dpi": ROUGH})
-
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, drawing_roughly():
         for module in (prorank_jax.setup, prorank_jax.reranker):
             patch.setattr(module, "make_mesh", lambda options: make_mesh(options, jax.devices()[:1]))
         patch.setattr(prorank_jax.run_report, "measured_matmul_flops", lambda _: 1e12)
-        patch.setattr(Figure, "savefig", draw_roughly)
         made = write_small_things(tmp_path_factory.mktemp("small"))
         patch.setattr(ir_datasets, "load", partial(load_from_catalogue, things=made))
         yield made

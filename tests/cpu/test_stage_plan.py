@@ -69,7 +69,7 @@ def test_what_cannot_work_is_refused_before_either_stage(arguments, message):
         planned_runs(["--stage", "both", *arguments])
 
 
-@pytest.mark.usefixtures("shared_programs")
+@pytest.mark.usefixtures("shared_programs", "rough_pictures")
 def test_one_command_trains_what_two_do(tmp_path, monkeypatch):
     monkeypatch.setattr(prorank_jax.setup, "make_mesh", lambda options: make_mesh(options, jax.devices()[:1]))
     monkeypatch.setattr(prorank_jax.run_report, "measured_matmul_flops", lambda _: 1e12)
