@@ -1,6 +1,7 @@
 """Two processes of four devices against one of eight: the same run, whoever stops, fails or goes on.
 
-The processes are real, started through the launcher; the run alone is made in this process.
+The processes are real, started through the launcher; the runs alone are made in this process, where equal
+steps are one program.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from tests.cpu import scored_pairs
 from tests.cpu.observed_run import ENDED
 from tests.cpu.rough_pictures import drawing_roughly
 from tests.cpu.several import STEPS, Processes, run_together, shared_fields, start, wait_for
+from tests.cpu.shared_programs import sharing_programs
 from tests.cpu.test_train import SPEEDS, at_step
 from tests.cpu.tiny_run import write_collection, write_model_folder
 
@@ -49,7 +51,7 @@ def workshop(tmp_path_factory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("several")
     write_model_folder(folder / "model")
     write_collection(folder / "collection")
-    with pytest.MonkeyPatch.context() as patch, drawing_roughly():
+    with pytest.MonkeyPatch.context() as patch, sharing_programs(), drawing_roughly():
         patch.setattr(prorank_jax.run_report, "measured_matmul_flops", lambda _: 1e12)
         yield folder
 

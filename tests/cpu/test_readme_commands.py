@@ -21,6 +21,7 @@ from tests.cpu.readme.real_runs import Place
 from tests.cpu.readme.small_things import SmallThings, write_small_things
 from tests.cpu.readme.ways import WAYS, ways_of
 from tests.cpu.rough_pictures import drawing_roughly
+from tests.cpu.shared_programs import sharing_programs
 from tests.cpu.tiny_run import REPOSITORY
 
 pytest.importorskip("ranx")
@@ -35,7 +36,7 @@ BODY = '{"query": "what is tea?", "documents": ["a drink", "a tree"]}'
 @pytest.fixture(scope="module")
 def things(tmp_path_factory) -> Iterator[SmallThings]:
     """Small models and collections; one device computes, its speed is not measured, pictures are rough."""
-    with pytest.MonkeyPatch.context() as patch, drawing_roughly():
+    with pytest.MonkeyPatch.context() as patch, sharing_programs(), drawing_roughly():
         for module in (prorank_jax.setup, prorank_jax.reranker):
             patch.setattr(module, "make_mesh", lambda options: make_mesh(options, jax.devices()[:1]))
         patch.setattr(prorank_jax.run_report, "measured_matmul_flops", lambda _: 1e12)
