@@ -7,14 +7,18 @@ from pathlib import Path
 
 from prorank_jax.collection import Collection, check_collection
 from prorank_jax.jsonl import read_jsonl, read_lines, take_text
+from prorank_jax.source_names import TRAINED_ON, SourceFields
 from prorank_jax.types import Document
 
 INTEGER = re.compile(r"[+-]?[0-9]+")
 LAYOUT = "a BEIR folder holds corpus.jsonl, queries.jsonl and qrels/<split>.tsv"
 
 
-def beir_files(folder: Path, split: str) -> tuple[Path, Path, Path]:
+def beir_files(folder: Path, split: str, fields: SourceFields = TRAINED_ON) -> tuple[Path, Path, Path]:
     """The corpus, query and judgement files of a folder.
+
+    Args:
+        fields: that named the folder and the split.
 
     Raises:
         ValueError: one of them is missing; a missing split lists those there are.
@@ -23,12 +27,12 @@ def beir_files(folder: Path, split: str) -> tuple[Path, Path, Path]:
     missing = [path.name for path in (corpus, queries) if not path.is_file()]
     missing += [] if qrels.is_dir() else ["qrels/"]
     if missing:
-        raise ValueError(f"data.source={str(folder)!r}: {', '.join(missing)} missing; {LAYOUT}")
+        raise ValueError(f"{fields.source}={str(folder)!r}: {', '.join(missing)} missing; {LAYOUT}")
     judgements = qrels / f"{split}.tsv"
     if not judgements.is_file():
         splits = sorted(path.stem for path in qrels.glob("*.tsv"))
         there = f"choose one of {', '.join(splits)}" if splits else "qrels/ holds no .tsv file"
-        raise ValueError(f"data.split={split!r}: {judgements} does not exist; {there}")
+        raise ValueError(f"{fields.split}={split!r}: {judgements} does not exist; {there}")
     return corpus, queries, judgements
 
 
@@ -91,13 +95,16 @@ def read_qrels(path: Path) -> dict[str, dict[str, int]]:
     return qrels
 
 
-def read_beir_folder(folder: Path, split: str) -> Collection:
+def read_beir_folder(folder: Path, split: str, fields: SourceFields = TRAINED_ON) -> Collection:
     """The collection of a BEIR folder with the judgements of one split.
+
+    Args:
+        fields: that named the folder and the split.
 
     Raises:
         ValueError: the folder is no BEIR folder, the split is missing, or a file has a flaw.
     """
-    corpus, queries, judgements = beir_files(folder, split)
+    corpus, queries, judgements = beir_files(folder, split, fields)
     collection = Collection(
         name=f"{folder}/{split}",
         qrels=read_qrels(judgements),

@@ -1,4 +1,4 @@
-"""Loads collections and ranking groups from any source that `data.source` may name."""
+"""Loads collections and ranking groups from any source that a config or a command line may name."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from prorank_jax.models.sources import cache_folder
 from prorank_jax.negatives import index_documents, make_groups
 from prorank_jax.pseudo_queries import make_pseudo_groups
 from prorank_jax.remote_files import fetch_file, fetch_folder, is_url, open_url, url_slug, with_url_errors
-from prorank_jax.source_names import CATALOGUE_PREFIX, DEMO
+from prorank_jax.source_names import CATALOGUE_PREFIX, DEMO, TRAINED_ON, SourceFields
 from prorank_jax.teacher_scores import add_teacher_candidates, read_teacher_scores
 from prorank_jax.types import RankingGroup
 
@@ -29,8 +29,11 @@ FETCHED = "collections"
 TEACHER = "data.teacher_scores"
 
 
-def local_source(source: str, field: str = "data.source") -> str:
+def local_source(source: str, field: str = TRAINED_ON.source) -> str:
     """The source itself, or the folder or file here that a URL's was fetched into.
+
+    Args:
+        field: that named it.
 
     Raises:
         ValueError: a URL that cannot be reached, or with nothing there.
@@ -57,38 +60,41 @@ def _is_embedding_file(source: str) -> bool:
     return source.endswith((".jsonl", ".json")) and Path(source).is_file()
 
 
-def _reject_unknown(source: str) -> None:
+def _reject_unknown(source: str, field: str) -> None:
     if not Path(source).exists():
-        raise ValueError(f"data.source={source!r}: no such file or folder; {SOURCES}")
+        raise ValueError(f"{field}={source!r}: no such file or folder; {SOURCES}")
     if not Path(source).is_dir():
-        raise ValueError(f"data.source={source!r}: not a kind of source; {SOURCES}")
+        raise ValueError(f"{field}={source!r}: not a kind of source; {SOURCES}")
 
 
-def load_collection(source: str, split: str) -> Collection:
+def load_collection(source: str, split: str, fields: SourceFields = TRAINED_ON) -> Collection:
     """The documents, queries and judgements of a source.
 
     Args:
         source: `demo`, a BEIR folder, or `ir_datasets:ID`.
         split: the judgements to load; ignored for ir_datasets, whose ids name their own split.
+        fields: that named them.
 
     Raises:
         ValueError: an unknown source or split, or a flaw in its files.
     """
-    source = local_source(source)
+    source = local_source(source, fields.source)
     if source == DEMO:
-        return demo_collection(split)
+        return demo_collection(split, fields.split)
     if source.startswith(CATALOGUE_PREFIX):
-        return read_ir_dataset(source.removeprefix(CATALOGUE_PREFIX))
+        return read_ir_dataset(source.removeprefix(CATALOGUE_PREFIX), fields.source)
     if _is_embedding_file(source):
         raise ValueError(
-            f"data.source={source!r}: a FlagEmbedding file holds training groups, no collection; "
+            f"{fields.source}={source!r}: a FlagEmbedding file holds training groups, no collection; "
             "give a BEIR folder"
         )
-    _reject_unknown(source)
-    return read_beir_folder(Path(source), split)
+    _reject_unknown(source, fields.source)
+    return read_beir_folder(Path(source), split, fields)
 
 
-def load_groups(source: str, split: str, options: DataOptions, seed: int = 0) -> list[RankingGroup]:
+def load_groups(
+    source: str, split: str, options: DataOptions, seed: int = 0, fields: SourceFields = TRAINED_ON
+) -> list[RankingGroup]:
     """The ranking groups of any source.
 
     A collection gives every query with all its judged documents and mined negatives
@@ -96,12 +102,15 @@ def load_groups(source: str, split: str, options: DataOptions, seed: int = 0) ->
     from its documents; a FlagEmbedding file gives its own candidates and scores, and queries made from the
     split's passages.
 
+    Args:
+        fields: that named the source and the split.
+
     Raises:
         ValueError: an unknown source or split, a flaw in its files, or no relevant document at all.
     """
-    source = local_source(source)
+    source = local_source(source, fields.source)
     if not _is_embedding_file(source):
-        collection = load_collection(source, split)
+        collection = load_collection(source, split, fields)
         index = index_documents(collection) if options.pseudo_queries else None  # once for both
         judged = _add_teacher(make_groups(collection, options, seed, index), collection, options)
         return judged + make_pseudo_groups(collection, options, seed, index)
@@ -115,11 +124,11 @@ def load_groups(source: str, split: str, options: DataOptions, seed: int = 0) ->
             f"data.relevant_grade={options.relevant_grade}: the relevant passages of {source} have grade 1; "
             "set it to 1"
         )
-    groups = read_embedding_groups(Path(source), split, seed)
+    groups = read_embedding_groups(Path(source), split, seed, fields)
     kept = [group for group in groups if any(candidate.grade >= 1 for candidate in group.candidates)]
     if not kept:
         raise ValueError(
-            f"data.source={source!r}: no query of the split {split!r} has a pos passage; add some"
+            f"{fields.source}={source!r}: no query of the split {split!r} has a pos passage; add some"
         )
     passages = {c.document.id: c.document for group in kept for c in group.candidates}
     return kept + make_pseudo_groups(Collection(f"{source}/{split}", passages, {}, {}), options, seed)
@@ -155,20 +164,23 @@ def teacher_fingerprint(options: DataOptions) -> str:
     return _hash_file(file)
 
 
-def source_fingerprint(source: str, split: str) -> dict[str, str]:
+def source_fingerprint(source: str, split: str, fields: SourceFields = TRAINED_ON) -> dict[str, str]:
     """What decides the content of a source: hashes of its files, or the version that generates it.
+
+    Args:
+        fields: that named the source and the split.
 
     Raises:
         ValueError: an unknown source or split.
     """
-    source = local_source(source)
+    source = local_source(source, fields.source)
     if source == DEMO:
-        collection = check_collection(demo_collection(split), "")
+        collection = check_collection(demo_collection(split, fields.split), "")
         content = repr((collection.documents, collection.queries, collection.qrels))
         return {DEMO: hashlib.sha256(content.encode()).hexdigest()}
     if source.startswith(CATALOGUE_PREFIX):
         return {source: version("ir_datasets")}
     if _is_embedding_file(source):
         return {Path(source).name: _hash_file(Path(source))}
-    _reject_unknown(source)
-    return {path.name: _hash_file(path) for path in beir_files(Path(source), split)}
+    _reject_unknown(source, fields.source)
+    return {path.name: _hash_file(path) for path in beir_files(Path(source), split, fields)}

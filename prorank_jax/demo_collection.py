@@ -25,6 +25,7 @@ from prorank_jax.demo_facts_leisure import INSTRUMENTS, SPORTS
 from prorank_jax.demo_facts_nature import ANIMALS, PRODUCE
 from prorank_jax.demo_facts_people import CITIES, JOBS
 from prorank_jax.demo_facts_things import MATERIALS, VEHICLES
+from prorank_jax.source_names import TRAINED_ON
 from prorank_jax.types import Document
 
 DOMAINS: tuple[Domain, ...] = (ANIMALS, PRODUCE, MATERIALS, JOBS, CITIES, VEHICLES, INSTRUMENTS, SPORTS)
@@ -186,16 +187,19 @@ def _all_parts() -> tuple[dict[str, Document], dict[str, str], dict[str, dict[st
     return {ids[text]: Document(ids[text], text.text) for text in texts}, queries, qrels
 
 
-def demo_collection(split: str) -> Collection:
+def demo_collection(split: str, field: str = TRAINED_ON.split) -> Collection:
     """The demo's documents and queries with the judgements of one split; the splits share no query.
 
     A document of grade 2 or 3 answers its question: train with `data.relevant_grade: 2`.
+
+    Args:
+        field: that named the split.
 
     Raises:
         ValueError: an unknown split.
     """
     if split not in SPLITS:
-        raise ValueError(f"data.split={split!r}: the demo has {', '.join(SPLITS)}; choose one of them")
+        raise ValueError(f"{field}={split!r}: the demo has {', '.join(SPLITS)}; choose one of them")
     documents, queries, qrels = _all_parts()
     ids = list(queries)
     held_out = DEV_QUERIES + TEST_QUERIES

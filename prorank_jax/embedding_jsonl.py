@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from prorank_jax.jsonl import read_jsonl, take_text, valid_text
+from prorank_jax.source_names import TRAINED_ON, SourceFields
 from prorank_jax.types import Candidate, Document, RankingGroup
 
 EVERYTHING = "all"
@@ -106,7 +107,9 @@ def _read_query(record: dict[str, Any], place: str) -> str:
     return query
 
 
-def read_embedding_groups(path: Path, split: str, seed: int = 0) -> list[RankingGroup]:
+def read_embedding_groups(
+    path: Path, split: str, seed: int = 0, fields: SourceFields = TRAINED_ON
+) -> list[RankingGroup]:
     """The groups of one split: `pos` passages have grade 1, `neg` passages grade 0.
 
     These files have no splits: `train` and `dev` are told apart by a hash of the query, and `all` is both,
@@ -114,20 +117,24 @@ def read_embedding_groups(path: Path, split: str, seed: int = 0) -> list[Ranking
     are one group with the first line's id: what is relevant on one is no negative on another. The scores of
     `pos_scores` and `neg_scores` are kept; `prompt` and other fields are ignored.
 
+    Args:
+        fields: that named the file and the split.
+
     Raises:
         ValueError: an unknown split, a flaw in a line, or no group in that split.
     """
     if split not in SPLITS:
         raise ValueError(
-            f"data.split={split!r}: {path} is split by a hash of the query; choose one of {', '.join(SPLITS)}"
+            f"{fields.split}={split!r}: {path} is split by a hash of the query; "
+            f"choose one of {', '.join(SPLITS)}"
         )
     queries, lines = _read_queries(path)
     kept = {text: query for text, query in queries.items() if split in (EVERYTHING, split_of(text))}
     if not kept:
         raise ValueError(
-            f"data.source={str(path)!r}: none of its {len(queries)} queries falls into the split {split!r}; "
-            "give a file with more queries, or the split 'all' of another one: data.probe_source=FILE "
-            "--data.probe_split all"
+            f"{fields.source}={str(path)!r}: none of its {len(queries)} queries falls into the split "
+            f"{split!r}; give a file with more queries, or the split 'all' of another one: "
+            "data.probe_source=FILE --data.probe_split all"
         )
     if lines > len(queries):
         _log.info(

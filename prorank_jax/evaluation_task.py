@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from prorank_jax.evaluation.first_stage import (
 )
 from prorank_jax.evaluation.fusion_options import DEFAULT_QUERIES
 from prorank_jax.evaluation.fusion_tuning import unmeasured_queries
-from prorank_jax.evaluation.names import DatasetName, parse_dataset
+from prorank_jax.evaluation.names import PARTS, DatasetName, naming, parse_dataset
 from prorank_jax.evaluation.options import EvaluationOptions
 from prorank_jax.evaluation.trec import read_run_of
 from prorank_jax.source_names import CATALOGUE_PREFIX, DEMO
@@ -48,34 +47,30 @@ class Task:
 
     def header(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """What decides the raw scores of the dataset."""
+        with naming(self.dataset):
+            fingerprint = source_fingerprint(self.dataset.source, self.dataset.split, PARTS)
         return {
             **settings,
             "dataset": self.dataset.name,
-            "dataset_fingerprint": source_fingerprint(self.dataset.source, self.dataset.split),
+            "dataset_fingerprint": fingerprint,
             "first_stage": self.first_stage.name,
             "first_stage_fingerprint": self.first_stage.fingerprint(),
             "queries": len(self.first_stage.rankings),
         }
 
 
-def check_split(dataset: DatasetName) -> None:
+def check_split(dataset: DatasetName, option: str = "dataset") -> None:
     """Refuses a BEIR folder without the split at once, not when its turn comes.
+
+    Args:
+        option: that named it.
 
     Raises:
         ValueError: there is no such split.
     """
     if dataset.source != DEMO and not dataset.source.startswith(CATALOGUE_PREFIX):
-        with _named("dataset", dataset):
-            beir_files(Path(dataset.source), dataset.split)
-
-
-@contextmanager
-def _named(field: str, dataset: DatasetName) -> Iterator[None]:
-    """Puts the dataset's name in front of an error about it."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(f"{field}={dataset.name!r}: {error}") from error
+        with naming(dataset, option):
+            beir_files(Path(dataset.source), dataset.split, PARTS)
 
 
 def tuning_datasets(options: EvaluationOptions, measured: Sequence[DatasetName]) -> list[DatasetName | None]:
@@ -88,7 +83,7 @@ def tuning_datasets(options: EvaluationOptions, measured: Sequence[DatasetName])
     places = {_place(dataset) for dataset in measured}
     parsed = {name: parse_dataset(name) for name in names if name is not None}
     for name, dataset in parsed.items():
-        check_split(dataset)
+        check_split(dataset, "fusion_tune")
         if _place(dataset) in places:
             raise ValueError(
                 f"fusion_tune={name!r}: is measured too, which would flatter the fusion; name a split that "
@@ -108,8 +103,8 @@ def prepare_task(dataset: DatasetName, position: int, options: EvaluationOptions
     Raises:
         ValueError: it cannot be loaded or measured, or a run of it is flawed; names the dataset.
     """
-    with _named("dataset", dataset):
-        collection = load_collection(dataset.source, dataset.split)
+    with naming(dataset):
+        collection = load_collection(dataset.source, dataset.split, PARTS)
         counted = counted_queries(collection)
         queries = sample_queries(counted, options.queries)
         compared = None
@@ -127,8 +122,8 @@ def prepare_tuning(dataset: DatasetName, measured: Collection, options: Evaluati
     Raises:
         ValueError: it cannot be loaded, or all of its queries are measured; names the dataset.
     """
-    with _named("fusion_tune", dataset):
-        collection = load_collection(dataset.source, dataset.split)
+    with naming(dataset, "fusion_tune"):
+        collection = load_collection(dataset.source, dataset.split, PARTS)
         counted = counted_queries(collection)
         free = unmeasured_queries(collection, counted, (measured.queries[query] for query in measured.qrels))
         if not free:

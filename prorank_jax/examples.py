@@ -18,6 +18,7 @@ from prorank_jax.config import DataOptions
 from prorank_jax.corpora import load_groups, source_fingerprint, teacher_fingerprint
 from prorank_jax.input_checks import Pair
 from prorank_jax.records import Example, RecordReader, ensure_records, read_index
+from prorank_jax.source_names import TRAINED_ON, SourceFields
 from prorank_jax.types import Candidate, RankingGroup
 
 # Raised by hand when the same inputs give other records than before.
@@ -100,9 +101,7 @@ def build_examples(
         ValueError: no groups, or a prompt longer than the renderer's limit.
     """
     if not groups:
-        raise ValueError(
-            "data.source: no ranking groups to make examples from; give a collection with judgements"
-        )
+        raise ValueError("no ranking groups to make examples from; give a collection with judgements")
     chosen = [(group, choose_candidates(group, options, every_candidate)) for group in groups]
     shown = track(chosen, "rendering prompts", transient=True, disable=not sys.stderr.isatty())
     return [
@@ -169,13 +168,19 @@ def _example(
 
 
 def _deciding_content(
-    source: str, split: str, options: DataOptions, renderer: Renderer, seed: int, every_candidate: bool
+    source: str,
+    split: str,
+    options: DataOptions,
+    renderer: Renderer,
+    seed: int,
+    every_candidate: bool,
+    fields: SourceFields,
 ) -> dict[str, Any]:
     return {
         "content_version": CONTENT_VERSION,
         "source": source,
         "split": split,
-        "source_content": source_fingerprint(source, split),
+        "source_content": source_fingerprint(source, split, fields),
         "renderer": renderer.fingerprint,
         "max_length": renderer.max_length,
         "relevant_grade": options.relevant_grade,
@@ -200,6 +205,7 @@ def open_dataset(
     folder: str | Path,
     seed: int,
     every_candidate: bool = False,
+    fields: SourceFields = TRAINED_ON,
 ) -> ExampleSet:
     """The examples of one split of a source, tokenized and written under `folder` at the first call.
 
@@ -209,14 +215,15 @@ def open_dataset(
         folder: the cache that holds one folder for each content.
         seed: decides which negatives are mined.
         every_candidate: keep all judged documents, as lists of graded documents need them.
+        fields: that named the source and the split.
 
     Raises:
         ValueError: an unknown source or split, a flaw in its files, or no relevant document.
     """
-    deciding = _deciding_content(source, split, options, renderer, seed, every_candidate)
+    deciding = _deciding_content(source, split, options, renderer, seed, every_candidate, fields)
 
     def make_examples() -> list[Example]:
-        groups = load_groups(source, split, options, seed)
+        groups = load_groups(source, split, options, seed, fields)
         return build_examples(groups, renderer, options, every_candidate)
 
     return ExampleSet(f"{source}/{split}", ensure_records(Path(folder), deciding, make_examples))

@@ -8,7 +8,7 @@ from typing import Any
 
 from prorank_jax.collection import Collection, absent_ids, check_collection
 from prorank_jax.messages import name_a_few
-from prorank_jax.source_names import CATALOGUE_PREFIX, find_dataset, nearest_ids
+from prorank_jax.source_names import CATALOGUE_PREFIX, TRAINED_ON, find_dataset, nearest_ids
 from prorank_jax.types import Document
 
 _TEXT_FIELDS = ("text", "body", "abstract", "contents")
@@ -16,14 +16,13 @@ _TEXT_FIELDS = ("text", "body", "abstract", "contents")
 _log = logging.getLogger(__name__)
 
 
-def _check_parts(dataset: Any, identifier: str) -> None:
+def _check_parts(dataset: Any, identifier: str, named: str) -> None:
     missing = [part for part in ("docs", "queries", "qrels") if not getattr(dataset, f"has_{part}")()]
     if missing:
         nearest = nearest_ids(identifier)
         hint = f"; try {' or '.join(nearest)}" if nearest else ""
         raise ValueError(
-            f"data.source='{CATALOGUE_PREFIX}{identifier}': has no {', '.join(missing)}; "
-            f"name an id with documents, queries and qrels{hint}"
+            f"{named}: has no {', '.join(missing)}; name an id with documents, queries and qrels{hint}"
         )
 
 
@@ -61,18 +60,21 @@ def _without_absent(collection: Collection) -> Collection:
     return dataclasses.replace(collection, qrels={query: grades for query, grades in kept.items() if grades})
 
 
-def read_ir_dataset(identifier: str) -> Collection:
+def read_ir_dataset(identifier: str, field: str = TRAINED_ON.source) -> Collection:
     """The collection with this id, e.g. `beir/nfcorpus/train`; the id names its own split.
 
     Judgements of documents or queries that the collection lacks are left out with a warning.
+
+    Args:
+        field: that named it.
 
     Raises:
         ValueError: an unknown id (the nearest ones are named), an id without documents, queries or
             judgements, or data that cannot be read or downloaded.
     """
-    problem = f"data.source='{CATALOGUE_PREFIX}{identifier}': unknown id"
-    dataset = find_dataset(identifier, problem, "see https://ir-datasets.com")
-    _check_parts(dataset, identifier)
+    named = f"{field}='{CATALOGUE_PREFIX}{identifier}'"
+    dataset = find_dataset(identifier, f"{named}: unknown id", "see https://ir-datasets.com")
+    _check_parts(dataset, identifier, named)
     try:
         qrels: dict[str, dict[str, int]] = {}
         for judgement in dataset.qrels_iter():
@@ -81,8 +83,7 @@ def read_ir_dataset(identifier: str) -> Collection:
         documents = {record.doc_id: _to_document(record) for record in dataset.docs_iter()}
     except (OSError, RuntimeError) as error:
         raise ValueError(
-            f"data.source='{CATALOGUE_PREFIX}{identifier}': ir_datasets cannot read it ({error}); "
-            "check the network, or give a local BEIR folder"
+            f"{named}: ir_datasets cannot read it ({error}); check the network, or give a local BEIR folder"
         ) from error
     collection = Collection(f"{CATALOGUE_PREFIX}{identifier}", documents, queries, qrels)
     return check_collection(_without_absent(collection), "choose another id")

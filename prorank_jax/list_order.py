@@ -70,9 +70,7 @@ class ListIndex:
         self.members = [group for group in groups if _has_signal(grades[group], scores[group], learns_from)]
         left_out = len(groups) - len(self.members)
         if not self.members:
-            raise ValueError(
-                f"data.source: all {len(groups)} queries of {name} {_LACKS[GRADES in learns_from]}"
-            )
+            raise ValueError(f"all {len(groups)} queries of {name} {_LACKS[GRADES in learns_from]}")
         if left_out:
             alike = "documents" if GRADES in learns_from else "documents' teacher scores"
             _log.warning("%s: %d queries whose %s are all alike are left out", name, left_out, alike)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import jax
@@ -15,7 +13,7 @@ from prorank_jax.data import ExampleSet, open_dataset
 from prorank_jax.embedding_jsonl import EVERYTHING
 from prorank_jax.processes import check_equal, leads, succeed_together
 from prorank_jax.prompts import PromptRenderer
-from prorank_jax.source_names import CATALOGUE_PREFIX
+from prorank_jax.source_names import CATALOGUE_PREFIX, TRAINED_ON, SourceFields
 
 
 def open_examples(
@@ -51,21 +49,11 @@ def _open_here(config: RunConfig, renderer: PromptRenderer, folder: Path) -> tup
     lists, probe_source = config.stage == 2, _probe_source(data)
     examples = open_dataset(data.source, data.split, data, renderer, folder, seed, every_candidate=lists)
     judged_only = dataclasses.replace(data, teacher_scores="", teacher_depth=0, pseudo_queries=0)
-    with _naming_the_probe():
-        held_out = open_dataset(probe_source, data.probe_split, judged_only, renderer, folder, seed)
+    fields = SourceFields("data.probe_source" if data.probe_source else TRAINED_ON.source, "data.probe_split")
+    held_out = open_dataset(
+        probe_source, data.probe_split, judged_only, renderer, folder, seed, fields=fields
+    )
     return examples, held_out
-
-
-@contextmanager
-def _naming_the_probe() -> Iterator[None]:
-    """Names the fields of the probe where a source speaks of those of the training data."""
-    try:
-        yield
-    except ValueError as error:
-        for name in ("source", "split"):
-            if str(error).startswith(f"data.{name}="):
-                raise ValueError(f"data.probe_{name}={str(error).partition('=')[2]}") from error
-        raise
 
 
 def _probe_source(data: DataOptions) -> str:

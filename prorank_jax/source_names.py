@@ -1,14 +1,24 @@
-"""Names of collections that are no files: the demo, and the ids of the catalogue of ir_datasets."""
+"""How sources of data are named: the demo, ids of the catalogue of ir_datasets, fields that hold a name."""
 
 from __future__ import annotations
 
 import difflib
-from typing import Any
+from typing import Any, NamedTuple
 
 DEMO = "demo"
 # Marks an id of the catalogue among the names of files and folders.
 CATALOGUE_PREFIX = "ir_datasets:"
 _MOST_NAMED = 5
+
+
+class SourceFields(NamedTuple):
+    """The fields or options that named a source and its split: what messages about those call them."""
+
+    source: str = "data.source"
+    split: str = "data.split"
+
+
+TRAINED_ON = SourceFields()
 
 
 def nearest_ids(identifier: str) -> list[str]:

@@ -15,7 +15,7 @@ from prorank_jax.benchmarks.work import shared_settings, unused_token, write_mod
 from prorank_jax.config import REMAT_POLICIES, DataOptions
 from prorank_jax.config_checks import require, require_at_least, require_choice
 from prorank_jax.data import open_dataset, train_iterator
-from prorank_jax.evaluation.names import parse_dataset
+from prorank_jax.evaluation.names import PARTS, naming, parse_dataset
 from prorank_jax.prompts import AnswerTokens, make_renderer
 
 BATCHES = 8
@@ -96,7 +96,10 @@ def write_grpo_work(options: BenchmarkOptions, size: GrpoWork, work: Path) -> di
     tokenizer = write_model(options, work)
     renderer = make_renderer(tokenizer, max_length=options.max_length, system=options.system)
     data = DataOptions(source=dataset.source, split=dataset.split, max_length=options.max_length)
-    examples = open_dataset(dataset.source, dataset.split, data, renderer, work / "data", options.seed)
+    with naming(dataset):
+        examples = open_dataset(
+            dataset.source, dataset.split, data, renderer, work / "data", options.seed, fields=PARTS
+        )
     iterator = train_iterator(
         examples, batch_size=size.prompts, seed=options.seed, buckets=(options.max_length,)
     )

@@ -20,7 +20,7 @@ from prorank_jax.config_checks import require_at_least, require_choice
 from prorank_jax.config_files import config_from_flat, config_to_dict
 from prorank_jax.corpora import load_collection
 from prorank_jax.data import ExampleSet, open_dataset
-from prorank_jax.evaluation.names import DatasetName, parse_dataset
+from prorank_jax.evaluation.names import PARTS, DatasetName, naming, parse_dataset
 from prorank_jax.lists import index_lists, list_iterator
 from prorank_jax.run_folder import DATA_FOLDER
 from prorank_jax.source_names import DEMO
@@ -93,15 +93,24 @@ def write_ranking_work(options: BenchmarkOptions, size: RankingWork, work: Path)
         ValueError: no such model or collection, or too few documents for a list.
     """
     dataset = parse_dataset(options.dataset)
-    collection = load_collection(dataset.source, dataset.split)
+    with naming(dataset):
+        collection = load_collection(dataset.source, dataset.split, PARTS)
     model = export_peer_model(options, work)
     config = our_config(options, size, dataset, work, model.prompt.system)
     folder = work / OUR_RUN / DATA_FOLDER
     data = config.data
-    examples = open_dataset(
-        data.source, data.split, data, model.renderer, folder, options.seed, every_candidate=True
-    )
-    batches = first_batches(examples, config, size.steps)
+    with naming(dataset):
+        examples = open_dataset(
+            data.source,
+            data.split,
+            data,
+            model.renderer,
+            folder,
+            options.seed,
+            every_candidate=True,
+            fields=PARTS,
+        )
+        batches = first_batches(examples, config, size.steps)
     settings = shared_settings(options) | {
         "lists_per_step": size.lists,
         "list_size": size.list_size,

@@ -18,7 +18,7 @@ from prorank_jax.config import ATTENTION_IMPLEMENTATIONS
 from prorank_jax.config_checks import require, require_at_least, require_choice
 from prorank_jax.corpora import load_collection
 from prorank_jax.evaluation.first_stage import counted_queries, make_first_stage, sample_queries
-from prorank_jax.evaluation.names import parse_dataset
+from prorank_jax.evaluation.names import PARTS, naming, parse_dataset
 from prorank_jax.flops import inference_flops
 from prorank_jax.input_checks import Pair
 from prorank_jax.models.config import ModelConfig
@@ -100,7 +100,8 @@ def candidate_pairs(dataset: str, size: ScoringWork) -> list[Pair]:
         ValueError: no such dataset, or no query with candidates.
     """
     named = parse_dataset(dataset)
-    collection = load_collection(named.source, named.split)
+    with naming(named):
+        collection = load_collection(named.source, named.split, PARTS)
     queries = sample_queries(counted_queries(collection), size.queries)
     first_stage = make_first_stage("bm25", collection, queries, size.top_k)
     pairs = [

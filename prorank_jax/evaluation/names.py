@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from prorank_jax.source_names import CATALOGUE_PREFIX, DEMO, find_dataset
+from prorank_jax.source_names import CATALOGUE_PREFIX, DEMO, SourceFields, find_dataset
 
 DEFAULT_SPLIT = "test"
 FORMS = f"give {DEMO!r}, FOLDER:split of a BEIR folder, or an id of ir_datasets such as 'beir/scifact/test'"
+# What a dataset's parts are called inside `naming`.
+PARTS = SourceFields("source", "split")
 _LONGEST_SLUG = 100
 
 
@@ -32,6 +35,15 @@ class DatasetName:
     def slug(self) -> str:
         """The name as a folder name."""
         return slug(self.name)
+
+
+@contextmanager
+def naming(dataset: DatasetName, option: str = "dataset") -> Iterator[None]:
+    """Puts the option that named a dataset, and its name, in front of an error about it."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{option}={dataset.name!r}: {error}") from error
 
 
 def slug(name: str) -> str:

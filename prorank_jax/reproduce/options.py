@@ -10,7 +10,7 @@ from prorank_jax.beir_folder import beir_files
 from prorank_jax.config import RunConfig
 from prorank_jax.config_checks import require, require_at_least
 from prorank_jax.demo_collection import demo_collection
-from prorank_jax.evaluation.names import DatasetName, parse_dataset
+from prorank_jax.evaluation.names import PARTS, DatasetName, parse_dataset
 from prorank_jax.evaluation.options import DEFAULT_BATCH_SIZE
 from prorank_jax.reproduce.rows import ROWS, STAGE1
 from prorank_jax.source_names import CATALOGUE_PREFIX, DEMO
@@ -141,8 +141,8 @@ def check_splits(options: ReproduceOptions) -> None:
         try:
             split = options.split(name)
             if split.source == DEMO:
-                demo_collection(name)
+                demo_collection(name, PARTS.split)
             elif not split.source.startswith(CATALOGUE_PREFIX):
-                beir_files(Path(split.source), name)
+                beir_files(Path(split.source), name, PARTS)
         except ValueError as error:
             raise ValueError(f"dataset={options.dataset!r}, {field}={name!r}: {error}") from error

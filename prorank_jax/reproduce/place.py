@@ -15,6 +15,7 @@ from prorank_jax.reproduce.options import ReproduceOptions
 from prorank_jax.reproduce.plan import Entry, Plan
 from prorank_jax.reproduce.rows import ROWS, TRAINED
 from prorank_jax.run_folder import check_same_run, write_json
+from prorank_jax.source_names import SourceFields
 
 SETTINGS_FILE = "reproduce.json"
 # Of the probe's config, what decides its prompts and answers.
@@ -24,13 +25,16 @@ _PROBE_FIELDS = ("data.", "train.seed", "probe.examples", "grpo.max_new_tokens")
 def shared_settings(options: ReproduceOptions) -> dict[str, Any]:
     """What all models of an ablation are measured with, as JSON values."""
     probe = flatten(config_to_dict(options.probe_config(options.output_dir, options.model)))
-    splits = [options.split(name) for name in (options.train_split, options.test_split)]
+    splits = {name: options.split(getattr(options, name)) for name in ("train_split", "test_split")}
     settings = {
         "model": options.model,
         "dataset": options.dataset,
         "train_split": options.train_split,
         "test_split": options.test_split,
-        "files": [source_fingerprint(split.source, split.split) for split in splits],
+        "files": [
+            source_fingerprint(split.source, split.split, SourceFields("dataset", option))
+            for option, split in splits.items()
+        ],
         "queries": options.queries,
         "top_k": options.top_k,
         "max_length": options.evaluated_length,

@@ -18,6 +18,7 @@ from prorank_jax.bm25 import Bm25Index
 from prorank_jax.config import DataOptions
 from prorank_jax.corpora import load_collection, load_groups, source_fingerprint
 from prorank_jax.embedding_jsonl import split_of
+from prorank_jax.source_names import SourceFields
 from tests.cpu.data_fixtures import REAL_DATA, write_beir_folder, write_jsonl
 
 
@@ -112,6 +113,36 @@ def test_unknown_sources_are_refused(tmp_path: Path, load: Any) -> None:
     (tmp_path / "corpus.txt").write_text("")
     with pytest.raises(ValueError, match=r"not a kind of source"):
         load(str(tmp_path / "corpus.txt"), "train")
+
+
+@pytest.mark.parametrize(
+    ("source", "split", "expected"),
+    [
+        ("nowhere", "train", "probe.source='nowhere': no such"),
+        ("file://nowhere", "train", "probe.source='file://nowhere'"),
+        ("demo", "tset", "probe.split='tset': the demo has"),
+        ("{beir}", "tset", "probe.split='tset': .*tset.tsv does not exist"),
+        ("{empty}", "train", "probe.source='.*': corpus.jsonl, .* missing"),
+        ("{file}", "tset", "probe.split='tset': .*choose one of train"),
+        ("{file}", "dev", "probe.source='.*': none of its 1 queries falls into"),
+        ("{file}", "all", "probe.source='.*': no query of the split 'all' has a pos"),
+        ("ir_datasets:beir/nfcorpuz", "", "probe.source='ir_datasets:beir/nfcorpuz': unknown id"),
+        ("ir_datasets:beir/nfcorpus", "", "probe.source='ir_datasets:beir/nfcorpus': has no qrels"),
+    ],
+)
+def test_flaws_of_a_source_name_the_field_that_it_came_from(
+    source: str, split: str, expected: str, tmp_path: Path
+) -> None:
+    query = next(f"query {i}" for i in range(99) if split_of(f"query {i}") == "train")
+    places = {
+        "beir": write_beir_folder(tmp_path / "beir"),
+        "empty": tmp_path,
+        "file": write_jsonl(tmp_path / "groups.jsonl", [{"query": query, "pos": [], "neg": ["a"]}]),
+    }
+    with pytest.raises(ValueError, match=f"^{expected}"):
+        load_groups(
+            source.format(**places), split, DataOptions(), fields=SourceFields("probe.source", "probe.split")
+        )
 
 
 # --- ir_datasets -------------------------------------------------------------------------------------

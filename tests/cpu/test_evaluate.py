@@ -259,6 +259,11 @@ def test_changed_documents_are_noticed(workshop, capsys):
         (["--model", "model", "--dataset", "two"], "name a split: two:dev"),
         (["--model", "model", "--dataset", "beir/scifct/test"], "did you mean.*beir/scifact/test"),
         (["--model", "model", "--dataset", "demo:tset"], "dataset='demo:tset': .*train, dev, test"),
+        (["--model", "model", "--dataset", "demo:tset"], "dataset='demo:tset': split='tset': the demo has"),
+        (
+            ["--model", "model", "--dataset", "one:dev"],
+            "dataset='one:dev': split='dev': .*choose one of test",
+        ),
         (["--model", "model", "--dataset", "one", "one"], "told apart"),
         ([*ARGUMENTS[:-1], "one"], "holds 'corpus.jsonl' but no evaluation.json"),
         ([*ARGUMENTS[:-1], "one/corpus.jsonl"], "cannot be written to"),

@@ -114,6 +114,7 @@ def test_tuning_sees_no_measured_query_and_resumes(workshop, fake):
         ("./two:dev", "fusion_tune='./two:dev': is measured too"),
         ("copy", "fusion_tune='copy': each of its 10 queries is asked in one/test too"),
         ("train:dev", "'dev'.*choose one of test"),
+        ("train:dev", "fusion_tune='train:dev': split='dev'"),
         ("nowhere:train", "no such folder"),
     ],
 )

@@ -141,6 +141,11 @@ def test_damaged_files_are_named(name, workshop, fields, capsys):
         ({"data.probe_split": "tset"}, "'tset'.*dev, train"),
         ({"data.probe_split": "nowhere"}, "data.probe_split='nowhere': .*choose one of"),
         ({"data.probe_split": "train"}, "data.probe_split='train': .*see the training queries; move"),
+        ({"data.probe_source": "/nowhere"}, r"^error: data\.probe_source='/nowhere': no such"),
+        (
+            {"data.probe_source": "ir_datasets:beir/nfcorpuz"},
+            r"^error: data\.probe_source='ir_datasets:beir/nfcorpuz': unknown id",
+        ),
         ({"data.split": "all"}, "data.probe_split='dev': .*see the training queries"),
         ({"data.max_length": 150, "data.buckets": ()}, r"data\.max_length=150.*at least \d+"),
         ({"data.buckets": (150, 160)}, r"data\.buckets=\(150, 160\).*208"),

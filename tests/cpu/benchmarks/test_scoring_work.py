@@ -133,6 +133,11 @@ def test_a_length_without_room_fails_before_anything_is_written(tiny_folder, tmp
     assert not list(tmp_path.iterdir())
 
 
+def test_an_unknown_split_is_called_what_the_command_line_calls_it(tiny_folder, tmp_path):
+    with pytest.raises(ValueError, match=r"^dataset='demo:tset': split='tset': the demo has"):
+        write_scoring_work(tiny_options(tiny_folder, dataset="demo:tset"), SIZE, tmp_path)
+
+
 def test_queries_without_candidates(tiny_folder, tmp_path):
     folder = write_beir_folder(tmp_path / "collection", split="test")
     lines = [json.dumps({"_id": f"q{i}", "text": "zzz"}) for i in range(10)]

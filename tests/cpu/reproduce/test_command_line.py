@@ -43,6 +43,7 @@ def test_splits_of_each_kind_of_dataset(tmp_path):
     ("more", "said"),
     [
         ("--test_split nowhere", "test_split='nowhere'.*the demo has train, dev, test"),
+        ("--test_split nowhere", "test_split='nowhere': split='nowhere': the demo has"),
         ("--train_split dev", "test_split='dev': is what is trained on"),
         ("--dataset beir/scifact", "test_split='dev'.*did you mean.*beir/scifact/test"),
         ("--dataset nowhere_at_all", "dataset='nowhere_at_all', train_split='train'"),
