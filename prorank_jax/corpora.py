@@ -16,7 +16,7 @@ from prorank_jax.models.sources import cache_folder
 from prorank_jax.negatives import index_documents, make_groups
 from prorank_jax.pseudo_queries import make_pseudo_groups
 from prorank_jax.remote_files import fetch_file, fetch_folder, is_url, open_url, url_slug, with_url_errors
-from prorank_jax.source_names import CATALOGUE_PREFIX, DEMO, TRAINED_ON, SourceFields
+from prorank_jax.source_names import CATALOGUE_PREFIX, DEMO, TRAINED_ON, SourceFields, names_embedding_file
 from prorank_jax.teacher_scores import add_teacher_candidates, read_teacher_scores
 from prorank_jax.types import RankingGroup
 
@@ -57,7 +57,7 @@ def local_source(source: str, field: str = TRAINED_ON.source) -> str:
 
 
 def _is_embedding_file(source: str) -> bool:
-    return source.endswith((".jsonl", ".json")) and Path(source).is_file()
+    return names_embedding_file(source) and Path(source).is_file()
 
 
 def _reject_unknown(source: str, field: str) -> None:

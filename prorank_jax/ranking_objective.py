@@ -8,6 +8,7 @@ from prorank_jax.config import RankingOptions, RunConfig
 from prorank_jax.data import ExampleSet
 from prorank_jax.ranking_losses import LOSSES, LossOptions, make_losses, parse_losses, reads_teacher
 from prorank_jax.ranking_step import RankingObjective
+from prorank_jax.source_names import names_embedding_file
 
 
 def check_losses(config: RunConfig) -> dict[str, float]:
@@ -24,8 +25,7 @@ def check_losses(config: RunConfig) -> dict[str, float]:
             f"ranking.in_batch_negatives={ranking.in_batch_negatives}: none of ranking.losses="
             f"{ranking.losses!r} reads them; add {readers}, or set it to 0"
         )
-    brings_its_own = data.source.endswith((".jsonl", ".json"))
-    if not (data.teacher_scores or brings_its_own):
+    if not (data.teacher_scores or names_embedding_file(data.source)):
         _refuse_without_teacher(ranking, weights, data.source)
     return weights
 

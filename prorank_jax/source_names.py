@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 DEMO = "demo"
 # Marks an id of the catalogue among the names of files and folders.
 CATALOGUE_PREFIX = "ir_datasets:"
+_EMBEDDING_ENDINGS = (".jsonl", ".json")
 _MOST_NAMED = 5
 
 
@@ -19,6 +20,11 @@ class SourceFields(NamedTuple):
 
 
 TRAINED_ON = SourceFields()
+
+
+def names_embedding_file(source: str) -> bool:
+    """Whether a source is named as a FlagEmbedding file is: it holds groups, perhaps a teacher's scores."""
+    return source.endswith(_EMBEDDING_ENDINGS)
 
 
 def nearest_ids(identifier: str) -> list[str]:
