@@ -15,7 +15,8 @@ def check_losses(config: RunConfig) -> dict[str, float]:
     """The weight of each loss of stage 2; refuses what no examples could make work.
 
     Raises:
-        ValueError: an unknown loss, one that lacks a teacher's scores, or documents that none reads.
+        ValueError: an unknown loss, one that lacks a teacher's scores, or documents or a teacher
+            that none reads.
     """
     ranking, data = config.ranking, config.data
     weights = parse_losses(ranking.losses)
@@ -27,7 +28,18 @@ def check_losses(config: RunConfig) -> dict[str, float]:
         )
     if not (data.teacher_scores or names_embedding_file(data.source)):
         _refuse_without_teacher(ranking, weights, data.source)
+    if data.teacher_scores and not reads_teacher(weights, ranking.soft_labels):
+        raise ValueError(
+            f"data.teacher_scores={data.teacher_scores!r}: none of ranking.losses={ranking.losses!r} with "
+            f"ranking.soft_labels={ranking.soft_labels!r} reads a teacher; add {_teacher_readers()}, or "
+            f"leave {'it and data.teacher_depth' if data.teacher_depth else 'it'} out"
+        )
     return weights
+
+
+def _teacher_readers() -> str:
+    by_themselves = ", ".join(name for name, loss in LOSSES.items() if loss.uses_teacher)
+    return f"{by_themselves}, or pointwise with ranking.soft_labels=teacher or teacher_logit"
 
 
 def _refuse_without_teacher(ranking: RankingOptions, weights: dict[str, float], name: str) -> None:

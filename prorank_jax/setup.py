@@ -91,6 +91,8 @@ def prepare_run(
         ValueError: the mesh, model, tokenizer, collection, losses or lengths cannot work.
     """
     with succeed_together():
+        if config.stage == 2:
+            check_losses(config)  # before the examples are made, which may take long
         opened = _open_model(config)
     data_folder = (folder or Path(config.output_dir)) / DATA_FOLDER
     examples, held_out = open_examples(config, opened.renderer, console, data_folder, is_leaders)

@@ -155,7 +155,11 @@ def test_a_teachers_scores_are_learned_from(workshop):
         ({"ranking.losses": "listwize=1"}, r"did you mean listwise\?"),
         ({"ranking.in_batch_negatives": 2}, r"ranking\.in_batch_negatives=2: none of .* add info_nce"),
         ({"ranking.losses": "pointwise=1", "ranking.soft_labels": "teacher"}, "needs teacher scores"),
-        ({"data.teacher_scores": "nowhere.run"}, r"data\.teacher_scores='nowhere.run': no such file"),
+        (
+            {"data.teacher_scores": "nowhere.run", "ranking.losses": "listwise=1, margin_mse=0"},
+            r"data\.teacher_scores='nowhere.run': no such file",
+        ),
+        ({"data.teacher_scores": "any.run"}, r"data\.teacher_scores='any.run': none of .* reads a teacher"),
         ({"data.buckets": (180, 208)}, r"data\.buckets=.*stage 2 chooses its lengths"),
         ({"train.accumulation": 3}, r"train\.accumulation=3: must divide train.batch_size=4"),
         ({"model.source": "nowhere/run/x"}, "no such folder or file"),
