@@ -12,6 +12,7 @@ from prorank_jax.aot.programs import SHARED_TOKENS
 from prorank_jax.config import RunConfig
 from prorank_jax.flops import forward_flops, grpo_step_flops, layer_weights, ranking_step_flops
 from prorank_jax.models.config import ModelConfig
+from prorank_jax.ranking_losses import needs_reference, parse_losses
 
 _FLOAT, _HALF = 4, 2
 _STATE_COPIES = 4  # parameters, two moments, gradients
@@ -94,6 +95,22 @@ def _model_flops(config: RunConfig, which: str, shape: ModelConfig) -> int:
     )
 
 
+def _uses_reference(config: RunConfig, which: str) -> bool:
+    """Whether stage 2 compares with the initial model, as `RankingObjective` decides it."""
+    ranking = config.ranking
+    return which == "2" and (ranking.kl_coefficient > 0 or needs_reference(parse_losses(ranking.losses)))
+
+
+def _reference_flops(config: RunConfig, which: str, shape: ModelConfig) -> int:
+    """FLOPs of the initial model's forward pass in stage 2; no part of it is ever computed again."""
+    if not _uses_reference(config, which):
+        return 0
+    width = config.data.max_length
+    prefix = forward_flops(shape, SHARED_TOKENS, SHARED_TOKENS)
+    documents = config.ranking.documents * forward_flops(shape, width - SHARED_TOKENS, width)
+    return config.train.batch_size * (prefix + documents)
+
+
 def estimate_step(
     config: RunConfig, which: str, shape: ModelConfig, chip: Chip, mesh: dict[str, int]
 ) -> Estimate:
@@ -102,6 +119,9 @@ def estimate_step(
     Args:
         which: `1` or `2`.
         mesh: sizes of `data`, `fsdp` and `tensor`.
+
+    Raises:
+        ValueError: losses of stage 2 that do not exist.
     """
     data, fsdp, tensor = mesh["data"], mesh["fsdp"], mesh["tensor"]
     devices = data * fsdp * tensor
@@ -122,6 +142,7 @@ def estimate_step(
     again = recomputed_share(config, shape, batch.tokens, batch.keys)
     rollouts = 1 if which == "1" and config.train.accumulation > 1 else 0  # sampled before the gradient
     flops = _model_flops(config, which, shape) * (3 + again + rollouts) / 3
+    flops += _reference_flops(config, which, shape)
     parts = config.train.accumulation
     gathers = parts * (1 + (again > 0) + 1 + rollouts)  # forward, recomputation, backward
     sent = weights / tensor * _HALF * gathers * (fsdp - 1) / fsdp

@@ -13,10 +13,12 @@ from prorank_jax.aot.advice import advise, as_arguments, knobs, with_changes
 from prorank_jax.aot.chips import CHIPS, parse_topology
 from prorank_jax.aot.estimate import Estimate, estimate_step
 from prorank_jax.aot.model_shapes import PUBLISHED_SHAPES
+from prorank_jax.aot.programs import SHARED_TOKENS
 from prorank_jax.aot.roofline import roofline_bound
 from prorank_jax.aot.search import Candidate, candidates, mesh_shapes, search
 from prorank_jax.config import REMAT_POLICIES
 from prorank_jax.config_files import config_from_flat
+from prorank_jax.flops import ranking_step_flops
 from tests.cpu.aot.reports import make_report
 
 QWEN = PUBLISHED_SHAPES["Qwen/Qwen2.5-0.5B-Instruct"]
@@ -58,6 +60,29 @@ def test_candidates_are_configs_that_fit_the_mesh_the_most_promising_first(which
         assert with_changes(config, each.changes) == each.config
     grown = candidates(config, which, V5E_8, QWEN, grow=True)
     assert {each.config.train.batch_size for each in grown} >= {256, 512}
+
+
+@pytest.mark.parametrize("low_rank", [0, 4])
+@pytest.mark.parametrize(
+    ("changes", "passes"),
+    [
+        ({"ranking.kl_coefficient": 0.1}, 1),
+        ({"ranking.losses": "listwise=1, preference=0.5"}, 1),
+        ({"ranking.losses": "preference=1", "ranking.kl_coefficient": 0.1}, 1),
+        ({"ranking.losses": "pairwise=1"}, 0),
+        ({"ranking.format_coefficient": 0.1}, 0),
+    ],
+)
+def test_a_reference_costs_stage_2_another_forward_pass(changes: dict[str, Any], passes: int, low_rank: int):
+    def seconds(**others: Any) -> float:
+        config = with_changes(dataclasses.replace(CONFIG, stage=2), {"lora.rank": low_rank, **others})
+        assert config is not None
+        return estimate_step(config, "2", QWEN, CHIPS["v5e"], {"data": 8, "fsdp": 1, "tensor": 1}).seconds
+
+    sizes = (CONFIG.train.batch_size, CONFIG.ranking.documents, SHARED_TOKENS, 512 - SHARED_TOKENS)
+    bare, with_reference = (ranking_step_flops(QWEN, *sizes, uses_reference=used) for used in (False, True))
+    peak = 8 * CHIPS["v5e"].bf16_flops / CHIPS["v5e"].devices
+    assert seconds(**changes) - seconds() == pytest.approx(passes * (with_reference - bare) / peak)
 
 
 def test_the_rough_model_orders_what_is_known():
