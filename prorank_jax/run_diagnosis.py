@@ -7,10 +7,10 @@ thresholds are rules of thumb, ours.
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Mapping
 
 from prorank_jax.learning_signs import TIED_STEPS, learned_at, signs_of_trouble
+from prorank_jax.metric_change import MetricChange, metric_change
 from prorank_jax.probe import ProbeResult
 from prorank_jax.run_facts import DataFacts, RunFacts, skipped_updates
 
@@ -20,7 +20,6 @@ LEAST_QUERIES, LEAST_RELEVANT = 50, 100
 MOST_CUT = 0.2
 CLIPPED_ALWAYS = 0.95
 _STANDARD_ERRORS = 3.0
-_LEAST_STEPS = 8
 _ONE_SIDED_95 = 1.645
 _ADVISE_EXCERPTS = "; data.excerpts key_sentences shows the part that the query asks about."
 
@@ -35,7 +34,7 @@ def diagnose(facts: RunFacts) -> dict[str, str]:
         "learning rate": _rate_too_high(facts),
         "skipped updates": _skipped(facts),
         "scores": _scores_not_finite(facts),
-        "chance": _chance(facts.probes[-1]),
+        "chance": _chance(facts),
     }
     return signs | {kind: sentence for kind, sentence in found.items() if sentence}
 
@@ -57,7 +56,8 @@ def remarks(facts: RunFacts) -> list[str]:
             f"{'higher ' if facts.holds_format else ''}ranking.format_coefficient "
             f"{'' if facts.holds_format else '(0.1) '}or a lower optimizer.learning_rate."
         )
-    if facts.stage == 2 and last.auc < first.auc:
+    low = _low_auc(facts)
+    if low:
         lists_only = (
             "; losses over lists compare documents of one query only, so the order within queries may well "
             "be better: launch/evaluate.py measures that. Where one threshold for all queries matters, add "
@@ -65,8 +65,8 @@ def remarks(facts: RunFacts) -> list[str]:
         )
         level = ", and the order within queries may be better: launch/evaluate.py measures that."
         said.append(
-            f"The held-out AUC fell from {first.auc:.3f} to {last.auc:.3f}. It is over the prompts of all "
-            f"queries{level if facts.held_out else lists_only}"
+            f"The held-out AUC {low}. It is over the prompts of all queries"
+            f"{level if facts.held_out else lists_only}"
         )
     learned = learned_at(facts.metrics)
     if learned is not None and "tied groups" not in diagnose(facts):
@@ -137,21 +137,15 @@ def _few_examples(data: DataFacts) -> str:
 def _rate_too_high(facts: RunFacts) -> str:
     """The loss of stage 2 rises, or the reward of stage 1 falls: its policy loss hovers around 0 anyway."""
     name, sign = ("reward", -1) if facts.stage == 1 else ("loss", 1)
-    values = [record[name] for record in facts.metrics if record.get(name) is not None]
-    part = len(values) // 4
-    if part < _LEAST_STEPS:
-        return ""
-    start, end = values[:part], values[-part:]
-    change = statistics.fmean(end) - statistics.fmean(start)
-    noise = math.sqrt((statistics.variance(start) + statistics.variance(end)) / part)
-    if sign * change <= _STANDARD_ERRORS * noise:
+    change = metric_change(facts.metrics, name)
+    if change is None or sign * change.errors <= _STANDARD_ERRORS:
         return ""
     norms = [record["grad_norm"] for record in facts.metrics if record.get("grad_norm") is not None]
     clipped = sum(norm > facts.max_grad_norm for norm in norms) / max(len(norms), 1)
     always = f", and {clipped:.0%} of the gradients were clipped" if clipped >= CLIPPED_ALWAYS else ""
     return (
-        f"the {name} went from {statistics.fmean(start):.3f} (first quarter of the steps) to "
-        f"{statistics.fmean(end):.3f} (last quarter){always}: the rate is too high; lower "
+        f"the {name} went from {change.start:.3f} (first quarter of the steps) to "
+        f"{change.end:.3f} (last quarter){always}: the rate is too high; lower "
         "optimizer.learning_rate, or give optimizer.warmup_steps more steps"
     )
 
@@ -185,14 +179,49 @@ def _scores_not_finite(facts: RunFacts) -> str:
     return f"{said}, before any training: the model overflows; set {wider}"
 
 
-def _chance(last: ProbeResult) -> str:
-    """The AUC is no better than 0.5 by a one-sided test at 5%: variance of the Mann-Whitney statistic."""
+def _auc_beyond_chance(last: ProbeResult) -> float:
+    """The AUC that a one-sided test at 5% tells from 0.5, by the variance of the Mann-Whitney statistic."""
     half = last.examples / 2
-    bound = 0.5 + _ONE_SIDED_95 * math.sqrt((last.examples + 1) / (12 * half * half))
-    if math.isnan(last.auc) or last.auc >= bound:
+    return 0.5 + _ONE_SIDED_95 * math.sqrt((last.examples + 1) / (12 * half * half))
+
+
+def _leaves_levels_free(facts: RunFacts) -> bool:
+    """Whether an AUC over all queries need not rise: the losses compare documents of one query only."""
+    return facts.stage == 2 and not facts.held_out
+
+
+def _order_that_improved(facts: RunFacts) -> MetricChange | None:
+    """How the order within queries improved in training, where the AUC may not show it."""
+    change = metric_change(facts.metrics, facts.learned) if _leaves_levels_free(facts) else None
+    return change if change is not None and change.errors > _STANDARD_ERRORS else None
+
+
+def _low_auc(facts: RunFacts) -> str:
+    """What is to be said of an AUC of stage 2 that is no trouble; "": nothing."""
+    first, last = facts.probes[0], facts.probes[-1]
+    improved = _order_that_improved(facts)
+    fell = f"fell from {first.auc:.3f} to {last.auc:.3f}" if facts.stage == 2 and last.auc < first.auc else ""
+    if improved is None or not last.auc < _auc_beyond_chance(last):
+        return fell
+    at_chance = (
+        f"cannot be told from chance with {last.examples} prompts, while {facts.learned} in training rose "
+        f"from {improved.start:.3f} to {improved.end:.3f}"
+    )
+    return f"{fell} and {at_chance}" if fell else f"of {last.auc:.3f} {at_chance}"
+
+
+def _chance(facts: RunFacts) -> str:
+    """Nothing where the order within queries improved in training: the probe's AUC does not measure that."""
+    last = facts.probes[-1]
+    bound = _auc_beyond_chance(last)
+    if math.isnan(last.auc) or last.auc >= bound or _order_that_improved(facts):
         return ""
+    over_all = (
+        " (over the prompts of all queries, whose levels the losses leave free; but "
+        f"{facts.learned} in training did not clearly rise either)"
+    )
     return (
         f"the held-out AUC of {last.auc:.3f} cannot be told from chance with {last.examples} prompts (that "
-        f"takes {bound:.3f}): the scores do not rank yet; train for more steps or on more queries, and raise "
-        "probe.examples to see small gains"
+        f"takes {bound:.3f}){over_all if _leaves_levels_free(facts) else ''}: the scores do not rank yet; "
+        "train for more steps or on more queries, and raise probe.examples to see small gains"
     )
