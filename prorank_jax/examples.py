@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import math
@@ -65,8 +66,12 @@ class ExampleSet:
     def __getitem__(self, position: int) -> Example:
         return self._reader[int(position)]
 
+    @functools.cached_property
     def digest(self) -> str:
-        """A hash of what decides the examples and of their lengths, labels, grades and scores."""
+        """A hash of what decides the examples and of their lengths, labels, grades and scores.
+
+        Made once: several processes compare it, and each checkpoint keeps it.
+        """
         digest = hashlib.sha256(self.folder.name.encode())
         for values in (self.lengths, self.labels, self.grades, self.scores, self.starts, self.queries):
             digest.update(values.tobytes())

@@ -37,7 +37,7 @@ def open_examples(
         opened = opened or _open_here(config, renderer, folder)
     if jax.process_count() == 1:
         return opened
-    facts = {name: part.digest() for name, part in zip(("data", "held-out data"), opened, strict=True)}
+    facts = {name: part.digest for name, part in zip(("data", "held-out data"), opened, strict=True)}
     remedy = "give all the same collection, model and library versions"
     check_equal("examples", facts | {"prompts": renderer.fingerprint}, remedy)
     return opened

@@ -19,7 +19,7 @@ def fingerprint_inputs(
     Args:
         uses_reference: the pretrained parameters are read again when the run goes on.
     """
-    found = {TRAINED_ON: examples.digest(), HELD_OUT: held_out.digest()}
+    found = {TRAINED_ON: examples.digest, HELD_OUT: held_out.digest}
     if uses_reference:
         found[REFERENCE] = str(model_identity(config.model.source)["model_fingerprint"])
     return found

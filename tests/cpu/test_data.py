@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,8 +20,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prorank_jax import examples as examples_module
-from prorank_jax.config import DataOptions
+from prorank_jax.config import DataOptions, RunConfig
 from prorank_jax.data import build_examples, choose_buckets, open_dataset, probe_batches, train_iterator
+from prorank_jax.run_inputs import fingerprint_inputs
 from prorank_jax.types import Batch, Candidate, Document, RankingGroup
 from tests.cpu.data_fixtures import REAL_DATA, MemoryExamples, WordRenderer, write_beir_folder
 
@@ -53,6 +56,24 @@ def test_examples_are_all_relevant_candidates_and_the_first_others() -> None:
     assert made == [("d1", 1, 3), ("d3", 1, 2), ("d0", 0, 0), ("d2", 0, 1)]
     assert examples[0].tokens.tolist() == WordRenderer().render("the query", "title text 1")
     assert examples[0].tokens.dtype == np.int32
+
+
+def test_the_digest_of_examples_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes compare it before a run, and the run remembers it as one of its inputs."""
+    source = str(write_beir_folder(tmp_path / "beir"))
+    train, dev = (
+        open_dataset(source, "train", OPTIONS, WordRenderer(), tmp_path / "cache", seed) for seed in (0, 1)
+    )
+    made = []
+
+    def counting(*given: bytes) -> Any:
+        made.append(given)
+        return hashlib.sha256(*given)
+
+    monkeypatch.setattr(examples_module, "hashlib", SimpleNamespace(sha256=counting))
+    first = fingerprint_inputs(RunConfig(), train, dev, uses_reference=False)
+    assert fingerprint_inputs(RunConfig(), train, dev, uses_reference=False) == first
+    assert len(set(first.values())) == len(made) == 2
 
 
 def test_examples_need_groups_and_prompts_within_the_limit() -> None:
@@ -119,7 +140,7 @@ def test_a_kill_while_writing_leaves_nothing_that_is_taken_for_whole(tmp_path: P
 import os, signal
 from tests.cpu.data_fixtures import WordRenderer
 from prorank_jax import records
-from prorank_jax.config import DataOptions
+from prorank_jax.config import DataOptions, RunConfig
 from prorank_jax.data import open_dataset
 records.np.save = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
 open_dataset({source!r}, "train", DataOptions(max_length=96), WordRenderer(), {str(tmp_path / "cache")!r}, 0)
