@@ -99,7 +99,7 @@ class Projection(nn.Module):
             bias_axes = self.axes[len(self.fan_in) :]
             init = nn.with_logical_partitioning(nn.initializers.zeros, bias_axes)
             bias: Any = self.param("bias", init, self.fan_out, jnp.float32)
-            y = y + bias.astype(x.dtype)
+            y = _plus_bias(y, bias)
         return y
 
     def _low_rank(self, x: Array) -> jax.Array:
@@ -127,6 +127,27 @@ def _contract(x: Array, kernel: Array, axes: int) -> jax.Array:
         return product.reshape(*x.shape[: x.ndim - axes], *kernel.shape[axes:])
     contracted = tuple(range(x.ndim - axes, x.ndim))
     return jax.lax.dot_general(x, kernel, ((contracted, tuple(range(axes))), ((), ())))
+
+
+@jax.custom_vjp
+def _plus_bias(y: jax.Array, bias: jax.Array) -> jax.Array:
+    """[..., *fan_out] and a float32 bias [*fan_out] → their sum in the dtype of y.
+
+    The bias' gradient is summed over all tokens in float32, as products sum a kernel's. Left to itself it
+    would be summed in the compute dtype, where a bfloat16 sum of 16,000 equal numbers stops half way.
+    """
+    return y + bias.astype(y.dtype)
+
+
+def _plus_bias_forward(y: jax.Array, bias: jax.Array) -> tuple[jax.Array, int]:
+    return _plus_bias(y, bias), y.ndim - bias.ndim
+
+
+def _plus_bias_backward(tokens: int, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return gradient, gradient.astype(jnp.float32).sum(axis=tuple(range(tokens)))
+
+
+_plus_bias.defvjp(_plus_bias_forward, _plus_bias_backward)
 
 
 class RMSNorm(nn.Module):

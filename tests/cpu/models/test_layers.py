@@ -1,0 +1,35 @@
+"""What a layer's parts do in bfloat16."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from prorank_jax.models.layers import Projection
+
+TOKENS, INNER, OUTER = 16_384, 4, 3
+
+
+@pytest.mark.parametrize("mean", [0.0, 1.0])
+def test_gradients_are_summed_over_many_tokens_in_float32(mean):
+    layer = Projection((INNER,), (OUTER,), ("embed", "mlp"), use_bias=True)
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(1.0, size=(4, TOKENS // 4, INNER)), jnp.bfloat16)
+    cotangent = jnp.asarray(rng.normal(mean, size=(4, TOKENS // 4, OUTER)), jnp.bfloat16)
+    params = jax.tree.map(
+        lambda box: box.value, layer.init(jax.random.key(0), x), is_leaf=lambda a: hasattr(a, "value")
+    )
+
+    @jax.jit
+    @jax.grad
+    def gradients(params):
+        return jnp.vdot(layer.apply(params, x).astype(jnp.float32), cotangent.astype(jnp.float32))
+
+    got = gradients(params)["params"]
+    wide = np.asarray(cotangent, np.float64).reshape(TOKENS, OUTER)
+    assert got["bias"].dtype == jnp.float32
+    np.testing.assert_allclose(got["bias"], wide.sum(axis=0), rtol=1e-4)
+    kernel = np.asarray(x, np.float64).reshape(TOKENS, INNER).T @ wide
+    np.testing.assert_allclose(got["kernel"], kernel, rtol=2**-7, atol=1)
