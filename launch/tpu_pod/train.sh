@@ -59,7 +59,7 @@ provide_pod() {
         [ "$REFUSALS" -gt 0 ] || note "creating $NAME ($ACCELERATOR_TYPE)"
         request created create_pod
         ASSUMED_POD=ready
-        LAST_FAILURE=none # another machine may well do better
+        LAST_END=none # another machine may well do better
         ;;
       waiting | suspending | deleting)
         [ "$POD_DETAIL" = "$shown" ] || note "$NAME is $POD_DETAIL; waiting"

@@ -2,7 +2,8 @@
 
 It counts steps in a file until there is a file `finish`, or to --train.steps, and like the trainer it saves
 on SIGTERM and then exits with 143. With --fail_at or --fail_every it fails at a step, or after so many steps
-of a life; while there is a file `outage` it fails as where a bucket cannot be reached.
+of a life; with --kill_at or --kill_every it gets SIGKILL there. While there is a file `outage` it fails as
+where a bucket cannot be reached.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ while done < int(arguments["--train.steps"]) and not (folder / "finish").exists(
     if str(done) == arguments.get("--fail_at") or str(done - begun) == arguments.get("--fail_every"):
         print("RuntimeError: out of memory")
         sys.exit(1)
+    if str(done) == arguments.get("--kill_at") or str(done - begun) == arguments.get("--kill_every"):
+        os.kill(os.getpid(), signal.SIGKILL)
     time.sleep(0.05)
     done += 1
     if stop:

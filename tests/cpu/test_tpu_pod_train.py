@@ -253,6 +253,41 @@ def test_train_starts_a_run_again_whose_worker_is_killed_before_its_first_step(c
     wait_until(lambda: starts(cloud) == 4, process=process)
 
 
+def test_train_gives_up_a_run_that_is_killed_again_and_again_at_the_same_place(cloud, steps):
+    """The first life went on from another checkpoint than the four that come no further."""
+    done = cloud.try_to("train", "--poll", "1", *steps.arguments("9", "--kill_at", "3"))
+    assert done.returncode == 1
+    assert (
+        "killed (exit code 137) 4 times in a row at the same place: its host has too little memory"
+        in done.stderr
+    )
+    assert starts(cloud) == 5
+
+
+def test_train_goes_on_with_a_run_that_is_killed_but_comes_further_each_time(cloud, steps):
+    done = cloud.try_to("train", "--poll", "1", *steps.arguments("11", "--kill_every", "2"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "restart 5 of at most 20" in done.stderr
+    assert steps.done() == [11, 11]
+
+
+def test_train_counts_kills_anew_on_a_pod_that_took_the_place_of_one_taken_away(cloud, steps):
+    hold = ["--start_seconds", "1000"]
+    options = ["--spot", "--poll", "1", "--stop-seconds", "1"]
+    process = cloud.start("train", *options, *steps.arguments("5", *hold))
+
+    def kill_in_life(life: int) -> None:
+        wait_until(lambda: starts(cloud) == life and cloud.pid(1) is not None, process=process)
+        cloud.kill(1)
+
+    for life in (1, 2, 3):
+        kill_in_life(life)
+    wait_until(lambda: starts(cloud) == 4 and cloud.pid(1) is not None, process=process)
+    cloud.preempt()
+    kill_in_life(5)
+    wait_until(lambda: starts(cloud) == 6, process=process)
+
+
 def test_train_does_not_repeat_a_run_that_was_refused(cloud, steps):
     done = cloud.try_to("train", "--poll", "1", *steps.arguments("1", "--exit", "2"))
     assert done.returncode == 1
