@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from prorank_jax.card_results import evaluation_section, training_section
 from prorank_jax.chat_templates import ChatFrame
-from prorank_jax.config import RunConfig
-from prorank_jax.config_files import config_to_dict, flatten
-from prorank_jax.messages import without_folders
-from prorank_jax.model_history import DatasetResult, Evaluation, RunHistory, RunRecord
+from prorank_jax.model_history import Evaluation, RunHistory
 from prorank_jax.model_usage import (
     MXBAI_FRAME,
     mxbai_usage,
@@ -25,14 +22,8 @@ from prorank_jax.model_usage import (
 )
 from prorank_jax.models.config import ModelConfig
 from prorank_jax.prompt_settings import PromptSettings
-from prorank_jax.prompts import (
-    DOCUMENT_HEAD,
-    INSTRUCTION_HEAD,
-    QUERY_HEAD,
-    SEPARATOR,
-    TASK,
-    AnswerTokens,
-)
+from prorank_jax.prompt_template import DOCUMENT_HEAD, INSTRUCTION_HEAD, QUERY_HEAD, SEPARATOR, TASK
+from prorank_jax.prompts import AnswerTokens
 from prorank_jax.run_folder import write_text_atomically
 
 CARD_FILE = "README.md"
@@ -41,15 +32,6 @@ PAPER = (
     "*ProRank: Prompt Warmup via Reinforcement Learning for Small Language Models Reranking*, "
     "Findings of ACL 2026, [arXiv 2506.03487](https://arxiv.org/abs/2506.03487)."
 )
-# What decides nothing about the weights.
-_UNTOLD = ("output_dir", "train.sample_every", "mesh.", "checkpoint.", "probe.")
-_OF_OTHER_STAGE = {1: "ranking.", 2: "grpo."}
-_PROBE_HEADINGS = {
-    "format_rate": "format rate (greedy)",
-    "accuracy": "accuracy (greedy)",
-    "auc": "AUC of the score",
-    "relevant_share": "share answered 1",
-}
 
 
 @dataclass(frozen=True)
@@ -96,24 +78,15 @@ def model_card(name: str, facts: CardFacts) -> str:
         "## Prompt",
         _prompt(facts),
         "## Training",
-        _training(facts.history),
+        training_section(facts.history),
         "## Evaluation",
-        _evaluations(facts.evaluations),
+        evaluation_section(facts.evaluations),
         "## Limitations",
         _limitations(facts),
         "## Citation",
         f"{PAPER}\n\nThe recipe is theirs, this model is not. It was made with prorank-jax.",
     ]
     return "\n\n".join(sections) + "\n"
-
-
-def table(headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A Markdown table; bars and line breaks inside a cell do not end it."""
-
-    def line(cells: Sequence[Any]) -> str:
-        return "| " + " | ".join(" ".join(str(c).split()).replace("|", "\\|") for c in cells) + " |"
-
-    return "\n".join([line(headings), "|" + "---|" * len(headings), *map(line, rows)])
 
 
 def _head(facts: CardFacts) -> str:
@@ -169,76 +142,6 @@ def _cut(facts: CardFacts) -> str:
         "Of a document that is too long, prorank-jax keeps its first words and the sentences that match the "
         "query best (`excerpts: key_sentences`); other libraries cut its end, which gives other scores. "
     )
-
-
-def _training(history: RunHistory) -> str:
-    if not history.runs:
-        return "No run of prorank-jax is known for these weights: they are as they were loaded."
-    return "\n\n".join(_run(number, record) for number, record in enumerate(history.runs, start=1))
-
-
-def _run(number: int, record: RunRecord) -> str:
-    steps = record.config.train.steps
-    title = f"### Run {number}: stage {record.config.stage}, {steps} steps"
-    config = table(
-        ("field", "value"), [(f"`{name}`", _shown(value)) for name, value in _told_fields(record.config)]
-    )
-    rows = [
-        (heading, f"{record.before[name]:.3f}", f"{record.after[name]:.3f}")
-        for name, heading in _PROBE_HEADINGS.items()
-        if name in record.before and name in record.after
-    ]
-    if not rows:
-        return f"{title}\n\nThe run left no report of held-out probes.\n\n{config}"
-    examples = int(record.after.get("examples", 0))
-    last = int(record.after.get("step", steps))
-    probes = table(("held-out probe", "before", f"after {last} steps"), rows)
-    return f"{title}\n\n{probes}\n\nThe probe has {examples} prompts, half of them relevant.\n\n{config}"
-
-
-def _told_fields(config: RunConfig) -> list[tuple[str, Any]]:
-    untold = (*_UNTOLD, _OF_OTHER_STAGE.get(config.stage, "\0"))
-    return [
-        (name, without_folders(value) if isinstance(value, str) else value)
-        for name, value in flatten(config_to_dict(config)).items()
-        if not name.startswith(untold)
-    ]
-
-
-def _shown(value: Any) -> str:
-    return "" if value == "" else f"`{value}`"
-
-
-def _evaluations(evaluations: Sequence[Evaluation]) -> str:
-    if not evaluations:
-        return "No evaluation was given when this folder was exported."
-    return "\n\n".join(map(_evaluation, evaluations))
-
-
-def _evaluation(evaluation: Evaluation) -> str:
-    names = list(dict.fromkeys(name for result in evaluation.datasets for name in result.reranked))
-    rows: list[list[str]] = []
-    for result in evaluation.datasets:
-        p_value = "" if result.p_value is None else f"{result.p_value:.4f}"
-        subject = [without_folders(result.name), _measured_queries(result)]
-        rows.append([*subject, "first stage", *_figures(result.first_stage, names), ""])
-        rows.append([*subject, "reranked", *_figures(result.reranked, names), p_value])
-    model = f" of `{without_folders(evaluation.model)}`" if evaluation.model else ""
-    depth = f", top {evaluation.top_k} of the first stage reranked" if evaluation.top_k else ""
-    return (
-        f"Measured with `launch/evaluate.py`{model}{depth}. The p-value is of the difference to the first "
-        "stage.\n\n" + table(("collection", "queries", "ranking", *names, "p"), rows)
-    )
-
-
-def _measured_queries(result: DatasetResult) -> str:
-    if result.queries is None:
-        return ""
-    return f"{result.queries} of {result.sampled_from}" if result.sampled_from else str(result.queries)
-
-
-def _figures(values: Mapping[str, float], names: Sequence[str]) -> list[str]:
-    return [f"{values[name]:.4f}" if name in values else "" for name in names]
 
 
 def _limitations(facts: CardFacts) -> str:

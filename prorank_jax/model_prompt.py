@@ -9,7 +9,8 @@ from prorank_jax.excerpts import EXCERPT_STYLES
 from prorank_jax.models.attention import check_head_size
 from prorank_jax.pretrained import Pretrained, check_tokenizer, open_pretrained
 from prorank_jax.prompt_settings import PromptSettings, read_prompt_settings
-from prorank_jax.prompts import PromptRenderer, make_renderer, template_length
+from prorank_jax.prompt_template import template_length
+from prorank_jax.prompts import PromptRenderer, make_renderer
 
 # What mxbai-rerank v2 allows query and document together, if the model has the positions.
 DEFAULT_ROOM = 8192

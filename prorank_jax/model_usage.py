@@ -6,7 +6,8 @@ import json
 
 from prorank_jax.chat_templates import QWEN_SYSTEM, TURN_END, TURN_START, ChatFrame
 from prorank_jax.prompt_settings import PromptSettings
-from prorank_jax.prompts import DOCUMENT_HEAD, INSTRUCTION_HEAD, QUERY_HEAD, SEPARATOR, TASK, AnswerTokens
+from prorank_jax.prompt_template import DOCUMENT_HEAD, INSTRUCTION_HEAD, QUERY_HEAD, SEPARATOR, TASK
+from prorank_jax.prompts import AnswerTokens
 
 # What MxbaiRerankV2 puts around the user's text.
 MXBAI_FRAME = (

@@ -18,23 +18,24 @@ from typing import TYPE_CHECKING, Any
 
 from tokenizers import Tokenizer
 
-from prorank_jax.chat_templates import ChatFrame, make_chat_frame
+from prorank_jax.chat_templates import make_chat_frame
 from prorank_jax.excerpts import EXCERPT_STYLES, EXCERPT_VERSION, key_sentences
 from prorank_jax.input_checks import Pair
 from prorank_jax.leading_tokens import leading_tokens
 from prorank_jax.plain_text import plain_text_tokenizer
+from prorank_jax.prompt_template import (
+    DOCUMENT_HEAD,
+    INSTRUCTION_HEAD,
+    QUERY_HEAD,
+    SEPARATOR,
+    encode_template,
+    single_token,
+    template_ids,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-# The prompt of the published checkpoints (mixedbread-ai/mxbai-rerank-base-v2 and -large-v2).
-TASK = (
-    "You are a search relevance expert who evaluates how well documents match search queries. "
-    "For each query-document pair, carefully analyze the semantic relationship between them, then provide "
-    "your binary relevance judgment (0 for not relevant, 1 for relevant).\nRelevance:"
-)
-SEPARATOR = "\n"
-INSTRUCTION_HEAD, QUERY_HEAD, DOCUMENT_HEAD = "instruction: ", "query: ", "document: "
 # Least tokens left to a query after its head, and to a document beside the longest query.
 LEAST_TEXT_TOKENS = 4
 
@@ -202,37 +203,20 @@ def make_renderer(
     """
     frame = make_chat_frame(tokenizer, system)
     plain_text = plain_text_tokenizer(tokenizer)
-    prefix, ending = _template_ids(tokenizer, frame)
+    prefix, ending = template_ids(tokenizer, frame)
     return PromptRenderer(
         max_length=max_length,
         answer_tokens=AnswerTokens(
-            zero=_single_token(tokenizer, "0"), one=_single_token(tokenizer, "1"), end=frame.end_token
+            zero=single_token(tokenizer, "0"), one=single_token(tokenizer, "1"), end=frame.end_token
         ),
         plain_text=plain_text,
         tokenizer_digest=_digest(json.loads(plain_text.to_str())),
         prefix=prefix,
-        separator=_encode_template(tokenizer, SEPARATOR),
+        separator=encode_template(tokenizer, SEPARATOR),
         ending=ending,
         query_head=_query_head(instruction),
         excerpts=excerpts,
     )
-
-
-def template_length(tokenizer: PreTrainedTokenizerFast, system: str = "") -> int:
-    """Tokens of a prompt's fixed text around query, separator and document.
-
-    Raises:
-        ValueError: the template cannot be used.
-    """
-    prefix, ending = _template_ids(tokenizer, make_chat_frame(tokenizer, system))
-    return len(prefix) + len(ending)
-
-
-def _template_ids(tokenizer: PreTrainedTokenizerFast, frame: ChatFrame) -> tuple[list[int], list[int]]:
-    """What stands before the query, and after the document."""
-    after = (SEPARATOR, TASK, frame.suffix)
-    ending = [token for text in after for token in _encode_template(tokenizer, text)]
-    return _encode_template(tokenizer, frame.prefix), ending
 
 
 def _digest(value: Any) -> str:
@@ -245,18 +229,3 @@ def _query_head(instruction: str) -> str:
 
 def _query_limit(room: int) -> int:
     return room * 3 // 4
-
-
-def _encode_template(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
-    """Ids of the prompt's own text, in which control tokens mean themselves."""
-    return tokenizer.encode(text, add_special_tokens=False, split_special_tokens=False)
-
-
-def _single_token(tokenizer: PreTrainedTokenizerFast, answer: str) -> int:
-    ids = _encode_template(tokenizer, answer)
-    if len(ids) != 1:
-        name = tokenizer.name_or_path or type(tokenizer).__name__
-        raise ValueError(
-            f"model.source: the tokenizer {name} encodes the answer {answer!r} as {ids}, not as one token"
-        )
-    return ids[0]

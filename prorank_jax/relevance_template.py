@@ -24,7 +24,7 @@ from tokenizers.pre_tokenizers import PreTokenizer, Sequence, Split
 from prorank_jax.chat_templates import TURN_END, TURN_START, make_chat_frame
 from prorank_jax.plain_text import plain_text_tokenizer
 from prorank_jax.prompt_settings import PromptSettings
-from prorank_jax.prompts import DOCUMENT_HEAD, INSTRUCTION_HEAD, QUERY_HEAD, SEPARATOR, TASK
+from prorank_jax.prompt_template import DOCUMENT_HEAD, INSTRUCTION_HEAD, QUERY_HEAD, SEPARATOR, TASK
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

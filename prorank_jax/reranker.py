@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 
 import numpy as np
-from rich.console import Console
-from rich.progress import Progress
 
 from prorank_jax.calibration import Calibration, fit_calibration
 from prorank_jax.config import ATTENTION_IMPLEMENTATIONS, COMPUTE_DTYPES, MeshOptions
@@ -18,13 +15,12 @@ from prorank_jax.model_prompt import open_with_prompts
 from prorank_jax.models.attention import check_implementation
 from prorank_jax.models.config import ModelConfig
 from prorank_jax.models.transformer import Transformer, abstract_params
+from prorank_jax.pair_progress import pair_progress
 from prorank_jax.prompts import PromptRenderer
 from prorank_jax.rank_result import RankResult
 from prorank_jax.scorer import PairScorer
 from prorank_jax.sharding import make_mesh, state_shardings
 
-# From so many pairs on, a terminal shows progress.
-LONG_LIST = 256
 _RENDERERS_KEPT = 16
 _SHORT_PAIR = ("warm up", "word")
 
@@ -214,7 +210,7 @@ class Reranker:
     def _score_with_progress(
         self, pairs: Sequence[Pair], instruction: str | None, show_progress: bool | None
     ) -> np.ndarray:
-        with _progress(len(pairs), show_progress) as on_scored:
+        with pair_progress(len(pairs), show_progress) as on_scored:
             return self._score(pairs, instruction, on_scored)
 
     def _score(
@@ -241,15 +237,3 @@ def _check_options(batch_size: int, compute_dtype: str, attention: str) -> None:
     require(is_count, "batch_size", batch_size, "must be a whole number above 0")
     require_choice("compute_dtype", compute_dtype, COMPUTE_DTYPES)
     require_choice("attention", attention, ATTENTION_IMPLEMENTATIONS)
-
-
-@contextmanager
-def _progress(pairs: int, wanted: bool | None) -> Iterator[Callable[[int], None] | None]:
-    """A bar on the terminal's error stream; yields what tells it of scored pairs, or None without a bar."""
-    console = Console(stderr=True)
-    if not (console.is_terminal and pairs >= LONG_LIST if wanted is None else wanted):
-        yield None
-        return
-    with Progress(console=console, transient=console.is_terminal) as bar:
-        task = bar.add_task("scoring pairs", total=pairs)
-        yield lambda scored: bar.advance(task, scored)

@@ -41,6 +41,14 @@ class Work:
     tokens: int
     flops: int
 
+    def speeds(self, seconds: float) -> dict[str, float]:
+        """As metrics of a step that took so long."""
+        return {
+            "prompts_per_second": self.prompts / seconds,
+            "tokens_per_second": self.tokens / seconds,
+            "model_tflops": self.flops / seconds / 1e12,
+        }
+
 
 @dataclass(frozen=True)
 class Stage:

@@ -6,11 +6,9 @@ import dataclasses
 import json
 import logging
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import jax
-import numpy as np
 from rich.console import Console
 
 from prorank_jax.bad_steps import BadSteps, pairs_of
@@ -23,17 +21,16 @@ from prorank_jax.metrics_log import (
     CompilationCounter,
     MetricsLog,
     TrainingProgress,
-    completions_table,
     keep_lines_up_to,
 )
 from prorank_jax.preemption import StopVote, sigterm_noticed
 from prorank_jax.probe import run_probe, to_record
-from prorank_jax.process_rows import rows_of_process
 from prorank_jax.processes import check_same_job, gather_texts, leads, succeed_together
 from prorank_jax.run_folder import append_lines, write_config
 from prorank_jax.run_inputs import check_same_inputs
 from prorank_jax.run_place import RunPlace, open_place
 from prorank_jax.run_report import PROBES_FILE, read_report, report, signs_so_far
+from prorank_jax.sampled_completions import sampled_table
 from prorank_jax.setup import Run, prepare_run
 from prorank_jax.sharding import put_batch
 from prorank_jax.stages import Work
@@ -42,7 +39,6 @@ from prorank_jax.train_state import all_params
 from prorank_jax.types import Batch, ListBatch, Params, TrainState
 
 _log = logging.getLogger(__name__)
-SHOWN_GROUPS = 4
 INPUTS = "inputs"  # beside the data iterator's own state
 
 
@@ -177,8 +173,8 @@ class _Loop:
         self._settle(log, progress)  # the step before: its metrics are read while this one runs
         self._pending = _Pending(step, metrics, self._run.stage.work(batch), batch)
         last = step == config.train.steps
-        if completions is not None and self._due(config.train.sample_every, step):
-            self._show_completions(step, batch, completions)
+        if self._leads and completions is not None and self._due(config.train.sample_every, step):
+            self._console.print(sampled_table(self._run, step, batch, completions))
         if last or self._due(config.probe.every, step):
             self._settle(log, progress)
             self._probe(step)
@@ -201,9 +197,7 @@ class _Loop:
         metrics = {name: float(value) for name, value in jax.device_get(pending.metrics).items()}
         seconds = time.perf_counter() - self._clock
         self._clock = time.perf_counter()
-        metrics["prompts_per_second"] = pending.work.prompts / seconds
-        metrics["tokens_per_second"] = pending.work.tokens / seconds
-        metrics["model_tflops"] = pending.work.flops / seconds / 1e12
+        metrics |= pending.work.speeds(seconds)
         metrics["compilations"] = self._compilations.count
         if log is not None:
             log.write(pending.step, metrics)
@@ -251,19 +245,3 @@ class _Loop:
             self._run.model_config.to_hf(),
         )
         self._clock = time.perf_counter()
-
-    def _show_completions(self, step: int, batch: Batch, completions: jax.Array) -> None:
-        if not self._leads:
-            return
-        relevant = np.flatnonzero(batch.labels == 1)[: SHOWN_GROUPS // 2]
-        irrelevant = np.flatnonzero(batch.labels == 0)[: SHOWN_GROUPS // 2]
-        rows = np.concatenate([relevant, irrelevant])
-        whole = rows_of_process(self._run.mesh, len(completions))[rows]  # every row is in `completions`
-        tokens = np.asarray(completions)[whole]
-        queries = [self._run.examples[int(batch.examples[row])].query_id for row in rows]
-        labels = [int(batch.labels[row]) for row in rows]
-        table = completions_table(step, tokens.tolist(), labels, queries, self._decode)
-        self._console.print(table)
-
-    def _decode(self, tokens: Sequence[int]) -> str:
-        return str(self._run.tokenizer.decode(list(tokens)))

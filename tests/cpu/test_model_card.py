@@ -10,7 +10,7 @@ import yaml
 
 from prorank_jax.chat_templates import ChatFrame
 from prorank_jax.config_files import load_config
-from prorank_jax.model_card import CardFacts, model_card, table
+from prorank_jax.model_card import CardFacts, model_card
 from prorank_jax.model_history import RunHistory, RunRecord, read_evaluation, read_run_history
 from prorank_jax.model_usage import MXBAI_FRAME
 from prorank_jax.pretrained import Pretrained
@@ -230,4 +230,3 @@ def test_texts_cannot_break_out_of_the_card():
     frame = ChatFrame(f"{prompt.system}\n", "\n", end_token=2)
     card = model_card("small", facts(settings=prompt, frame=frame))
     assert "`````text\n" in card
-    assert table(("a", "b"), [("x | y", "two\nlines")]).splitlines()[2] == "| x \\| y | two lines |"

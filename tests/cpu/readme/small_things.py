@@ -16,7 +16,7 @@ from prorank_jax.demo_collection import demo_collection
 from prorank_jax.evaluation.output import METRICS_FILE
 from prorank_jax.evaluation.trec import write_run
 from prorank_jax.models.export import save_params
-from prorank_jax.prompts import TASK
+from prorank_jax.prompt_template import TASK
 from tests.cpu.data_fixtures import WORDS as NAMES
 from tests.cpu.data_fixtures import write_beir_folder, write_jsonl
 from tests.cpu.tiny import tiny_model
