@@ -43,12 +43,19 @@ def gather_texts(text: str) -> list[str]:
     if jax.process_count() == 1:
         return [text]
     said = text.encode("utf-8")
-    multihost.sync_global_processes(f"prorank_gather_{next(_meetings)}", timeout=PATIENCE_SECONDS)
+    _meet()
     lengths = multihost_utils.process_allgather(np.array([len(said)], np.int32)).reshape(-1)
     padded = np.zeros(1 << int(lengths.max()).bit_length(), np.uint8)
     padded[: len(said)] = np.frombuffer(said, np.uint8)
     rows = np.asarray(multihost_utils.process_allgather(padded), np.uint8).reshape(len(lengths), -1)
     return [row[:length].tobytes().decode("utf-8") for row, length in zip(rows, lengths, strict=True)]
+
+
+def _meet() -> None:
+    """Returns when every process has come here."""
+    # `sync_global_processes` would wait in a collective of the devices, which has a patience of its own.
+    wait_at_barrier = multihost.get_barrier_sync_fn()
+    wait_at_barrier(key=f"prorank_gather_{next(_meetings)}", timeout_ms=PATIENCE_SECONDS * 1000)
 
 
 @contextmanager
