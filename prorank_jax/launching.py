@@ -26,10 +26,18 @@ class AgreedOutageError(AgreedError, OutOfReachError):
     """The same of a place that one process cannot reach at present."""
 
 
+class AgreedFaultError(Exception):
+    """A fault of the program in one process, raised by all of them: nobody is left waiting.
+
+    In the process that has it, the fault is its cause.
+    """
+
+
 def end(error: BaseException, interrupted: str = "") -> int:
     """Says what stopped a program and gives its exit code.
 
-    1 a place out of reach, which another try may mend; 2 bad input; 130 interrupted; 143 SIGTERM.
+    1 a place out of reach, which another try may mend, or a fault of the program that processes told each
+    other, with its traceback where it happened; 2 bad input; 130 interrupted; 143 SIGTERM.
 
     A process whose peers know nothing of its error ends here, at once: an orderly end would wait for
     them, and they may be waiting for this process in a collective. The connection that breaks, or jax's
@@ -47,18 +55,24 @@ def end(error: BaseException, interrupted: str = "") -> int:
         told = with_remedy(error) if isinstance(error, OSError) else str(error)
         code = EXIT_FAILED if isinstance(error, OutOfReachError) else EXIT_BAD_INPUT
         said = f"error: {' '.join(told.split())}"
+    elif isinstance(error, AgreedFaultError):
+        code, said = EXIT_FAILED, f"error: {error}" if error.__cause__ is None else _traceback(error)
     elif isinstance(error, KeyboardInterrupt):
         code, said = EXIT_INTERRUPTED, "; ".join(filter(None, ("interrupted", interrupted)))
     elif _has_peers() and isinstance(error, Exception):
-        code, said = EXIT_FAILED, "".join(traceback.format_exception(error)).rstrip()
+        code, said = EXIT_FAILED, _traceback(error)
     else:
         raise error
     print(said, file=sys.stderr)
-    if _has_peers() and not isinstance(error, Interrupted | AgreedError):
+    if _has_peers() and not isinstance(error, Interrupted | AgreedError | AgreedFaultError):
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
     return code
+
+
+def _traceback(error: BaseException) -> str:
+    return "".join(traceback.format_exception(error)).rstrip()
 
 
 def _has_peers() -> bool:

@@ -20,12 +20,14 @@ from orbax.checkpoint import multihost
 from prorank_jax import __version__
 from prorank_jax.config import RunConfig
 from prorank_jax.config_files import config_to_dict, flatten
-from prorank_jax.launching import AgreedError, AgreedOutageError
-from prorank_jax.storage_faults import OutOfReachError
+from prorank_jax.launching import AgreedError, AgreedFaultError, AgreedOutageError
+from prorank_jax.storage_faults import OutOfReachError, with_remedy
 
 # One process may build examples for long while the others wait for it.
 PATIENCE_SECONDS = 2 * 3600
 _TOLD_CHARACTERS = 2000
+_BAD_INPUT, _OUTAGE, _FAULT = "bad input", "outage", "fault"
+_AGREED = {_BAD_INPUT: AgreedError, _OUTAGE: AgreedOutageError, _FAULT: AgreedFaultError}
 _meetings = itertools.count()
 
 
@@ -67,6 +69,7 @@ def succeed_together() -> Iterator[None]:
     Raises:
         AgreedError: with several processes, the error of the first that failed; an `AgreedOutageError`
             where that was a place out of reach.
+        AgreedFaultError: that of the first in which the program failed, whatever others met.
     """
     if jax.process_count() == 1:
         yield
@@ -76,19 +79,26 @@ def succeed_together() -> Iterator[None]:
         yield
     except Exception as error:
         failure = error
-    said = "" if failure is None else json.dumps([_told(failure), isinstance(failure, OutOfReachError)])
+    said = "" if failure is None else json.dumps([_kind(failure), _told(failure)])
     failures = [(index, *json.loads(text)) for index, text in enumerate(gather_texts(said)) if text]
     if failures:
-        index, text, is_outage = failures[0]
+        index, kind, text = next((one for one in failures if one[1] == _FAULT), failures[0])
         # All usually fail alike; then it is of no interest which one speaks.
-        where = "" if len(failures) == jax.process_count() else f"process {index} of {jax.process_count()}: "
-        raise (AgreedOutageError if is_outage else AgreedError)(where + text) from failure
+        all_alike = [of for _, of, _ in failures] == [kind] * jax.process_count()
+        where = "" if all_alike else f"process {index} of {jax.process_count()}: "
+        raise _AGREED[kind](where + text) from failure
+
+
+def _kind(error: Exception) -> str:
+    if isinstance(error, OutOfReachError):
+        return _OUTAGE
+    return _BAD_INPUT if isinstance(error, ValueError | OSError) else _FAULT
 
 
 def _told(error: Exception) -> str:
-    expected = isinstance(error, ValueError | OSError)
-    name = "" if expected and str(error) else f"{type(error).__name__}: "
-    return (name + str(error))[:_TOLD_CHARACTERS]
+    text = with_remedy(error) if isinstance(error, OSError) else str(error)
+    name = f"{type(error).__name__}: " if _kind(error) == _FAULT or not text else ""
+    return (name + text)[:_TOLD_CHARACTERS]
 
 
 def check_equal(what: str, facts: Mapping[str, str], remedy: str) -> None:

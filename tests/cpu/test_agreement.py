@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import json
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -11,7 +14,9 @@ from jax._src import distributed
 from jax.experimental import multihost_utils
 
 import prorank_jax.processes
-from prorank_jax.processes import gather_texts
+from prorank_jax.command_line import run_command
+from prorank_jax.processes import gather_texts, succeed_together
+from prorank_jax.storage_faults import OutOfReachError
 from tests.cpu.several import start, wait_for
 
 GATHER_OFTEN = """
@@ -28,6 +33,24 @@ for call in range(3):
     print(gather_texts(f"{call} of {jax.process_index()}" * 10 ** call) == [
         f"{call} of {process}" * 10 ** call for process in range(2)
     ])
+"""
+
+FAIL_IN_THE_SECOND = """
+import sys
+from tests.cpu.tiny_run import load_launcher
+
+load_launcher().join_peers()
+
+import jax
+from prorank_jax.command_line import run_command
+from prorank_jax.processes import succeed_together
+
+def work():
+    with succeed_together():
+        if jax.process_index() == 1:
+            import no_such_module
+
+sys.exit(run_command(work))
 """
 
 
@@ -70,3 +93,85 @@ def test_real_processes_gather_again_and_again():
     ended = wait_for(start([["-c", GATHER_OFTEN]] * 2))
     assert ended.codes == [0, 0], ended.said
     assert all(said.split().count("True") == 3 for said in ended.said), ended.said
+
+
+@dataclass
+class Other:
+    """The other of two processes: what it says when this one speaks."""
+
+    says: str = ""
+
+    def gather(self, text: str) -> list[str]:
+        return [text, self.says]
+
+
+@pytest.fixture
+def other(monkeypatch) -> Other:
+    one = Other()
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(prorank_jax.processes, "gather_texts", one.gather)
+    return one
+
+
+def end_together(error: Exception | None) -> int:
+    def work() -> None:
+        with succeed_together():
+            if error is not None:
+                raise error
+
+    return run_command(work)
+
+
+@pytest.mark.usefixtures("other")
+@pytest.mark.parametrize("fault", [TypeError("no number"), ModuleNotFoundError("no module"), KeyError("x")])
+def test_a_fault_of_the_program_shows_its_traceback_where_it_happened(fault, capsys):
+    assert end_together(fault) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("Traceback (most recent call last)")
+    assert f"{type(fault).__name__}: {fault}" in said
+    assert "in work" in said
+
+
+def test_a_fault_elsewhere_is_one_line_and_the_same_exit_code(other, capsys):
+    other.says = json.dumps(["fault", "TypeError: no number"])
+    assert end_together(None) == 1
+    assert capsys.readouterr().err == "error: process 1 of 2: TypeError: no number\n"
+
+
+def test_a_fault_outweighs_bad_input(other, capsys):
+    other.says = json.dumps(["fault", "TypeError: no number"])
+    assert end_together(ValueError("steps=0")) == 1
+    assert "process 1 of 2: TypeError: no number" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("other")
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (ValueError("steps=0"), 2, "steps=0"),
+        (ValueError(), 2, "ValueError: "),
+        (OutOfReachError("no answer"), 1, "no answer"),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "/x"),
+            2,
+            "/x: Permission denied; see whose it is",
+        ),
+    ],
+)
+def test_the_rest_ends_as_it_does_in_a_process_alone(error, code, said, capsys):
+    assert end_together(error) == code
+    told = capsys.readouterr().err
+    assert told.startswith(f"error: process 0 of 2: {said}".rstrip())
+    assert told.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_a_fault_in_one_real_process_ends_both_with_one():
+    ended = wait_for(start([["-c", FAIL_IN_THE_SECOND]] * 2))
+    assert ended.codes == [1, 1], ended.said
+    told = "process 1 of 2: ModuleNotFoundError: No module named 'no_such_module'"
+    assert f"error: {told}" in ended.said[0]
+    assert "Traceback" not in ended.said[0]
+    assert "Traceback" in ended.said[1]
+    assert ", in work" in ended.said[1]
+    assert told in ended.said[1]
