@@ -21,6 +21,7 @@ from prorank_jax import __version__
 from prorank_jax.config import RunConfig
 from prorank_jax.config_files import config_to_dict, flatten
 from prorank_jax.launching import AgreedError, AgreedFaultError, AgreedOutageError
+from prorank_jax.machine import COORDINATOR, PROCESS, PROCESSES
 from prorank_jax.storage_faults import OutOfReachError, with_remedy
 
 # One process may build examples for long while the others wait for it.
@@ -36,13 +37,31 @@ def leads() -> bool:
     return jax.process_index() == 0
 
 
+def has_peers() -> bool:
+    """Whether this process is one of several.
+
+    Raises:
+        ValueError: jax sees several, as on the workers of a TPU pod, but they have not met.
+    """
+    count = jax.process_count()
+    if count > 1 and not jax.distributed.is_initialized():
+        raise ValueError(
+            f"jax sees {count} processes, which have not met; start them with launch/tpu_pod.sh, or for each "
+            f"set {COORDINATOR}=HOST:PORT of process 0, {PROCESSES}={count} and {PROCESS} (from 0)"
+        )
+    return count > 1
+
+
 def gather_texts(text: str) -> list[str]:
     """What each process says, in their order; every process must call it, at the same place.
 
     Waits where waiting is safe, in jax's coordination service: a device that waits in a collective for a
     process that is late would give up.
+
+    Raises:
+        ValueError: there are several processes that have not met.
     """
-    if jax.process_count() == 1:
+    if not has_peers():
         return [text]
     said = text.encode("utf-8")
     _meet()
@@ -70,8 +89,9 @@ def succeed_together() -> Iterator[None]:
         AgreedError: with several processes, the error of the first that failed; an `AgreedOutageError`
             where that was a place out of reach.
         AgreedFaultError: that of the first in which the program failed, whatever others met.
+        ValueError: there are several processes that have not met.
     """
-    if jax.process_count() == 1:
+    if not has_peers():
         yield
         return
     failure: Exception | None = None
@@ -136,9 +156,9 @@ def check_same_job(config: RunConfig) -> None:
     """Refuses to start when another process has another config or another version of the code.
 
     Raises:
-        ValueError: names what differs; on every process.
+        ValueError: names what differs, on every process; or the processes have not met.
     """
-    if jax.process_count() == 1:
+    if not has_peers():
         return
     settings = {name: repr(value) for name, value in flatten(config_to_dict(config)).items()}
     check_equal("config", settings, "start every process with the same command")

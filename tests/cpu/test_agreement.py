@@ -15,7 +15,8 @@ from jax.experimental import multihost_utils
 
 import prorank_jax.processes
 from prorank_jax.command_line import run_command
-from prorank_jax.processes import gather_texts, succeed_together
+from prorank_jax.config import RunConfig
+from prorank_jax.processes import check_same_job, gather_texts, succeed_together
 from prorank_jax.storage_faults import OutOfReachError
 from tests.cpu.several import start, wait_for
 
@@ -108,6 +109,7 @@ class Other:
 @pytest.fixture
 def other(monkeypatch) -> Other:
     one = Other()
+    monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(prorank_jax.processes, "gather_texts", one.gather)
     return one
@@ -163,6 +165,20 @@ def test_the_rest_ends_as_it_does_in_a_process_alone(error, code, said, capsys):
     told = capsys.readouterr().err
     assert told.startswith(f"error: process 0 of 2: {said}".rstrip())
     assert told.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "act", [lambda: gather_texts(""), lambda: end_together(None), lambda: check_same_job(RunConfig())]
+)
+def test_processes_that_have_not_met_are_told_how_to(act, monkeypatch, capsys):
+    monkeypatch.setattr(jax, "process_count", lambda: 4)
+    assert run_command(act) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: jax sees 4 processes, which have not met")
+    assert all(
+        part in said
+        for part in ("JAX_COORDINATOR_ADDRESS=", "JAX_NUM_PROCESSES=4", "JAX_PROCESS_ID", "launch/tpu_pod.sh")
+    )
 
 
 @pytest.mark.slow

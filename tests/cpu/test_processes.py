@@ -207,6 +207,7 @@ def test_an_outage_that_one_process_met_is_one_for_all(error, code, monkeypatch,
         with succeed_together():
             pass
 
+    monkeypatch.setattr(prorank_jax.processes, "has_peers", lambda: True)
     monkeypatch.setattr(prorank_jax.processes.jax, "process_count", lambda: 2)
     monkeypatch.setattr(
         prorank_jax.processes, "gather_texts", lambda text: said.append(text) or [said[0], ""]
