@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from etils import epath
+from etils.epath.backend import fsspec_backend  # its instance of a client, not one of another thread's
 
 from prorank_jax.messages import install_extra
 from prorank_jax.storage_faults import OutOfReachError, storage_fault
@@ -32,7 +33,7 @@ def is_url(text: str) -> bool:
 
 
 def open_url(field: str, url: str) -> epath.Path:
-    """The path behind a URL, after a look that shows whether its bucket can be reached.
+    """The path behind a URL, after a new look that shows whether its bucket can be reached.
 
     Args:
         field: of the config, for messages.
@@ -52,8 +53,19 @@ def open_url(field: str, url: str) -> epath.Path:
         raise ValueError(f"{field}={url!r}: write gs://BUCKET/PATH")
     logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it writes a traceback for what it then raises
     path = epath.Path(url.rstrip("/"))
-    with_url_errors(field, url, path.exists)
+    with_url_errors(field, url, lambda: _look_anew(path))
     return path
+
+
+def _look_anew(path: epath.Path) -> None:
+    forget_listings(path)
+    path.exists()
+
+
+def forget_listings(path: epath.Path) -> None:
+    """Lets what others wrote to a bucket be seen: its client keeps what it listed while a process lives."""
+    if has_no_folders(path):
+        fsspec_backend.fs(path).invalidate_cache()
 
 
 def with_url_errors(
@@ -111,6 +123,7 @@ def files_below(folder: epath.Path, wanted: Callable[[str], bool], inside: str =
 
 def fetch_folder(source: epath.Path, target: Path, wanted: Callable[[str], bool]) -> None:
     """Makes a local folder hold the wanted files of a remote one; large files it has are not read again."""
+    forget_listings(source)
     names = set(files_below(source, wanted))
     for name in sorted(names):
         fetch_file(source / name, target / name)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import pytest
 from etils import epath
+from etils.epath.backend import fsspec_backend
+from fsspec.implementations.local import LocalFileSystem
 
 from prorank_jax.remote_files import (
     fetch_file,
@@ -85,6 +89,50 @@ def test_a_folder_comes_and_goes_as_it_is_there(tmp_path):
     (there / "a.txt").write_text("4")  # the same size, perhaps in the same second
     fetch_folder(epath.Path(there), here, wanted)
     assert (here / "a.txt").read_text() == "4"
+
+
+class KeepingListings(LocalFileSystem):
+    """Stands in for a bucket's client: keeps what it listed until it is told to forget."""
+
+    root = ""
+
+    def __init__(self, **_: object) -> None:
+        super().__init__()
+        self.listed: dict[str, list[str]] = {}
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return path.replace("gs:/", cls.root, 1) if path.startswith("gs://") else path
+
+    def ls(self, path: str, detail: bool = False, **_: object) -> list[Any]:
+        if path not in self.listed:
+            self.listed[path] = super().ls(path, detail=detail)
+        return self.listed[path]
+
+    def invalidate_cache(self, **_: object) -> None:
+        self.listed.clear()
+
+
+@pytest.fixture
+def bucket(tmp_path, monkeypatch) -> Path:
+    """The folder behind gs://bucket."""
+    client = type("Client", (KeepingListings,), {"root": str(tmp_path)})(skip_instance_cache=True)
+    monkeypatch.setattr(fsspec_backend, "_get_filesystem", lambda _: client)
+    (tmp_path / "bucket" / "run").mkdir(parents=True)
+    return tmp_path / "bucket"
+
+
+def test_what_others_wrote_to_a_bucket_is_seen(bucket, tmp_path):
+    there = open_url("model.source", "gs://bucket/run")
+    (bucket / "run" / "4").touch()
+    assert [path.name for path in there.iterdir()] == ["4"]
+    (bucket / "run" / "8").touch()
+    assert [path.name for path in there.iterdir()] == ["4"]
+    fetch_folder(there, tmp_path / "here", lambda _: True)
+    assert sorted(path.name for path in (tmp_path / "here").iterdir()) == ["4", "8"]
+    (bucket / "run" / "12").touch()
+    again = open_url("model.source", "gs://bucket/run")
+    assert sorted(path.name for path in again.iterdir()) == ["12", "4", "8"]
 
 
 def test_a_large_file_that_is_here_is_not_read_again(tmp_path):
