@@ -79,10 +79,24 @@ def build_program(config: RunConfig, which: str, shape: ModelConfig, mesh: Mesh)
     Raises:
         ValueError: sizes that do not fit each other.
     """
+    check_sizes(config, which)
     part = config.train.batch_size // (config.train.accumulation if which != "score" else 1)
     check_batch_size("train.batch_size / train.accumulation", part, mesh)
     builders = {"1": _warmup, "2": _ranking, "score": _scoring}
     return builders[which](config, make_model(config, shape), mesh)
+
+
+def check_sizes(config: RunConfig, which: str) -> None:
+    """Refuses prompts of stage 2 that leave a document no room; needs no device.
+
+    Raises:
+        ValueError: prompts no longer than what a list shares.
+    """
+    if which == "2" and config.data.max_length <= SHARED_TOKENS:
+        raise ValueError(
+            f"data.max_length={config.data.max_length}: lists are compiled with {SHARED_TOKENS} shared "
+            "tokens; give more"
+        )
 
 
 def _array(shape: tuple[int, ...], dtype: Any, sharding: NamedSharding) -> Any:
@@ -163,11 +177,6 @@ def _lists(config: RunConfig, mesh: Mesh) -> ListBatch:
 
 
 def _ranking(config: RunConfig, model: Transformer, mesh: Mesh) -> StepProgram:
-    if config.data.max_length <= SHARED_TOKENS:
-        raise ValueError(
-            f"data.max_length={config.data.max_length}: lists are compiled with {SHARED_TOKENS} shared "
-            "tokens; give more"
-        )
     ranking = config.ranking
     optimizer = make_optimizer(config.optimizer, config.updates)
     schedule = make_schedule(config.optimizer, config.updates)

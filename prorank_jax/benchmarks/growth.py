@@ -1,4 +1,4 @@
-"""How time and memory of a step grow with one of its sizes: curves as JSON and PNG.
+"""How time and memory of a step grow with one of its sizes, measured.
 
 Points are timed in turn, round after round, so that whatever else the machine does falls on all alike.
 """
@@ -12,19 +12,18 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 from rich.console import Console
-from rich.table import Table
 
 from prorank_jax.aot.chips import GIB
 from prorank_jax.aot.model_shapes import resolve_shape
-from prorank_jax.benchmarks.growth_pictures import draw_curves
-from prorank_jax.benchmarks.growth_points import AXES, GROUP, PROGRAMS, Measured, Point, points_of
-from prorank_jax.benchmarks.growth_step import build, filled_state, prepare
+from prorank_jax.aot.programs import StepProgram, check_sizes
+from prorank_jax.benchmarks.growth_points import AXES, PROGRAMS, Measured, Point, points_of
+from prorank_jax.benchmarks.growth_report import as_json, show, write_picture
+from prorank_jax.benchmarks.growth_step import MeasuredStep, build, config_of, filled_state, prepare
 from prorank_jax.config import ATTENTION_IMPLEMENTATIONS, COMPUTE_DTYPES, REMAT_POLICIES
 from prorank_jax.config_checks import require, require_at_least, require_choice
 from prorank_jax.models.config import ModelConfig
@@ -33,7 +32,6 @@ from prorank_jax.run_folder import write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULT_FILE = "growth.json"
-GROWTH_FROM, GROWTH_TO = 1, 32  # completions of a prompt that stage 1's time is compared at
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,8 +54,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, console: Console | None = None) -> list[Measured]:
     """Measures the curves that a parsed command line asks for, and writes JSON and pictures.
 
+    JSON and picture are written after each round: Ctrl-C, or a point that the memory does not hold, leaves
+    what was measured before it.
+
     Raises:
-        ValueError: an option that cannot work, or a folder that holds a result already.
+        ValueError: an option or a point that cannot work, before anything is measured, or a folder that
+            holds a result already or cannot be written to.
     """
     console = console or Console()
     require_choice("dtype", arguments.dtype, COMPUTE_DTYPES)
@@ -79,61 +81,75 @@ def run(arguments: argparse.Namespace, console: Console | None = None) -> list[M
         "model.attention": arguments.attention,
         "grpo.temperature": arguments.temperature,
     }
+    for point in points:
+        check_sizes(config_of(point, options), point.program)
+    _make_folder(folder)
     # Before this process takes the device's memory.
-    peaks = [_peak_alone(point, options) for point in points] if arguments.peaks else [None] * len(points)
-    measured = []
-    for _, same in itertools.groupby(zip(points, peaks, strict=True), key=lambda pair: pair[0].program):
-        measured += measure(list(same), shape, options, arguments.rounds, console)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / RESULT_FILE, as_json(measured, options))
-    for program in arguments.programs:
-        curves = [each for each in measured if each.point.program == program]
-        (folder / f"growth_{PROGRAMS[program].replace(' ', '')}.png").write_bytes(draw_curves(curves))
-    console.print(curve_table(measured))
-    growth = group_growth(measured)
-    if growth is not None:
-        console.print(
-            f"stage 1, from {GROWTH_FROM} completion to {GROWTH_TO}: {growth - 1:+.1%} time", highlight=False
-        )
+    peaks = [_peak_alone(point, options, console) if arguments.peaks else None for point in points]
+    programs = [build(point, shape, options) for point in points]
+    planned = list(zip(points, programs, peaks, strict=True))
+    measured: list[Measured] = []
+    try:
+        for _, same in itertools.groupby(planned, key=lambda each: each[0].program):
+            ended = measured
+            for curves in measure(list(same), shape, arguments.rounds, console):
+                measured = [*ended, *curves]
+                is_complete = len(measured) == len(points) and len(curves[0].seconds) == arguments.rounds
+                write_json(folder / RESULT_FILE, as_json(measured, options, is_complete=is_complete))
+                write_picture(folder, curves)
+    finally:
+        if measured:
+            show(measured, console)
     return measured
 
 
 def measure(
-    points: Sequence[tuple[Point, int | None]],
+    points: Sequence[tuple[Point, StepProgram, int | None]],
     shape: ModelConfig,
-    options: dict[str, Any],
     rounds: int,
     console: Console,
-) -> list[Measured]:
-    """Times the points of one program in turn.
+) -> Iterator[list[Measured]]:
+    """Times the points of one program in turn; yields all of them after each round but the warm-up.
 
     Args:
-        points: each with its peak, if that was measured.
-        options: dotted fields of the config.
+        points: each with its abstract step, and with its peak, if that was measured.
     """
-    steps, first = [], None
-    for point, _ in points:
-        program = build(point, shape, options)
+    steps: list[MeasuredStep] = []
+    for point, program, _ in points:
         steps.append(prepare(program, shape, trains=point.program != "score"))
-        first = filled_state(program.arguments[0]) if first is None else first
         console.print(
             f"compiled {PROGRAMS[point.program]}, {AXES[point.axis]}: {point.value}", highlight=False
         )
+    first = filled_state(points[0][1].arguments[0])
     taken: list[list[float]] = [[] for _ in steps]
     for number in range(rounds + 1):
-        for step, seconds in zip(steps, taken, strict=True):
-            passed, first = step.run(first)
-            if number:
-                seconds.append(passed)
+        passed = []
+        for step in steps:
+            seconds, first = step.run(first)
+            passed.append(seconds)
         console.print(f"round {number} of {rounds}" if number else "warm-up", highlight=False)
-    return [
-        Measured(point, seconds, step.planned_bytes, peak)
-        for (point, peak), seconds, step in zip(points, taken, steps, strict=True)
-    ]
+        if number:
+            for seconds, of_point in zip(passed, taken, strict=True):
+                of_point.append(seconds)
+            yield [
+                Measured(point, tuple(seconds), step.planned_bytes, peak)
+                for (point, _, peak), seconds, step in zip(points, taken, steps, strict=True)
+            ]
 
 
-def _peak_alone(point: Point, options: Mapping[str, Any]) -> int:
-    """The peak of a process that runs only this point."""
+def _make_folder(folder: Path) -> None:
+    """Before anything is measured, so that no result is without a place."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(
+            f"output_dir={str(folder)!r}: cannot be made ({error.strerror}); name another"
+        ) from error
+    require(os.access(folder, os.W_OK), "output_dir", str(folder), "cannot be written to; name another")
+
+
+def _peak_alone(point: Point, options: Mapping[str, Any], console: Console) -> int:
+    """The peak of a process that runs only this point, in bytes; it is shown, too."""
     wanted = {"program": point.program, "size": dataclasses.asdict(point.size), "options": dict(options)}
     command = [sys.executable, "-m", "prorank_jax.benchmarks.growth_peak", json.dumps(wanted)]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
@@ -141,58 +157,9 @@ def _peak_alone(point: Point, options: Mapping[str, Any]) -> int:
     if done.returncode:
         said = done.stderr.strip().splitlines() or ["no reason given"]
         raise ValueError(f"--peaks: {PROGRAMS[point.program]} with {point.size} ended: {said[-1]}")
-    return int(done.stdout.split()[-1])
-
-
-def group_growth(measured: Sequence[Measured]) -> float | None:
-    """Stage 1's time with many completions over that with one; None where that was not measured."""
-    by_group = {
-        each.point.value: each.median
-        for each in measured
-        if (each.point.program, each.point.axis) == ("1", GROUP)
-    }
-    if not {GROWTH_FROM, GROWTH_TO} <= set(by_group):
-        return None
-    return by_group[GROWTH_TO] / by_group[GROWTH_FROM]
-
-
-def as_json(measured: Sequence[Measured], options: Mapping[str, Any]) -> dict[str, Any]:
-    """All points with their rounds; seconds and bytes."""
-    return {
-        "options": dict(options),
-        "device": jax.devices()[0].device_kind,
-        "jax": jax.__version__,
-        "stage1_time_32_completions_over_1": group_growth(measured),
-        "points": [
-            {
-                "program": PROGRAMS[each.point.program],
-                "axis": each.point.axis,
-                "value": each.point.value,
-                "size": dataclasses.asdict(each.point.size),
-                "seconds": {"median": each.median, "min": min(each.seconds), "max": max(each.seconds)},
-                "rounds": list(each.seconds),
-                "planned_bytes": each.planned_bytes,
-                "peak_bytes": each.peak_bytes,
-            }
-            for each in measured
-        ],
-    }
-
-
-def curve_table(measured: Sequence[Measured]) -> Table:
-    """All points, one a row."""
-    table = Table(title=f"{len(measured[0].seconds)} rounds of each point, medians")
-    for heading in ("step", "what grows", "to", "s a step", "min to max", "planned GiB", "peak GiB"):
-        table.add_column(heading, justify="left" if heading in ("step", "what grows") else "right")
-    for each in measured:
-        point, peak = each.point, each.peak_bytes
-        table.add_row(
-            PROGRAMS[point.program],
-            AXES[point.axis],
-            str(point.value),
-            f"{each.median:.3g}",
-            f"{min(each.seconds):.3g} to {max(each.seconds):.3g}",
-            f"{each.planned_bytes / GIB:.2f}",
-            "" if peak is None else f"{peak / GIB:.2f}",
-        )
-    return table
+    peak = int(done.stdout.split()[-1])
+    console.print(
+        f"peak of {PROGRAMS[point.program]}, {AXES[point.axis]}: {point.value}: {peak / GIB:.2f} GiB",
+        highlight=False,
+    )
+    return peak

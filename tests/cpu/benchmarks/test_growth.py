@@ -9,10 +9,12 @@ import pytest
 from rich.console import Console
 
 from prorank_jax.aot.model_shapes import resolve_shape
-from prorank_jax.benchmarks.growth import add_arguments, group_growth, run
+from prorank_jax.benchmarks import growth
+from prorank_jax.benchmarks.growth import add_arguments, run
 from prorank_jax.benchmarks.growth_pictures import draw_curves
 from prorank_jax.benchmarks.growth_points import CURVES, PROGRAMS, Measured, Point, Size, points_of
-from prorank_jax.benchmarks.growth_step import build, config_of, filled_state, prepare
+from prorank_jax.benchmarks.growth_report import group_growth
+from prorank_jax.benchmarks.growth_step import MeasuredStep, build, config_of, filled_state, prepare
 from tests.cpu.tiny_run import write_model_folder
 
 PNG = b"\x89PNG"
@@ -70,15 +72,21 @@ def test_a_step_trains_its_state_and_takes_time_and_memory(point, model_folder):
     assert step.planned_bytes > 3 * 4 * program.parameters  # weights and two moments in float32
 
 
-def test_curves_of_scoring_are_measured_and_written(model_folder, tmp_path, monkeypatch):
+@pytest.fixture
+def small_scoring(model_folder, tmp_path, monkeypatch):
+    """The arguments of two rounds of two short curves, into `tmp_path / "out"`."""
     monkeypatch.setitem(CURVES, ("score", "batch"), ((1, 4), {}))
     monkeypatch.setitem(CURVES, ("score", "length"), ((32, 250), {"batch": 1}))
-    given = arguments(
+    return arguments(
         *("--model", model_folder, "--programs", "score", "--longest", 255, "--rounds", 2),
         *("--max_length", 32, "--output_dir", tmp_path / "out"),
     )
-    run(given, Console(quiet=True))
+
+
+def test_curves_of_scoring_are_measured_and_written(small_scoring, tmp_path):
+    run(small_scoring, Console(quiet=True))
     written = json.loads((tmp_path / "out" / "growth.json").read_text())
+    assert written["complete"] is True
     assert [(point["axis"], point["value"]) for point in written["points"]] == [
         *(("length", 32), ("length", 250)),
         *(("batch", 1), ("batch", 4)),
@@ -91,7 +99,43 @@ def test_curves_of_scoring_are_measured_and_written(model_folder, tmp_path, monk
     assert by_length[1] > by_length[0]
     assert (tmp_path / "out" / "growth_scoring.png").read_bytes().startswith(PNG)
     with pytest.raises(ValueError, match=r"output_dir=.*holds a result already"):
-        run(given, Console(quiet=True))
+        run(small_scoring, Console(quiet=True))
+
+
+@pytest.mark.parametrize("fault", [KeyboardInterrupt(), MemoryError()])
+def test_what_was_measured_before_an_end_is_kept(fault, small_scoring, tmp_path, monkeypatch, capsys):
+    runs_left, run_step = iter(range(9)), MeasuredStep.run  # four to warm up, four of round 1, one of round 2
+
+    def run_or_end(step, first):
+        if next(runs_left, None) is None:
+            raise fault
+        return run_step(step, first)
+
+    monkeypatch.setattr(MeasuredStep, "run", run_or_end)
+    with pytest.raises(type(fault)):
+        run(small_scoring)
+    written = json.loads((tmp_path / "out" / "growth.json").read_text())
+    assert written["complete"] is False
+    assert [len(point["rounds"]) for point in written["points"]] == [1] * 4
+    assert (tmp_path / "out" / "growth_scoring.png").read_bytes().startswith(PNG)
+    assert "1 rounds of each point" in capsys.readouterr().out
+
+
+def test_a_point_that_cannot_work_is_refused_before_any_is_measured(small_scoring, tmp_path, monkeypatch):
+    monkeypatch.setattr(growth, "prepare", lambda *_, **__: pytest.fail("compiled"))
+    small_scoring.programs, small_scoring.max_length = ["score", "2"], 64
+    with pytest.raises(ValueError, match=r"data\.max_length=64: lists are compiled with 64 shared tokens"):
+        run(small_scoring, Console(quiet=True))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_refused_before_any_point_is_measured(
+    small_scoring, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(growth, "build", lambda *_: pytest.fail("built"))
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(ValueError, match=r"output_dir=.*cannot be made \(File exists\); name another"):
+        run(small_scoring, Console(quiet=True))
 
 
 @pytest.mark.parametrize(
