@@ -43,6 +43,18 @@ class _Job:
         return len(self.pairs) - self.taken
 
 
+_Batch = list[tuple[_Job, int]]
+"""Pairs, each as its request and its place in it."""
+
+
+def _by_request(batch: _Batch) -> dict[_Job, _Batch]:
+    """The pairs of each request, in the order in which the requests come first."""
+    parts: dict[_Job, _Batch] = {}
+    for job, index in batch:
+        parts.setdefault(job, []).append((job, index))
+    return parts
+
+
 class Batcher:
     """Scores requests in batches, one batch at a time; everything but the model runs on the event loop."""
 
@@ -109,23 +121,45 @@ class Batcher:
     async def run(self) -> None:
         """Scores batch after batch until the batcher is closed and its queue empty."""
         while await self._batch_is_due():
-            batch = self._take_batch()
-            pairs = [job.pairs[index] for job, index in batch]
-            started = asyncio.get_running_loop().time()
-            try:
-                scores = await self._run_batch(pairs, batch[0][0].instruction)
-                if scores.shape != (len(pairs),):
-                    raise ValueError(f"scores of shape {scores.shape} for {len(pairs)} pairs")
-            except Exception as error:
-                self._metrics.batch_failures.inc()
-                answer = error if isinstance(error, RequestError) else model_failed(error)
-                for job in dict.fromkeys(job for job, _ in batch):
-                    self._fail(job, answer)
-                continue
-            self._metrics.batch_seconds.observe(asyncio.get_running_loop().time() - started)
-            self._metrics.batch_pairs.observe(len(pairs))
-            self._metrics.pairs_scored.inc(len(pairs))
+            await self._score_batch(self._take_batch())
+
+    async def _score_batch(self, batch: _Batch) -> None:
+        """Answers what is complete; where several requests fail, each is scored once more, alone.
+
+        One request's text, too long for the memory or without a finite score, must not fail the others.
+        """
+        parts = _by_request(batch)
+        try:
+            scores = await self._scores_of(batch)
+        except RequestError as error:  # about the instruction, which the whole batch has
+            for job in parts:
+                self._fail(job, error)
+        except Exception as error:
+            if len(parts) == 1:
+                job, index = batch[0]
+                self._fail(job, model_failed(error, first_pair=index))
+                return
+            for job, part in parts.items():
+                if not job.answer.done():  # it timed out, its client left, or the server stops
+                    await self._score_batch(part)
+        else:
             self._deliver(batch, scores)
+
+    async def _scores_of(self, batch: _Batch) -> np.ndarray:
+        """[n] float32 of the model, counted in the metrics."""
+        pairs = [job.pairs[index] for job, index in batch]
+        started = asyncio.get_running_loop().time()
+        try:
+            scores = await self._run_batch(pairs, batch[0][0].instruction)
+            if scores.shape != (len(pairs),):
+                raise ValueError(f"scores of shape {scores.shape} for {len(pairs)} pairs")
+        except Exception:
+            self._metrics.batch_failures.inc()
+            raise
+        self._metrics.batch_seconds.observe(asyncio.get_running_loop().time() - started)
+        self._metrics.batch_pairs.observe(len(pairs))
+        self._metrics.pairs_scored.inc(len(pairs))
+        return scores
 
     async def _batch_is_due(self) -> bool:
         """Waits until there is a batch to score; False when there will be none any more."""
@@ -149,7 +183,7 @@ class Batcher:
         except TimeoutError:
             return
 
-    def _take_batch(self) -> list[tuple[_Job, int]]:
+    def _take_batch(self) -> _Batch:
         """The next pairs: of the request that has waited longest for its turn, and of those that agree.
 
         A batch has one instruction. Requests with another one keep their place, which is then the first.
@@ -157,7 +191,7 @@ class Batcher:
         instruction = self._waiting[0].instruction
         others = [job for job in self._waiting if job.instruction != instruction]
         turns = deque(job for job in self._waiting if job.instruction == instruction)
-        batch: list[tuple[_Job, int]] = []
+        batch: _Batch = []
         while turns and len(batch) < self._max_batch_pairs:
             job = turns.popleft()
             count = min(job.left, self._turn_pairs, self._max_batch_pairs - len(batch))
@@ -169,7 +203,7 @@ class Batcher:
         self._count(-len(batch))
         return batch
 
-    def _deliver(self, batch: list[tuple[_Job, int]], scores: np.ndarray) -> None:
+    def _deliver(self, batch: _Batch, scores: np.ndarray) -> None:
         for (job, index), score in zip(batch, scores, strict=True):
             job.scores[index] = score
             job.scored += 1

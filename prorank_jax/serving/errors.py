@@ -85,11 +85,18 @@ def timed_out(seconds: float) -> RequestError:
     )
 
 
-def model_failed(error: BaseException) -> RequestError:
-    """500: the model raised or gave no numbers; the server goes on."""
+def model_failed(error: BaseException, first_pair: int = 0) -> RequestError:
+    """500: the model raised or gave no numbers; the server goes on.
+
+    Args:
+        first_pair: the request's pair that is pair 0 of `error`, where a long request is scored in parts.
+    """
     reason = " ".join(str(error).split())[:500]
+    counted = f"; its pairs are counted from pair {first_pair} of the request" if first_pair else ""
     return RequestError(
-        500, "model_failed", f"the model could not score this request ({type(error).__name__}: {reason})"
+        500,
+        "model_failed",
+        f"the model could not score this request ({type(error).__name__}: {reason}{counted})",
     )
 
 

@@ -227,6 +227,93 @@ def test_a_failed_batch_fails_its_requests_only(error, status):
     run(scenario)
 
 
+class Poisoned(Model):
+    """Fails a batch with "bad" in it, and says which of its pairs is the first bad one."""
+
+    async def __call__(self, pairs: list[Pair], instruction: str | None) -> np.ndarray:
+        scores = await super().__call__(pairs, instruction)
+        bad = [place for place, (query, _) in enumerate(pairs) if query == "bad"]
+        if bad:
+            raise ValueError(f"the score of pair {bad[0]} is nan")
+        return scores
+
+
+def test_a_request_that_fails_its_batch_fails_alone_and_hears_of_its_own_pair():
+    async def scenario() -> None:
+        model = Poisoned()
+        batcher = make_batcher(model, max_batch_pairs=16)
+        jobs = [asyncio.create_task(batcher.score(pairs_of(name, 3))) for name in ("a", "bad", "b")]
+        await settle()
+        batcher.close()
+        await batcher.run()
+        first, bad, second = await asyncio.gather(*jobs, return_exceptions=True)
+        for name, scores in (("a", first), ("b", second)):
+            assert scores.tolist() == [fake_score(*pair) for pair in pairs_of(name, 3)]
+        assert bad.status == 500
+        assert "(ValueError: the score of pair 0 is nan)" in bad.message
+        queries = [[query for query, _ in batch] for batch in model.batches]
+        assert queries == [["a"] * 3 + ["bad"] * 3 + ["b"] * 3, ["a"] * 3, ["bad"] * 3, ["b"] * 3]
+
+    run(scenario)
+
+
+def test_a_long_request_that_fails_late_is_told_where_its_pairs_are_counted_from():
+    async def model(pairs: list[Pair], _: str | None) -> np.ndarray:
+        if ("long", "6") in pairs:
+            raise ValueError(f"the score of pair {pairs.index(('long', '6'))} is nan")
+        return np.zeros(len(pairs), np.float32)
+
+    async def scenario() -> None:
+        batcher = make_batcher(model)
+        runner = asyncio.create_task(batcher.run())
+        expected = "pair 2 is nan; its pairs are counted from pair 4 of the request"
+        with pytest.raises(RequestError, match=expected):
+            await batcher.score(pairs_of("long", 9))
+        batcher.close()
+        await runner
+
+    run(scenario)
+
+
+def test_a_request_that_nobody_waits_for_is_not_scored_again():
+    async def scenario() -> None:
+        model = Poisoned(held=True)
+        batcher = make_batcher(model, max_batch_pairs=16)
+        names = ("bad", "gone", "here")
+        jobs = {name: asyncio.create_task(batcher.score(pairs_of(name, 2))) for name in names}
+        runner = asyncio.create_task(batcher.run())
+        await settle()
+        jobs["gone"].cancel()
+        model.release(3)
+        assert len(await jobs["here"]) == 2
+        assert [{query for query, _ in batch} for batch in model.batches] == [set(names), {"bad"}, {"here"}]
+        batcher.close()
+        await runner
+        await asyncio.gather(*jobs.values(), return_exceptions=True)
+
+    run(scenario)
+
+
+def test_an_instruction_that_cannot_work_is_not_tried_for_each_request():
+    calls = []
+
+    async def model(pairs: list[Pair], _: str | None) -> np.ndarray:
+        calls.append(len(pairs))
+        raise RequestError(422, "x", "y")
+
+    async def scenario() -> None:
+        batcher = make_batcher(model)
+        jobs = [asyncio.create_task(batcher.score(pairs_of(name, 1))) for name in "ab"]
+        await settle()
+        batcher.close()
+        await batcher.run()
+        answers = await asyncio.gather(*jobs, return_exceptions=True)
+        assert [answer.status for answer in answers] == [422, 422]
+        assert calls == [2]
+
+    run(scenario)
+
+
 @pytest.mark.parametrize("scores", [np.zeros(3, np.float32), np.zeros((2, 1), np.float32)])
 def test_scores_of_a_wrong_shape_are_a_failure(scores):
     async def model(*_: Any) -> np.ndarray:
