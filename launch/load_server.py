@@ -15,6 +15,7 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository need not be installed
 
 from prorank_jax.command_line import CommandParser, run_command
+from prorank_jax.config_checks import require_new_file
 from prorank_jax.run_folder import write_json
 from prorank_jax.serving.load import LoadOptions, run_load
 
@@ -35,7 +36,7 @@ def _parser() -> CommandParser:
         is_required = field.default is dataclasses.MISSING
         kind = kinds[field.name]
         parser.add_argument(f"--{field.name}", type=kind, required=is_required, default=field.default)
-    parser.add_argument("--output", type=Path, help="a JSON file for the report")
+    parser.add_argument("--output", type=Path, help="a new JSON file for the report")
     return parser
 
 
@@ -43,16 +44,18 @@ def _load(arguments: list[str]) -> int:
     given = vars(_parser().parse_args(arguments))
     output, console = given.pop("output"), Console()
     options = LoadOptions(**given)
+    if output:
+        require_new_file("output", output)
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task("requests", total=options.requests)
         report = run_load(options, lambda: bar.advance(task))
-    if output:
-        write_json(output, report)
     table = Table(title=f"{options.requests} requests of {options.documents} documents", show_header=False)
     for name, value in report.items():
         if name != "options":
             table.add_row(name, f"{value:.1f}" if isinstance(value, float) else str(value))
     console.print(table)
+    if output:
+        write_json(output, report)
     return 0 if report["right"] and not report["lost"] and not report["problems"] else 1
 
 

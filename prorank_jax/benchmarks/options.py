@@ -8,7 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prorank_jax.config import COMPUTE_DTYPES
-from prorank_jax.config_checks import require, require_at_least, require_choice, require_positive
+from prorank_jax.config_checks import (
+    require,
+    require_at_least,
+    require_choice,
+    require_new_file,
+    require_positive,
+)
 from prorank_jax.machine import may_have_accelerator
 from prorank_jax.models.sources import SMOLLM2_SOURCE
 
@@ -59,15 +65,7 @@ class BenchmarkOptions:
         require_positive("timeout", self.timeout)
         require_at_least("threads", self.threads, 1)
         if self.output is not None:
-            _check_output(self.output)
-
-
-def _check_output(file: Path) -> None:
-    name = str(file)
-    require(not file.exists(), "output", name, "is there already; name another file or remove it")
-    folder = file.parent
-    require(folder.is_dir(), "output", name, f"there is no folder {str(folder)!r}; make it first")
-    require(os.access(folder, os.W_OK), "output", name, f"{str(folder)!r} cannot be written to")
+            require_new_file("output", self.output)
 
 
 def add_options(parser: argparse.ArgumentParser, peers: tuple[str, ...]) -> None:

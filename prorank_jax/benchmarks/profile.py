@@ -28,7 +28,7 @@ from prorank_jax.benchmarks.trace_parts import (
     traced_operations,
 )
 from prorank_jax.config import ATTENTION_IMPLEMENTATIONS, COMPUTE_DTYPES, REMAT_POLICIES
-from prorank_jax.config_checks import require, require_at_least, require_choice
+from prorank_jax.config_checks import require_at_least, require_choice, require_new_file
 from prorank_jax.flops import measured_matmul_flops
 from prorank_jax.models.sources import SMOLLM2_SOURCE
 from prorank_jax.run_folder import write_json
@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace, console: Console | None = None) -> dict[s
     """Profiles the step that a parsed command line asks for; returns what it writes as JSON.
 
     Raises:
-        ValueError: an option that cannot work, or an output file that is there already.
+        ValueError: an option that cannot work, or an output file that is there already or cannot be written.
     """
     console = console or Console()
     require_choice("program", arguments.program, tuple(PROGRAMS))
@@ -68,8 +68,8 @@ def run(arguments: argparse.Namespace, console: Console | None = None) -> dict[s
     require_choice("attention", arguments.attention, ATTENTION_IMPLEMENTATIONS)
     require_at_least("rounds", arguments.rounds, 1)
     output: Path | None = arguments.output
-    remedy = "is there already; name another file or remove it"
-    require(output is None or not output.exists(), "output", str(output), remedy)
+    if output is not None:
+        require_new_file("output", output)
     size = Size(arguments.group, arguments.max_length, arguments.batch, arguments.list_size)
     options = {
         "model.source": arguments.model,

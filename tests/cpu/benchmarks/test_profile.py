@@ -146,6 +146,7 @@ def test_the_time_of_a_small_step_is_told_by_part(tmp_path):
         (("--program", "3"), "program='3'"),
         (("--rounds", 0), "rounds=0"),
         (("--dtype", "half"), "dtype='half'"),
+        (("--output", "nowhere/parts.json"), "output='nowhere/parts.json': there is no folder 'nowhere'"),
     ],
 )
 def test_options_that_cannot_work_are_refused_before_any_compute(given, message):

@@ -119,3 +119,29 @@ def test_the_launcher_reports_and_tells_success_by_its_exit_code(tmp_path, capsy
     assert launcher.main(["--url", "http://127.0.0.1:1", "--requests", "2"]) == 1
     assert launcher.main(["--url", "http://127.0.0.1:1", "--clients", "0"]) == 2
     assert capsys.readouterr().err == "error: clients=0: must be at least 1\n"
+
+
+def test_a_report_without_a_place_is_refused_before_any_request(tmp_path, capsys):
+    launcher, model = load_launcher("load_server"), FakeModel()
+    (tmp_path / "there.json").write_text("an earlier report")
+    with live_server(model) as live:
+        for name, complaint in (("none/x.json", "there is no folder"), ("there.json", "is there already")):
+            output = str(tmp_path / name)
+            assert launcher.main(["--url", live.address, "--requests", "2", "--output", output]) == 2
+            assert complaint in capsys.readouterr().err
+    assert not model.batches
+
+
+def test_a_report_that_cannot_be_written_after_all_was_shown_before(tmp_path, capsys, monkeypatch):
+    launcher = load_launcher("load_server")
+
+    def fail(*_):
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(launcher, "write_json", fail)
+    with live_server() as live:
+        arguments = ["--url", live.address, "--requests", "2", "--output", str(tmp_path / "load.json")]
+        assert launcher.main(arguments) == 2
+    shown = capsys.readouterr()
+    assert "p95_ms" in shown.out
+    assert "the disk is full" in shown.err
