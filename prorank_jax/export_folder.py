@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from prorank_jax.chat_templates import make_chat_frame
 from prorank_jax.config_checks import require_choice
 from prorank_jax.model_card import CardFacts, write_model_card
-from prorank_jax.model_history import Evaluation, read_evaluation, read_run_history
+from prorank_jax.model_history import Evaluation, evaluations_of, read_evaluation, read_run_history
 from prorank_jax.model_prompt import prompt_settings_of
 from prorank_jax.models.export import EXPORT_DTYPES, made_whole, save_params
 from prorank_jax.models.tokenizer import load_tokenizer, save_tokenizer
@@ -58,7 +58,8 @@ def export_folder(
         source: as `open_pretrained` takes it.
         output_dir: a new or an empty folder.
         dtype: `float32` (bit-equal to the model) or `bfloat16` (rounded).
-        metrics_files: results of evaluations, as `read_evaluation` takes them.
+        metrics_files: results of evaluations, as `read_evaluation` takes them; those of other weights, e.g.
+            of an earlier checkpoint, are left out with a warning.
         name: what the model card calls the model; empty: the folder's name.
         license_id: for the model card, an identifier such as `apache-2.0`.
 
@@ -69,8 +70,9 @@ def export_folder(
         ValueError: a wrong argument, no such model, or a folder that holds something.
     """
     _check_arguments(output_dir, dtype, license_id)
-    evaluations = [read_evaluation(file) for file in metrics_files]
+    evaluations = tuple(read_evaluation(file) for file in metrics_files)
     model = open_pretrained(source)
+    evaluations = evaluations_of(source, evaluations)
     settings = prompt_settings_of(model)
     renderer = make_renderer(model.tokenizer, **asdict(settings))
     prepared = with_relevance_template(model.tokenizer, settings)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from prorank_jax.config import RunConfig
+from prorank_jax.model_identity import model_identity
 from prorank_jax.models.sources import SMOLLM2_SOURCE
 from prorank_jax.pretrained import Pretrained, is_run_directory, read_run_config
 from prorank_jax.report import REPORT_FILE
@@ -18,6 +20,8 @@ from prorank_jax.report import REPORT_FILE
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _RUNS = "runs"
 SMOLLM2_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -56,11 +60,18 @@ class DatasetResult:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A `metrics.json` of launch/evaluate.py."""
+    """A `metrics.json` of launch/evaluate.py.
+
+    Attributes:
+        model: as it was named; `step` is that of a run's checkpoint, None: no run, or the file does not say.
+        fingerprint: of the model's files, as `model_identity` gives it; empty where the file does not say.
+    """
 
     model: str
     top_k: int | None
     datasets: tuple[DatasetResult, ...]
+    step: int | None = None
+    fingerprint: str = ""
 
 
 def read_run_history(model: Pretrained) -> RunHistory:
@@ -87,15 +98,44 @@ def read_evaluation(file: Path) -> Evaluation:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         datasets = tuple(_read_dataset(name, result) for name, result in content["datasets"].items())
-        model, top_k = content.get("model", ""), content.get("top_k")
+        model, fingerprint = content.get("model", ""), content.get("model_fingerprint", "")
+        top_k, step = _count("top_k", content.get("top_k")), _count("model_step", content.get("model_step"))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{file}: is no metrics.json of launch/evaluate.py ({type(error).__name__}: {error}); "
             "name another"
         ) from error
-    if not datasets or not isinstance(model, str) or not (top_k is None or type(top_k) is int):
-        raise ValueError(f"{file}: needs datasets, a model's name and a whole top_k; name another file")
-    return Evaluation(model, top_k, datasets)
+    if not datasets or not isinstance(model, str) or not isinstance(fingerprint, str):
+        raise ValueError(f"{file}: needs datasets, a model's name and its fingerprint; name another file")
+    return Evaluation(model, top_k, datasets, step, fingerprint)
+
+
+def evaluations_of(source: str, evaluations: Sequence[Evaluation]) -> tuple[Evaluation, ...]:
+    """Those that measured this very model; a warning names each that is left out.
+
+    One that does not say which weights it measured is kept.
+
+    Raises:
+        ValueError: there is no such model.
+    """
+    if not any(evaluation.fingerprint for evaluation in evaluations):
+        return tuple(evaluations)
+    identity = model_identity(source)
+    kept = []
+    for evaluation in evaluations:
+        if evaluation.fingerprint in ("", identity["model_fingerprint"]):
+            kept.append(evaluation)
+        else:
+            measured, exported = (
+                _named(evaluation.model, evaluation.step),
+                _named(source, identity["model_step"]),
+            )
+            _log.warning("an evaluation of %s is left out of the card: this is %s", measured, exported)
+    return tuple(kept)
+
+
+def _named(model: str, step: int | None) -> str:
+    return model if step is None else f"{model} at step {step}"
 
 
 def _read_dataset(name: str, result: Mapping[str, Any]) -> DatasetResult:
