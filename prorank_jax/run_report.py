@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import statistics
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from rich.console import Console
 
 from prorank_jax import __version__
 from prorank_jax.config_files import config_to_dict, flatten
+from prorank_jax.device_memory import peak_memory
 from prorank_jax.flops import measured_matmul_flops
 from prorank_jax.learning_signs import signs_of_trouble
 from prorank_jax.metrics_log import METRICS_FILE, read_lines
@@ -69,6 +69,7 @@ def report(run: Run, place: RunPlace, console: Console) -> None:
     model_tflops = statistics.median(record["model_tflops"] for record in warm)
     matmul_tflops = measured_matmul_flops(run.config.model.compute_dtype) / 1e12 * jax.device_count()
     device = jax.devices()[0]
+    peak, peak_of = peak_memory()
     facts = {
         "stage": run.config.stage,
         "model": run.config.model.source,
@@ -82,7 +83,8 @@ def report(run: Run, place: RunPlace, console: Console) -> None:
         "warnings": list(signs.values()),
         "diagnosis": findings,
         "conclusion": conclusion(seen, findings),
-        "peak_memory_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "peak_memory_gib": peak / 2**30,
+        "peak_memory_of": peak_of,
         "devices": f"{jax.device_count()} x {device.device_kind}",
         "prorank_jax": __version__,
         "jax": jax.__version__,

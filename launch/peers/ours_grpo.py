@@ -16,8 +16,8 @@ import numpy as np
 import optax
 from side import MODEL_FOLDER, read_settings, serve
 
-from prorank_jax.benchmarks.device_memory import peak_bytes
 from prorank_jax.config import GrpoOptions, MeshOptions, OptimizerOptions
+from prorank_jax.device_memory import peak_bytes
 from prorank_jax.flops import grpo_step_flops, measured_matmul_flops
 from prorank_jax.grpo import policy_loss
 from prorank_jax.models.transformer import Transformer

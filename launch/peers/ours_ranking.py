@@ -15,8 +15,8 @@ from compile_clock import CompileClock
 from rich.console import Console
 from side import read_settings, serve
 
-from prorank_jax.benchmarks.device_memory import peak_bytes
 from prorank_jax.config_files import config_from_flat, flatten
+from prorank_jax.device_memory import peak_bytes
 from prorank_jax.flops import BACKWARD_FACTOR, forward_flops, measured_matmul_flops
 from prorank_jax.models.config import ModelConfig
 from prorank_jax.setup import prepare_run

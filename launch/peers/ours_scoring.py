@@ -13,7 +13,7 @@ import jax
 from compile_clock import CompileClock
 from side import MODEL_FOLDER, read_settings, serve
 
-from prorank_jax.benchmarks.device_memory import peak_bytes
+from prorank_jax.device_memory import peak_bytes
 from prorank_jax.flops import measured_matmul_flops
 from prorank_jax.reranker import Reranker
 

@@ -7,10 +7,10 @@ import sys
 from typing import Any
 
 from prorank_jax.aot.model_shapes import resolve_shape
-from prorank_jax.benchmarks.device_memory import peak_bytes
 from prorank_jax.benchmarks.growth_points import Point, Size
 from prorank_jax.benchmarks.growth_step import build, filled_state, prepare
 from prorank_jax.config import ModelOptions
+from prorank_jax.device_memory import peak_bytes
 
 
 def measure_peak(wanted: dict[str, Any]) -> int:
