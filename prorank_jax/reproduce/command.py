@@ -16,7 +16,9 @@ from prorank_jax.metrics_log import METRICS_FILE as STEPS_FILE
 from prorank_jax.metrics_log import read_lines
 from prorank_jax.report import REPORT_FILE
 from prorank_jax.reproduce.children import run_launcher
+from prorank_jax.reproduce.judgements import read_judgements
 from prorank_jax.reproduce.options import ReproduceOptions
+from prorank_jax.reproduce.overlap import group_queries, overlap_content
 from prorank_jax.reproduce.pictures import Curves, draw_ablation, draw_learning
 from prorank_jax.reproduce.place import (
     check_folder,
@@ -27,7 +29,7 @@ from prorank_jax.reproduce.place import (
     shared_settings,
 )
 from prorank_jax.reproduce.plan import Entry, Job, Plan
-from prorank_jax.reproduce.results import ablation_content, read_measured
+from prorank_jax.reproduce.results import Measured, ablation_content, pool_rows, read_measured
 from prorank_jax.reproduce.rows import BOTH, ROWS, TRAINED
 from prorank_jax.reproduce.tables import ablation_markdown
 from prorank_jax.run_folder import only_run_in, write_json, write_text_atomically
@@ -129,10 +131,19 @@ def write_table(options: ReproduceOptions, plan: Plan) -> dict[str, Any]:
     }
     measured = [one for one in found.values() if one is not None]
     content = ablation_content(facts, measured, [entry for entry, one in found.items() if one is None])
+    content["training_overlap"] = _training_overlap(options, measured)
     folder = options.output_dir
     write_json(folder / ABLATION_JSON, content)
     write_text_atomically(folder / ABLATION_TABLE, ablation_markdown(content))
     return content
+
+
+def _training_overlap(options: ReproduceOptions, measured: Sequence[Measured]) -> dict[str, Any]:
+    trained, judged = (
+        read_judgements(options.split(name)) for name in (options.train_split, options.test_split)
+    )
+    first_stage = measured[0].first_stage
+    return overlap_content(group_queries(first_stage, judged, trained), pool_rows(measured), first_stage)
 
 
 def write_pictures(folder: Path, plan: Plan, content: dict[str, Any]) -> None:

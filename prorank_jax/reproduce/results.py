@@ -94,9 +94,14 @@ def _row(
     }
 
 
-def _pooled_both(measured: Sequence[Measured]) -> dict[str, float] | None:
-    values = [one.reranked for one in measured if one.entry.row == BOTH]
-    return pool(values) if values else None
+def pool_rows(measured: Sequence[Measured]) -> dict[str, dict[str, float]]:
+    """Row → each query's mean over the row's seeds, of the rows that are there.
+
+    Raises:
+        ValueError: seeds measured on different queries.
+    """
+    groups = {row: [one.reranked for one in measured if one.entry.row == row] for row in ROWS}
+    return {row: pool(seeds) for row, seeds in groups.items() if seeds}
 
 
 def ablation_content(
@@ -114,7 +119,7 @@ def ablation_content(
     """
     if not measured:
         raise ValueError("ablation: no model is measured yet")
-    first_stage, both = measured[0].first_stage, _pooled_both(measured)
+    first_stage, both = measured[0].first_stage, pool_rows(measured).get(BOTH)
     if any(one.first_stage != first_stage for one in measured):
         raise ValueError("ablation: the models were given different candidates; evaluate them again")
     groups = {row: [one for one in measured if one.entry.row == row] for row in ROWS}

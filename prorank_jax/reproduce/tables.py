@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from prorank_jax.evaluation.metrics import MAIN_METRIC
-from prorank_jax.evaluation.tables import MAIN_HEADING, format_p
+from prorank_jax.evaluation.tables import MAIN_HEADING, format_interval, format_p
+from prorank_jax.reproduce.overlap import ALL, GROUPS, SEEN, UNSEEN
 
 _HEADINGS = (
     "",
@@ -56,6 +57,48 @@ def _table(content: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def _gain(comparison: Mapping[str, Any]) -> str:
+    interval = format_interval(comparison["interval"])
+    return f"{comparison['delta']:+.3f} ({interval}, p {format_p(comparison['p_value'])})"
+
+
+def overlap_markdown(content: Mapping[str, Any]) -> str:
+    """Whether trained rows gain on documents that no training query has, too: a table, or why there is none.
+
+    Args:
+        content: of ablation.json, with its `training_overlap`.
+    """
+    overlap = content["training_overlap"]
+    counts, test, train = overlap["queries"], content["test_split"], content["train_split"]
+    if not counts[SEEN]:
+        return (
+            f"None of the {counts[ALL]} measured queries of {test} has a relevant document that is relevant "
+            f"for a query of {train}: every gain is on unseen documents."
+        )
+    if not counts[UNSEEN]:
+        return (
+            f"Each of the {counts[ALL]} measured queries of {test} has a relevant document that is relevant "
+            f"for a query of {train}, too: nothing here says what the rows gain on unseen documents."
+        )
+    shared = (
+        f"{counts[SEEN]} of the {counts[ALL]} measured queries of {test} have a relevant document that is "
+        f"relevant for a query of {train}, too."
+    )
+    if not overlap["rows"]:
+        return shared
+    headings = [
+        "",
+        f"all {counts[ALL]} queries",
+        f"the {counts[UNSEEN]} with unseen documents only",
+        f"the {counts[SEEN]} others",
+    ]
+    lines = [_line(headings), _line(["---"] * len(headings))]
+    lines += [_line([row["title"], *(_gain(row[group]) for group in GROUPS)]) for row in overlap["rows"]]
+    return "\n\n".join(
+        [f"{shared} {MAIN_HEADING} minus BM25 (95% interval, p) with and without them:", "\n".join(lines)]
+    )
+
+
 def ablation_markdown(content: Mapping[str, Any]) -> str:
     """The content of ablation.json as a table, with what it was measured on and by which command."""
     sampled = " (a random sample)" if content["queries"] is not None else ""
@@ -68,6 +111,8 @@ def ablation_markdown(content: Mapping[str, Any]) -> str:
         "held-out prompts for every row, half of them relevant; mean over the seeds (least to greatest). "
         + content["pooling"],
     ]
+    if "training_overlap" in content:
+        parts.append(overlap_markdown(content))
     if content["missing"]:
         parts.append(f"**Not complete. Missing:** {', '.join(content['missing'])}.")
     parts.append(f"```\n{content['command']}\n```")

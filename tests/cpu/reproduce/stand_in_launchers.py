@@ -13,8 +13,8 @@ import yaml
 from prorank_jax.evaluation.names import slug
 from prorank_jax.launching import Interrupted
 
-QUERIES = ("q1", "q2", "q3")
-FIRST_STAGE = {"q1": 0.5, "q2": 0.25, "q3": 0.0}
+QUERIES = ("q001", "q002", "q003")  # of the demo's split dev
+FIRST_STAGE = {"q001": 0.5, "q002": 0.25, "q003": 0.0}
 
 
 def reranked(model: str) -> dict[str, float]:

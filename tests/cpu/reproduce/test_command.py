@@ -206,3 +206,16 @@ def test_a_folder_that_holds_something_else_is_left_alone(tmp_path):
 def test_a_launcher_that_leaves_no_result_is_an_error(tmp_path):
     with pytest.raises(ValueError, match=r"probe.py: ended without .*probe.json"):
         reproduce(parse_options(arguments(tmp_path / "out")), Console(quiet=True), lambda *_: None)
+
+
+def test_a_finished_folder_gets_the_table_of_unseen_documents(tmp_path):
+    _, content, _ = work(tmp_path / "out", "--seeds", "0")
+    written = content.pop("training_overlap")
+    assert written["queries"]["all"] == 3
+    assert [row["row"] for row in written["rows"]] == [STAGE1, STAGE2, BOTH]
+    (tmp_path / "out" / "ablation.json").write_text(json.dumps(content))  # as an earlier version left it
+    (tmp_path / "out" / "ablation.md").write_text("")
+    run, again, _ = work(tmp_path / "out", "--seeds", "0")
+    assert run.ran == []
+    assert again["training_overlap"] == written
+    assert "measured queries of dev" in (tmp_path / "out" / "ablation.md").read_text()
