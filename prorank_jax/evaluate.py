@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -37,6 +38,7 @@ from prorank_jax.excerpts import EXCERPT_VERSION
 from prorank_jax.model_identity import model_identity
 from prorank_jax.reranker import Reranker
 from prorank_jax.run_folder import only_run_in, write_json, write_text_atomically
+from prorank_jax.trained_on import Split, training_splits, training_warnings, was_trained_on
 
 LIBRARIES = ("jax", "ranx", "bm25s")
 BATCHES_PER_CHUNK = 8  # keeps the device fed between two writes to disk
@@ -78,7 +80,7 @@ def _score(task: Task, fusion: Fusion | None, folder: Path, scoring: _Scoring) -
     return evaluation
 
 
-def _tune(task: Task, folder: Path, scoring: _Scoring) -> Fusion:
+def _tune(task: Task, folder: Path, scoring: _Scoring, splits: Sequence[Split]) -> Fusion:
     """The weight that is best on the queries of `task`, whose scores are kept like all others."""
     queries = len(task.first_stage.rankings)
     # In the name, so that another choice of queries finds a file of its own.
@@ -99,10 +101,11 @@ def _tune(task: Task, folder: Path, scoring: _Scoring) -> Fusion:
         f"fusion: weight {fusion.weight:g} of the reranker, tuned on {queries} queries of "
         f"{task.dataset.name}{left_out}"
     )
-    return fusion
+    known = {"trained_on": was_trained_on(task.dataset, splits)}
+    return dataclasses.replace(fusion, tuned_on={**(fusion.tuned_on or {}), **known})
 
 
-def _entry(task: Task, evaluation: Evaluation) -> dict[str, Any]:
+def _entry(task: Task, evaluation: Evaluation, splits: Sequence[Split]) -> dict[str, Any]:
     queries = len(task.first_stage.rankings)
     return {
         **summarize(evaluation),
@@ -110,6 +113,7 @@ def _entry(task: Task, evaluation: Evaluation) -> dict[str, Any]:
         "queries_without_candidates": task.first_stage.empty,
         "own_documents_dropped": task.first_stage.own_documents,
         "sampled_from": task.counted if queries < task.counted else None,
+        "trained_on": was_trained_on(task.dataset, splits),
     }
 
 
@@ -151,7 +155,9 @@ def evaluate(options: EvaluationOptions, console: Console | None = None) -> dict
     for dataset in datasets:
         check_split(dataset)
     tuning = tuning_datasets(options, datasets)
-    identity = model_identity(options.model)
+    identity, splits = model_identity(options.model), training_splits(options.model)
+    for line in training_warnings(datasets, tuning, splits):
+        tell(line)
     with only_run_in(options.folder):
         task, tuned = _prepare(datasets, tuning, 0, options)
         reranker = _open_reranker(options, identity)
@@ -177,9 +183,9 @@ def evaluate(options: EvaluationOptions, console: Console | None = None) -> dict
             _tell_about(task, tell)
             folder = options.folder / dataset.slug
             folder.mkdir(exist_ok=True)
-            fusion = options.fusion.given if tuned is None else _tune(tuned, folder, scoring)
+            fusion = options.fusion.given if tuned is None else _tune(tuned, folder, scoring, splits)
             evaluation = _score(task, fusion, folder, scoring)
-            entries[dataset.name] = _entry(task, evaluation)
+            entries[dataset.name] = _entry(task, evaluation, splits)
             sections[dataset.name] = dataset_section(dataset.name, evaluation, task.collection)
             # After each dataset, so that a stop between two keeps what there is.
             content = metrics_content(settings, versions, entries)

@@ -80,21 +80,16 @@ def tuning_datasets(options: EvaluationOptions, measured: Sequence[DatasetName])
         ValueError: an unknown dataset, or one that is measured itself.
     """
     names = [options.fusion.tune_of(position) for position in range(len(measured))]
-    places = {_place(dataset) for dataset in measured}
+    places = {dataset.place for dataset in measured}
     parsed = {name: parse_dataset(name) for name in names if name is not None}
     for name, dataset in parsed.items():
         check_split(dataset, "fusion_tune")
-        if _place(dataset) in places:
+        if dataset.place in places:
             raise ValueError(
                 f"fusion_tune={name!r}: is measured too, which would flatter the fusion; name a split that "
-                "is not, e.g. FOLDER:train"
+                "is not, and that the model was not trained on"
             )
     return [None if name is None else parsed[name] for name in names]
-
-
-def _place(dataset: DatasetName) -> tuple[str, str]:
-    is_folder = dataset.source != DEMO and not dataset.source.startswith(CATALOGUE_PREFIX)
-    return (str(Path(dataset.source).resolve()) if is_folder else dataset.source, dataset.split)
 
 
 def prepare_task(dataset: DatasetName, position: int, options: EvaluationOptions) -> Task:

@@ -11,6 +11,7 @@ from prorank_jax.evaluation.fusion import RRF, WEIGHTED, Fusion
 NO_FUSION = "none"
 METHODS = (NO_FUSION, WEIGHTED, RRF)
 DEFAULT_QUERIES = 50
+TUNE_HELP = "tune that share instead on FOLDER:SPLIT, a split that the model was not trained on"
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class FusionOptions:
         if self.method == WEIGHTED and self.weight is None and not self.tune:
             raise ValueError(
                 "fusion='weighted': has no weight; give fusion_weight, or queries to tune it on: "
-                "fusion_tune FOLDER:train"
+                "fusion_tune FOLDER:SPLIT, a split that the model was not trained on"
             )
 
     @property
@@ -71,7 +72,7 @@ def add_fusion_options(parser: argparse.ArgumentParser) -> None:
         help="also fuse with the first stage: none, weighted or rrf (%(default)s)",
     )
     add("--fusion_weight", type=float, help="the reranker's share of a weighted fusion, 0 to 1")
-    add("--fusion_tune", nargs="+", help="tune that share on these queries instead, e.g. FOLDER:train")
+    add("--fusion_tune", nargs="+", help=TUNE_HELP)
     add("--fusion_queries", type=int, help=f"tune on a fixed random sample of so many ({DEFAULT_QUERIES})")
 
 

@@ -36,6 +36,23 @@ class DatasetName:
         """The name as a folder name."""
         return slug(self.name)
 
+    @property
+    def place(self) -> tuple[str, str]:
+        """The same for all names of one split."""
+        return place_of(self.source, self.split)
+
+
+def place_of(source: str, split: str) -> tuple[str, str]:
+    """What tells one split from others, however it is named: a resolved folder or an id, and the split.
+
+    Args:
+        source: as `DatasetName.source`, or the `data.source` of a config.
+        split: ignored for ir_datasets, whose ids name their own.
+    """
+    if source.startswith(CATALOGUE_PREFIX):
+        return source, ""
+    return (source if source == DEMO else str(Path(source).expanduser().resolve())), split
+
 
 @contextmanager
 def naming(dataset: DatasetName, option: str = "dataset") -> Iterator[None]:

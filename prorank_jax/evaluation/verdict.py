@@ -19,16 +19,18 @@ Entry = Mapping[str, Any]
 
 
 def verdict(entry: Entry, top_k: int) -> list[str]:
-    """Sentences about the entry of a dataset in metrics.json, the main one first.
+    """Sentences about the entry of a dataset in metrics.json, the main one first of what it shows.
 
     Args:
-        entry: as `summary.summarize` makes it; `first_stage_name` and `sampled_from` may be missing.
+        entry: as `summary.summarize` makes it; `first_stage_name`, `sampled_from` and
+            `trained_on` may be missing.
         top_k: documents reranked for each query.
     """
     if not entry["pairs"]:
         return ["Nothing was reranked: the first stage found no document for any query; check its run."]
     first = "BM25" if entry.get("first_stage_name", BM25) == BM25 else "the first stage"
     sentences = [
+        _trained_on(entry),
         _gain(entry, first),
         _ceiling(entry, first),
         _recall(entry, top_k),
@@ -47,11 +49,23 @@ def _is_significant(comparison: Mapping[str, Any]) -> bool:
     return bool(comparison["p_value"] < SIGNIFICANT)
 
 
+def _trained_on(entry: Entry) -> str:
+    if not entry.get("trained_on"):
+        return ""
+    return (
+        "The model was trained on this very split: these figures say nothing of queries that it does not "
+        "know; measure on a split that it was not trained on."
+    )
+
+
 def _gain(entry: Entry, first: str) -> str:
     facts = f"{_facts(entry)}, {entry['queries']} queries"
     if not _is_significant(entry):
         remedy = (
-            "" if "fusion" in entry else ", or fuse it with the first stage (--fusion weighted --fusion_tune)"
+            ""
+            if "fusion" in entry
+            else ", or fuse it with the first stage (--fusion weighted, with --fusion_tune on a split that "
+            "the model was not trained on)"
         )
         more = "measure on all queries (leave out --queries), " if entry.get("sampled_from") else ""
         return (
@@ -114,6 +128,8 @@ def _fused(entry: Entry, first: str) -> str:
         )
     tuned = fusion["tuned_on"]
     source = f", tuned on {tuned['queries']} queries of {tuned['dataset']}" if tuned else ""
+    if tuned and tuned.get("trained_on"):
+        source += ", on which the model was trained, so that the weight trusts it too much"
     reached = f"{fusion['metrics'][MAIN_METRIC]:.3f}, {change} ({_facts(over)})"
     against = f"Against {first}: {_facts(fusion['over_first_stage'])}"
     return f"Fused with the first stage ({fusion['label']}{source}): {reached}. {against}."

@@ -303,3 +303,16 @@ def test_help_names_every_option(capsys):
     said = capsys.readouterr().out
     for option in ("--model", "--dataset", "--first_stage", "--top_k", "--output_dir", "--queries"):
         assert option in said
+
+
+@pytest.mark.usefixtures("fake")
+def test_a_model_that_was_trained_on_a_measured_split_is_told_so(workshop):
+    rows = "| `data.source` | `one` |\n| `data.split` | `test` |\n"
+    (workshop / "model" / "README.md").write_text(rows)
+    said = StringIO()
+    content = evaluate(parse_options(ARGUMENTS), Console(file=said, width=80))
+    assert [entry["trained_on"] for entry in content["datasets"].values()] == [True, False]
+    assert said.getvalue().count("warning: ") == 1
+    assert "one: The model was trained on this very split" in said.getvalue()
+    assert "two:dev: The model was trained on" not in said.getvalue()
+    assert (workshop / "out" / "report.html").read_text().count("trained on this very split") == 1

@@ -115,3 +115,11 @@ def test_nothing_to_rerank_and_an_entry_of_an_older_version():
     assert len(said(pairs=0)) == 1
     old = {name: value for name, value in HEALTHY.items() if name not in ("ceiling", "first_stage_name")}
     assert len(verdict(old, 100)) == 1
+
+
+def test_a_model_measured_or_tuned_on_its_training_split_is_told_so():
+    sentences = said(trained_on=True)
+    assert sentences[0].startswith("The model was trained on this very split")
+    assert sentences[1:] == said(trained_on=False) == said()
+    tuned = {"queries": 50, "dataset": "demo:train", "trained_on": True}
+    assert "on which the model was trained" in said(fusion=fusion(tuned_on=tuned))[-1]

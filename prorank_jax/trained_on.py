@@ -1,0 +1,89 @@
+"""Whether a model was trained on what it is measured on: such figures say nothing of unseen queries."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from prorank_jax.evaluation.names import DatasetName, place_of
+from prorank_jax.models.sources import resolve_source
+from prorank_jax.pretrained import is_run_directory, read_run_config
+
+_CARD = "README.md"
+_CARD_FIELD = re.compile(r"^\| `data\.(source|split)` \| `(.*)` \|$", re.MULTILINE)
+
+# A source of training data and its split, as a config names them.
+Split = tuple[str, str]
+
+
+def card_splits(card: str) -> list[Split]:
+    """The source and split of each run that a model card of an export tells of.
+
+    A card names a folder by its last part only.
+    """
+    splits, source = [], ""
+    for field, value in _CARD_FIELD.findall(card):
+        if field == "source":
+            source = value
+        else:
+            splits.append((source, value))
+    return splits
+
+
+def _run_splits(folder: Path) -> list[Split]:
+    splits: list[Split] = []
+    seen: set[Path] = set()
+    while is_run_directory(folder) and folder.resolve() not in seen:
+        seen.add(folder.resolve())
+        config = read_run_config(folder)
+        splits.insert(0, (config.data.source, config.data.split))
+        folder = Path(config.model.source).expanduser()
+    return splits + _read_card(folder)
+
+
+def _read_card(folder: Path) -> list[Split]:
+    try:
+        return card_splits((folder / _CARD).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError):  # a model without a card
+        return []
+
+
+def training_splits(model: str) -> list[Split]:
+    """Source and split of each training stage of a run folder or an export; empty where none is known.
+
+    Args:
+        model: as `open_pretrained` takes it.
+
+    Raises:
+        ValueError: there is no such model, or an unreadable config of a run.
+    """
+    return _run_splits(resolve_source(model))
+
+
+def was_trained_on(dataset: DatasetName, splits: Iterable[Split]) -> bool:
+    """Whether one of a model's training splits is this dataset; a folder's name alone counts as the folder.
+
+    Paths that are relative are taken from the working folder, as the run took them.
+    """
+    place = dataset.place
+    named = (Path(place[0]).name, place[1])
+    return any(place_of(*split) == place or split == named for split in splits)
+
+
+def training_warnings(
+    measured: Sequence[DatasetName], tuned: Sequence[DatasetName | None], splits: Sequence[Split]
+) -> list[str]:
+    """A line for each dataset that is measured, or that a fusion is tuned on, and that the model knows."""
+    lines = [
+        f"warning: {dataset.name}: the model was trained on this split; its figures say nothing of queries "
+        "that it does not know. Measure on another split"
+        for dataset in measured
+        if was_trained_on(dataset, splits)
+    ]
+    names = dict.fromkeys(other.name for other in tuned if other and was_trained_on(other, splits))
+    return lines + [
+        f"warning: fusion_tune={name!r}: the model was trained on this split; the weight will trust it too "
+        "much. Tune on a split that the model was not trained on"
+        for name in names
+    ]
