@@ -41,6 +41,17 @@ def model_identity(source: str) -> dict[str, Any]:
     }
 
 
+def known_as(source: str, earlier: Any) -> str:
+    """`earlier` where it names the very folder or file that `source` names, else `source`.
+
+    So that `runs/x`, `runs/x/` and its absolute path go on with one another's work.
+    """
+    if not isinstance(earlier, str):
+        return source
+    here, there = Path(source).expanduser(), Path(earlier).expanduser()
+    return earlier if here.exists() and there.exists() and here.samefile(there) else source
+
+
 def fingerprint_files(files: Iterable[Path], root: Path) -> str:
     """A hash over names, sizes and the first and last MiB of files, in hexadecimal.
 

@@ -31,6 +31,16 @@ def _read_json(file: Path) -> dict[str, Any]:
     return content
 
 
+def read_settings(output_dir: Path, settings_file: str = SETTINGS_FILE) -> dict[str, Any]:
+    """What a folder says it belongs to; empty where it says nothing.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    file = output_dir / settings_file
+    return _read_json(file) if file.is_file() else {}
+
+
 def check_owner(output_dir: Path, settings_file: str, settings: Mapping[str, Any], what: str) -> None:
     """Refuses a folder that holds other work, or the same kind with other settings; writes nothing.
 
@@ -47,7 +57,7 @@ def check_owner(output_dir: Path, settings_file: str, settings: Mapping[str, Any
     if output_dir.exists() and not output_dir.is_dir():
         raise ValueError(f"{place}: is a file; name a folder")
     if file.is_file():
-        differences = name_differences(_read_json(file), settings)
+        differences = name_differences(read_settings(output_dir, settings_file), settings)
         if differences:
             raise ValueError(
                 f"{place}: belongs to another {what} ({differences}); name another output_dir, or repeat "

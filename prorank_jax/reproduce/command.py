@@ -21,6 +21,8 @@ from prorank_jax.reproduce.options import ReproduceOptions
 from prorank_jax.reproduce.overlap import group_queries, overlap_content
 from prorank_jax.reproduce.pictures import Curves, draw_ablation, draw_learning
 from prorank_jax.reproduce.place import (
+    as_named_before,
+    begins_fingerprint,
     check_folder,
     check_recipes,
     check_runs,
@@ -38,6 +40,10 @@ from prorank_jax.run_report import PROBES_FILE
 ABLATION_JSON, ABLATION_TABLE, ABLATION_PICTURE = "ablation.json", "ablation.md", "ablation.png"
 LEARNING_PICTURE = "learning.png"
 EXPORT_FOLDER = "export"
+NO_FINGERPRINT = (
+    "does not say which files its model had (an earlier version made it), so whether --model has changed "
+    "since is not known; from now on a change is refused"
+)
 
 RunLauncher = Callable[[str, Sequence[str]], None]
 
@@ -58,12 +64,15 @@ def reproduce(
     """
     console = console or Console()
     require_ranx()
+    options = as_named_before(options)
     plan, settings = Plan(options), shared_settings(options)
     check_folder(options.output_dir, settings)
     check_runs(plan)
     if not is_claimed(options.output_dir):
         check_recipes(options)  # or the corrected command would find the folder of another ablation
     with only_run_in(options.output_dir):
+        if begins_fingerprint(options.output_dir, settings):
+            _tell(console, f"{options.output_dir}: {NO_FINGERPRINT}")
         claim_folder(options.output_dir, settings)
         entries = plan.entries(options.only)
         for number, entry in enumerate(entries, start=1):

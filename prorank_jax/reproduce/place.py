@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +10,8 @@ from typing import Any
 
 from prorank_jax.config_files import config_to_dict, flatten
 from prorank_jax.corpora import source_fingerprint
-from prorank_jax.evaluation.output import check_owner
+from prorank_jax.evaluation.output import check_owner, read_settings
+from prorank_jax.model_identity import known_as, model_identity
 from prorank_jax.model_prompt import open_with_prompts
 from prorank_jax.reproduce.options import ReproduceOptions
 from prorank_jax.reproduce.plan import Entry, Plan
@@ -18,8 +20,23 @@ from prorank_jax.run_folder import check_same_run, write_json
 from prorank_jax.source_names import SourceFields
 
 SETTINGS_FILE = "reproduce.json"
+FINGERPRINT = "model_fingerprint"
 # Of the probe's config, what decides its prompts and answers.
 _PROBE_FIELDS = ("data.", "train.seed", "probe.examples", "grpo.max_new_tokens")
+
+
+def as_named_before(options: ReproduceOptions) -> ReproduceOptions:
+    """The options with the model's name as the folder has it, where both name the same files."""
+    earlier = read_settings(options.output_dir, SETTINGS_FILE).get("model")
+    return dataclasses.replace(options, model=known_as(options.model, earlier))
+
+
+def _fingerprint(model: str) -> str | None:
+    """None: it is not here (any more), which a finished ablation can do without."""
+    try:
+        return str(model_identity(model)[FINGERPRINT])
+    except ValueError:
+        return None
 
 
 def shared_settings(options: ReproduceOptions) -> dict[str, Any]:
@@ -28,6 +45,7 @@ def shared_settings(options: ReproduceOptions) -> dict[str, Any]:
     splits = {name: options.split(getattr(options, name)) for name in ("train_split", "test_split")}
     settings = {
         "model": options.model,
+        FINGERPRINT: _fingerprint(options.model),
         "dataset": options.dataset,
         "train_split": options.train_split,
         "test_split": options.test_split,
@@ -48,10 +66,21 @@ def shared_settings(options: ReproduceOptions) -> dict[str, Any]:
 def check_folder(output_dir: Path, settings: dict[str, Any]) -> None:
     """Refuses a folder that holds another ablation, or anything else; writes nothing.
 
+    Where one of the two model fingerprints is not known, they are not compared.
+
     Raises:
         ValueError: names the fields that differ, or what the folder holds.
     """
+    earlier = read_settings(output_dir, SETTINGS_FILE)
+    if earlier and None in (earlier.get(FINGERPRINT), settings[FINGERPRINT]):
+        settings = {**settings, FINGERPRINT: earlier.get(FINGERPRINT)}
     check_owner(output_dir, SETTINGS_FILE, settings, "ablation")
+
+
+def begins_fingerprint(output_dir: Path, settings: dict[str, Any]) -> bool:
+    """Whether a folder of an earlier version is about to get its model's fingerprint."""
+    earlier = read_settings(output_dir, SETTINGS_FILE)
+    return bool(earlier) and earlier.get(FINGERPRINT) is None and settings[FINGERPRINT] is not None
 
 
 def check_recipes(options: ReproduceOptions) -> None:
@@ -89,5 +118,6 @@ def is_claimed(output_dir: Path) -> bool:
 
 
 def claim_folder(output_dir: Path, settings: dict[str, Any]) -> None:
-    """Makes a checked folder this ablation's."""
-    write_json(output_dir / SETTINGS_FILE, settings)
+    """Makes a checked folder this ablation's; a fingerprint that it has stays."""
+    known = settings[FINGERPRINT] or read_settings(output_dir, SETTINGS_FILE).get(FINGERPRINT)
+    write_json(output_dir / SETTINGS_FILE, {**settings, FINGERPRINT: known})

@@ -219,3 +219,36 @@ def test_a_finished_folder_gets_the_table_of_unseen_documents(tmp_path):
     assert run.ran == []
     assert again["training_overlap"] == written
     assert "measured queries of dev" in (tmp_path / "out" / "ablation.md").read_text()
+
+
+def with_model(folder: Path, model: Path | str) -> tuple[StandIns, dict, str]:
+    return work(folder, "--only", "base", "--model", str(model))
+
+
+def test_another_model_in_the_same_place_is_refused(tmp_path):
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "model.safetensors").write_bytes(b"weights")
+    with_model(tmp_path / "out", model)
+    assert with_model(tmp_path / "out", f"{model}/")[0].ran == []  # another name of the same folder
+    (model / "model.safetensors").write_bytes(b"WEIGHTS")
+    with pytest.raises(ValueError, match=r"model_fingerprint is '.*' there, '.*' here"):
+        with_model(tmp_path / "out", model)
+    (model / "model.safetensors").unlink()
+    model.rmdir()
+    assert with_model(tmp_path / "out", model)[0].ran == []  # a finished ablation needs no model
+
+
+def test_a_folder_without_a_fingerprint_goes_on_and_gets_one(tmp_path):
+    model, settings = tmp_path / "model", tmp_path / "out" / place.SETTINGS_FILE
+    model.mkdir()
+    (model / "model.safetensors").write_bytes(b"weights")
+    with_model(tmp_path / "out", model)
+    saved = json.loads(settings.read_text())
+    del saved[place.FINGERPRINT]
+    settings.write_text(json.dumps(saved))
+    assert "whether --model has changed since is not known" in with_model(tmp_path / "out", model)[2]
+    assert "is not known" not in with_model(tmp_path / "out", model)[2]
+    (model / "model.safetensors").write_bytes(b"WEIGHTS")
+    with pytest.raises(ValueError, match="model_fingerprint"):
+        with_model(tmp_path / "out", model)
