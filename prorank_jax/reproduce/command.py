@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -74,13 +75,16 @@ def reproduce(
         if begins_fingerprint(options.output_dir, settings):
             _tell(console, f"{options.output_dir}: {NO_FINGERPRINT}")
         claim_folder(options.output_dir, settings)
-        entries = plan.entries(options.only)
+        entries, commands = plan.entries(options.only), earlier_commands(options.output_dir)
         for number, entry in enumerate(entries, start=1):
             jobs = plan.jobs(entry)
             _tell(console, f"[{number}/{len(entries)}] {entry.title}: {_outlook(entry, jobs)}")
+            adds_a_row = not all(job.is_done for job in jobs)
             for job in jobs:
                 _do(job, run)
-            content = write_table(options, plan)
+            if adds_a_row or not commands:
+                commands = list(dict.fromkeys([*commands, options.command]))
+            content = write_table(options, plan, commands)
         write_pictures(options.output_dir, plan, content)
         _tell(console, (options.output_dir / ABLATION_TABLE).read_text(encoding="utf-8"))
         names = ", ".join((ABLATION_JSON, ABLATION_TABLE, ABLATION_PICTURE, LEARNING_PICTURE))
@@ -118,8 +122,20 @@ def _do(job: Job, run: RunLauncher) -> None:
         raise ValueError(f"launch/{job.launcher}: ended without {job.result}; run this again")
 
 
-def write_table(options: ReproduceOptions, plan: Plan) -> dict[str, Any]:
+def earlier_commands(folder: Path) -> list[str]:
+    """The commands that added the rows of an ablation's table so far; none where no table can be read."""
+    try:
+        content = json.loads((folder / ABLATION_JSON).read_text(encoding="utf-8"))
+        return list(content.get("commands") or [content["command"]])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return []
+
+
+def write_table(options: ReproduceOptions, plan: Plan, commands: Sequence[str]) -> dict[str, Any]:
     """Writes ablation.json and ablation.md from what is on disk; returns the content of the first.
+
+    Args:
+        commands: that made what is on disk, in order.
 
     Raises:
         ValueError: nothing is measured yet, or the models' files do not belong together.
@@ -127,7 +143,8 @@ def write_table(options: ReproduceOptions, plan: Plan) -> dict[str, Any]:
     entries = plan.entries(ROWS)
     found = {entry: read_measured(plan, entry) for entry in entries}
     facts = {
-        "command": options.command,
+        "command": commands[-1],
+        "commands": list(commands),
         "model": options.model,
         "dataset": options.dataset,
         "train_split": options.train_split,

@@ -100,7 +100,7 @@ def overlap_markdown(content: Mapping[str, Any]) -> str:
 
 
 def ablation_markdown(content: Mapping[str, Any]) -> str:
-    """The content of ablation.json as a table, with what it was measured on and by which command."""
+    """The content of ablation.json as a table, with what it was measured on and by which commands."""
     sampled = " (a random sample)" if content["queries"] is not None else ""
     parts = [
         f"{content['model']} on {content['dataset']}: trained on {content['train_split']}, measured on "
@@ -115,5 +115,6 @@ def ablation_markdown(content: Mapping[str, Any]) -> str:
         parts.append(overlap_markdown(content))
     if content["missing"]:
         parts.append(f"**Not complete. Missing:** {', '.join(content['missing'])}.")
-    parts.append(f"```\n{content['command']}\n```")
+    commands = "\n".join(content.get("commands", [content["command"]]))
+    parts.append(f"```\n{commands}\n```")
     return "\n\n".join(parts) + "\n"

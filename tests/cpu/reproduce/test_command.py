@@ -252,3 +252,42 @@ def test_a_folder_without_a_fingerprint_goes_on_and_gets_one(tmp_path):
     (model / "model.safetensors").write_bytes(b"WEIGHTS")
     with pytest.raises(ValueError, match="model_fingerprint"):
         with_model(tmp_path / "out", model)
+
+
+def commands_in(folder: Path) -> list[str]:
+    table = (folder / "ablation.md").read_text()
+    return table.split("```")[1].strip().splitlines()
+
+
+def test_the_table_keeps_each_command_that_added_a_row(tmp_path):
+    out = tmp_path / "out"
+    work(out, "--seeds", "0", "--only", "base")
+    work(out, "--seeds", "0", "--only", "base", "stage1")
+    work(out, "--seeds", "0", "--only", "stage1")  # has nothing to add
+    work(out, "--seeds", "0")
+    _, content, _ = work(out, "--seeds", "0", "--only", "base")
+    assert commands_in(out) == content["commands"]
+    endings = ["--only base", "--only base stage1", "--seeds 0"]
+    assert len(content["commands"]) == 3
+    for command_line, ending in zip(content["commands"], endings, strict=True):
+        assert command_line.endswith(ending)
+
+
+@pytest.mark.parametrize("written", ['{"command": "the first"}', '{"command": "the first", "commands": []}'])
+def test_the_command_of_an_earlier_version_stays(written, tmp_path):
+    out = tmp_path / "out"
+    work(out, "--seeds", "0", "--only", "base")
+    (out / "ablation.json").write_text(written)
+    work(out, "--seeds", "0", "--only", "base")
+    assert commands_in(out) == ["the first"]
+    work(out, "--seeds", "0", "--only", "stage1")
+    assert commands_in(out)[0] == "the first"
+    assert len(commands_in(out)) == 2
+
+
+def test_a_damaged_table_is_written_anew(tmp_path):
+    out = tmp_path / "out"
+    work(out, "--seeds", "0", "--only", "base")
+    (out / "ablation.json").write_text("{")
+    work(out, "--seeds", "0", "--only", "base")
+    assert len(commands_in(out)) == 1
