@@ -18,7 +18,8 @@ MOST_EXACT = 16  # 2 ** 16 sign patterns are tried one by one
 RANDOM_FLIPS = 100_000
 RESAMPLES = 10_000
 CONFIDENCE = 0.95
-_ROWS = 2_000  # bounds the memory of a step
+_ROWS = 2_000
+_CELLS = 2**24  # bounds the memory of a step
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,12 @@ class Comparison:
     wins: int
     ties: int
     losses: int
+
+
+def _steps(total: int, count: int) -> list[int]:
+    """Numbers of rows of `count` values that add up to `total`; fewer at once where rows are long."""
+    rows = max(1, min(_ROWS, _CELLS // count))
+    return [min(rows, total - start) for start in range(0, total, rows)]
 
 
 def _all_patterns(count: int) -> np.ndarray:
@@ -77,8 +84,7 @@ def randomization_p_value(differences: np.ndarray, flips: int = RANDOM_FLIPS, se
         patterns = _all_patterns(len(nonzero))
         return extreme(patterns) / len(patterns)
     rng = np.random.default_rng(seed)
-    steps = [min(_ROWS, flips - start) for start in range(0, flips, _ROWS)]
-    found = sum(extreme(_random_patterns(rng, rows, len(nonzero))) for rows in steps)
+    found = sum(extreme(_random_patterns(rng, rows, len(nonzero))) for rows in _steps(flips, len(nonzero)))
     return (found + 1) / (flips + 1)
 
 
@@ -88,8 +94,8 @@ def bootstrap_interval(
     """Percentile interval of the mean of [n] values, from resamples of the queries with a fixed seed."""
     values = np.asarray(values, np.float64)
     rng = np.random.default_rng(seed)
-    steps = [min(_ROWS, resamples - start) for start in range(0, resamples, _ROWS)]
-    drawn = [values[rng.integers(len(values), size=(rows, len(values)))].mean(axis=1) for rows in steps]
+    steps, count = _steps(resamples, len(values)), len(values)
+    drawn = [values[rng.integers(count, size=(rows, count))].mean(axis=1) for rows in steps]
     tail = 50 * (1 - confidence)
     low, high = np.percentile(np.concatenate(drawn), [tail, 100 - tail])
     return float(low), float(high)

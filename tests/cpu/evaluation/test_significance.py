@@ -10,6 +10,7 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from prorank_jax.evaluation import significance
 from prorank_jax.evaluation.significance import bootstrap_interval, compare, randomization_p_value
 
 
@@ -99,3 +100,14 @@ def test_systems_must_have_the_same_queries():
     comparison = compare({"a": 0.9, "b": 0.2, "c": 0.2}, {"a": 0.5, "b": 0.3, "c": 0.2})
     assert comparison.delta == pytest.approx(0.1)
     assert (comparison.wins, comparison.ties, comparison.losses) == (1, 1, 1)
+
+
+def test_long_rows_are_drawn_few_at_a_time_and_short_ones_as_ever(monkeypatch):
+    values = differences(100, 0.2)
+    whole = randomization_p_value(values, flips=500), bootstrap_interval(values, resamples=500)
+    assert significance._steps(4_500, 8_388) == [2_000, 2_000, 500]
+    assert significance._steps(4_500, 2**23) == [2] * 2_250
+    assert significance._steps(3, 2**25) == [1, 1, 1]
+    monkeypatch.setattr(significance, "_CELLS", 400)
+    few = randomization_p_value(values, flips=500), bootstrap_interval(values, resamples=500)
+    assert few == whole  # the same random numbers, whatever is drawn at once
