@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.text import Text
 
 from prorank_jax.command_line import CommandParser
 from prorank_jax.evaluate import evaluate
@@ -106,10 +107,11 @@ def compare_models(options: ComparisonOptions, console: Console | None = None) -
     console = console or Console()
     _check_models(options)
     for name, source in options.models.items():
-        console.print(f"[bold]{name}[/bold]: {source}", highlight=False)
+        console.print(Text.assemble((name, "bold"), f": {source}"), highlight=False)
         folder = options.output_dir / slug(name)
         evaluate(dataclasses.replace(options.evaluation, model=source, output_dir=folder), console)
     systems = _systems(options)
+    ordered = standings(systems)
     dataset = options.evaluation.datasets[0]
     count = len(next(iter(systems.values())))
     title = f"{dataset}: {count} queries, best {options.evaluation.top_k} of {next(iter(systems))} reranked"
@@ -118,15 +120,16 @@ def compare_models(options: ComparisonOptions, console: Console | None = None) -
         "queries": count,
         "top_k": options.evaluation.top_k,
         "metric": MAIN_METRIC,
-        "systems": [as_json(standing) for standing in standings(systems)],
+        "systems": [as_json(standing) for standing in ordered],
     }
     write_json(options.output_dir / COMPARISON_FILE, content)
-    draw_comparison(options.output_dir / PICTURE_FILE, title, systems)
-    console.print(comparison_table(title, systems))
+    draw_comparison(options.output_dir / PICTURE_FILE, title, ordered)
+    console.print(comparison_table(title, ordered))
     console.print(
         f"picture: {options.output_dir / PICTURE_FILE}, each evaluation: {METRICS_FILE} in its folder",
         soft_wrap=True,
         highlight=False,
+        markup=False,
     )
     return content
 

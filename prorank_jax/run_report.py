@@ -101,4 +101,5 @@ def report(run: Run, place: RunPlace, console: Console) -> None:
         f"report: {place.holder / PAGE_FILE}, {place.holder / REPORT_FILE}, picture: "
         f"{place.holder / PICTURE_FILE}",
         soft_wrap=True,
+        markup=False,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,13 +58,13 @@ def standings(systems: Systems) -> list[Standing]:
     return result
 
 
-def comparison_table(title: str, systems: Systems) -> Table:
+def comparison_table(title: str, ordered: Sequence[Standing]) -> Table:
     """A row for each system; differences and their p-values are to the first one."""
-    table = Table(title=title)
+    table = Table(title=Text(title))
     table.add_column("system")
-    for heading in (MAIN_HEADING, "95% interval", f"to {next(iter(systems), '')}", "p"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for standing in standings(systems):
+    for heading in (MAIN_HEADING, "95% interval", f"to {ordered[0].name}", "p"):
+        table.add_column(Text(heading), justify="right", no_wrap=True)
+    for standing in ordered:
         low, high = standing.interval
         table.add_row(
             Text(standing.name),
@@ -76,9 +76,8 @@ def comparison_table(title: str, systems: Systems) -> Table:
     return table
 
 
-def draw_comparison(file: Path, title: str, systems: Systems) -> None:
+def draw_comparison(file: Path, title: str, ordered: Sequence[Standing]) -> None:
     """A PNG with one bar for each system and its 95% bootstrap interval."""
-    ordered = standings(systems)
     figure = new_figure(max(5.0, 1.5 + 1.6 * len(ordered)), 4.2)
     axes = figure.subplots()
     places = np.arange(len(ordered))

@@ -33,7 +33,7 @@ def format_speed(speed: float | None) -> str:
 def results_table(content: Mapping[str, Any]) -> Table:
     """BEIR's table: a row for each dataset of metrics.json and one for its fusion, then the average."""
     table = Table(
-        title=f"{MAIN_HEADING}: {content['model']} on the first stage's best {content['top_k']}",
+        title=Text(f"{MAIN_HEADING}: {content['model']} on the first stage's best {content['top_k']}"),
         box=SIMPLE_HEAD,
     )
     table.add_column("dataset", overflow="fold")

@@ -103,3 +103,12 @@ def test_a_model_that_cannot_be_evaluated_is_refused_before_any_is(models, more,
 def test_what_cannot_be_compared(change, said):
     with pytest.raises(ValueError, match=said):
         parse_options([*change, "--dataset", "demo", "--output_dir", "out"])
+
+
+def test_names_of_models_are_text_and_no_markup(workshop, tmp_path):
+    model, said = workshop / "model", io.StringIO()
+    given = [f"a[/b]={model}", f"base [old]={model}", "--dataset", f"{workshop / 'collection'}:dev"]
+    given += ["--top_k", "3", "--max_length", "200", "--output_dir", str(tmp_path / "out")]
+    compare_models(parse_options(given), Console(file=said, width=120))
+    for name in ("a[/b]", "base [old]"):
+        assert said.getvalue().count(name) == 2  # before its evaluation, and in the table

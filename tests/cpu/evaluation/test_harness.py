@@ -177,7 +177,7 @@ def test_pictures(collection, first_stage, tmp_path):
         assert 900 < width < 1100
         assert 300 < height < 500
     systems = {"BM25": evaluation.first_stage.main, "oracle": evaluation.reranked.main}
-    draw_comparison(tmp_path / "picture.png", "two systems", systems)
+    draw_comparison(tmp_path / "picture.png", "two systems", standings(systems))
     assert size_of((tmp_path / "picture.png").read_bytes())[0] > 500
 
 
@@ -189,7 +189,7 @@ def test_several_systems_are_compared_with_the_first(collection, first_stage):
     assert oracles.delta == evaluation.gain.delta
     assert oracles.p_value == evaluation.gain.p_value
     assert oracles.interval[0] <= oracles.mean <= oracles.interval[1]
-    assert f"{oracles.delta:+.3f}" in printed(comparison_table("t", systems))
+    assert f"{oracles.delta:+.3f}" in printed(comparison_table("t", [baseline, oracles]))
     with pytest.raises(ValueError, match="no system"):
         standings({})
     with pytest.raises(ValueError, match="the same"):
@@ -259,3 +259,13 @@ import ranx
 assert "jax" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_names_are_text_and_no_markup(collection, first_stage):
+    entry = summarize(evaluate_collection(oracle(collection), collection, first_stage))
+    shown = printed(results_table(metrics_content({**SETTINGS, "model": "m[/b][old]"}, {}, {"demo": entry})))
+    assert "m[/b][old]" in shown
+    systems = {"first[/b]": {"q": 0.0}, "base [old]": {"q": 1.0}}
+    shown = printed(comparison_table("on [red]data[/b]", standings(systems)))
+    for name in ("on [red]data[/b]", "first[/b]", "base [old]"):
+        assert name in shown
