@@ -20,10 +20,12 @@ from prorank_jax.evaluation.options import EvaluationOptions
 from prorank_jax.evaluation.output import (
     METRICS_FILE,
     REPORT_FILE,
+    check_known,
     claim_folder,
     earlier_datasets,
     earlier_sections,
     metrics_content,
+    read_settings,
     write_dataset,
 )
 from prorank_jax.evaluation.page import dataset_section, render_page
@@ -35,7 +37,7 @@ from prorank_jax.evaluation.tables import results_table
 from prorank_jax.evaluation.verdict import verdict
 from prorank_jax.evaluation_task import Task, check_split, prepare_task, prepare_tuning, tuning_datasets
 from prorank_jax.excerpts import EXCERPT_VERSION
-from prorank_jax.model_identity import model_identity
+from prorank_jax.model_identity import known_as, model_identity
 from prorank_jax.reranker import Reranker
 from prorank_jax.run_folder import only_run_in, write_json, write_text_atomically
 from prorank_jax.trained_on import Split, training_splits, training_warnings, was_trained_on
@@ -117,6 +119,15 @@ def _entry(task: Task, evaluation: Evaluation, splits: Sequence[Split]) -> dict[
     }
 
 
+def _given_settings(options: EvaluationOptions) -> dict[str, Any]:
+    """What the options alone decide of a folder's settings."""
+    given = {
+        name: getattr(options, name)
+        for name in ("top_k", "system", "instruction", "excerpts", "compute_dtype", "attention")
+    }
+    return given if options.max_length is None else {**given, "max_length": options.max_length}
+
+
 def _open_reranker(options: EvaluationOptions, identity: Mapping[str, Any]) -> Reranker:
     reranker = Reranker.from_pretrained(
         options.model,
@@ -155,22 +166,20 @@ def evaluate(options: EvaluationOptions, console: Console | None = None) -> dict
     for dataset in datasets:
         check_split(dataset)
     tuning = tuning_datasets(options, datasets)
+    earlier = read_settings(options.folder).get("model")
+    options = dataclasses.replace(options, model=known_as(options.model, earlier), output_dir=options.folder)
     identity, splits = model_identity(options.model), training_splits(options.model)
     for line in training_warnings(datasets, tuning, splits):
         tell(line)
     with only_run_in(options.folder):
-        task, tuned = _prepare(datasets, tuning, 0, options)
+        check_known(options.folder, {**identity, **_given_settings(options)})
+        prepared = [_prepare(datasets, tuning, 0, options)]
         reranker = _open_reranker(options, identity)
         settings = {
             **identity,
-            "top_k": options.top_k,
+            **_given_settings(options),
             "max_length": reranker.max_length,
-            "system": options.system,
-            "instruction": options.instruction,
-            "excerpts": options.excerpts,
             "excerpt_version": None if reranker.excerpts == "head" else EXCERPT_VERSION,
-            "compute_dtype": options.compute_dtype,
-            "attention": options.attention,
         }
         claim_folder(options.folder, settings)
         entries = earlier_datasets(options.folder)
@@ -179,14 +188,8 @@ def evaluate(options: EvaluationOptions, console: Console | None = None) -> dict
         sections = earlier_sections(options.folder)
         for position, dataset in enumerate(datasets):
             if position:
-                task, tuned = _prepare(datasets, tuning, position, options)
-            _tell_about(task, tell)
-            folder = options.folder / dataset.slug
-            folder.mkdir(exist_ok=True)
-            fusion = options.fusion.given if tuned is None else _tune(tuned, folder, scoring, splits)
-            evaluation = _score(task, fusion, folder, scoring)
-            entries[dataset.name] = _entry(task, evaluation, splits)
-            sections[dataset.name] = dataset_section(dataset.name, evaluation, task.collection)
+                prepared.append(_prepare(datasets, tuning, position, options))
+            entries[dataset.name], sections[dataset.name] = _measure(prepared, scoring, splits)
             # After each dataset, so that a stop between two keeps what there is.
             content = metrics_content(settings, versions, entries)
             write_json(options.folder / METRICS_FILE, content)
@@ -197,6 +200,26 @@ def evaluate(options: EvaluationOptions, console: Console | None = None) -> dict
             tell(f"{dataset.name}: {sentence}")
     tell(f"results in {options.folder}: {METRICS_FILE}, {REPORT_FILE}, and a folder for each dataset")
     return content
+
+
+def _measure(
+    prepared: list[tuple[Task, Task | None]], scoring: _Scoring, splits: Sequence[Split]
+) -> tuple[dict[str, Any], str]:
+    """The entry of a dataset in metrics.json and its section of the page.
+
+    Args:
+        prepared: holds one dataset, which is taken out: its texts must be gone when the next one is loaded.
+    """
+    task, tuned = prepared.pop()
+    options, dataset = scoring.options, task.dataset
+    _tell_about(task, _tell(scoring.console))
+    folder = options.folder / dataset.slug
+    folder.mkdir(exist_ok=True)
+    fusion = options.fusion.given if tuned is None else _tune(tuned, folder, scoring, splits)
+    tuned = None  # lets its texts go, too
+    evaluation = _score(task, fusion, folder, scoring)
+    section = dataset_section(dataset.name, evaluation, task.collection)
+    return _entry(task, evaluation, splits), section
 
 
 def _prepare(

@@ -73,6 +73,18 @@ def check_owner(output_dir: Path, settings_file: str, settings: Mapping[str, Any
         )
 
 
+def check_known(output_dir: Path, known: Mapping[str, Any]) -> None:
+    """Refuses what `claim_folder` would, as far as it is known before the model is loaded.
+
+    Args:
+        known: some of the settings.
+
+    Raises:
+        ValueError: as `claim_folder`.
+    """
+    check_owner(output_dir, SETTINGS_FILE, {**read_settings(output_dir), **known}, "evaluation")
+
+
 def claim_folder(output_dir: Path, settings: Mapping[str, Any]) -> None:
     """Makes an empty folder this evaluation's, or checks that it is.
 

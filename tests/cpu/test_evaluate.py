@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 import shutil
+import weakref
 from io import StringIO
 from pathlib import Path
 
@@ -316,3 +318,46 @@ def test_a_model_that_was_trained_on_a_measured_split_is_told_so(workshop):
     assert "one: The model was trained on this very split" in said.getvalue()
     assert "two:dev: The model was trained on" not in said.getvalue()
     assert (workshop / "out" / "report.html").read_text().count("trained on this very split") == 1
+
+
+def test_names_of_one_model_go_on_with_its_evaluation(workshop, fake):
+    run()
+    before, scored = without_times(workshop / "out"), fake.scored
+    for name in ("model/", "./model", str(workshop / "model")):
+        run("--model", name)
+    assert fake.scored == scored
+    assert without_times(workshop / "out") == before
+    shutil.copytree(workshop / "model", workshop / "copy")
+    with pytest.raises(ValueError, match="model is 'model' there, 'copy' here"):
+        run("--model", "copy")
+
+
+@pytest.mark.usefixtures("workshop")
+def test_a_folder_of_another_evaluation_is_refused_before_anything_is_loaded(fake, monkeypatch):
+    run()
+    fake.opened = []
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("a dataset was loaded")
+
+    monkeypatch.setattr(module, "prepare_task", refuse)
+    for more in (["--top_k", "7"], ["--max_length", "32"], ["--excerpts", "key_sentences"]):
+        with pytest.raises(ValueError, match="belongs to another evaluation"):
+            run(*more)
+    assert fake.opened == []
+
+
+@pytest.mark.usefixtures("workshop", "fake")
+def test_a_dataset_is_released_before_the_next_is_loaded(monkeypatch):
+    loaded, load = [], module.prepare_task
+
+    def watch(*given):
+        gc.collect()
+        assert [task() for task in loaded] == [None] * len(loaded)
+        task = load(*given)
+        loaded.append(weakref.ref(task.collection))
+        return task
+
+    monkeypatch.setattr(module, "prepare_task", watch)
+    run()
+    assert len(loaded) == 2
