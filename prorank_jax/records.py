@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import json
 import math
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,9 @@ from rich.progress import track
 
 from prorank_jax.storage_faults import naming_place
 
+DATASET_NAME, DATASET_VERSION = "prompt_records", "1.0.0"
 RECORD_SPLIT = "examples"
+EXAMPLES_PER_FILE = 100_000
 INDEX_FILES = ("lengths", "labels", "grades", "scores", "starts", "queries", "documents")
 DESCRIPTION_FILE = "content.json"
 FILE_FORMAT = "array_record"
@@ -51,26 +52,9 @@ class Example:
     document_start: int = 0
 
 
-class _OwnInfo(tfds.core.DatasetInfo):
-    """A description that nobody else can have."""
-
-    def initialize_from_bucket(self) -> None:
-        """Does nothing; tfds would ask its bucket, and leave a folder in the machine's temporary one."""
-
-
-class PromptRecords(tfds.core.GeneratorBasedBuilder):
-    """Examples in their given order, as ArrayRecord files."""
-
-    VERSION = tfds.core.Version("1.0.0")
-    # tfds looks for download checksums beside the code, with a package it does not install.
-    code_path = None
-
-    def __init__(self, *, examples: Iterable[Example] = (), **builder_options: Any) -> None:
-        self._examples = examples
-        super().__init__(**builder_options)
-
-    def _info(self) -> tfds.core.DatasetInfo:
-        features = {
+def _features() -> tfds.features.FeaturesDict:
+    return tfds.features.FeaturesDict(
+        {
             "tokens": tfds.features.Tensor(shape=(None,), dtype=np.int32),
             "label": tfds.features.Scalar(np.int32),
             "grade": tfds.features.Scalar(np.int32),
@@ -79,27 +63,20 @@ class PromptRecords(tfds.core.GeneratorBasedBuilder):
             "query_id": tfds.features.Text(),
             "document_id": tfds.features.Text(),
         }
-        # A batch is named by positions, so the records must keep the order they are written in.
-        return _OwnInfo(builder=self, features=tfds.features.FeaturesDict(features), disable_shuffling=True)
+    )
 
-    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
-        del dl_manager  # nothing is downloaded
-        return {RECORD_SPLIT: self._generate_examples()}
 
-    def _generate_examples(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        for position, example in enumerate(self._examples):
-            yield (
-                position,
-                {
-                    "tokens": np.asarray(example.tokens, np.int32),
-                    "label": example.label,
-                    "grade": example.grade,
-                    "score": example.score,
-                    "document_start": example.document_start,
-                    "query_id": example.query_id,
-                    "document_id": example.document_id,
-                },
-            )
+def _record(example: Example) -> dict[str, Any]:
+    """The values of `_features`."""
+    return {
+        "tokens": np.asarray(example.tokens, np.int32),
+        "label": example.label,
+        "grade": example.grade,
+        "score": example.score,
+        "document_start": example.document_start,
+        "query_id": example.query_id,
+        "document_id": example.document_id,
+    }
 
 
 class RecordReader:
@@ -131,16 +108,29 @@ def content_key(deciding: Mapping[str, Any]) -> str:
 
 
 def _builder_folder(folder: Path) -> Path:
-    return folder / PromptRecords.name / str(PromptRecords.VERSION)
+    return folder / DATASET_NAME / DATASET_VERSION
 
 
 def _write(examples: Sequence[Example], folder: Path) -> None:
+    """Writes the examples one after the other: a batch is named by positions, so their order is kept.
+
+    A builder of tfds would hold all of them in memory first, and above 1,000 MiB need TensorFlow.
+    """
+    place = _builder_folder(folder)
+    place.mkdir(parents=True)
+    identity = tfds.core.dataset_info.DatasetIdentity(
+        name=DATASET_NAME,
+        version=tfds.core.Version(DATASET_VERSION),
+        data_dir=str(place),
+        module_name=__name__,
+    )
+    info = tfds.core.DatasetInfo(builder=identity, features=_features(), disable_shuffling=True)
+    writer = tfds.core.SequentialWriter(info, EXAMPLES_PER_FILE, file_format=FILE_FORMAT)
+    writer.initialize_splits([RECORD_SPLIT])
     shown = track(examples, "writing examples", transient=True, disable=not sys.stderr.isatty())
-    builder = PromptRecords(examples=shown, data_dir=folder, file_format=FILE_FORMAT)
-    tfds.disable_progress_bar()
-    with contextlib.redirect_stdout(io.StringIO()):  # it announces downloads that do not happen
-        builder.download_and_prepare()
-    shutil.rmtree(folder / "downloads", ignore_errors=True)  # tfds makes it, empty
+    # One call for all: each writes the description again.
+    writer.add_examples({RECORD_SPLIT: map(_record, shown)})
+    writer.close_all()
     for name, values in make_index(examples).items():
         np.save(folder / f"{name}.npy", values, allow_pickle=False)
 

@@ -134,7 +134,8 @@ def test_records_are_used_again_until_something_that_decides_them_changes(
     assert sorted(path.name for path in cache.iterdir()) == sorted({p.name for p in others | {first}})
 
 
-def test_a_kill_while_writing_leaves_nothing_that_is_taken_for_whole(tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", ["np.save", "_record"])
+def test_a_kill_while_writing_leaves_nothing_that_is_taken_for_whole(place: str, tmp_path: Path) -> None:
     source = str(write_beir_folder(tmp_path / "beir"))
     code = f"""
 import os, signal
@@ -142,7 +143,7 @@ from tests.cpu.data_fixtures import WordRenderer
 from prorank_jax import records
 from prorank_jax.config import DataOptions, RunConfig
 from prorank_jax.data import open_dataset
-records.np.save = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
+records.{place} = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
 open_dataset({source!r}, "train", DataOptions(max_length=96), WordRenderer(), {str(tmp_path / "cache")!r}, 0)
 """
     root = Path(__file__).parents[2]
