@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+from collections.abc import Set
 from importlib.metadata import version
 from pathlib import Path
 
-from prorank_jax.beir_folder import beir_files, read_beir_folder
+from prorank_jax.beir_folder import beir_files, read_beir_folder, read_qrels, read_queries
 from prorank_jax.collection import Collection, check_collection
 from prorank_jax.config import DataOptions
 from prorank_jax.demo_collection import demo_collection
 from prorank_jax.embedding_jsonl import read_embedding_groups
-from prorank_jax.irds import read_ir_dataset
+from prorank_jax.irds import read_ir_dataset, read_ir_queries
 from prorank_jax.models.sources import cache_folder
 from prorank_jax.negatives import index_documents, make_groups
 from prorank_jax.pseudo_queries import make_pseudo_groups
+from prorank_jax.query_texts import plain
 from prorank_jax.remote_files import fetch_file, fetch_folder, is_url, open_url, url_slug, with_url_errors
 from prorank_jax.source_names import CATALOGUE_PREFIX, DEMO, TRAINED_ON, SourceFields, names_embedding_file
 from prorank_jax.teacher_scores import add_teacher_candidates, read_teacher_scores
 from prorank_jax.types import RankingGroup
 
-__all__ = ["Collection", "load_collection", "load_groups", "source_fingerprint", "teacher_fingerprint"]
+__all__ = [
+    "Collection",
+    "judged_queries",
+    "load_collection",
+    "load_groups",
+    "source_fingerprint",
+    "teacher_fingerprint",
+]
 
 SOURCES = (
     f"give {DEMO!r}, a BEIR folder, {CATALOGUE_PREFIX}ID, a FlagEmbedding .jsonl file, or a gs:// URL of one"
@@ -92,8 +102,51 @@ def load_collection(source: str, split: str, fields: SourceFields = TRAINED_ON) 
     return read_beir_folder(Path(source), split, fields)
 
 
+def judged_queries(source: str, split: str, fields: SourceFields = TRAINED_ON) -> dict[str, str]:
+    """Query id → text of the queries of any source's split, without a look at a collection's documents.
+
+    Args:
+        fields: that named the source and the split.
+
+    Raises:
+        ValueError: an unknown source or split, or a flaw in its queries or judgements.
+    """
+    source = local_source(source, fields.source)
+    if source == DEMO:
+        collection = demo_collection(split, fields.split)
+        return {query: collection.queries[query] for query in collection.qrels}
+    if source.startswith(CATALOGUE_PREFIX):
+        return read_ir_queries(source.removeprefix(CATALOGUE_PREFIX), fields.source)
+    if _is_embedding_file(source):
+        groups = read_embedding_groups(Path(source), split, fields=fields)
+        return {group.query_id: group.query for group in groups}
+    _reject_unknown(source, fields.source)
+    _, queries, judgements = beir_files(Path(source), split, fields)
+    texts = read_queries(queries)
+    return {query: texts[query] for query in read_qrels(judgements) if query in texts}
+
+
+def _without_queries(collection: Collection, held_out: Set[str]) -> Collection:
+    texts = collection.queries
+    kept = {
+        query: grades for query, grades in collection.qrels.items() if plain(texts[query]) not in held_out
+    }
+    if not kept:
+        raise ValueError(_nothing_left(collection.name))
+    return dataclasses.replace(collection, qrels=kept)
+
+
+def _nothing_left(name: str) -> str:
+    return f"{name}: every query is held out for the probe too; hold out other queries (data.probe_split)"
+
+
 def load_groups(
-    source: str, split: str, options: DataOptions, seed: int = 0, fields: SourceFields = TRAINED_ON
+    source: str,
+    split: str,
+    options: DataOptions,
+    seed: int = 0,
+    fields: SourceFields = TRAINED_ON,
+    held_out: Set[str] = frozenset(),
 ) -> list[RankingGroup]:
     """The ranking groups of any source.
 
@@ -104,16 +157,17 @@ def load_groups(
 
     Args:
         fields: that named the source and the split.
+        held_out: `query_texts.plain` texts; no group is given, and no query is made, of one of them.
 
     Raises:
         ValueError: an unknown source or split, a flaw in its files, or no relevant document at all.
     """
     source = local_source(source, fields.source)
     if not _is_embedding_file(source):
-        collection = load_collection(source, split, fields)
+        collection = _without_queries(load_collection(source, split, fields), held_out)
         index = index_documents(collection) if options.pseudo_queries else None  # once for both
         judged = _add_teacher(make_groups(collection, options, seed, index), collection, options)
-        return judged + make_pseudo_groups(collection, options, seed, index)
+        return judged + make_pseudo_groups(collection, options, seed, index, held_out)
     if options.teacher_scores:
         raise ValueError(
             f"data.teacher_scores={options.teacher_scores!r}: {source} names no documents; write the scores "
@@ -130,8 +184,12 @@ def load_groups(
         raise ValueError(
             f"{fields.source}={source!r}: no query of the split {split!r} has a pos passage; add some"
         )
+    kept = [group for group in kept if plain(group.query) not in held_out]
+    if not kept:
+        raise ValueError(_nothing_left(f"{source}/{split}"))
     passages = {c.document.id: c.document for group in kept for c in group.candidates}
-    return kept + make_pseudo_groups(Collection(f"{source}/{split}", passages, {}, {}), options, seed)
+    made_from = Collection(f"{source}/{split}", passages, {}, {})
+    return kept + make_pseudo_groups(made_from, options, seed, held_out=held_out)
 
 
 def _add_teacher(

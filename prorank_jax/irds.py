@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from prorank_jax.collection import Collection, absent_ids, check_collection
@@ -60,6 +62,36 @@ def _without_absent(collection: Collection) -> Collection:
     return dataclasses.replace(collection, qrels={query: grades for query, grades in kept.items() if grades})
 
 
+def _open(identifier: str, named: str) -> Any:
+    dataset = find_dataset(identifier, f"{named}: unknown id", "see https://ir-datasets.com")
+    _check_parts(dataset, identifier, named)
+    return dataset
+
+
+@contextmanager
+def _saying_what_cannot_be_read(named: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        raise ValueError(
+            f"{named}: ir_datasets cannot read it ({error}); check the network, or give a local BEIR folder"
+        ) from error
+
+
+def read_ir_queries(identifier: str, field: str = TRAINED_ON.source) -> dict[str, str]:
+    """Query id → text of the judged queries with this id, without a look at its documents.
+
+    Raises:
+        ValueError: as `read_ir_dataset`.
+    """
+    named = f"{field}='{CATALOGUE_PREFIX}{identifier}'"
+    dataset = _open(identifier, named)
+    with _saying_what_cannot_be_read(named):
+        judged = {judgement.query_id for judgement in dataset.qrels_iter()}
+        texts = ((record.query_id, _query_text(record)) for record in dataset.queries_iter())
+        return {query: text for query, text in texts if query in judged}
+
+
 def read_ir_dataset(identifier: str, field: str = TRAINED_ON.source) -> Collection:
     """The collection with this id, e.g. `beir/nfcorpus/train`; the id names its own split.
 
@@ -73,17 +105,12 @@ def read_ir_dataset(identifier: str, field: str = TRAINED_ON.source) -> Collecti
             judgements, or data that cannot be read or downloaded.
     """
     named = f"{field}='{CATALOGUE_PREFIX}{identifier}'"
-    dataset = find_dataset(identifier, f"{named}: unknown id", "see https://ir-datasets.com")
-    _check_parts(dataset, identifier, named)
-    try:
+    dataset = _open(identifier, named)
+    with _saying_what_cannot_be_read(named):
         qrels: dict[str, dict[str, int]] = {}
         for judgement in dataset.qrels_iter():
             qrels.setdefault(judgement.query_id, {})[judgement.doc_id] = int(judgement.relevance)
         queries = {record.query_id: _query_text(record) for record in dataset.queries_iter()}
         documents = {record.doc_id: _to_document(record) for record in dataset.docs_iter()}
-    except (OSError, RuntimeError) as error:
-        raise ValueError(
-            f"{named}: ir_datasets cannot read it ({error}); check the network, or give a local BEIR folder"
-        ) from error
     collection = Collection(f"{CATALOGUE_PREFIX}{identifier}", documents, queries, qrels)
     return check_collection(_without_absent(collection), "choose another id")

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import random
 import sys
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 from rich.progress import track
 
@@ -21,6 +21,7 @@ from prorank_jax.collection import Collection
 from prorank_jax.config import DataOptions
 from prorank_jax.excerpts import split_sentences
 from prorank_jax.negatives import MINED_GRADE, choose_negatives, index_documents
+from prorank_jax.query_texts import plain
 from prorank_jax.types import Candidate, Document, RankingGroup
 
 PSEUDO_PREFIX = "pseudo:"
@@ -73,7 +74,11 @@ def _alike(document: Document, query_is_title: bool) -> Document:
 
 
 def make_pseudo_groups(
-    collection: Collection, options: DataOptions, seed: int = 0, index: Bm25Index | None = None
+    collection: Collection,
+    options: DataOptions,
+    seed: int = 0,
+    index: Bm25Index | None = None,
+    held_out: Set[str] = frozenset(),
 ) -> list[RankingGroup]:
     """`options.pseudo_queries` groups of a query made from a document, that document, and negatives.
 
@@ -85,6 +90,7 @@ def make_pseudo_groups(
 
     Args:
         index: `negatives.index_documents` of the collection; None: made here.
+        held_out: `query_texts.plain` texts that no query may be.
     """
     if not options.pseudo_queries:
         return []
@@ -96,7 +102,7 @@ def make_pseudo_groups(
         if len(groups) == options.pseudo_queries:
             break
         group = _make_group(collection, identifier, ids, index, options, seed)
-        if group is not None:
+        if group is not None and plain(group.query) not in held_out:
             groups.append(group)
     if len(groups) < options.pseudo_queries:
         _log.warning(

@@ -9,10 +9,12 @@ import jax
 from rich.console import Console
 
 from prorank_jax.config import DataOptions, RunConfig
+from prorank_jax.corpora import judged_queries
 from prorank_jax.data import ExampleSet, open_dataset
 from prorank_jax.embedding_jsonl import EVERYTHING
 from prorank_jax.processes import check_equal, leads, succeed_together
 from prorank_jax.prompts import PromptRenderer
+from prorank_jax.query_texts import plain, plain_texts
 from prorank_jax.source_names import CATALOGUE_PREFIX, TRAINED_ON, SourceFields
 
 
@@ -32,9 +34,9 @@ def open_examples(
     console.print(f"data: {data.source} ({data.split}), held out: {data.probe_split}")
     waits = is_leaders and not leads()
     with succeed_together():
-        opened = None if waits else _open_here(config, renderer, folder)
+        opened = None if waits else _open_here(config, renderer, folder, console)
     with succeed_together():
-        opened = opened or _open_here(config, renderer, folder)
+        opened = opened or _open_here(config, renderer, folder, console)
     if jax.process_count() == 1:
         return opened
     facts = {name: part.digest for name, part in zip(("data", "held-out data"), opened, strict=True)}
@@ -43,17 +45,39 @@ def open_examples(
     return opened
 
 
-def _open_here(config: RunConfig, renderer: PromptRenderer, folder: Path) -> tuple[ExampleSet, ExampleSet]:
+def _open_here(
+    config: RunConfig, renderer: PromptRenderer, folder: Path, console: Console
+) -> tuple[ExampleSet, ExampleSet]:
     """The examples to train on, and those held out for the probe."""
     data, seed = config.data, config.train.seed
     lists, probe_source = config.stage == 2, _probe_source(data)
-    examples = open_dataset(data.source, data.split, data, renderer, folder, seed, every_candidate=lists)
     judged_only = dataclasses.replace(data, teacher_scores="", teacher_depth=0, pseudo_queries=0)
     fields = SourceFields("data.probe_source" if data.probe_source else TRAINED_ON.source, "data.probe_split")
+    unwanted = _held_out_texts(data, probe_source, fields, console)
+    examples = open_dataset(
+        data.source, data.split, data, renderer, folder, seed, every_candidate=lists, held_out=unwanted
+    )
     held_out = open_dataset(
         probe_source, data.probe_split, judged_only, renderer, folder, seed, fields=fields
     )
     return examples, held_out
+
+
+def _held_out_texts(
+    data: DataOptions, probe_source: str, fields: SourceFields, console: Console
+) -> frozenset[str]:
+    """The texts of the probe's queries that training could see: any, where queries are made from documents.
+
+    Says how many of the training queries are among them.
+    """
+    given = [plain(text) for text in judged_queries(data.source, data.split).values()]
+    held_out = plain_texts(judged_queries(probe_source, data.probe_split, fields).values())
+    left_out = sum(text in held_out for text in given)
+    if left_out:
+        console.print(
+            f"data: {left_out} of {len(given)} training queries are held-out ones too; they are left out"
+        )
+    return held_out if data.pseudo_queries else held_out.intersection(given)
 
 
 def _probe_source(data: DataOptions) -> str:

@@ -16,7 +16,7 @@ import pytest
 from prorank_jax import irds
 from prorank_jax.bm25 import Bm25Index
 from prorank_jax.config import DataOptions
-from prorank_jax.corpora import load_collection, load_groups, source_fingerprint
+from prorank_jax.corpora import judged_queries, load_collection, load_groups, source_fingerprint
 from prorank_jax.embedding_jsonl import split_of
 from prorank_jax.source_names import SourceFields
 from tests.cpu.data_fixtures import REAL_DATA, write_beir_folder, write_jsonl
@@ -177,6 +177,14 @@ def test_ir_datasets_collections(serve_dataset: Any) -> None:
     assert collection.documents["a"].full_text == "T tea"
     assert collection.queries == {"1": "what is tea"}
     assert collection.qrels == {"1": {"a": 2}}
+
+
+def test_ir_datasets_judged_queries_are_read_without_documents(serve_dataset: Any) -> None:
+    queries = [Query("1", "what is tea"), Query("2", "not judged")]
+    dataset = _fake_dataset(queries=queries)
+    dataset.docs_iter = None
+    serve_dataset(dataset)
+    assert judged_queries("ir_datasets:fake/train", "ignored") == {"1": "what is tea"}
 
 
 def test_ir_datasets_records_with_other_fields(serve_dataset: Any) -> None:

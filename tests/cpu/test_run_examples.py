@@ -1,0 +1,91 @@
+"""What a run trains on holds no query of its probe."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from prorank_jax.config import DataOptions, RunConfig
+from prorank_jax.corpora import load_groups
+from prorank_jax.data import ExampleSet
+from prorank_jax.query_texts import plain_texts
+from prorank_jax.run_examples import open_examples
+from tests.cpu.data_fixtures import WordRenderer, write_beir_folder, write_jsonl
+
+
+def _collection(folder: Path, held_out: dict[str, str]) -> Path:
+    """A `dev` split of queries with these texts, beside ten queries `what is WORD` to train on."""
+    write_beir_folder(folder)
+    with (folder / "queries.jsonl").open("a") as file:
+        file.writelines(json.dumps({"_id": name, "text": text}) + "\n" for name, text in held_out.items())
+    rows = "".join(f"{name}\td{place}-0\t2\n" for place, name in enumerate(held_out))
+    (folder / "qrels" / "dev.tsv").write_text(rows)
+    return folder
+
+
+def _open(source: Path, cache: Path, **options: int) -> tuple[ExampleSet, ExampleSet, str]:
+    config = RunConfig(data=DataOptions(source=str(source), max_length=96, **options))
+    said = Console(file=io.StringIO(), width=200)
+    examples, held_out = open_examples(config, WordRenderer(), said, cache, is_leaders=True)
+    return examples, held_out, said.file.getvalue()
+
+
+def _queries(examples: ExampleSet) -> set[str]:
+    return {examples[position].query_id for position in range(len(examples))}
+
+
+def test_training_queries_that_are_held_out_are_left_out_and_counted(tmp_path: Path) -> None:
+    texts = {"h0": "who is apple0", "h1": " What  is\tRIVER0", "h2": "what is stone0"}
+    names = {f"q{number}" for number in range(10)}
+    source = _collection(tmp_path / "beir", texts)
+    asked = {group.query_id: group.query for group in load_groups(str(source), "train", DataOptions())}
+    left_out = {name for name, text in asked.items() if plain_texts([text]) & plain_texts(texts.values())}
+    examples, held_out, said = _open(source, tmp_path / "cache")
+    assert left_out
+    assert _queries(examples) == names - left_out
+    assert _queries(held_out) == set(texts)
+    assert f"{len(left_out)} of 10 training queries are held-out ones too; they are left out" in said
+    assert _open(source, tmp_path / "cache")[0].folder == examples.folder
+
+
+def test_the_left_out_queries_are_part_of_what_names_the_examples(tmp_path: Path) -> None:
+    source = _collection(tmp_path / "beir", {"h0": "who is apple0"})
+    all_of_them, _, said = _open(source, tmp_path / "cache")
+    assert len(_queries(all_of_them)) == 10
+    assert "left out" not in said
+    other = "other"
+    (source / "qrels" / f"{other}.tsv").write_text("q3\td3-0\t2\n")
+    config = RunConfig(data=DataOptions(source=str(source), max_length=96, probe_split=other))
+    fewer, _ = open_examples(config, WordRenderer(), Console(quiet=True), tmp_path / "cache", True)
+    assert _queries(fewer) == _queries(all_of_them) - {"q3"}
+    assert fewer.folder != all_of_them.folder
+
+
+def test_a_split_that_is_held_out_whole_is_refused(tmp_path: Path) -> None:
+    source = _collection(tmp_path / "beir", {"h0": "who is apple0"})
+    (source / "qrels" / "dev.tsv").write_text((source / "qrels" / "train.tsv").read_text())
+    with pytest.raises(ValueError, match="train: every query is held out for the probe too; hold out other"):
+        _open(source, tmp_path / "cache")
+
+
+def test_no_query_is_made_that_is_held_out() -> None:
+    options = DataOptions(pseudo_queries=30)
+    made = [group for group in load_groups("demo", "train", options) if group.query_id.startswith("pseudo:")]
+    unwanted = plain_texts(group.query.upper() for group in made[:10])
+    others = load_groups("demo", "train", options, held_out=unwanted)
+    made_then = [group for group in others if group.query_id.startswith("pseudo:")]
+    assert len(made) == len(made_then) == 30
+    assert made_then[:20] == made[10:]
+
+
+def test_lines_of_a_file_with_a_held_out_query_are_left_out(tmp_path: Path) -> None:
+    lines = [{"query": f"query {n}", "pos": [f"relevant {n}"], "neg": [f"other {n}"]} for n in range(5)]
+    source = str(write_jsonl(tmp_path / "train.jsonl", lines))
+    groups = load_groups(source, "all", DataOptions(), held_out=plain_texts(["Query 1", "query  4"]))
+    assert [group.query for group in groups] == ["query 0", "query 2", "query 3"]
+    with pytest.raises(ValueError, match="every query is held out"):
+        load_groups(source, "all", DataOptions(), held_out=plain_texts(line["query"] for line in lines))
