@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
-from collections.abc import Set
 from importlib.metadata import version
 from pathlib import Path
 
@@ -17,7 +15,7 @@ from prorank_jax.irds import read_ir_dataset, read_ir_queries
 from prorank_jax.models.sources import cache_folder
 from prorank_jax.negatives import index_documents, make_groups
 from prorank_jax.pseudo_queries import make_pseudo_groups
-from prorank_jax.query_texts import plain
+from prorank_jax.query_choice import ALL_QUERIES, QueryChoice, choose_groups, choose_queries
 from prorank_jax.remote_files import fetch_file, fetch_folder, is_url, open_url, url_slug, with_url_errors
 from prorank_jax.source_names import CATALOGUE_PREFIX, DEMO, TRAINED_ON, SourceFields, names_embedding_file
 from prorank_jax.teacher_scores import add_teacher_candidates, read_teacher_scores
@@ -126,27 +124,13 @@ def judged_queries(source: str, split: str, fields: SourceFields = TRAINED_ON) -
     return {query: texts[query] for query in read_qrels(judgements) if query in texts}
 
 
-def _without_queries(collection: Collection, held_out: Set[str]) -> Collection:
-    texts = collection.queries
-    kept = {
-        query: grades for query, grades in collection.qrels.items() if plain(texts[query]) not in held_out
-    }
-    if not kept:
-        raise ValueError(_nothing_left(collection.name))
-    return dataclasses.replace(collection, qrels=kept)
-
-
-def _nothing_left(name: str) -> str:
-    return f"{name}: every query is held out for the probe too; hold out other queries (data.probe_split)"
-
-
 def load_groups(
     source: str,
     split: str,
     options: DataOptions,
     seed: int = 0,
     fields: SourceFields = TRAINED_ON,
-    held_out: Set[str] = frozenset(),
+    choice: QueryChoice = ALL_QUERIES,
 ) -> list[RankingGroup]:
     """The ranking groups of any source.
 
@@ -157,17 +141,18 @@ def load_groups(
 
     Args:
         fields: that named the source and the split.
-        held_out: `query_texts.plain` texts; no group is given, and no query is made, of one of them.
+        choice: of the queries; none is made with a text that it holds out.
 
     Raises:
         ValueError: an unknown source or split, a flaw in its files, or no relevant document at all.
     """
     source = local_source(source, fields.source)
     if not _is_embedding_file(source):
-        collection = _without_queries(load_collection(source, split, fields), held_out)
+        collection = load_collection(source, split, fields)
+        collection = choose_queries(collection, choice, options.relevant_grade, seed)
         index = index_documents(collection) if options.pseudo_queries else None  # once for both
         judged = _add_teacher(make_groups(collection, options, seed, index), collection, options)
-        return judged + make_pseudo_groups(collection, options, seed, index, held_out)
+        return judged + make_pseudo_groups(collection, options, seed, index, choice.held_out)
     if options.teacher_scores:
         raise ValueError(
             f"data.teacher_scores={options.teacher_scores!r}: {source} names no documents; write the scores "
@@ -184,12 +169,10 @@ def load_groups(
         raise ValueError(
             f"{fields.source}={source!r}: no query of the split {split!r} has a pos passage; add some"
         )
-    kept = [group for group in kept if plain(group.query) not in held_out]
-    if not kept:
-        raise ValueError(_nothing_left(f"{source}/{split}"))
+    kept = choose_groups(kept, choice, f"{source}/{split}", seed)
     passages = {c.document.id: c.document for group in kept for c in group.candidates}
     made_from = Collection(f"{source}/{split}", passages, {}, {})
-    return kept + make_pseudo_groups(made_from, options, seed, held_out=held_out)
+    return kept + make_pseudo_groups(made_from, options, seed, held_out=choice.held_out)
 
 
 def _add_teacher(

@@ -7,7 +7,7 @@ import hashlib
 import itertools
 import math
 import sys
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,7 +18,7 @@ from rich.progress import track
 from prorank_jax.config import DataOptions
 from prorank_jax.corpora import load_groups, source_fingerprint, teacher_fingerprint
 from prorank_jax.input_checks import Pair
-from prorank_jax.query_texts import texts_digest
+from prorank_jax.query_choice import ALL_QUERIES, QueryChoice
 from prorank_jax.records import Example, RecordReader, ensure_records, read_index
 from prorank_jax.source_names import TRAINED_ON, SourceFields
 from prorank_jax.types import Candidate, RankingGroup
@@ -181,12 +181,10 @@ def _deciding_content(
     seed: int,
     every_candidate: bool,
     fields: SourceFields,
-    held_out: Set[str],
+    choice: QueryChoice,
 ) -> dict[str, Any]:
-    # Without any, the content is what it was before queries were left out, and so is its name.
-    left_out = {"held_out": texts_digest(held_out)} if held_out else {}
     return {
-        **left_out,
+        **choice.deciding_content(),
         "content_version": CONTENT_VERSION,
         "source": source,
         "split": split,
@@ -216,7 +214,7 @@ def open_dataset(
     seed: int,
     every_candidate: bool = False,
     fields: SourceFields = TRAINED_ON,
-    held_out: Set[str] = frozenset(),
+    choice: QueryChoice = ALL_QUERIES,
 ) -> ExampleSet:
     """The examples of one split of a source, tokenized and written under `folder` at the first call.
 
@@ -227,15 +225,15 @@ def open_dataset(
         seed: decides which negatives are mined.
         every_candidate: keep all judged documents, as lists of graded documents need them.
         fields: that named the source and the split.
-        held_out: `query_texts.plain` texts; queries that are one of them are left out.
+        choice: of the queries.
 
     Raises:
         ValueError: an unknown source or split, a flaw in its files, or no relevant document.
     """
-    deciding = _deciding_content(source, split, options, renderer, seed, every_candidate, fields, held_out)
+    deciding = _deciding_content(source, split, options, renderer, seed, every_candidate, fields, choice)
 
     def make_examples() -> list[Example]:
-        groups = load_groups(source, split, options, seed, fields, held_out)
+        groups = load_groups(source, split, options, seed, fields, choice)
         return build_examples(groups, renderer, options, every_candidate)
 
     return ExampleSet(f"{source}/{split}", ensure_records(Path(folder), deciding, make_examples))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence, Set
 from pathlib import Path
 
 import jax
@@ -14,8 +15,12 @@ from prorank_jax.data import ExampleSet, open_dataset
 from prorank_jax.embedding_jsonl import EVERYTHING
 from prorank_jax.processes import check_equal, leads, succeed_together
 from prorank_jax.prompts import PromptRenderer
+from prorank_jax.query_choice import ALL_QUERIES, QueryChoice
 from prorank_jax.query_texts import plain, plain_texts
 from prorank_jax.source_names import CATALOGUE_PREFIX, TRAINED_ON, SourceFields
+
+# Negatives are mined for at most so many held-out queries, or one for each prompt of the probe.
+PROBED_QUERIES = 500
 
 
 def open_examples(
@@ -53,31 +58,33 @@ def _open_here(
     lists, probe_source = config.stage == 2, _probe_source(data)
     judged_only = dataclasses.replace(data, teacher_scores="", teacher_depth=0, pseudo_queries=0)
     fields = SourceFields("data.probe_source" if data.probe_source else TRAINED_ON.source, "data.probe_split")
-    unwanted = _held_out_texts(data, probe_source, fields, console)
-    examples = open_dataset(
-        data.source, data.split, data, renderer, folder, seed, every_candidate=lists, held_out=unwanted
-    )
+    given = [plain(text) for text in judged_queries(data.source, data.split).values()]
+    probed = judged_queries(probe_source, data.probe_split, fields)
+    unwanted = plain_texts(probed.values())
+    _say_left_out(given, unwanted, console)
+    # Any of them can be made from documents; else the others change nothing, and the name neither.
+    choice = QueryChoice(unwanted if data.pseudo_queries else unwanted.intersection(given))
+    examples = open_dataset(data.source, data.split, data, renderer, folder, seed, lists, choice=choice)
+    most = max(PROBED_QUERIES, config.probe.examples)
     held_out = open_dataset(
-        probe_source, data.probe_split, judged_only, renderer, folder, seed, fields=fields
+        probe_source,
+        data.probe_split,
+        judged_only,
+        renderer,
+        folder,
+        seed,
+        fields=fields,
+        choice=QueryChoice(most=most) if len(probed) > most else ALL_QUERIES,
     )
     return examples, held_out
 
 
-def _held_out_texts(
-    data: DataOptions, probe_source: str, fields: SourceFields, console: Console
-) -> frozenset[str]:
-    """The texts of the probe's queries that training could see: any, where queries are made from documents.
-
-    Says how many of the training queries are among them.
-    """
-    given = [plain(text) for text in judged_queries(data.source, data.split).values()]
-    held_out = plain_texts(judged_queries(probe_source, data.probe_split, fields).values())
+def _say_left_out(given: Sequence[str], held_out: Set[str], console: Console) -> None:
     left_out = sum(text in held_out for text in given)
     if left_out:
         console.print(
             f"data: {left_out} of {len(given)} training queries are held-out ones too; they are left out"
         )
-    return held_out if data.pseudo_queries else held_out.intersection(given)
 
 
 def _probe_source(data: DataOptions) -> str:

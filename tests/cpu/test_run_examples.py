@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from prorank_jax.config import DataOptions, RunConfig
+from prorank_jax import run_examples
+from prorank_jax.config import DataOptions, ProbeOptions, RunConfig
 from prorank_jax.corpora import load_groups
 from prorank_jax.data import ExampleSet
+from prorank_jax.query_choice import QueryChoice
 from prorank_jax.query_texts import plain_texts
 from prorank_jax.run_examples import open_examples
 from tests.cpu.data_fixtures import WordRenderer, write_beir_folder, write_jsonl
@@ -76,7 +78,7 @@ def test_no_query_is_made_that_is_held_out() -> None:
     options = DataOptions(pseudo_queries=30)
     made = [group for group in load_groups("demo", "train", options) if group.query_id.startswith("pseudo:")]
     unwanted = plain_texts(group.query.upper() for group in made[:10])
-    others = load_groups("demo", "train", options, held_out=unwanted)
+    others = load_groups("demo", "train", options, choice=QueryChoice(unwanted))
     made_then = [group for group in others if group.query_id.startswith("pseudo:")]
     assert len(made) == len(made_then) == 30
     assert made_then[:20] == made[10:]
@@ -85,7 +87,31 @@ def test_no_query_is_made_that_is_held_out() -> None:
 def test_lines_of_a_file_with_a_held_out_query_are_left_out(tmp_path: Path) -> None:
     lines = [{"query": f"query {n}", "pos": [f"relevant {n}"], "neg": [f"other {n}"]} for n in range(5)]
     source = str(write_jsonl(tmp_path / "train.jsonl", lines))
-    groups = load_groups(source, "all", DataOptions(), held_out=plain_texts(["Query 1", "query  4"]))
+    groups = load_groups(
+        source, "all", DataOptions(), choice=QueryChoice(plain_texts(["Query 1", "query  4"]))
+    )
     assert [group.query for group in groups] == ["query 0", "query 2", "query 3"]
     with pytest.raises(ValueError, match="every query is held out"):
-        load_groups(source, "all", DataOptions(), held_out=plain_texts(line["query"] for line in lines))
+        load_groups(
+            source, "all", DataOptions(), choice=QueryChoice(plain_texts(line["query"] for line in lines))
+        )
+
+
+def test_the_probe_mines_for_a_sample_of_many_held_out_queries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = _collection(tmp_path / "beir", {f"h{number}": f"who is {number}" for number in range(10)})
+    _, whole, _ = _open(source, tmp_path / "cache")
+    assert len(_queries(whole)) == 10
+    monkeypatch.setattr(run_examples, "PROBED_QUERIES", 4)
+    probe = ProbeOptions(examples=4)
+    config = RunConfig(data=DataOptions(source=str(source), max_length=96), probe=probe)
+
+    def opened(name: str) -> ExampleSet:
+        return open_examples(config, WordRenderer(), Console(quiet=True), tmp_path / name, True)[1]
+
+    sample, again = opened("cache"), opened("other")
+    assert len(_queries(sample)) == 4
+    assert _queries(sample) < _queries(whole)
+    assert _queries(sample) == _queries(again)
+    assert sample.folder.name == again.folder.name != whole.folder.name
