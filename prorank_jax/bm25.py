@@ -68,10 +68,10 @@ class Bm25Index:
         Best first; equal scores in the documents' order.
         """
         scores = self.scores(query)
-        if count < len(scores):
-            threshold = np.partition(scores, -count)[-count]
-            positions = np.flatnonzero((scores >= threshold) & (scores > 0))
-        else:
-            positions = np.flatnonzero(scores > 0)
+        # Few of millions of documents share a word with the query: only those are ordered.
+        positions = np.flatnonzero(scores > 0)
+        if count < len(positions):
+            found = scores[positions]
+            positions = positions[found >= np.partition(found, -count)[-count]]
         ordered = positions[np.argsort(-scores[positions], kind="stable")][:count]
         return [(int(position), float(scores[position])) for position in ordered]

@@ -1,0 +1,51 @@
+"""The best documents are chosen among those that share a word, as a sort of all would choose them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prorank_jax.bm25 import Bm25Index
+
+
+class _Scored(Bm25Index):
+    """An index whose scores are given."""
+
+    def __init__(self, scores: np.ndarray) -> None:
+        self._scores = scores
+
+    def scores(self, query: str) -> np.ndarray:
+        del query
+        return self._scores
+
+
+def _top_of_all(scores: np.ndarray, count: int) -> list[tuple[int, float]]:
+    """The choice by a threshold over all documents, as it was made before."""
+    if count < len(scores):
+        threshold = np.partition(scores, -count)[-count]
+        positions = np.flatnonzero((scores >= threshold) & (scores > 0))
+    else:
+        positions = np.flatnonzero(scores > 0)
+    ordered = positions[np.argsort(-scores[positions], kind="stable")][:count]
+    return [(int(position), float(scores[position])) for position in ordered]
+
+
+@given(
+    values=st.lists(
+        st.sampled_from([0.0, 0.0, 0.0, 0.25, 0.5, 0.5000001, 3.0, 7.5]), min_size=1, max_size=60
+    ),
+    count=st.integers(1, 70),
+)
+def test_the_best_are_those_of_a_choice_among_all_ties_included(values: list[float], count: int) -> None:
+    scores = np.array(values, np.float32)
+    assert _Scored(scores).top("any", count) == _top_of_all(scores, count)
+
+
+@pytest.mark.parametrize("count", [1, 3, 200, 900])
+def test_the_best_of_an_index_are_those_of_a_choice_among_all(count: int) -> None:
+    words, source = ["tea", "boat", "horse", "piano", "river", "stone"], np.random.default_rng(0)
+    index = Bm25Index([" ".join(source.choice(words, source.integers(1, 5))) for _ in range(800)])
+    for query in (*words, "tea boat", "river stone piano", "nothing"):
+        assert index.top(query, count) == _top_of_all(index.scores(query), count)
