@@ -75,3 +75,15 @@ def write_beir_folder(folder: Path, queries: int = 10, split: str = "train") -> 
     rows = [f"q{i}\td{i}-{part}\t{2 - part}\n" for i in numbers for part in range(2)]
     (folder / "qrels" / f"{split}.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join(rows))
     return folder
+
+
+def ask_otherwise(folder: Path, split: str, word: str) -> None:
+    """Gives the folder another split: each query of `train` with another question word, and its judgements.
+
+    A query that is the same in training and in a held-out split would be left out of training.
+    """
+    train, file = (folder / "qrels" / "train.tsv").read_text(), folder / "queries.jsonl"
+    (folder / "qrels" / f"{split}.tsv").write_text(train.replace("\nq", f"\n{split}-q"))
+    asked = [line for line in file.read_text().splitlines(keepends=True) if '"what is' in line]
+    others = "".join(asked).replace('"q', f'"{split}-q').replace("what is", f"{word} is")
+    file.write_text(file.read_text() + others)

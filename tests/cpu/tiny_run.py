@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from prorank_jax.models.export import save_params
-from tests.cpu.data_fixtures import write_beir_folder
+from tests.cpu.data_fixtures import ask_otherwise, write_beir_folder
 from tests.cpu.tiny import tiny_model
 
 REPOSITORY = Path(__file__).parents[2]
@@ -27,18 +27,10 @@ def write_model_folder(folder: Path) -> Path:
     return folder
 
 
-def _hold_out_other_questions(folder: Path) -> None:
-    """A `dev` question for each of `train`, of as many words, with the same judgements."""
-    train, queries = (folder / "qrels" / "train.tsv").read_text(), (folder / "queries.jsonl").read_text()
-    (folder / "qrels" / "dev.tsv").write_text(train.replace("\nq", "\nheld-q"))
-    others = queries.replace('"q', '"held-q').replace("what is", "who is")
-    (folder / "queries.jsonl").write_text(queries + others)
-
-
 def write_collection(folder: Path) -> Path:
     """Queries of two lengths, so that their prompts fall into two buckets."""
     write_beir_folder(folder, 12)
-    _hold_out_other_questions(folder)
+    ask_otherwise(folder, "dev", "who")
     corpus = folder / "corpus.jsonl"
     lines = corpus.read_text().splitlines()
     longer = [line.replace(" text ", " text of many more words ") for line in lines[::2]]

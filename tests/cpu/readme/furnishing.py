@@ -109,7 +109,8 @@ def load_from_catalogue(identifier: str, things: SmallThings) -> Any:
     """
     if identifier not in list(ir_datasets.registry):
         raise KeyError(identifier)
-    collection = read_beir_folder(things.collection, "train")
+    split = next((name for name in ("dev", "test") if f"/{name}" in identifier), "train")
+    collection = read_beir_folder(things.collection, split)
     parts: dict[str, list[Any]] = {
         "docs": [
             SimpleNamespace(doc_id=name, title=document.title, text=document.text)

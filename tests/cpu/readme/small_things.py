@@ -18,12 +18,11 @@ from prorank_jax.evaluation.trec import write_run
 from prorank_jax.models.export import save_params
 from prorank_jax.prompt_template import TASK
 from tests.cpu.data_fixtures import WORDS as NAMES
-from tests.cpu.data_fixtures import write_beir_folder, write_jsonl
+from tests.cpu.data_fixtures import ask_otherwise, write_beir_folder, write_jsonl
 from tests.cpu.tiny import tiny_model
 from tests.cpu.tiny_run import TOKENIZER, command_line, load_launcher
 
 QUERIES = 12
-SPLITS = ("train", "dev", "test")
 TRIPLES = 80
 WORDS = 1500
 POSITIONS = 1024
@@ -127,11 +126,10 @@ def _teach_words(file: Path) -> int:
 
 
 def write_collection(folder: Path) -> Path:
-    """A folder in BEIR's layout whose splits are all the same."""
-    first, *others = SPLITS
-    write_beir_folder(folder, QUERIES, first)
-    for split in others:
-        shutil.copy(folder / "qrels" / f"{first}.tsv", folder / "qrels" / f"{split}.tsv")
+    """A folder in BEIR's layout whose splits ask the same in other words."""
+    write_beir_folder(folder, QUERIES)
+    for split, word in (("dev", "who"), ("test", "where")):
+        ask_otherwise(folder, split, word)
     return folder
 
 

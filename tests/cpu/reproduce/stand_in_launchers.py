@@ -10,8 +10,9 @@ from typing import Any
 
 import yaml
 
-from prorank_jax.evaluation.names import slug
+from prorank_jax.evaluation.names import parse_dataset, slug
 from prorank_jax.launching import Interrupted
+from prorank_jax.reproduce.judgements import read_judgements
 
 QUERIES = ("q001", "q002", "q003")  # of the demo's split dev
 FIRST_STAGE = {"q001": 0.5, "q002": 0.25, "q003": 0.0}
@@ -82,13 +83,15 @@ def _probe(given: dict[str, str]) -> None:
 
 def _evaluate(given: dict[str, str]) -> None:
     folder, after = Path(given["output_dir"]), reranked(given["model"])
+    judged = read_judgements(parse_dataset(given["dataset"]))
+    names = QUERIES if judged.keys() >= set(QUERIES) else judged  # of other collections any three
     records = [
         {
-            "query": query,
+            "query": name,
             "first_stage": {"ndcg@10": FIRST_STAGE[query]},
             "reranked": {"ndcg@10": after[query]},
         }
-        for query in QUERIES
+        for query, name in zip(QUERIES, names, strict=False)
     ]
     file = folder / slug(given["dataset"]) / "queries.jsonl"
     file.parent.mkdir(parents=True)
