@@ -11,16 +11,13 @@ from prorank_jax.evaluation.first_stage import FirstStage
 from prorank_jax.evaluation.fusion import WEIGHTED, Fusion, fuse
 from prorank_jax.evaluation.metrics import MAIN_METRIC, means, query_metrics
 from prorank_jax.evaluation.score_log import QueryScores
+from prorank_jax.query_texts import plain, plain_texts
 
 if TYPE_CHECKING:  # importing a collection imports jax, which this package does without
     from prorank_jax.collection import Collection
 
 GRID = tuple(step / 20 for step in range(21))
 _EQUAL = 1e-12  # means of equal values may differ by the order of their sum
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.casefold().split())
 
 
 def unmeasured_queries(tuning: Collection, queries: Sequence[str], measured: Iterable[str]) -> list[str]:
@@ -30,8 +27,8 @@ def unmeasured_queries(tuning: Collection, queries: Sequence[str], measured: Ite
         tuning: has the texts of `queries`.
         measured: texts.
     """
-    taken = {_plain(text) for text in measured}
-    return [query for query in queries if _plain(tuning.queries[query]) not in taken]
+    taken = plain_texts(measured)
+    return [query for query in queries if plain(tuning.queries[query]) not in taken]
 
 
 def middle_of_best(curve: Mapping[float, float]) -> float:
