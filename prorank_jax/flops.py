@@ -89,6 +89,12 @@ def score_step_flops(config: ModelConfig, rows: int, width: int) -> int:
     return rows * inference_flops(config, width, width, read=1)
 
 
+def list_score_flops(config: ModelConfig, lists: int, documents: int, prefix: int, rest: int) -> int:
+    """FLOPs of scoring lists of `documents` prompts that share `prefix` tokens and have `rest` more."""
+    shared = inference_flops(config, prefix, prefix, read=0)
+    return lists * (shared + documents * inference_flops(config, rest, prefix + rest, read=1))
+
+
 def ranking_step_flops(
     config: ModelConfig,
     lists: int,
@@ -109,7 +115,7 @@ def ranking_step_flops(
     count = _trained_flops(config, prefix, prefix, low_rank)
     count += documents * _trained_flops(config, *own, low_rank)
     if uses_reference:
-        count += forward_flops(config, prefix, prefix) + documents * forward_flops(config, *own)
+        count += list_score_flops(config, 1, documents, prefix, rest)
     return lists * count
 
 

@@ -10,7 +10,13 @@ from dataclasses import dataclass
 from prorank_jax.aot.chips import Chip
 from prorank_jax.aot.programs import SHARED_TOKENS
 from prorank_jax.config import RunConfig
-from prorank_jax.flops import forward_flops, grpo_step_flops, layer_weights, ranking_step_flops
+from prorank_jax.flops import (
+    forward_flops,
+    grpo_step_flops,
+    layer_weights,
+    list_score_flops,
+    ranking_step_flops,
+)
 from prorank_jax.models.config import ModelConfig
 from prorank_jax.ranking_losses import needs_reference, parse_losses
 
@@ -105,10 +111,8 @@ def _reference_flops(config: RunConfig, which: str, shape: ModelConfig) -> int:
     """FLOPs of the initial model's forward pass in stage 2; no part of it is ever computed again."""
     if not _uses_reference(config, which):
         return 0
-    width = config.data.max_length
-    prefix = forward_flops(shape, SHARED_TOKENS, SHARED_TOKENS)
-    documents = config.ranking.documents * forward_flops(shape, width - SHARED_TOKENS, width)
-    return config.train.batch_size * (prefix + documents)
+    sizes = (SHARED_TOKENS, config.data.max_length - SHARED_TOKENS)
+    return list_score_flops(shape, config.train.batch_size, config.ranking.documents, *sizes)
 
 
 def estimate_step(

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from prorank_jax.card_results import table
 from prorank_jax.config import RunConfig
 from prorank_jax.config_files import config_to_dict
 from prorank_jax.evaluation.names import DatasetName, parse_dataset
-from prorank_jax.model_card import table
 from prorank_jax.trained_on import card_splits, training_splits, training_warnings, was_trained_on
 from tests.cpu.data_fixtures import write_beir_folder
 
