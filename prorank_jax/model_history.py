@@ -65,6 +65,7 @@ class Evaluation:
     Attributes:
         model: as it was named; `step` is that of a run's checkpoint, None: no run, or the file does not say.
         fingerprint: of the model's files, as `model_identity` gives it; empty where the file does not say.
+        max_length: of its prompts in tokens; None where the file does not say.
     """
 
     model: str
@@ -72,6 +73,7 @@ class Evaluation:
     datasets: tuple[DatasetResult, ...]
     step: int | None = None
     fingerprint: str = ""
+    max_length: int | None = None
 
 
 def read_run_history(model: Pretrained) -> RunHistory:
@@ -99,7 +101,9 @@ def read_evaluation(file: Path) -> Evaluation:
         content = json.loads(file.read_text(encoding="utf-8"))
         datasets = tuple(_read_dataset(name, result) for name, result in content["datasets"].items())
         model, fingerprint = content.get("model", ""), content.get("model_fingerprint", "")
-        top_k, step = _count("top_k", content.get("top_k")), _count("model_step", content.get("model_step"))
+        top_k, step, length = (
+            _count(name, content.get(name)) for name in ("top_k", "model_step", "max_length")
+        )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{file}: is no metrics.json of launch/evaluate.py ({type(error).__name__}: {error}); "
@@ -107,7 +111,7 @@ def read_evaluation(file: Path) -> Evaluation:
         ) from error
     if not datasets or not isinstance(model, str) or not isinstance(fingerprint, str):
         raise ValueError(f"{file}: needs datasets, a model's name and its fingerprint; name another file")
-    return Evaluation(model, top_k, datasets, step, fingerprint)
+    return Evaluation(model, top_k, datasets, step, fingerprint, length)
 
 
 def evaluations_of(source: str, evaluations: Sequence[Evaluation]) -> tuple[Evaluation, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from prorank_jax.card_results import evaluation_section, table, training_section
-from prorank_jax.model_history import RunHistory
+from prorank_jax.model_history import DatasetResult, Evaluation, RunHistory
 
 
 def test_texts_cannot_break_out_of_a_table() -> None:
@@ -17,3 +17,10 @@ def test_texts_cannot_break_out_of_a_table() -> None:
 def test_nothing_known_is_said_to_be_nothing() -> None:
     assert training_section(RunHistory((), "")).startswith("No run of prorank-jax is known")
     assert evaluation_section(()).startswith("No evaluation was given")
+
+
+def test_how_an_evaluation_was_made_is_said_as_far_as_it_is_known() -> None:
+    results = (DatasetResult("demo", {"ndcg@10": 0.5}, {"ndcg@10": 0.75}, None, 10, None),)
+    known = evaluation_section([Evaluation("runs/mine", 20, results, max_length=192)])
+    assert "top 20 of the first stage reranked, prompts of at most 192 tokens. The p-value" in known
+    assert "tokens" not in evaluation_section([Evaluation("runs/mine", None, results)])
