@@ -88,8 +88,8 @@ def _evaluation(evaluation: Evaluation) -> str:
     depth = f", top {evaluation.top_k} of the first stage reranked" if evaluation.top_k else ""
     length = f", prompts of at most {evaluation.max_length} tokens" if evaluation.max_length else ""
     return (
-        f"Measured with `launch/evaluate.py`{model}{depth}{length}. The p-value is of the difference to the first "
-        "stage.\n\n" + table(("collection", "queries", "ranking", *names, "p"), rows)
+        f"Measured with `launch/evaluate.py`{model}{depth}{length}. The p-value is of the difference to the "
+        "first stage.\n\n" + table(("collection", "queries", "ranking", *names, "p"), rows)
     )
 
 
