@@ -78,6 +78,25 @@ def _saying_what_cannot_be_read(named: str) -> Iterator[None]:
         ) from error
 
 
+def _judgements(dataset: Any) -> dict[str, dict[str, int]]:
+    qrels: dict[str, dict[str, int]] = {}
+    for judgement in dataset.qrels_iter():
+        qrels.setdefault(judgement.query_id, {})[judgement.doc_id] = int(judgement.relevance)
+    return qrels
+
+
+def read_ir_judgements(identifier: str, field: str = TRAINED_ON.source) -> dict[str, dict[str, int]]:
+    """Query id → document id → grade with this id, without a look at any text.
+
+    Raises:
+        ValueError: as `read_ir_dataset`.
+    """
+    named = f"{field}='{CATALOGUE_PREFIX}{identifier}'"
+    dataset = _open(identifier, named)
+    with _saying_what_cannot_be_read(named):
+        return _judgements(dataset)
+
+
 def read_ir_queries(identifier: str, field: str = TRAINED_ON.source) -> dict[str, str]:
     """Query id → text of the judged queries with this id, without a look at its documents.
 
@@ -87,7 +106,7 @@ def read_ir_queries(identifier: str, field: str = TRAINED_ON.source) -> dict[str
     named = f"{field}='{CATALOGUE_PREFIX}{identifier}'"
     dataset = _open(identifier, named)
     with _saying_what_cannot_be_read(named):
-        judged = {judgement.query_id for judgement in dataset.qrels_iter()}
+        judged = _judgements(dataset)
         texts = ((record.query_id, _query_text(record)) for record in dataset.queries_iter())
         return {query: text for query, text in texts if query in judged}
 
@@ -107,9 +126,7 @@ def read_ir_dataset(identifier: str, field: str = TRAINED_ON.source) -> Collecti
     named = f"{field}='{CATALOGUE_PREFIX}{identifier}'"
     dataset = _open(identifier, named)
     with _saying_what_cannot_be_read(named):
-        qrels: dict[str, dict[str, int]] = {}
-        for judgement in dataset.qrels_iter():
-            qrels.setdefault(judgement.query_id, {})[judgement.doc_id] = int(judgement.relevance)
+        qrels = _judgements(dataset)
         queries = {record.query_id: _query_text(record) for record in dataset.queries_iter()}
         documents = {record.doc_id: _to_document(record) for record in dataset.docs_iter()}
     collection = Collection(f"{CATALOGUE_PREFIX}{identifier}", documents, queries, qrels)

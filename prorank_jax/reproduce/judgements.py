@@ -7,7 +7,8 @@ from pathlib import Path
 from prorank_jax.beir_folder import beir_files, read_qrels
 from prorank_jax.demo_collection import demo_collection
 from prorank_jax.evaluation.names import PARTS, DatasetName, naming
-from prorank_jax.source_names import CATALOGUE_PREFIX, DEMO, find_dataset
+from prorank_jax.irds import read_ir_judgements
+from prorank_jax.source_names import CATALOGUE_PREFIX, DEMO
 
 
 def read_judgements(dataset: DatasetName) -> dict[str, dict[str, int]]:
@@ -20,15 +21,5 @@ def read_judgements(dataset: DatasetName) -> dict[str, dict[str, int]]:
         if dataset.source == DEMO:
             return demo_collection(dataset.split, PARTS.split).qrels
         if dataset.source.startswith(CATALOGUE_PREFIX):
-            return _read_catalogue(dataset.source.removeprefix(CATALOGUE_PREFIX))
+            return read_ir_judgements(dataset.source.removeprefix(CATALOGUE_PREFIX), PARTS.source)
         return read_qrels(beir_files(Path(dataset.source), dataset.split, PARTS)[2])
-
-
-def _read_catalogue(identifier: str) -> dict[str, dict[str, int]]:
-    qrels: dict[str, dict[str, int]] = {}
-    try:
-        for judgement in find_dataset(identifier, "unknown id", "see https://ir-datasets.com").qrels_iter():
-            qrels.setdefault(judgement.query_id, {})[judgement.doc_id] = int(judgement.relevance)
-    except (OSError, RuntimeError) as error:
-        raise ValueError(f"ir_datasets cannot read its judgements ({error}); check the network") from error
-    return qrels
