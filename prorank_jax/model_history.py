@@ -14,7 +14,7 @@ from typing import Any
 from prorank_jax.config import RunConfig
 from prorank_jax.model_identity import model_identity
 from prorank_jax.models.sources import SMOLLM2_SOURCE
-from prorank_jax.pretrained import Pretrained, is_run_directory, read_run_config
+from prorank_jax.pretrained import Pretrained, runs_behind
 from prorank_jax.report import REPORT_FILE
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -78,15 +78,10 @@ class Evaluation:
 
 def read_run_history(model: Pretrained) -> RunHistory:
     """Follows `model.source` from run to run, as far as the folders are still there."""
-    runs: list[RunRecord] = []
-    source, folder = model.source, model.path
-    seen: set[Path] = set()
-    while is_run_directory(folder) and folder.resolve() not in seen:
-        seen.add(folder.resolve())
-        config = read_run_config(folder)
-        runs.insert(0, _read_record(folder, config))
-        source, folder = config.model.source, Path(config.model.source).expanduser()
-    return RunHistory(tuple(runs), _hub_id(source))
+    runs = runs_behind(model.path)
+    source = runs[-1][1].model.source if runs else model.source
+    records = tuple(_read_record(folder, config) for folder, config in reversed(runs))
+    return RunHistory(records, _hub_id(source))
 
 
 def read_evaluation(file: Path) -> Evaluation:

@@ -87,6 +87,22 @@ def read_run_config(folder: Path) -> RunConfig:
     return config_from_flat(flat, str(file))
 
 
+def runs_behind(folder: Path) -> list[tuple[Path, RunConfig]]:
+    """The run in a folder, the one that it started from, and so on, as far as the folders are still there.
+
+    Raises:
+        ValueError: an unreadable config of one of them.
+    """
+    runs: list[tuple[Path, RunConfig]] = []
+    seen: set[Path] = set()
+    while is_run_directory(folder) and folder.resolve() not in seen:
+        seen.add(folder.resolve())
+        config = read_run_config(folder)
+        runs.append((folder, config))
+        folder = Path(config.model.source).expanduser()
+    return runs
+
+
 def _open_run(source: str, path: Path) -> Pretrained:
     run = read_run_config(path)
     if not (path / CHECKPOINTS_FOLDER).is_dir():

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from prorank_jax.evaluation.names import DatasetName, place_of
 from prorank_jax.models.sources import resolve_source
-from prorank_jax.pretrained import is_run_directory, read_run_config
+from prorank_jax.pretrained import runs_behind
 
 _CARD = "README.md"
 _CARD_FIELD = re.compile(r"^\| `data\.(source|split)` \| `(.*)` \|$", re.MULTILINE)
@@ -32,14 +32,9 @@ def card_splits(card: str) -> list[Split]:
 
 
 def _run_splits(folder: Path) -> list[Split]:
-    splits: list[Split] = []
-    seen: set[Path] = set()
-    while is_run_directory(folder) and folder.resolve() not in seen:
-        seen.add(folder.resolve())
-        config = read_run_config(folder)
-        splits.insert(0, (config.data.source, config.data.split))
-        folder = Path(config.model.source).expanduser()
-    return splits + _read_card(folder)
+    runs = [config for _, config in runs_behind(folder)]
+    begun_from = Path(runs[-1].model.source).expanduser() if runs else folder
+    return [(run.data.source, run.data.split) for run in reversed(runs)] + _read_card(begun_from)
 
 
 def _read_card(folder: Path) -> list[Split]:
