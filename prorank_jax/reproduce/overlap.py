@@ -39,9 +39,9 @@ def group_queries(
     """
     seen_documents = set().union(*map(_relevant, trained.values()))
     every = tuple(queries)
-    unseen = tuple(query for query in every if _relevant(measured[query]).isdisjoint(seen_documents))
-    seen = tuple(query for query in every if query not in set(unseen))
-    return {ALL: every, UNSEEN: unseen, SEEN: seen}
+    is_unseen = {query: _relevant(measured[query]).isdisjoint(seen_documents) for query in every}
+    unseen = tuple(query for query in every if is_unseen[query])
+    return {ALL: every, UNSEEN: unseen, SEEN: tuple(query for query in every if not is_unseen[query])}
 
 
 def _gain(values: QueryValues, first_stage: QueryValues, queries: Iterable[str]) -> dict[str, Any] | None:
