@@ -226,11 +226,15 @@ def test_train_gives_up_a_run_that_fails_by_itself_again_without_coming_further(
     assert starts(cloud) == lives
 
 
-def test_train_goes_on_with_a_run_that_fails_by_itself_but_comes_further_each_time(cloud, steps):
-    done = cloud.try_to("train", "--poll", "1", *steps.arguments("9", "--fail_every", "2"))
+@pytest.mark.parametrize(("option", "count", "restarts"), [("--fail_every", 9, 4), ("--kill_every", 11, 5)])
+def test_train_goes_on_with_a_run_that_ends_early_but_comes_further_each_time(
+    option, count, restarts, cloud, steps
+):
+    """It fails by itself, or is killed."""
+    done = cloud.try_to("train", "--poll", "1", *steps.arguments(str(count), option, "2"))
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "restart 4 of at most 20" in done.stderr
-    assert steps.done() == [9, 9]
+    assert f"restart {restarts} of at most 20" in done.stderr
+    assert steps.done() == [count, count]
 
 
 def test_train_outlives_an_outage_of_the_bucket_of_a_run_that_had_begun(cloud, steps):
@@ -243,13 +247,18 @@ def test_train_outlives_an_outage_of_the_bucket_of_a_run_that_had_begun(cloud, s
     assert "a worker died; restart 4 of at most 20" in finish(process, steps)
 
 
+def kill_in_life(life, cloud, process):
+    """Kills worker 1 of the run's n-th start as soon as it is there."""
+    wait_until(lambda: starts(cloud) == life and cloud.pid(1) is not None, process=process)
+    cloud.kill(1)
+
+
 def test_train_starts_a_run_again_whose_worker_is_killed_before_its_first_step(cloud, steps):
     """Each time at the same place, but it did not fail by itself."""
     hold = ["--start_seconds", "1000"]
     process = cloud.start("train", "--poll", "1", "--stop-seconds", "1", *steps.arguments("5", *hold))
     for life in (1, 2, 3):
-        wait_until(lambda life=life: starts(cloud) == life and cloud.pid(1) is not None, process=process)
-        cloud.kill(1)
+        kill_in_life(life, cloud, process)
     wait_until(lambda: starts(cloud) == 4, process=process)
 
 
@@ -264,27 +273,15 @@ def test_train_gives_up_a_run_that_is_killed_again_and_again_at_the_same_place(c
     assert starts(cloud) == 5
 
 
-def test_train_goes_on_with_a_run_that_is_killed_but_comes_further_each_time(cloud, steps):
-    done = cloud.try_to("train", "--poll", "1", *steps.arguments("11", "--kill_every", "2"))
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "restart 5 of at most 20" in done.stderr
-    assert steps.done() == [11, 11]
-
-
 def test_train_counts_kills_anew_on_a_pod_that_took_the_place_of_one_taken_away(cloud, steps):
     hold = ["--start_seconds", "1000"]
     options = ["--spot", "--poll", "1", "--stop-seconds", "1"]
     process = cloud.start("train", *options, *steps.arguments("5", *hold))
-
-    def kill_in_life(life: int) -> None:
-        wait_until(lambda: starts(cloud) == life and cloud.pid(1) is not None, process=process)
-        cloud.kill(1)
-
     for life in (1, 2, 3):
-        kill_in_life(life)
+        kill_in_life(life, cloud, process)
     wait_until(lambda: starts(cloud) == 4 and cloud.pid(1) is not None, process=process)
     cloud.preempt()
-    kill_in_life(5)
+    kill_in_life(5, cloud, process)
     wait_until(lambda: starts(cloud) == 6, process=process)
 
 
