@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 from rich.console import Console
 
 from prorank_jax import __version__
@@ -38,6 +39,7 @@ from prorank_jax.evaluation.verdict import verdict
 from prorank_jax.evaluation_task import Task, check_split, prepare_task, prepare_tuning, tuning_datasets
 from prorank_jax.excerpts import EXCERPT_VERSION
 from prorank_jax.model_identity import known_as, model_identity
+from prorank_jax.rendering import useful_processes
 from prorank_jax.reranker import Reranker
 from prorank_jax.run_folder import only_run_in, write_json, write_text_atomically
 from prorank_jax.trained_on import Split, training_splits, training_warnings, was_trained_on
@@ -67,7 +69,7 @@ def _score(task: Task, fusion: Fusion | None, folder: Path, scoring: _Scoring) -
     log = ScoreLog(folder / SCORES_FILE, task.header(scoring.settings))
     with scoring.progress(task, task.dataset.name) as progress:
         evaluation = evaluate_collection(
-            scoring.reranker.score_pairs,
+            scoring.reranker.score_chunks,
             task.collection,
             task.first_stage,
             top_k=scoring.options.top_k,
@@ -89,7 +91,7 @@ def _tune(task: Task, folder: Path, scoring: _Scoring, splits: Sequence[Split]) 
     file = folder / f"tuning-{task.dataset.slug}-{queries}.jsonl"
     with scoring.progress(task, f"{task.dataset.name} (tuning)") as progress:
         scores = score_candidates(
-            scoring.reranker.score_pairs,
+            scoring.reranker.score_chunks,
             task.collection,
             task.first_stage.candidates(scoring.options.top_k),
             log=ScoreLog(file, task.header(scoring.settings)),
@@ -119,15 +121,6 @@ def _entry(task: Task, evaluation: Evaluation, splits: Sequence[Split]) -> dict[
     }
 
 
-def _given_settings(options: EvaluationOptions) -> dict[str, Any]:
-    """What the options alone decide of a folder's settings."""
-    given = {
-        name: getattr(options, name)
-        for name in ("top_k", "system", "instruction", "excerpts", "compute_dtype", "attention")
-    }
-    return given if options.max_length is None else {**given, "max_length": options.max_length}
-
-
 def _open_reranker(options: EvaluationOptions, identity: Mapping[str, Any]) -> Reranker:
     reranker = Reranker.from_pretrained(
         options.model,
@@ -143,6 +136,12 @@ def _open_reranker(options: EvaluationOptions, identity: Mapping[str, Any]) -> R
     if model_identity(options.model) != identity:
         raise ValueError(f"model={options.model!r}: was written to while it was loaded; run this again")
     return reranker
+
+
+def _render_processes(options: EvaluationOptions) -> int:
+    if options.render_processes is not None:
+        return options.render_processes
+    return useful_processes(is_accelerated=jax.default_backend() != "cpu")
 
 
 def _tell(console: Console) -> Callable[[str], None]:
@@ -172,12 +171,12 @@ def evaluate(options: EvaluationOptions, console: Console | None = None) -> dict
     for line in training_warnings(datasets, tuning, splits):
         tell(line)
     with only_run_in(options.folder):
-        check_known(options.folder, {**identity, **_given_settings(options)})
+        check_known(options.folder, {**identity, **options.settings})
         prepared = [_prepare(datasets, tuning, 0, options)]
         reranker = _open_reranker(options, identity)
         settings = {
             **identity,
-            **_given_settings(options),
+            **options.settings,
             "max_length": reranker.max_length,
             "excerpt_version": None if reranker.excerpts == "head" else EXCERPT_VERSION,
         }
@@ -186,14 +185,15 @@ def evaluate(options: EvaluationOptions, console: Console | None = None) -> dict
         versions = {"prorank-jax": __version__, **{name: version(name) for name in LIBRARIES}}
         scoring = _Scoring(reranker, options, settings, console)
         sections = earlier_sections(options.folder)
-        for position, dataset in enumerate(datasets):
-            if position:
-                prepared.append(_prepare(datasets, tuning, position, options))
-            entries[dataset.name], sections[dataset.name] = _measure(prepared, scoring, splits)
-            # After each dataset, so that a stop between two keeps what there is.
-            content = metrics_content(settings, versions, entries)
-            write_json(options.folder / METRICS_FILE, content)
-            write_text_atomically(options.folder / REPORT_FILE, render_page(content, sections))
+        with reranker.rendering_in(_render_processes(options)):
+            for position, dataset in enumerate(datasets):
+                if position:
+                    prepared.append(_prepare(datasets, tuning, position, options))
+                entries[dataset.name], sections[dataset.name] = _measure(prepared, scoring, splits)
+                # After each dataset, so that a stop between two keeps what there is.
+                content = metrics_content(settings, versions, entries)
+                write_json(options.folder / METRICS_FILE, content)
+                write_text_atomically(options.folder / REPORT_FILE, render_page(content, sections))
     console.print(results_table(content))
     for dataset in datasets:
         for sentence in verdict(entries[dataset.name], options.top_k):

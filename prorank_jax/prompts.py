@@ -136,17 +136,20 @@ class PromptRenderer:
 
     def _cut_query(self, query_ids: list[int]) -> list[int]:
         limit = _query_limit(self.room)
-        if len(query_ids) <= limit:
-            return query_ids
-        if self.truncated_queries == 0:
+        if len(query_ids) > limit:
+            self.count_truncated(1)
+        return query_ids[:limit]
+
+    def count_truncated(self, queries: int) -> None:
+        """Counts queries that were cut; of the first ones there is a warning."""
+        if queries and self.truncated_queries == 0:
             _log.warning(
                 "a query is cut to %d tokens, three quarters of the room data.max_length=%d leaves it; "
                 "further ones are only counted",
-                limit,
+                _query_limit(self.room),
                 self.max_length,
             )
-        self.truncated_queries += 1
-        return query_ids[:limit]
+        self.truncated_queries += queries
 
     def _encode(self, texts: Sequence[str], limit: int) -> list[list[int]]:
         return leading_tokens(self.plain_text, texts, limit)

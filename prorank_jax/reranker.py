@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache, partial
 
 import numpy as np
 
 from prorank_jax.calibration import Calibration, fit_calibration
-from prorank_jax.config import ATTENTION_IMPLEMENTATIONS, COMPUTE_DTYPES, MeshOptions
-from prorank_jax.config_checks import require, require_choice
+from prorank_jax.config import MeshOptions
 from prorank_jax.input_checks import Pair, check_query, checked_count, checked_documents, checked_pairs
 from prorank_jax.model_prompt import open_with_prompts
-from prorank_jax.models.attention import check_implementation
 from prorank_jax.models.config import ModelConfig
 from prorank_jax.models.transformer import Transformer, abstract_params
 from prorank_jax.pair_progress import pair_progress
 from prorank_jax.prompts import PromptRenderer
 from prorank_jax.rank_result import RankResult
-from prorank_jax.scorer import PairScorer
+from prorank_jax.rendering import Rendering, in_processes, in_this_process
+from prorank_jax.scorer import PairScorer, check_scoring
 from prorank_jax.sharding import make_mesh, state_shardings
+from prorank_jax.unique_pairs import check_finite, score_unique
 
 _RENDERERS_KEPT = 16
 _SHORT_PAIR = ("warm up", "word")
@@ -50,7 +51,10 @@ class Reranker:
         self.calibration = Calibration()
         self._scorer = scorer
         self._renderer = renderer
-        self._renderer_with = lru_cache(_RENDERERS_KEPT)(renderer.with_instruction)
+        self._rendering = in_this_process(renderer)
+        self._rendering_with = lru_cache(_RENDERERS_KEPT)(
+            lambda instruction: in_this_process(renderer.with_instruction(instruction))
+        )
 
     @classmethod
     def from_pretrained(
@@ -90,9 +94,8 @@ class Reranker:
             ValueError: there is no such model, its files do not belong together, or an argument that
                 cannot work.
         """
-        _check_options(batch_size, compute_dtype, attention)
         device_mesh = make_mesh(mesh or MeshOptions())
-        check_implementation(attention, compute_dtype, device_mesh)
+        check_scoring(batch_size, compute_dtype, attention, device_mesh)
         pretrained, renderer = open_with_prompts(
             source,
             attention=attention,
@@ -173,12 +176,34 @@ class Reranker:
     def score_pairs(
         self, pairs: Sequence[Pair], on_scored: Callable[[int], None] | None = None
     ) -> np.ndarray:
-        """Scores [n] float32 with the reranker's own instruction, for the evaluation harness.
+        """Scores [n] float32 with the reranker's own instruction.
 
         Args:
             on_scored: is told how many more pairs have their scores.
         """
-        return self._score(checked_pairs(pairs), None, on_scored)
+        return next(self.score_chunks([pairs], on_scored))
+
+    def score_chunks(
+        self, chunks: Iterable[Sequence[Pair]], on_scored: Callable[[int], None] | None = None
+    ) -> Iterator[np.ndarray]:
+        """What `score_pairs` gives for each chunk of pairs, without a pause between them.
+
+        The next chunk is taken before the scores of one are given.
+        """
+        return self._score_chunks(map(checked_pairs, chunks), self._rendering, on_scored)
+
+    @contextmanager
+    def rendering_in(self, processes: int) -> Iterator[None]:
+        """Lets so many processes of their own render what `score_pairs` and `score_chunks` score; 0: none.
+
+        For evaluations on an accelerator, which waits for one core otherwise. Scores stay the same.
+        """
+        before = self._rendering
+        with in_processes(self._renderer, processes) as self._rendering:
+            try:
+                yield
+            finally:
+                self._rendering = before
 
     def warm_up(self, every_length: bool = False) -> None:
         """Compiles for the batches to come, so that no later call waits for it.
@@ -210,30 +235,16 @@ class Reranker:
     def _score_with_progress(
         self, pairs: Sequence[Pair], instruction: str | None, show_progress: bool | None
     ) -> np.ndarray:
+        rendering = self._rendering if instruction is None else self._rendering_with(instruction)
         with pair_progress(len(pairs), show_progress) as on_scored:
-            return self._score(pairs, instruction, on_scored)
+            return next(self._score_chunks([pairs], rendering, on_scored))
 
-    def _score(
-        self, pairs: Sequence[Pair], instruction: str | None, on_scored: Callable[[int], None] | None
-    ) -> np.ndarray:
-        """Scores equal pairs once: in batches of different shapes they would differ by a rounding."""
-        renderer = self._renderer if instruction is None else self._renderer_with(instruction)
-        places = {pair: place for place, pair in enumerate(dict.fromkeys(pairs))}
-        unique_scores = self._scorer.score(renderer.render_batch, list(places), on_scored)
-        scores = unique_scores[[places[pair] for pair in pairs]] if pairs else unique_scores
-        if not np.isfinite(scores).all():
-            first = int(np.flatnonzero(~np.isfinite(scores))[0])
-            raise ValueError(
-                f"model.source={self.source!r}: the score of pair {first} is {scores[first]}; its weights "
-                "are damaged or its numbers too large for this compute_dtype; try float32, or another model"
-            )
-        if on_scored and len(places) < len(pairs):
-            on_scored(len(pairs) - len(places))
-        return scores
-
-
-def _check_options(batch_size: int, compute_dtype: str, attention: str) -> None:
-    is_count = isinstance(batch_size, int) and not isinstance(batch_size, bool) and batch_size >= 1
-    require(is_count, "batch_size", batch_size, "must be a whole number above 0")
-    require_choice("compute_dtype", compute_dtype, COMPUTE_DTYPES)
-    require_choice("attention", attention, ATTENTION_IMPLEMENTATIONS)
+    def _score_chunks(
+        self,
+        chunks: Iterable[Sequence[Pair]],
+        rendering: Rendering,
+        on_scored: Callable[[int], None] | None,
+    ) -> Iterator[np.ndarray]:
+        for scores in score_unique(partial(self._scorer.score_chunks, rendering), chunks, on_scored):
+            check_finite(self.source, scores)
+            yield scores

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from prorank_jax.batch_shapes import make_batch_shapes, pad_batch, plan_batches, plan_flops
+from prorank_jax.config import ATTENTION_IMPLEMENTATIONS, COMPUTE_DTYPES
+from prorank_jax.config_checks import require, require_choice
 from prorank_jax.input_checks import Pair
+from prorank_jax.models.attention import check_implementation
 from prorank_jax.models.transformer import Transformer
 from prorank_jax.process_rows import put_whole_batch
 from prorank_jax.prompts import AnswerTokens
@@ -19,10 +23,48 @@ from prorank_jax.shared_prefix import pad_lists, plan_lists
 from prorank_jax.steps import make_list_score_step, make_score_step
 from prorank_jax.types import Batch, ListBatch, Params
 
-RenderBatch = Callable[[Sequence[Pair]], list[list[int]]]
+# As `rendering` makes them.
+RenderWindow = Callable[[Sequence[Pair]], Sequence[Sequence[int] | np.ndarray]]
 # Pairs that are rendered and then batched by length together; the next so many are rendered meanwhile.
 WINDOW = 1024
-_RENDERED_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class _Window:
+    """Pairs that are rendered and batched together, and where their scores go."""
+
+    queries: Sequence[str]
+    prompts: Sequence[np.ndarray]
+    scores: np.ndarray
+    start: int
+
+    @property
+    def is_last(self) -> bool:
+        """Whether all other windows of its chunk came before it."""
+        return self.start + len(self.prompts) == len(self.scores)
+
+
+@dataclass(frozen=True)
+class _Started:
+    """A batch on the device, where its scores go, and whether no other batch of its chunk comes after it."""
+
+    result: jax.Array
+    scores: np.ndarray
+    places: np.ndarray
+    ends_chunk: bool
+
+
+def check_scoring(batch_size: int, compute_dtype: str, attention: str, mesh: Mesh) -> None:
+    """Refuses what no model can score with.
+
+    Raises:
+        ValueError: names the option.
+    """
+    is_count = isinstance(batch_size, int) and not isinstance(batch_size, bool) and batch_size >= 1
+    require(is_count, "batch_size", batch_size, "must be a whole number above 0")
+    require_choice("compute_dtype", compute_dtype, COMPUTE_DTYPES)
+    require_choice("attention", attention, ATTENTION_IMPLEMENTATIONS)
+    check_implementation(attention, compute_dtype, mesh)
 
 
 class PairScorer:
@@ -60,35 +102,54 @@ class PairScorer:
         self._list_step = make_list_score_step(model, answers, mesh) if share_prefixes else None
 
     def score(
-        self, render: RenderBatch, pairs: Sequence[Pair], on_scored: Callable[[int], None] | None = None
+        self, render: RenderWindow, pairs: Sequence[Pair], on_scored: Callable[[int], None] | None = None
     ) -> np.ndarray:
         """Scores [n] float32 in the order of the pairs.
 
         Args:
-            render: gives each pair's prompt, at most `max_length` tokens; runs on another thread.
-            pairs: (query, document); only a window of them is rendered at a time.
+            render: gives each pair's prompt, at most `max_length` tokens; is called on another thread, with
+                at most `WINDOW` pairs.
+            pairs: (query, document).
             on_scored: is told how many more pairs have their scores.
         """
-        scores = np.empty(len(pairs), np.float32)
-        running: deque[tuple[np.ndarray, jax.Array]] = deque()
+        return next(self.score_chunks(render, [pairs], on_scored))
 
-        def collect() -> None:
-            places, result = running.popleft()
-            real = places >= 0
-            scores[places[real]] = np.asarray(result)[real]
+    def score_chunks(
+        self,
+        render: RenderWindow,
+        chunks: Iterable[Sequence[Pair]],
+        on_scored: Callable[[int], None] | None = None,
+    ) -> Iterator[np.ndarray]:
+        """What `score` gives for each chunk of pairs, in their order.
+
+        While the scores of a chunk are computed, prompts of the next one are rendered, and its first batch is
+        on the device before they are given: nobody waits for the other where a chunk ends.
+        """
+        running: deque[_Started] = deque()
+
+        def collect() -> Iterator[np.ndarray]:
+            first = running.popleft()
+            real = first.places >= 0
+            first.scores[first.places[real]] = np.asarray(first.result)[real]
             if on_scored:
                 on_scored(int(real.sum()))
+            if first.ends_chunk:
+                yield first.scores
 
-        for start, prompts in _render_ahead(render, pairs):
-            queries = [query for query, _ in pairs[start : start + len(prompts)]]
-            for batch in self._batches(prompts, queries):
-                places = np.where(batch.examples >= 0, start + batch.examples, -1)
-                running.append((places, self._start(batch)))
+        for window in _render_ahead(render, chunks):
+            if not window.prompts:
+                while running:
+                    yield from collect()
+                yield window.scores
+            batches = list(self._batches(window.prompts, window.queries))
+            for number, batch in enumerate(batches, start=1):
+                places = np.where(batch.examples >= 0, window.start + batch.examples, -1)
+                ends = window.is_last and number == len(batches)
+                running.append(_Started(self._start(batch), window.scores, places, ends))
                 if len(running) > 1:  # the device always has the next batch when it ends one
-                    collect()
+                    yield from collect()
         while running:
-            collect()
-        return scores
+            yield from collect()
 
     def warm_up(self, shortest: int, longest: int) -> None:
         """Compiles for all batches of prompts of so many tokens, the largest first, by scoring fillers."""
@@ -121,23 +182,22 @@ class PairScorer:
         return self._list_step(self._params, put_whole_batch(batch, self._mesh))
 
 
-def _render_ahead(render: RenderBatch, pairs: Sequence[Pair]) -> Iterator[tuple[int, list[np.ndarray]]]:
-    """Yields each window's start and prompts; the next window is rendered while one is used."""
+def _render_ahead(render: RenderWindow, chunks: Iterable[Sequence[Pair]]) -> Iterator[_Window]:
+    """Yields the windows of all chunks, one for an empty chunk too; the next one is rendered meanwhile."""
     with ThreadPoolExecutor(1, thread_name_prefix="render") as thread:
-        following = thread.submit(_render_window, render, pairs[:WINDOW])
-        for start in range(0, len(pairs), WINDOW):
-            prompts = following.result()
-            end = start + WINDOW
-            if end < len(pairs):
-                following = thread.submit(_render_window, render, pairs[end : end + WINDOW])
-            yield start, prompts
+        ahead: deque[Future[_Window]] = deque()
+        for pairs in chunks:
+            scores = np.empty(len(pairs), np.float32)
+            for start in range(0, max(1, len(pairs)), WINDOW):
+                ahead.append(thread.submit(_render_window, render, pairs, scores, start))
+                if len(ahead) > 1:
+                    yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
 
 
-def _render_window(render: RenderBatch, pairs: Sequence[Pair]) -> list[np.ndarray]:
-    """Prompts as int32 arrays: lists of Python integers take nine times the memory."""
-    starts = range(0, len(pairs), _RENDERED_AT_ONCE)
-    return [
-        np.asarray(ids, np.int32)
-        for start in starts
-        for ids in render(pairs[start : start + _RENDERED_AT_ONCE])
-    ]
+def _render_window(render: RenderWindow, pairs: Sequence[Pair], scores: np.ndarray, start: int) -> _Window:
+    """Prompts become int32 arrays: lists of Python integers take nine times the memory."""
+    chosen = pairs[start : start + WINDOW]
+    prompts = [np.asarray(ids, np.int32) for ids in render(chosen)] if chosen else []
+    return _Window([query for query, _ in chosen], prompts, scores, start)

@@ -11,7 +11,7 @@ from prorank_jax.evaluation.first_stage import FirstStage
 from prorank_jax.evaluation.fusion import Fusion, fuse
 from prorank_jax.evaluation.metrics import MAIN_METRIC, QueryMetrics, query_metrics
 from prorank_jax.evaluation.score_log import QueryScores, ScoreLog
-from prorank_jax.evaluation.scoring import CHUNK_PAIRS, ScoreFn, rerank, score_candidates
+from prorank_jax.evaluation.scoring import CHUNK_PAIRS, ScoreChunks, rerank, score_candidates
 from prorank_jax.evaluation.significance import Comparison, compare
 
 if TYPE_CHECKING:  # importing a collection imports jax, which this package does without
@@ -101,7 +101,7 @@ def measure(name: str, rankings: Mapping[str, Sequence[str]], collection: Collec
 
 
 def evaluate_collection(
-    score_fn: ScoreFn,
+    score_chunks: ScoreChunks,
     collection: Collection,
     first_stage: FirstStage,
     *,
@@ -119,7 +119,7 @@ def evaluate_collection(
     Recall@100 can be compared. A first stage may serve any number of models.
 
     Args:
-        score_fn: the model.
+        score_chunks: the model.
         collection: texts and judgements.
         first_stage: of the queries to measure on.
         top_k: documents that the model sees of each query.
@@ -131,7 +131,7 @@ def evaluate_collection(
         ValueError: the model gave no finite score for each pair, or ranx is missing.
     """
     scores = score_candidates(
-        score_fn,
+        score_chunks,
         collection,
         first_stage.candidates(top_k),
         log=log,

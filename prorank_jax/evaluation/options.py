@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from prorank_jax.command_line import CommandParser
 from prorank_jax.config import ATTENTION_IMPLEMENTATIONS, COMPUTE_DTYPES
@@ -40,6 +41,8 @@ class EvaluationOptions:
         instruction: in front of each query; None: the model's own.
         compute_dtype: `float32` or `bfloat16`.
         attention: `xla`, or `splash` on TPU.
+        render_processes: that render prompts; 0: none but the one that scores; None: half of the cores beside
+            an accelerator, none on a CPU.
         fusion: whether the first stage's scores are put together with the model's as well.
     """
 
@@ -57,6 +60,7 @@ class EvaluationOptions:
     instruction: str | None = None
     compute_dtype: str = "float32"
     attention: str = "xla"
+    render_processes: int | None = None
     fusion: FusionOptions = field(default_factory=FusionOptions)
 
     def __post_init__(self) -> None:
@@ -66,6 +70,8 @@ class EvaluationOptions:
             value = getattr(self, name)
             if value is not None:
                 require_at_least(name, value, 1)
+        if self.render_processes is not None:
+            require_at_least("render_processes", self.render_processes, 0)
         require_choice("compute_dtype", self.compute_dtype, COMPUTE_DTYPES)
         require_choice("attention", self.attention, ATTENTION_IMPLEMENTATIONS)
         self._check_runs()
@@ -108,6 +114,13 @@ class EvaluationOptions:
         """Where the results go."""
         return self.output_dir or Path("runs") / "eval" / slug(self.model)
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the options alone decide of the scores in a folder."""
+        names = ("top_k", "system", "instruction", "excerpts", "compute_dtype", "attention")
+        given = {name: getattr(self, name) for name in names}
+        return given if self.max_length is None else {**given, "max_length": self.max_length}
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds everything but the model."""
@@ -131,6 +144,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--instruction", help="put in front of each query (the model's own)")
     add("--compute_dtype", default="float32", help=f"{' or '.join(COMPUTE_DTYPES)} (%(default)s)")
     add("--attention", default="xla", help=f"{' or '.join(ATTENTION_IMPLEMENTATIONS)} (%(default)s)")
+    add("--render_processes", type=int, help="that render prompts (half of the cores, with an accelerator)")
     add_fusion_options(parser)
 
 
@@ -155,6 +169,7 @@ def options_from(given: argparse.Namespace, model: str) -> EvaluationOptions:
         instruction=given.instruction,
         compute_dtype=given.compute_dtype,
         attention=given.attention,
+        render_processes=given.render_processes,
         fusion=fusion_options_from(given),
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -28,6 +28,41 @@ class ScoreFn(Protocol):
     ) -> np.ndarray: ...
 
 
+class ScoreChunks(Protocol):
+    """Scores chunks of pairs: of each, in turn, what a `ScoreFn` gives for it.
+
+    It may take chunks before it gives the scores of those before, so that an accelerator has work while the
+    host prepares more.
+    """
+
+    def __call__(
+        self, chunks: Iterable[Sequence[Pair]], on_scored: Callable[[int], None] | None = None
+    ) -> Iterator[np.ndarray]: ...
+
+
+def chunk_by_chunk(score_fn: ScoreFn) -> ScoreChunks:
+    """Any function that scores pairs, called with each chunk when its scores are asked for."""
+
+    def score_chunks(
+        chunks: Iterable[Sequence[Pair]], on_scored: Callable[[int], None] | None = None
+    ) -> Iterator[np.ndarray]:
+        for pairs in chunks:
+            reported = 0
+
+            def count(scored: int) -> None:
+                nonlocal reported
+                reported += scored
+                if on_scored is not None:
+                    on_scored(scored)
+
+            scores = score_fn(pairs, count)
+            if reported < len(pairs):
+                count(len(pairs) - reported)
+            yield scores
+
+    return score_chunks
+
+
 def whole_query_chunks(candidates: Mapping[str, Sequence[str]], chunk_pairs: int) -> Iterator[list[str]]:
     """Groups queries so that each group has at most `chunk_pairs` candidates, or is one query."""
     chunk: list[str] = []
@@ -42,45 +77,38 @@ def whole_query_chunks(candidates: Mapping[str, Sequence[str]], chunk_pairs: int
         yield chunk
 
 
-def _score_chunk(
-    score_fn: ScoreFn,
-    collection: Collection,
-    chunk: Mapping[str, Sequence[str]],
-    on_scored: Callable[[int], None] | None,
-) -> dict[str, QueryScores]:
-    owners = [(query, document) for query, documents in chunk.items() for document in documents]
-    pairs = [
+def _owners(candidates: Mapping[str, Sequence[str]], chunk: Sequence[str]) -> list[tuple[str, str]]:
+    return [(query, document) for query in chunk for document in candidates[query]]
+
+
+def _texts(collection: Collection, owners: Sequence[tuple[str, str]]) -> list[Pair]:
+    return [
         (collection.queries[query], collection.documents[document].full_text) for query, document in owners
     ]
-    start = time.perf_counter()
-    reported = 0
 
-    def count(scored: int) -> None:
-        nonlocal reported
-        reported += scored
-        if on_scored is not None:
-            on_scored(scored)
 
-    scores = np.asarray(score_fn(pairs, count))
-    seconds = time.perf_counter() - start
-    if reported < len(pairs):
-        count(len(pairs) - reported)
-    if scores.shape != (len(pairs),):
+def _check_scores(scores: np.ndarray, owners: Sequence[tuple[str, str]]) -> None:
+    if scores.shape != (len(owners),):
         raise ValueError(
-            f"the model gave scores of shape {scores.shape} for {len(pairs)} pairs; expected one each"
+            f"the model gave scores of shape {scores.shape} for {len(owners)} pairs; expected one each"
         )
     bad = np.flatnonzero(~np.isfinite(scores))
     if len(bad):
         query, document = owners[bad[0]]
         raise ValueError(
             f"the model scored query {query!r} and document {document!r} with {scores[bad[0]]}, and "
-            f"{len(bad) - 1} more of {len(pairs)} pairs so; check its weights or its compute_dtype"
+            f"{len(bad) - 1} more of {len(owners)} pairs so; check its weights or its compute_dtype"
         )
+
+
+def _by_query(
+    chunk: Mapping[str, Sequence[str]], scores: np.ndarray, seconds: float
+) -> dict[str, QueryScores]:
     parts = np.split(
         scores.astype(np.float32), np.cumsum([len(documents) for documents in chunk.values()])[:-1]
     )
     return {
-        query: QueryScores(tuple(documents), tuple(map(float, part)), seconds * len(part) / len(pairs))
+        query: QueryScores(tuple(documents), tuple(map(float, part)), seconds * len(part) / len(scores))
         for (query, documents), part in zip(chunk.items(), parts, strict=True)
     }
 
@@ -90,7 +118,7 @@ def _is_done(log: ScoreLog, query: str, documents: Sequence[str]) -> bool:
 
 
 def score_candidates(
-    score_fn: ScoreFn,
+    score_chunks: ScoreChunks,
     collection: Collection,
     candidates: Mapping[str, Sequence[str]],
     *,
@@ -102,8 +130,8 @@ def score_candidates(
     """The scores of all candidates, in the order of the queries.
 
     Args:
-        score_fn: is given whole queries, about `chunk_pairs` pairs at a time. The chunks do not depend on
-            what is done already: a resumed evaluation makes the calls of one that never stopped.
+        score_chunks: is given whole queries, about `chunk_pairs` pairs at a time. The chunks do not depend
+            on what is done already: a resumed evaluation scores those of one that never stopped.
         collection: has the texts.
         candidates: query id → document ids.
         log: keeps every finished chunk, and has those of an earlier call.
@@ -122,10 +150,15 @@ def score_candidates(
         log.begin(finished)
         if on_resumed is not None:
             on_resumed(sum(len(scores.documents) for scores in finished.values()))
-    for chunk in chunks:
-        if chunk[0] in finished:
-            continue
-        scored = _score_chunk(score_fn, collection, {query: candidates[query] for query in chunk}, on_scored)
+    left = [chunk for chunk in chunks if chunk[0] not in finished]
+    start = time.perf_counter()
+    scores_of = score_chunks((_texts(collection, _owners(candidates, chunk)) for chunk in left), on_scored)
+    for chunk, given in zip(left, scores_of, strict=True):
+        scores = np.asarray(given)
+        _check_scores(scores, _owners(candidates, chunk))
+        now = time.perf_counter()
+        scored = _by_query({query: candidates[query] for query in chunk}, scores, now - start)
+        start = now
         if log is not None:
             log.add(scored)
         finished |= scored

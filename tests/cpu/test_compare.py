@@ -50,10 +50,11 @@ def test_models_are_compared_on_the_same_candidates_and_nothing_is_scored_twice(
     assert json.loads((tmp_path / "out" / COMPARISON_FILE).read_text()) == content
     assert "two words" in said.getvalue()
 
-    def refuse(*_: object, **__: object) -> None:
-        raise AssertionError("scored again")
+    def refuse(_self, chunks, _on_scored):
+        assert not list(chunks), "scored again"
+        yield from ()
 
-    monkeypatch.setattr(Reranker, "score_pairs", refuse)
+    monkeypatch.setattr(Reranker, "score_chunks", refuse)
     assert compare_models(options, Console(file=io.StringIO())) == content
     fused = parse_options([*arguments(workshop, tmp_path / "out"), "--fusion", "rrf"])
     names = [system["name"] for system in compare_models(fused, Console(file=io.StringIO()))["systems"]]

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import weakref
+from contextlib import nullcontext
 from io import StringIO
 from pathlib import Path
 
@@ -42,12 +43,17 @@ class FakeReranker:
         cls.opened.append((source, options))
         return cls(options["max_length"])
 
-    def score_pairs(self, pairs, on_scored):
-        if type(self).stop_after is not None and type(self).scored >= type(self).stop_after:
-            raise KeyboardInterrupt
-        type(self).scored += len(pairs)
-        on_scored(len(pairs))
-        return np.array([hash_score(pair) for pair in pairs], np.float32)
+    def score_chunks(self, chunks, on_scored):
+        for pairs in chunks:
+            if type(self).stop_after is not None and type(self).scored >= type(self).stop_after:
+                raise KeyboardInterrupt
+            type(self).scored += len(pairs)
+            on_scored(len(pairs))
+            yield np.array([hash_score(pair) for pair in pairs], np.float32)
+
+    def rendering_in(self, processes):
+        type(self).processes.append(processes)
+        return nullcontext()
 
 
 @pytest.fixture
@@ -56,6 +62,7 @@ def fake(monkeypatch):
     monkeypatch.setattr(module, "CHUNK_PAIRS", 10)
     monkeypatch.setattr(module, "BATCHES_PER_CHUNK", 0)
     FakeReranker.opened, FakeReranker.scored, FakeReranker.stop_after = [], 0, None
+    FakeReranker.processes = []
     return FakeReranker
 
 
@@ -87,6 +94,18 @@ def without_times(folder: Path) -> dict[str, bytes]:
         if not name.endswith(".html"):
             kept[name] = re.sub(rb'"(seconds|pairs_per_second)": [0-9.e-]+', b"", data)
     return kept
+
+
+@pytest.mark.usefixtures("workshop")
+def test_processes_render_beside_an_accelerator_or_where_they_are_asked_for(fake, monkeypatch):
+    run()
+    monkeypatch.setattr(module.jax, "default_backend", lambda: "tpu")
+    monkeypatch.setattr(module, "useful_processes", lambda is_accelerated: 5 if is_accelerated else 0)
+    run()
+    run("--render_processes", "3")
+    assert fake.processes == [0, 5, 3]
+    with pytest.raises(ValueError, match="render_processes=-1"):
+        run("--render_processes", "-1")
 
 
 def test_what_an_evaluation_writes(workshop, fake):

@@ -342,6 +342,19 @@ def test_calibrate_fits_this_reranker_only(model_folder, reranker):
     assert fitted.calibration is calibration
 
 
+def test_chunks_and_processes_that_render_change_no_bit(reranker):
+    chunks = [PAIRS, PAIRS[:1], [], PAIRS[::-1] + PAIRS]
+    expected = [reranker.score_pairs(chunk) for chunk in chunks]
+    counted: list[int] = []
+    with reranker.rendering_in(2):
+        for number, scores in enumerate(reranker.score_chunks(iter(chunks), counted.append)):
+            np.testing.assert_array_equal(scores, expected[number])
+            assert sum(counted) == sum(map(len, chunks[: number + 1]))
+    np.testing.assert_array_equal(reranker.score_pairs(PAIRS), expected[0])
+    with pytest.raises(ValueError, match=r"document of pairs\[1\]"):
+        list(reranker.score_chunks([PAIRS, [("query", "fine"), ("query", None)]]))
+
+
 def test_progress_counts_every_pair_and_shows_only_where_it_should(reranker, capsys):
     counted: list[int] = []
     reranker.score_pairs(PAIRS * 2, counted.append)

@@ -174,7 +174,6 @@ def test_scores_come_in_the_order_of_the_pairs(scorer, expected, order, count):
 
 def test_windows_are_rendered_ahead_one_at_a_time(monkeypatch, scorer, expected):
     monkeypatch.setattr(prorank_jax.scorer, "WINDOW", 8)
-    monkeypatch.setattr(prorank_jax.scorer, "_RENDERED_AT_ONCE", 3)
     progress, ahead, threads = [], [], set()
 
     def watched(pairs) -> list[list[int]]:
@@ -190,6 +189,37 @@ def test_windows_are_rendered_ahead_one_at_a_time(monkeypatch, scorer, expected)
     assert min(progress) >= 1
     # At most two windows are rendered while the batches of one run, the last of which is still out.
     assert max(ahead) < 3 * 8 + 4
+
+
+CHUNKS = [some_pairs(60)[:7], some_pairs(60)[7:8], [], some_pairs(60)[8:41], some_pairs(60)[41:], []]
+
+
+@pytest.mark.parametrize("window", [3, 8, 1000])
+def test_chunks_are_scored_to_the_bit_as_by_themselves(monkeypatch, scorer, window):
+    monkeypatch.setattr(prorank_jax.scorer, "WINDOW", window)
+    alone = [scorer.score(render, chunk) for chunk in CHUNKS]
+    progress: list[int] = []
+    counted = []
+    for scores in scorer.score_chunks(render, iter(CHUNKS), progress.append):
+        np.testing.assert_array_equal(scores, alone[len(counted)])
+        counted.append(sum(progress))
+    assert counted == np.cumsum([len(chunk) for chunk in CHUNKS]).tolist()
+
+
+def test_the_next_chunk_is_on_the_device_before_the_scores_of_one_are_given(monkeypatch, scorer):
+    started: list[int] = []
+    start = scorer._start
+
+    def watched(batch):
+        started.append(int((batch.examples >= 0).sum()))
+        return start(batch)
+
+    monkeypatch.setattr(scorer, "_start", watched)
+    chunks = scorer.score_chunks(render, [some_pairs(60)[:8], some_pairs(60)[8:16]])
+    assert len(next(chunks)) == 8
+    assert sum(started) > 8
+    assert len(next(chunks)) == 8
+    assert next(chunks, None) is None
 
 
 def test_each_shape_is_compiled_once():

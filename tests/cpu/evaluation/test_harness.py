@@ -22,6 +22,7 @@ from prorank_jax.evaluation.output import metrics_content
 from prorank_jax.evaluation.page import dataset_section, largest_changes, render_page, sections_of
 from prorank_jax.evaluation.pictures import UNJUDGED, draw_gains, draw_scores, scores_by_grade
 from prorank_jax.evaluation.progress import ScoringProgress
+from prorank_jax.evaluation.scoring import chunk_by_chunk
 from prorank_jax.evaluation.summary import average, query_records, summarize
 from prorank_jax.evaluation.tables import results_table
 from prorank_jax.types import Document
@@ -47,7 +48,9 @@ def oracle(collection, sign=1.0):
         for query, judged in collection.qrels.items()
         for document, grade in judged.items()
     }
-    return lambda pairs, _=None: np.array([sign * grades.get(pair, 0) for pair in pairs], np.float32)
+    return chunk_by_chunk(
+        lambda pairs, _=None: np.array([sign * grades.get(pair, 0) for pair in pairs], np.float32)
+    )
 
 
 def test_a_model_that_knows_the_grades_is_perfect_within_its_candidates(collection, first_stage):
@@ -56,7 +59,9 @@ def test_a_model_that_knows_the_grades_is_perfect_within_its_candidates(collecti
         query: sorted(documents, key=lambda name: -collection.qrels[query].get(name, 0))
         for query, documents in first_stage.rankings.items()
     }
-    ideal = evaluate_collection(CountingScorer(), collection, replace(first_stage, rankings=best))
+    ideal = evaluate_collection(
+        chunk_by_chunk(CountingScorer()), collection, replace(first_stage, rankings=best)
+    )
     assert evaluation.reranked.main == ideal.first_stage.main
     assert evaluation.gain.delta > 0.2
     assert evaluation.gain.p_value < 0.01
@@ -68,7 +73,7 @@ def test_a_model_that_knows_the_grades_is_perfect_within_its_candidates(collecti
 
 def test_a_constant_model_changes_nothing(collection, first_stage):
     constant = evaluate_collection(
-        lambda pairs, _: np.zeros(len(pairs), np.float32), collection, first_stage, top_k=7
+        chunk_by_chunk(lambda pairs, _: np.zeros(len(pairs), np.float32)), collection, first_stage, top_k=7
     )
     assert constant.reranked.rankings == first_stage.rankings
     assert constant.gain.delta == 0
@@ -77,7 +82,7 @@ def test_a_constant_model_changes_nothing(collection, first_stage):
 
 @pytest.mark.parametrize("top_k", [1, 5, 20, 1000])
 def test_recall_at_100_does_not_depend_on_top_k(top_k, collection, first_stage):
-    evaluation = evaluate_collection(CountingScorer(), collection, first_stage, top_k=top_k)
+    evaluation = evaluate_collection(chunk_by_chunk(CountingScorer()), collection, first_stage, top_k=top_k)
     assert evaluation.reranked.metrics["recall@100"] == evaluation.first_stage.metrics["recall@100"]
     assert evaluation.pairs == sum(min(top_k, len(ranking)) for ranking in first_stage.rankings.values())
     for query, ranking in first_stage.rankings.items():
@@ -90,7 +95,7 @@ def test_queries_without_candidates_score_zero_and_count(collection, first_stage
     summary = summarize(evaluate_collection(oracle(collection), collection, emptied))
     assert summary["queries"] == 12
     nothing = replace(first_stage, rankings={query: [] for query in collection.queries})
-    evaluation = evaluate_collection(CountingScorer(), collection, nothing)
+    evaluation = evaluate_collection(chunk_by_chunk(CountingScorer()), collection, nothing)
     summary = summarize(evaluation)
     assert summary["reranked"] == dict.fromkeys(METRICS, 0.0)
     assert (summary["pairs"], summary["pairs_per_second"]) == (0, None)
@@ -228,7 +233,7 @@ def test_the_page_is_self_contained_and_escapes_everything():
 
 
 def test_the_examples_are_the_largest_changes(collection, first_stage):
-    evaluation = evaluate_collection(CountingScorer(), collection, first_stage)
+    evaluation = evaluate_collection(chunk_by_chunk(CountingScorer()), collection, first_stage)
     wins, losses = largest_changes(evaluation, count=2)
     gains = {q: evaluation.reranked.main[q] - evaluation.first_stage.main[q] for q in collection.queries}
     assert wins == sorted(gains, key=lambda query: -gains[query])[:2]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+from collections import deque
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 
 from prorank_jax.evaluation.first_stage import bm25_first_stage
 from prorank_jax.evaluation.score_log import QueryScores, ScoreLog
-from prorank_jax.evaluation.scoring import rerank, score_candidates, whole_query_chunks
+from prorank_jax.evaluation.scoring import chunk_by_chunk, rerank, score_candidates, whole_query_chunks
 from tests.cpu.evaluation.collections import CountingScorer, hash_score, small_collection
 
 HEADER = {"model": "m", "top_k": 5, "sizes": (1, 2)}
@@ -48,7 +50,7 @@ def test_chunks_are_whole_queries_in_order(lengths, chunk_pairs):
 def test_each_pair_gets_its_own_score(collection, candidates):
     reported = []
     scored = score_candidates(
-        CountingScorer(), collection, candidates, chunk_pairs=CHUNK, on_scored=reported.append
+        chunk_by_chunk(CountingScorer()), collection, candidates, chunk_pairs=CHUNK, on_scored=reported.append
     )
     assert list(scored) == list(candidates)
     for query, documents in candidates.items():
@@ -61,7 +63,7 @@ def test_each_pair_gets_its_own_score(collection, candidates):
 def test_progress_is_complete_when_the_model_says_nothing(collection, candidates):
     reported = []
     score_candidates(
-        lambda pairs, _: np.zeros(len(pairs), np.float32),
+        chunk_by_chunk(lambda pairs, _: np.zeros(len(pairs), np.float32)),
         collection,
         candidates,
         on_scored=reported.append,
@@ -73,16 +75,18 @@ def test_progress_is_complete_when_the_model_says_nothing(collection, candidates
 @pytest.mark.parametrize("torn", [b"", b'{"query": "q', b'{"query"', b"\xff"])
 def test_a_stopped_evaluation_goes_on(stop_at, torn, collection, candidates, tmp_path):
     whole = CountingScorer()
-    expected = score_candidates(whole, collection, candidates, chunk_pairs=CHUNK)
+    expected = score_candidates(chunk_by_chunk(whole), collection, candidates, chunk_pairs=CHUNK)
     assert len(whole.calls) == 4
     file = tmp_path / "scores.jsonl"
     stopped = CountingScorer(stop_at)
     with pytest.raises(KeyboardInterrupt):
-        score_candidates(stopped, collection, candidates, log=ScoreLog(file, HEADER), chunk_pairs=CHUNK)
+        score_candidates(
+            chunk_by_chunk(stopped), collection, candidates, log=ScoreLog(file, HEADER), chunk_pairs=CHUNK
+        )
     file.write_bytes(file.read_bytes() + torn)
     resumed, known = CountingScorer(), []
     scored = score_candidates(
-        resumed,
+        chunk_by_chunk(resumed),
         collection,
         candidates,
         log=ScoreLog(file, HEADER),
@@ -93,20 +97,57 @@ def test_a_stopped_evaluation_goes_on(stop_at, torn, collection, candidates, tmp
     assert stopped.calls + resumed.calls == whole.calls
     assert known == [sum(map(len, stopped.calls))]
     again = CountingScorer()
-    finished = score_candidates(again, collection, candidates, log=ScoreLog(file, HEADER), chunk_pairs=CHUNK)
+    finished = score_candidates(
+        chunk_by_chunk(again), collection, candidates, log=ScoreLog(file, HEADER), chunk_pairs=CHUNK
+    )
     assert again.calls == []
     assert values(finished) == values(expected)
     assert len(file.read_text().splitlines()) == 1 + len(candidates)
+
+
+@pytest.mark.parametrize("ahead", [0, 1, 3])
+def test_a_model_may_take_chunks_ahead(ahead, collection, candidates, tmp_path):
+    """What it gave is kept, and what it only took is scored again."""
+    file, given = tmp_path / "scores.jsonl", 0
+
+    def eager(chunks, on_scored):
+        nonlocal given
+        taken = deque()
+        for pairs in itertools.chain(chunks, [None] * ahead):
+            taken.append(pairs)
+            if len(taken) > ahead:
+                if given == 2:
+                    raise KeyboardInterrupt
+                given += 1
+                pairs = taken.popleft()
+                on_scored(len(pairs))
+                yield np.array([hash_score(pair) for pair in pairs], np.float32)
+
+    options = {"chunk_pairs": CHUNK, "on_scored": lambda _: None}
+    with pytest.raises(KeyboardInterrupt):
+        score_candidates(eager, collection, candidates, log=ScoreLog(file, HEADER), **options)
+    expected = score_candidates(chunk_by_chunk(CountingScorer()), collection, candidates, **options)
+    kept = ScoreLog(file, HEADER).done
+    assert len(kept) == sum(map(len, list(whole_query_chunks(candidates, CHUNK))[:2]))
+    assert values(kept) == {query: values(expected)[query] for query in kept}
+    given = -9
+    assert values(
+        score_candidates(eager, collection, candidates, log=ScoreLog(file, HEADER), **options)
+    ) == values(expected)
 
 
 def test_a_chunk_that_was_cut_is_scored_as_a_whole(collection, candidates, tmp_path):
     """Else the rest would be batched differently from an evaluation that never stopped."""
     file = tmp_path / "scores.jsonl"
     whole = CountingScorer()
-    score_candidates(whole, collection, candidates, log=ScoreLog(file, HEADER), chunk_pairs=CHUNK)
+    score_candidates(
+        chunk_by_chunk(whole), collection, candidates, log=ScoreLog(file, HEADER), chunk_pairs=CHUNK
+    )
     file.write_bytes(b"".join(file.read_bytes().splitlines(keepends=True)[:4]))  # three queries of two chunks
     resumed = CountingScorer()
-    score_candidates(resumed, collection, candidates, log=ScoreLog(file, HEADER), chunk_pairs=CHUNK)
+    score_candidates(
+        chunk_by_chunk(resumed), collection, candidates, log=ScoreLog(file, HEADER), chunk_pairs=CHUNK
+    )
     assert resumed.calls == whole.calls[1:]
 
 
@@ -162,7 +203,7 @@ def test_damage_before_the_end_is_named(line, tmp_path):
 def test_scores_that_cannot_rank_are_refused_and_not_kept(scores, message, collection, candidates, tmp_path):
     log = ScoreLog(tmp_path / "scores.jsonl", HEADER)
     with pytest.raises(ValueError, match=message):
-        score_candidates(lambda pairs, _: scores(len(pairs)), collection, candidates, log=log)
+        score_candidates(chunk_by_chunk(lambda pairs, _: scores(len(pairs))), collection, candidates, log=log)
     assert ScoreLog(tmp_path / "scores.jsonl", HEADER).done == {}
 
 
