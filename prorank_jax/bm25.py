@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import Stemmer
 
+from prorank_jax.machine import usable_cores
+
 K1, B = 0.9, 0.4
+# From so many documents on, a query takes long enough to be worth a thread.
+_MANY_DOCUMENTS = 50_000
+# Each holds the scores of all documents: 35 MB for 8.8 million.
+_MOST_THREADS = 32
 
 
 def _import_bm25s() -> Any:
@@ -57,21 +65,53 @@ class Bm25Index:
 
     def scores(self, query: str) -> np.ndarray:
         """float32 [documents]: the score of every document, 0 where no word is shared."""
-        known = self._retriever.get_tokens_ids(self._tokenize([query])[0])
-        if not len(known):
+        return self._scores_of(self._known_tokens(query))
+
+    def _known_tokens(self, query: str) -> Any:
+        """Ids of the query's words that some document holds."""
+        return self._retriever.get_tokens_ids(self._tokenize([query])[0])
+
+    def _scores_of(self, tokens: Any) -> np.ndarray:
+        if not len(tokens):
             return np.zeros(self._size, np.float32)
-        return np.asarray(self._retriever.get_scores_from_ids(known), np.float32)
+        return np.asarray(self._retriever.get_scores_from_ids(tokens), np.float32)
 
     def top(self, query: str, count: int) -> list[tuple[int, float]]:
         """The best `count` documents that share a word with the query, as (position, score).
 
         Best first; equal scores in the documents' order.
         """
-        scores = self.scores(query)
-        # Few of millions of documents share a word with the query: only those are ordered.
-        positions = np.flatnonzero(scores > 0)
-        if count < len(positions):
-            found = scores[positions]
-            positions = positions[found >= np.partition(found, -count)[-count]]
-        ordered = positions[np.argsort(-scores[positions], kind="stable")][:count]
-        return [(int(position), float(scores[position])) for position in ordered]
+        return _best(self.scores(query), count)
+
+    def top_of_each(self, queries: Iterable[str], count: int) -> Iterator[list[tuple[int, float]]]:
+        """What `top` gives for each query, in their order.
+
+        Over many documents all cores work on queries, of which a few are taken ahead: numpy holds no lock
+        while it goes through large arrays.
+        """
+        threads = min(usable_cores(), _MOST_THREADS) if self._size >= _MANY_DOCUMENTS else 1
+        if threads == 1:
+            yield from (self.top(query, count) for query in queries)
+            return
+
+        def top_of(tokens: Any) -> list[tuple[int, float]]:
+            return _best(self._scores_of(tokens), count)
+
+        with ThreadPoolExecutor(threads, thread_name_prefix="bm25") as pool:
+            ahead: deque[Future[list[tuple[int, float]]]] = deque()
+            for query in queries:
+                ahead.append(pool.submit(top_of, self._known_tokens(query)))  # a stemmer is for one thread
+                if len(ahead) > 2 * threads:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+
+
+def _best(scores: np.ndarray, count: int) -> list[tuple[int, float]]:
+    # Few of millions of documents share a word with the query: only those are ordered.
+    positions = np.flatnonzero(scores > 0)
+    if count < len(positions):
+        found = scores[positions]
+        positions = positions[found >= np.partition(found, -count)[-count]]
+    ordered = positions[np.argsort(-scores[positions], kind="stable")][:count]
+    return [(int(position), float(scores[position])) for position in ordered]

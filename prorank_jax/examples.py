@@ -6,18 +6,17 @@ import functools
 import hashlib
 import itertools
 import math
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from rich.progress import track
 
 from prorank_jax.config import DataOptions
 from prorank_jax.corpora import load_groups, source_fingerprint, teacher_fingerprint
 from prorank_jax.input_checks import Pair
+from prorank_jax.long_work import tracked
 from prorank_jax.query_choice import ALL_QUERIES, QueryChoice
 from prorank_jax.records import Example, RecordReader, ensure_records, read_index
 from prorank_jax.source_names import TRAINED_ON, SourceFields
@@ -109,7 +108,7 @@ def build_examples(
     if not groups:
         raise ValueError("no ranking groups to make examples from; give a collection with judgements")
     chosen = [(group, choose_candidates(group, options, every_candidate)) for group in groups]
-    shown = track(chosen, "rendering prompts", transient=True, disable=not sys.stderr.isatty())
+    shown = tracked(chosen, "rendering prompts", len(chosen))
     return [
         example
         for together in _batched(shown, PROMPTS_AT_ONCE)

@@ -97,3 +97,10 @@ def _read(file: Path) -> str:
         return file.read_text(encoding="ascii", errors="replace").strip().lower()
     except OSError:
         return ""
+
+
+def usable_cores() -> int:
+    """CPU cores that this process may use, at least 1."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

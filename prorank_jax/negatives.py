@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import random
-import sys
-from collections.abc import Sequence
-
-from rich.progress import track
+from collections.abc import Iterable, Sequence
 
 from prorank_jax.bm25 import Bm25Index
 from prorank_jax.collection import Collection
 from prorank_jax.config import DataOptions
+from prorank_jax.long_work import tracked
 from prorank_jax.self_retrieval import is_the_query
 from prorank_jax.types import Candidate, RankingGroup
 
@@ -123,12 +122,12 @@ def make_groups(
     needs_bm25 = options.negatives_per_query * options.hard_negatives >= 0.5
     if needs_bm25 and index is None:
         index = index_documents(collection)
+    texts = [collection.queries[query_id] for query_id in judged]
+    rankings: Iterable[list[tuple[int, float]]] = itertools.repeat([], len(texts))
+    if needs_bm25 and index:
+        rankings = tracked(index.top_of_each(texts, options.negative_depth), "mining negatives", len(texts))
     groups = []
-    for query_id, grades in track(
-        judged.items(), "mining negatives", transient=True, disable=not sys.stderr.isatty()
-    ):
-        text = collection.queries[query_id]
-        ranking = index.top(text, options.negative_depth) if needs_bm25 and index else []
+    for (query_id, grades), text, ranking in zip(judged.items(), texts, rankings, strict=True):
         negatives = choose_negatives(
             grades | _not_to_be_drawn(collection, query_id, options),
             [ids[position] for position, _ in ranking],

@@ -9,17 +9,17 @@ its document again.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import random
-import sys
-from collections.abc import Sequence, Set
-
-from rich.progress import track
+from collections.abc import Iterator, Sequence, Set
+from typing import NamedTuple
 
 from prorank_jax.bm25 import Bm25Index
 from prorank_jax.collection import Collection
 from prorank_jax.config import DataOptions
 from prorank_jax.excerpts import split_sentences
+from prorank_jax.long_work import tracked
 from prorank_jax.negatives import MINED_GRADE, choose_negatives, index_documents
 from prorank_jax.query_texts import plain
 from prorank_jax.types import Candidate, Document, RankingGroup
@@ -97,13 +97,15 @@ def make_pseudo_groups(
     ids = list(collection.documents)
     index = index or index_documents(collection)
     order = random.Random(f"{seed}:pseudo").sample(ids, len(ids))
-    groups: list[RankingGroup] = []
-    for identifier in track(order, "making queries", transient=True, disable=not sys.stderr.isatty()):
-        if len(groups) == options.pseudo_queries:
-            break
-        group = _make_group(collection, identifier, ids, index, options, seed)
-        if group is not None and plain(group.query) not in held_out:
-            groups.append(group)
+    made, to_rank = itertools.tee(_made_queries(collection, order, seed))
+    rankings = index.top_of_each((one.query for one in to_rank), options.negative_depth)
+    found = (
+        _make_group(collection, one, ids, [ids[position] for position, _ in ranking], options)
+        for one, ranking in zip(made, rankings, strict=False)
+    )
+    usable = (group for group in found if group is not None and plain(group.query) not in held_out)
+    wanted = options.pseudo_queries
+    groups = list(tracked(itertools.islice(usable, wanted), "making queries", wanted))
     if len(groups) < options.pseudo_queries:
         _log.warning(
             "data.pseudo_queries=%d: %s has enough for %d only",
@@ -114,20 +116,27 @@ def make_pseudo_groups(
     return groups
 
 
+class _Made(NamedTuple):
+    """A query, what is left of its document, and where its random choices go on."""
+
+    identifier: str
+    query: str
+    rest: Document
+    random_state: random.Random
+
+
+def _made_queries(collection: Collection, order: Sequence[str], seed: int) -> Iterator[_Made]:
+    for identifier in order:
+        random_state = random.Random(f"{seed}:{PSEUDO_PREFIX}{identifier}")
+        made = make_query(collection.documents[identifier], random_state)
+        if made is not None:
+            yield _Made(identifier, *made, random_state)
+
+
 def _make_group(
-    collection: Collection,
-    identifier: str,
-    ids: Sequence[str],
-    index: Bm25Index,
-    options: DataOptions,
-    seed: int,
+    collection: Collection, made: _Made, ids: Sequence[str], ranking: Sequence[str], options: DataOptions
 ) -> RankingGroup | None:
-    random_state = random.Random(f"{seed}:{PSEUDO_PREFIX}{identifier}")
-    made = make_query(collection.documents[identifier], random_state)
-    if made is None:
-        return None
-    query, rest = made
-    ranking = [ids[position] for position, _ in index.top(query, options.negative_depth)]
+    identifier, query, rest, random_state = made
     if identifier not in ranking:
         return None
     holders = [other for other in ranking if query in collection.documents[other].full_text]

@@ -7,7 +7,6 @@ import hashlib
 import json
 import math
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,8 +16,8 @@ from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
-from rich.progress import track
 
+from prorank_jax.long_work import tracked
 from prorank_jax.storage_faults import naming_place
 
 DATASET_NAME, DATASET_VERSION = "prompt_records", "1.0.0"
@@ -127,7 +126,7 @@ def _write(examples: Sequence[Example], folder: Path) -> None:
     info = tfds.core.DatasetInfo(builder=identity, features=_features(), disable_shuffling=True)
     writer = tfds.core.SequentialWriter(info, EXAMPLES_PER_FILE, file_format=FILE_FORMAT)
     writer.initialize_splits([RECORD_SPLIT])
-    shown = track(examples, "writing examples", transient=True, disable=not sys.stderr.isatty())
+    shown = tracked(examples, "writing examples", len(examples))
     # One call for all: each writes the description again.
     writer.add_examples({RECORD_SPLIT: map(_record, shown)})
     writer.close_all()

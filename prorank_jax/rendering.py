@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from prorank_jax.input_checks import Pair
+from prorank_jax.machine import usable_cores
 from prorank_jax.prompts import PromptRenderer
 
 # Prompts rendered together: a tokenizer's own results take a hundred times the memory of the ids in them.
@@ -44,7 +45,7 @@ def useful_processes(is_accelerated: bool) -> int:
     On a CPU the model needs all cores itself. Beside an accelerator half of them render: the others start
     its work and feed it.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     return min(cores // 2, _MOST_PROCESSES) if is_accelerated and cores >= 4 else 0
 
 

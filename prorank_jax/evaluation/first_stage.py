@@ -5,16 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.progress import track
-
 from prorank_jax.bm25 import Bm25Index
 from prorank_jax.evaluation.trec import check_writable_ids, read_scores_of
+from prorank_jax.long_work import tracked
 from prorank_jax.self_retrieval import is_the_query
 
 if TYPE_CHECKING:  # importing a collection imports jax, which this package does without
@@ -121,8 +119,8 @@ def bm25_first_stage(collection: Collection, queries: Sequence[str], depth: int 
     ids = list(collection.documents)
     index = Bm25Index([document.full_text for document in collection.documents.values()])
     scores = {}
-    for query in track(queries, "BM25", transient=True, disable=not sys.stderr.isatty()):
-        best = index.top(collection.queries[query], depth + 1)
+    found = index.top_of_each((collection.queries[query] for query in queries), depth + 1)
+    for query, best in zip(queries, tracked(found, "BM25", len(queries)), strict=True):
         scores[query] = {ids[position]: score for position, score in best}
     return _without_itself(BM25, collection, scores, depth)
 

@@ -49,3 +49,18 @@ def test_the_best_of_an_index_are_those_of_a_choice_among_all(count: int) -> Non
     index = Bm25Index([" ".join(source.choice(words, source.integers(1, 5))) for _ in range(800)])
     for query in (*words, "tea boat", "river stone piano", "nothing"):
         assert index.top(query, count) == _top_of_all(index.scores(query), count)
+
+
+@pytest.mark.parametrize("cores", [1, 4])
+def test_many_queries_at_once_are_the_same_in_their_order(
+    monkeypatch: pytest.MonkeyPatch, cores: int
+) -> None:
+    monkeypatch.setattr("prorank_jax.bm25._MANY_DOCUMENTS", 100)
+    monkeypatch.setattr("prorank_jax.bm25.usable_cores", lambda: cores)
+    words, source = [f"word{number}" for number in range(40)], np.random.default_rng(1)
+    index = Bm25Index([" ".join(source.choice(words, 12)) for _ in range(500)])
+    queries = [" ".join(source.choice(words, 3)) for _ in range(60)] + ["nothing known"]
+    found = index.top_of_each(iter(queries), 7)
+    assert [next(found) for _ in range(3)] + list(found) == [index.top(query, 7) for query in queries]
+    first = next(index.top_of_each((query for query in queries), 7))  # whoever stops early waits for little
+    assert first == index.top(queries[0], 7)

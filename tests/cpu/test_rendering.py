@@ -76,7 +76,7 @@ def test_no_process_is_started_where_none_is_asked_for(monkeypatch):
     [(1, True, 0), (2, True, 0), (4, True, 2), (15, True, 7), (240, True, 8), (240, False, 0)],
 )
 def test_an_accelerator_is_fed_by_half_of_the_cores(monkeypatch, cores, accelerated, processes):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
+    monkeypatch.setattr("prorank_jax.rendering.usable_cores", lambda: cores)
     assert useful_processes(is_accelerated=accelerated) == processes
 
 
