@@ -2,10 +2,11 @@
 
 It runs in the environment of tests/peers/requirements.txt:
 
-    python tests/peers/export_scores.py LIBRARY FOLDER CASES.json     prints scores, as JSON
+    python tests/peers/export_scores.py FOLDER CASES.json LIBRARY...     prints the scores of each, as JSON
 
 LIBRARY is transformers, sentence-transformers, mxbai-rerank, or `card:` and one of the three, which runs
-the code that the folder's README.md shows for it. CASES holds `pairs` (query and document), `ids` (token
+the code that the folder's README.md shows for it. Several share a process, for importing one takes longer
+than its scores. CASES holds `pairs` (query and document), `ids` (token
 ids of each prompt), `zero`, `one`, `room`, `prefix` and `suffix`.
 """
 
@@ -61,21 +62,25 @@ def card_scores(folder: str, library: str) -> list[float]:
     return [float(score) for score in scope["scores"]]
 
 
+def scores_of(library: str, folder: str, cases: dict[str, Any]) -> list[float]:
+    """What one library, or the card's code for it, gives."""
+    if library.startswith("card:"):
+        return card_scores(folder, library.removeprefix("card:"))
+    known = {
+        "transformers": transformers_scores,
+        "sentence-transformers": sentence_transformers_scores,
+        "mxbai-rerank": mxbai_scores,
+    }
+    if library not in known:
+        raise ValueError(f"{library!r}: none of the libraries this script knows")
+    return known[library](folder, cases)
+
+
 def main() -> None:
-    library, folder, file = sys.argv[1:]
+    folder, file, *libraries = sys.argv[1:]
     cases = json.loads(Path(file).read_text(encoding="utf-8"))
     torch.set_num_threads(2)
-    if library.startswith("card:"):
-        scores = card_scores(folder, library.removeprefix("card:"))
-    elif library == "transformers":
-        scores = transformers_scores(folder, cases)
-    elif library == "sentence-transformers":
-        scores = sentence_transformers_scores(folder, cases)
-    elif library == "mxbai-rerank":
-        scores = mxbai_scores(folder, cases)
-    else:
-        raise ValueError(f"{library!r}: none of the libraries this script knows")
-    print(json.dumps(scores))
+    print(json.dumps({library: scores_of(library, folder, cases) for library in libraries}))
 
 
 if __name__ == "__main__":

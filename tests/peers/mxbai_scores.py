@@ -2,11 +2,13 @@
 
 Runs in the environment that mxbai_prompt_ids.py describes; imports nothing of this project.
 
-    python mxbai_scores.py random --tokenizer FOLDER --output FOLDER [--seed 0]
-    python mxbai_scores.py scores --model FOLDER --cases IN.json --output OUT.json
+    python mxbai_scores.py random --tokenizer FOLDER --output FOLDER --seeds SEED...
+    python mxbai_scores.py scores --models FOLDER... --cases IN.json
+
+`random` writes a checkpoint into `seed0` and so on. `scores` writes `FOLDER.answer.json` beside each folder.
 
 IN.json is a list of objects with `max_length` (the package's own: query, separator and document),
-`instruction` (empty: none) and `pairs`, a list of [query, document] that become one batch. OUT.json has
+`instruction` (empty: none) and `pairs`, a list of [query, document] that become one batch. The answer has
 `predefined_length`, the tokens of the prompt's fixed text, and `scores`, a list for each case.
 """
 
@@ -30,18 +32,25 @@ def main() -> None:
     random = commands.add_parser("random")
     random.add_argument("--tokenizer", type=Path, required=True)
     random.add_argument("--output", type=Path, required=True)
-    random.add_argument("--seed", type=int, default=0)
+    random.add_argument("--seeds", type=int, nargs="+", required=True)
     scores = commands.add_parser("scores")
-    scores.add_argument("--model", type=Path, required=True)
+    scores.add_argument("--models", type=Path, nargs="+", required=True)
     scores.add_argument("--cases", type=Path, required=True)
-    scores.add_argument("--output", type=Path, required=True)
     options = parser.parse_args()
     torch.set_num_threads(2)
     if options.command == "random":
-        save_random_model(options.tokenizer, options.output, options.seed)
+        for seed in options.seeds:
+            save_random_model(options.tokenizer, options.output / f"seed{seed}", seed)
     else:
         cases = json.loads(options.cases.read_text(encoding="utf-8"))
-        options.output.write_text(json.dumps(ask_package(options.model, cases)), encoding="utf-8")
+        for model in options.models:
+            answer = json.dumps(ask_package(model, cases))
+            answer_file(model).write_text(answer, encoding="utf-8")
+
+
+def answer_file(model: Path) -> Path:
+    """Beside the model's folder: what is in it must stay the model."""
+    return model.with_name(f"{model.name}.answer.json")
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,17 +67,19 @@ def make_cases(lengths: tuple[int, ...]) -> list[dict[str, Any]]:
     ]
 
 
-def compare(python: str, model: Path, lengths: tuple[int, ...], folder: Path, record_property) -> None:
-    cases = make_cases(lengths)
+SEEDS = (0, 1, 2)
+RANDOM_CASES = make_cases((64, 300))
+
+
+def ask_package(python: str, models: Sequence[Path], cases: list[dict[str, Any]], folder: Path) -> None:
+    """Writes the package's answer beside each model."""
     (folder / "cases.json").write_text(json.dumps(cases), encoding="utf-8")
-    run_peer(
-        python,
-        "scores",
-        *("--model", model),
-        *("--cases", folder / "cases.json"),
-        *("--output", folder / "answer.json"),
-    )
-    answer = json.loads((folder / "answer.json").read_text(encoding="utf-8"))
+    run_peer(python, "scores", "--models", *models, "--cases", folder / "cases.json")
+
+
+def compare(model: Path, cases: list[dict[str, Any]], record_property) -> None:
+    answer = json.loads(model.with_name(f"{model.name}.answer.json").read_text(encoding="utf-8"))
+    lengths = {case["max_length"] for case in cases}
     rerankers = {
         length: Reranker.from_pretrained(
             str(model), max_length=length + answer["predefined_length"], system=QWEN_SYSTEM, batch_size=4
@@ -94,11 +97,18 @@ def compare(python: str, model: Path, lengths: tuple[int, ...], folder: Path, re
     assert worst <= PARITY
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_random_qwen2(peer_python, tmp_path, seed, record_property):
-    model = tmp_path / "model"
-    run_peer(peer_python, "random", "--tokenizer", TINY_QWEN, "--output", model, "--seed", str(seed))
-    compare(peer_python, model, (64, 300), tmp_path, record_property)
+@pytest.fixture(scope="module")
+def random_models(peer_python, tmp_path_factory) -> Path:
+    """A folder of random models and the package's scores of `RANDOM_CASES`."""
+    folder = tmp_path_factory.mktemp("random")
+    run_peer(peer_python, "random", "--tokenizer", TINY_QWEN, "--output", folder, "--seeds", *map(str, SEEDS))
+    ask_package(peer_python, [folder / f"seed{seed}" for seed in SEEDS], RANDOM_CASES, folder)
+    return folder
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_random_qwen2(random_models, seed, record_property):
+    compare(random_models / f"seed{seed}", RANDOM_CASES, record_property)
 
 
 @pytest.mark.slow
@@ -108,4 +118,6 @@ def test_smollm2(peer_python, tmp_path, record_property):
     pretrained = open_pretrained(SMOLLM2_SOURCE)
     save_params(pretrained.load_params(None), pretrained.config, tmp_path / "model")
     save_tokenizer(pretrained.tokenizer, tmp_path / "model")
-    compare(peer_python, tmp_path / "model", (96,), tmp_path, record_property)
+    cases = make_cases((96,))
+    ask_package(peer_python, [tmp_path / "model"], cases, tmp_path)
+    compare(tmp_path / "model", cases, record_property)

@@ -41,10 +41,8 @@ def lists() -> dict[str, np.ndarray]:
 def theirs(lists, tmp_path_factory) -> dict[str, np.ndarray]:
     if not PEER_PYTHON:
         pytest.skip("PRORANK_PEER_PYTHON is not set: it names a Python with sentence-transformers")
-    found = subprocess.run(
-        [PEER_PYTHON, "-c", "import sentence_transformers"], capture_output=True, check=False
-    )
-    if found.returncode != 0:
+    looked = "import importlib.util, sys; sys.exit(importlib.util.find_spec('sentence_transformers') is None)"
+    if subprocess.run([PEER_PYTHON, "-c", looked], capture_output=True, check=False).returncode != 0:
         pytest.skip("the peer environment has no sentence-transformers")
     folder = tmp_path_factory.mktemp("losses")
     np.savez(folder / "lists.npz", **lists)
