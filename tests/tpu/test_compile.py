@@ -14,8 +14,10 @@ import pytest
 from jax.experimental import topologies
 from jax.sharding import NamedSharding, PartitionSpec
 
+import prorank_jax.aot.compile
 from prorank_jax.aot.chips import parse_topology
 from prorank_jax.aot.compile import compile_report
+from prorank_jax.aot.hlo import parse_program
 from prorank_jax.aot.memory import refusal
 from prorank_jax.aot.model_shapes import resolve_shape
 from prorank_jax.aot.report import report_rows
@@ -26,9 +28,13 @@ TOPOLOGY = parse_topology("v5e:2x4")
 CONFIG = Path(__file__).parents[2] / "configs" / "tpu" / "qwen2.5-0.5b_v5e-8.yaml"
 
 
-@pytest.mark.parametrize("which", ["score", "1", "2"])
-def test_every_step_of_qwen_fits_eight_chips(which: str, record_property):
+@pytest.mark.parametrize(("which", "kernels"), [("score", 1), ("1", 2), ("2", 2)])
+def test_every_step_of_qwen_fits_eight_chips(which: str, kernels: int, monkeypatch, record_property):
     config = load_config(CONFIG, {"stage": 2 if which == "2" else 1})
+    texts: list[str] = []
+    monkeypatch.setattr(
+        prorank_jax.aot.compile, "parse_program", lambda text: texts.append(text) or parse_program(text)
+    )
     report = compile_report(config, which, TOPOLOGY, resolve_shape(config.model.source))
     print("\n".join(f"{name}: {value}" for name, value in report_rows(report)))
     record_property("compile_seconds", report.compile_seconds)
@@ -38,6 +44,8 @@ def test_every_step_of_qwen_fits_eight_chips(which: str, record_property):
     assert report.executed_flops is not None
     assert report.executed_flops >= 0.999 * report.model_flops
     assert report.unknown_loops == ()
+    # Splash attention forward, and one fused backward: nothing runs twice.
+    assert [text.count('custom_call_target="tpu_custom_call"') for text in texts] == [kernels]
     # Nothing can train or score without reading its weights once, nor gather them for nothing.
     assert report.hbm_bytes is not None
     assert report.hbm_bytes > report.parameters * 2

@@ -1,7 +1,8 @@
 """Steps with splash attention, compiled for eight TPU v5e chips that are not there.
 
 What runs is the compiler, on layers of Qwen2.5-0.5B's shape: it refuses a kernel or a split that cannot
-work, and says what memory a program needs. Layers are scanned, so that two stand for any number.
+work, and says what memory a program needs. Layers are scanned, so that two stand for any number. Whole steps
+with it, stage 2's shared prefix among them, are in test_compile.py.
 """
 
 from __future__ import annotations
@@ -20,16 +21,13 @@ from prorank_jax.models.config import ModelConfig
 from prorank_jax.models.transformer import Transformer, abstract_params
 from prorank_jax.optimizer import make_optimizer, make_schedule
 from prorank_jax.prompts import AnswerTokens
-from prorank_jax.ranking_losses import LossOptions, make_losses
-from prorank_jax.ranking_step import RankingObjective, make_ranking_step
 from prorank_jax.rewards import answer_reward
 from prorank_jax.sharding import batch_sharding, make_mesh, replicated
 from prorank_jax.steps import make_grpo_step, make_score_step
 from prorank_jax.train_state import init_state, train_state_shardings
-from prorank_jax.types import Batch, ListBatch
+from prorank_jax.types import Batch
 
 ROWS, WIDTH = 64, 512
-LISTS, DOCUMENTS, PREFIX = 8, 8, 64
 ANSWERS = AnswerTokens(zero=15, one=16, end=151645)
 SHAPE = ModelConfig.from_hf(
     {
@@ -83,21 +81,6 @@ def prompts(mesh: Mesh, rows: int, width: int) -> Batch:
     return Batch(on_rows(mesh, rows, width), *(on_rows(mesh, rows) for _ in range(3)))
 
 
-def lists(mesh: Mesh) -> ListBatch:
-    wide = (LISTS, DOCUMENTS)
-    return ListBatch(
-        prefix=on_rows(mesh, LISTS, PREFIX),
-        prefix_lengths=on_rows(mesh, LISTS),
-        tokens=on_rows(mesh, *wide, WIDTH - PREFIX),
-        lengths=on_rows(mesh, *wide),
-        grades=on_rows(mesh, *wide, dtype=jnp.float32),
-        teacher=on_rows(mesh, *wide, dtype=jnp.float32),
-        mask=on_rows(mesh, *wide, dtype=jnp.bool_),
-        in_batch=on_rows(mesh, *wide, dtype=jnp.bool_),
-        examples=on_rows(mesh, *wide),
-    )
-
-
 def test_stage_1_compiles_with_heads_over_tensor():
     mesh, model = mesh_of(TENSOR), Transformer(SHAPE, "bfloat16", "gate", attention="splash")
     settings, grpo = OptimizerOptions(), GrpoOptions()
@@ -110,17 +93,6 @@ def test_stage_1_compiles_with_heads_over_tensor():
         step, mesh, abstract_state(model, optimizer, mesh), None, prompts(mesh, ROWS, WIDTH), key
     )
     assert kernels_in(program) == 2  # forward, and one fused backward: nothing runs twice
-
-
-def test_stage_2_compiles_with_its_shared_prefix():
-    mesh, model = mesh_of(FSDP), Transformer(SHAPE, "bfloat16", "gate", attention="splash")
-    settings = OptimizerOptions()
-    optimizer = make_optimizer(settings, 100)
-    objective = RankingObjective(make_losses(LossOptions()), {"listwise": 1.0}, 0.0)
-    schedule = make_schedule(settings, 100)
-    step = make_ranking_step(model, optimizer, schedule, objective, 1, ANSWERS, mesh)
-    program = compiled(step, mesh, abstract_state(model, optimizer, mesh), None, lists(mesh))
-    assert kernels_in(program) == 2
 
 
 def score_program(attention: str, rows: int, width: int, shape: ModelConfig = SHAPE) -> Any:
