@@ -21,6 +21,7 @@ from prorank_jax.evaluation.names import parse_datasets, slug
 from prorank_jax.evaluation.options import EvaluationOptions, add_options, options_from
 from prorank_jax.evaluation.output import METRICS_FILE, QUERIES_FILE
 from prorank_jax.evaluation.significance import as_json
+from prorank_jax.messages import say
 from prorank_jax.model_identity import model_identity
 from prorank_jax.model_prompt import open_with_prompts
 from prorank_jax.run_folder import write_json
@@ -125,11 +126,9 @@ def compare_models(options: ComparisonOptions, console: Console | None = None) -
     write_json(options.output_dir / COMPARISON_FILE, content)
     draw_comparison(options.output_dir / PICTURE_FILE, title, ordered)
     console.print(comparison_table(title, ordered))
-    console.print(
+    say(
+        console,
         f"picture: {options.output_dir / PICTURE_FILE}, each evaluation: {METRICS_FILE} in its folder",
-        soft_wrap=True,
-        highlight=False,
-        markup=False,
     )
     return content
 

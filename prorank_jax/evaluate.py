@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,6 +38,7 @@ from prorank_jax.evaluation.tables import results_table
 from prorank_jax.evaluation.verdict import verdict
 from prorank_jax.evaluation_task import Task, check_split, prepare_task, prepare_tuning, tuning_datasets
 from prorank_jax.excerpts import EXCERPT_VERSION
+from prorank_jax.messages import say
 from prorank_jax.model_identity import known_as, model_identity
 from prorank_jax.rendering import useful_processes
 from prorank_jax.reranker import Reranker
@@ -101,9 +102,10 @@ def _tune(task: Task, folder: Path, scoring: _Scoring, splits: Sequence[Split]) 
         )
     fusion = tune_weight(task.dataset.name, task.collection, task.first_stage, scores)
     left_out = f" ({task.overlap} more are measured, and left out)" if task.overlap else ""
-    _tell(scoring.console)(
+    say(
+        scoring.console,
         f"fusion: weight {fusion.weight:g} of the reranker, tuned on {queries} queries of "
-        f"{task.dataset.name}{left_out}"
+        f"{task.dataset.name}{left_out}",
     )
     known = {"trained_on": was_trained_on(task.dataset, splits)}
     return dataclasses.replace(fusion, tuned_on={**(fusion.tuned_on or {}), **known})
@@ -144,10 +146,6 @@ def _render_processes(options: EvaluationOptions) -> int:
     return useful_processes(is_accelerated=jax.default_backend() != "cpu")
 
 
-def _tell(console: Console) -> Callable[[str], None]:
-    return lambda line: console.print(line, soft_wrap=True, highlight=False, markup=False)
-
-
 def evaluate(options: EvaluationOptions, console: Console | None = None) -> dict[str, Any]:
     """Evaluates a model on all datasets, resuming what an earlier call left; returns metrics.json's content.
 
@@ -159,7 +157,6 @@ def evaluate(options: EvaluationOptions, console: Console | None = None) -> dict
         ValueError: bad input, or a folder of another evaluation; nothing is overwritten.
     """
     console = console or Console()
-    tell = _tell(console)
     require_ranx()
     datasets = parse_datasets(options.datasets)
     for dataset in datasets:
@@ -169,7 +166,7 @@ def evaluate(options: EvaluationOptions, console: Console | None = None) -> dict
     options = dataclasses.replace(options, model=known_as(options.model, earlier), output_dir=options.folder)
     identity, splits = model_identity(options.model), training_splits(options.model)
     for line in training_warnings(datasets, tuning, splits):
-        tell(line)
+        say(console, line)
     with only_run_in(options.folder):
         check_known(options.folder, {**identity, **options.settings})
         prepared = [_prepare(datasets, tuning, 0, options)]
@@ -197,8 +194,8 @@ def evaluate(options: EvaluationOptions, console: Console | None = None) -> dict
     console.print(results_table(content))
     for dataset in datasets:
         for sentence in verdict(entries[dataset.name], options.top_k):
-            tell(f"{dataset.name}: {sentence}")
-    tell(f"results in {options.folder}: {METRICS_FILE}, {REPORT_FILE}, and a folder for each dataset")
+            say(console, f"{dataset.name}: {sentence}")
+    say(console, f"results in {options.folder}: {METRICS_FILE}, {REPORT_FILE}, and a folder for each dataset")
     return content
 
 
@@ -212,7 +209,7 @@ def _measure(
     """
     task, tuned = prepared.pop()
     options, dataset = scoring.options, task.dataset
-    _tell_about(task, _tell(scoring.console))
+    _tell_about(task, scoring.console)
     folder = options.folder / dataset.slug
     folder.mkdir(exist_ok=True)
     fusion = options.fusion.given if tuned is None else _tune(tuned, folder, scoring, splits)
@@ -233,12 +230,13 @@ def _prepare(
     return task, None if other is None else prepare_tuning(other, task.collection, options)
 
 
-def _tell_about(task: Task, tell: Callable[[str], None]) -> None:
+def _tell_about(task: Task, console: Console) -> None:
     queries = len(task.first_stage.rankings)
     sample = f", a random sample of {task.counted}" if queries < task.counted else ""
-    tell(
+    say(
+        console,
         f"{task.dataset.name}: {queries} queries{sample}, {len(task.collection.documents)} documents, "
-        f"first stage {task.first_stage.name}"
+        f"first stage {task.first_stage.name}",
     )
     if task.first_stage.empty:
-        tell(f"{task.dataset.name}: {task.first_stage.empty} queries have no candidates and score 0")
+        say(console, f"{task.dataset.name}: {task.first_stage.empty} queries have no candidates and score 0")

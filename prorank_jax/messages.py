@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
+from rich.console import Console
+
 EXAMPLES_NAMED = 3
 
 
@@ -24,3 +26,8 @@ def install_extra(name: str) -> str:
 def without_folders(name: str) -> str:
     """The last part of a path: where it lies on the machine that wrote it tells a reader nothing."""
     return Path(name).name if name.startswith(("/", "~", "./", "../")) else name
+
+
+def say(console: Console, text: str) -> None:
+    """Prints a text as it is: brackets in a name are no markup, and a long path is not broken in two."""
+    console.print(text, soft_wrap=True, highlight=False, markup=False)

@@ -26,6 +26,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 
+from prorank_jax.messages import say
 from prorank_jax.run_folder import write_text_atomically
 from prorank_jax.storage_faults import naming_place
 
@@ -162,7 +163,7 @@ class TrainingProgress:
         shown = " ".join(f"{name.removesuffix('_per_second')} {metrics[name]:.3g}" for name in self._shown)
         self._progress.update(self._task, completed=step, metrics=shown)
         if not self._console.is_terminal and (step % 10 == 0 or step == self._steps):
-            self._console.print(f"step {step}/{self._steps} {shown}", soft_wrap=True, highlight=False)
+            say(self._console, f"step {step}/{self._steps} {shown}")
 
 
 def completions_table(

@@ -13,6 +13,7 @@ from prorank_jax.config import DataOptions, RunConfig
 from prorank_jax.corpora import judged_queries
 from prorank_jax.data import ExampleSet, open_dataset
 from prorank_jax.embedding_jsonl import EVERYTHING
+from prorank_jax.messages import say
 from prorank_jax.processes import check_equal, leads, succeed_together
 from prorank_jax.prompts import PromptRenderer
 from prorank_jax.query_choice import ALL_QUERIES, QueryChoice
@@ -36,7 +37,7 @@ def open_examples(
         ValueError: a source or split that cannot work, or a probe that would see training queries.
     """
     data = config.data
-    console.print(f"data: {data.source} ({data.split}), held out: {data.probe_split}")
+    say(console, f"data: {data.source} ({data.split}), held out: {data.probe_split}")
     waits = is_leaders and not leads()
     with succeed_together():
         opened = None if waits else _open_here(config, renderer, folder, console)
@@ -82,8 +83,9 @@ def _open_here(
 def _say_left_out(given: Sequence[str], held_out: Set[str], console: Console) -> None:
     left_out = sum(text in held_out for text in given)
     if left_out:
-        console.print(
-            f"data: {left_out} of {len(given)} training queries are held-out ones too; they are left out"
+        say(
+            console,
+            f"data: {left_out} of {len(given)} training queries are held-out ones too; they are left out",
         )
 
 

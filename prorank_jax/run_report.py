@@ -13,6 +13,7 @@ from prorank_jax.config_files import config_to_dict, flatten
 from prorank_jax.device_memory import peak_memory
 from prorank_jax.flops import measured_matmul_flops
 from prorank_jax.learning_signs import signs_of_trouble
+from prorank_jax.messages import say
 from prorank_jax.metrics_log import METRICS_FILE, read_lines
 from prorank_jax.probe import ProbeResult, from_record
 from prorank_jax.report import PICTURE_FILE, REPORT_FILE, before_after_table, write_report
@@ -96,10 +97,9 @@ def report(run: Run, place: RunPlace, console: Console) -> None:
     place.send()
     console.print(before_after_table(probes))
     for sentence in (conclusion(seen, findings), *findings.values(), *remarks(seen)):
-        console.print(sentence, soft_wrap=True, highlight=False, markup=False)
-    console.print(
+        say(console, sentence)
+    say(
+        console,
         f"report: {place.holder / PAGE_FILE}, {place.holder / REPORT_FILE}, picture: "
         f"{place.holder / PICTURE_FILE}",
-        soft_wrap=True,
-        markup=False,
     )

@@ -16,6 +16,7 @@ from prorank_jax.checkpoint import Checkpoints
 from prorank_jax.config import RunConfig
 from prorank_jax.config_files import config_to_dict
 from prorank_jax.launching import Interrupted
+from prorank_jax.messages import say
 from prorank_jax.metrics_log import (
     METRICS_FILE,
     CompilationCounter,
@@ -131,7 +132,7 @@ class _Loop:
         with succeed_together():
             check_same_inputs(run.config, position.pop(INPUTS, {}), run.inputs, step)
         self._batches.set_state(position)
-        self._console.print(f"resuming {self._place.name} after step {step}")
+        say(self._console, f"resuming {self._place.name} after step {step}")
         return restored.state, step
 
     def _cut_lines(self) -> None:

@@ -30,6 +30,7 @@ from prorank_jax.benchmarks.side_process import SideProcess
 from prorank_jax.benchmarks.tasks import TASKS, Task
 from prorank_jax.benchmarks.tuning import fastest_batch
 from prorank_jax.command_line import CommandParser
+from prorank_jax.messages import say
 from prorank_jax.run_folder import write_json
 
 OURS = "ours"
@@ -114,7 +115,7 @@ def run_comparison(name: str, options: BenchmarkOptions, size: Any, console: Con
             settings["peer_batch_seconds"] = tuned
         result = compare_sides(name, task, options, settings, commands, work, console)
     console.print(result_table(result))
-    console.print(verdict(result), soft_wrap=True, highlight=False)
+    say(console, verdict(result))
     if options.output is not None:
         write_json(options.output, as_json(result))
     return result

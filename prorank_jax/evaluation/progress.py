@@ -7,6 +7,8 @@ import time
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from prorank_jax.messages import say
+
 SECONDS_BETWEEN_LINES = 30.0
 
 
@@ -55,9 +57,7 @@ class ScoringProgress:
             return
         self._last_line = now
         left = (self._total - self._done) / max(speed, 1e-9)
-        self._console.print(
+        say(
+            self._console,
             f"{self._title}: {self._done}/{self._total} pairs, {speed:.1f} pairs/s, {left / 60:.1f} min left",
-            soft_wrap=True,
-            highlight=False,
-            markup=False,
         )

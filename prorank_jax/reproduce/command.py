@@ -13,6 +13,7 @@ from rich.console import Console
 
 from prorank_jax.config_files import config_to_dict
 from prorank_jax.evaluation.metrics import MAIN_METRIC, require_ranx
+from prorank_jax.messages import say
 from prorank_jax.metrics_log import METRICS_FILE as STEPS_FILE
 from prorank_jax.metrics_log import read_lines
 from prorank_jax.report import REPORT_FILE
@@ -73,12 +74,12 @@ def reproduce(
         check_recipes(options)  # or the corrected command would find the folder of another ablation
     with only_run_in(options.output_dir):
         if begins_fingerprint(options.output_dir, settings):
-            _tell(console, f"{options.output_dir}: {NO_FINGERPRINT}")
+            say(console, f"{options.output_dir}: {NO_FINGERPRINT}")
         claim_folder(options.output_dir, settings)
         entries, commands = plan.entries(options.only), earlier_commands(options.output_dir)
         for number, entry in enumerate(entries, start=1):
             jobs = plan.jobs(entry)
-            _tell(console, f"[{number}/{len(entries)}] {entry.title}: {_outlook(entry, jobs)}")
+            say(console, f"[{number}/{len(entries)}] {entry.title}: {_outlook(entry, jobs)}")
             adds_a_row = not all(job.is_done for job in jobs)
             for job in jobs:
                 _do(job, run)
@@ -86,16 +87,12 @@ def reproduce(
                 commands = list(dict.fromkeys([*commands, options.command]))
             content = write_table(options, plan, commands)
         write_pictures(options.output_dir, plan, content)
-        _tell(console, (options.output_dir / ABLATION_TABLE).read_text(encoding="utf-8"))
+        say(console, (options.output_dir / ABLATION_TABLE).read_text(encoding="utf-8"))
         names = ", ".join((ABLATION_JSON, ABLATION_TABLE, ABLATION_PICTURE, LEARNING_PICTURE))
-        _tell(console, f"in {options.output_dir}: {names}")
+        say(console, f"in {options.output_dir}: {names}")
         if options.export:
             _export(options, plan, content, console, run)
     return content
-
-
-def _tell(console: Console, line: str) -> None:
-    console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
 def _name(job: Job, entry: Entry) -> str:
@@ -201,19 +198,19 @@ def _export(
     """Exports the seed of both stages with the highest nDCG@10, once all seeds are there."""
     left = [entry.title for entry in plan.entries([BOTH]) if entry.title in content["missing"]]
     if left:
-        _tell(console, f"not exported: {', '.join(left)} missing")
+        say(console, f"not exported: {', '.join(left)} missing")
         return
     row = next(row for row in content["rows"] if row["row"] == BOTH)
     score, seed = max(zip(row[MAIN_METRIC]["of_each_seed"], row["seeds"], strict=True))
     best = Entry(BOTH, seed)
     folder = options.output_dir / EXPORT_FOLDER / f"seed{seed}"
-    _tell(
+    say(
         console,
         f"export: {best.title}, the best of {len(row['seeds'])} by nDCG@10 on {options.test_split} "
         f"({score:.3f}, which that choice flatters)",
     )
     if folder.exists():
-        _tell(console, f"{folder}: is there already, and left alone")
+        say(console, f"{folder}: is there already, and left alone")
         return
     arguments = ["--model", plan.model(best), "--output_dir", str(folder)]
     run("export_hf.py", [*arguments, "--metrics", str(plan.metrics_file(best))])
