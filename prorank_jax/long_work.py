@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
+from rich.console import Console
 from rich.progress import track
 
 SECONDS_BETWEEN_LINES = 30.0
@@ -21,7 +22,7 @@ def tracked(items: Iterable[Item], title: str, total: int) -> Iterator[Item]:
     the time left after each half minute: nothing is said of what takes less.
     """
     if sys.stderr.isatty():
-        yield from track(items, title, total=total, transient=True)
+        yield from track(items, title, total=total, transient=True, console=Console(stderr=True))
         return
     start = last = time.monotonic()
     for done, item in enumerate(items):

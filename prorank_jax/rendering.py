@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import multiprocessing
 import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -21,6 +23,7 @@ import numpy as np
 from prorank_jax.input_checks import Pair
 from prorank_jax.machine import usable_cores
 from prorank_jax.prompts import PromptRenderer
+from prorank_jax.storage_faults import OutOfReachError
 
 # Prompts rendered together: a tokenizer's own results take a hundred times the memory of the ids in them.
 PIECE = 64
@@ -34,7 +37,11 @@ def in_this_process(renderer: PromptRenderer) -> Rendering:
     """Gives the prompts of any number of pairs, each int32 [tokens], a piece of them after the other."""
 
     def render(pairs: Sequence[Pair]) -> list[np.ndarray]:
-        return [np.asarray(ids, np.int32) for piece in _pieces(pairs) for ids in renderer.render_batch(piece)]
+        return [
+            np.asarray(ids, np.int32)
+            for piece in _pieces(pairs, PIECE)
+            for ids in renderer.render_batch(piece)
+        ]
 
     return render
 
@@ -57,8 +64,14 @@ def in_processes(renderer: PromptRenderer, processes: int) -> Iterator[Rendering
     when this process is. `renderer.truncated_queries` counts what they cut; in one piece an equal query
     counts once.
 
+    They are started as `multiprocessing` starts any: a script that comes here must have its work under
+    `if __name__ == "__main__":`, for they import it too.
+
     Args:
         processes: 0: this one, and no other.
+
+    Raises:
+        OutOfReachError: by the rendering, if one of them is killed.
     """
     if processes == 0:
         yield in_this_process(renderer)
@@ -68,10 +81,17 @@ def in_processes(renderer: PromptRenderer, processes: int) -> Iterator[Rendering
     pool = ProcessPoolExecutor(processes, context, _begin, (renderer,))
 
     def render(pairs: Sequence[Pair]) -> list[np.ndarray]:
+        size = min(PIECE, math.ceil(len(pairs) / processes))  # so that each has something to do
         found: list[np.ndarray] = []
-        for rendered in pool.map(_render_piece, _pieces(pairs)):
-            renderer.count_truncated(rendered.truncated)
-            found += np.split(rendered.tokens, rendered.ends[:-1])
+        try:
+            for rendered in pool.map(_render_piece, _pieces(pairs, size)):
+                renderer.count_truncated(rendered.truncated)
+                found += np.split(rendered.tokens, rendered.ends[:-1])
+        except BrokenProcessPool as error:
+            raise OutOfReachError(
+                f"one of {processes} processes that render prompts was killed, perhaps for want of memory; "
+                "give fewer (--render_processes; 0: none), and repeat the same command"
+            ) from error
         return found
 
     try:
@@ -88,8 +108,8 @@ class _Rendered(NamedTuple):
     truncated: int
 
 
-def _pieces(pairs: Sequence[Pair]) -> Iterator[Sequence[Pair]]:
-    return (pairs[start : start + PIECE] for start in range(0, len(pairs), PIECE))
+def _pieces(pairs: Sequence[Pair], size: int) -> Iterator[Sequence[Pair]]:
+    return (pairs[start : start + size] for start in range(0, len(pairs), max(1, size)))
 
 
 # Of a process that renders for another one: set once, before its first piece.

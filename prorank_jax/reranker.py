@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from functools import lru_cache, partial
 
 import numpy as np
@@ -185,18 +185,15 @@ class Reranker:
 
     def score_chunks(
         self, chunks: Iterable[Sequence[Pair]], on_scored: Callable[[int], None] | None = None
-    ) -> Iterator[np.ndarray]:
-        """What `score_pairs` gives for each chunk of pairs, without a pause between them.
-
-        The next chunk is taken before the scores of one are given.
-        """
+    ) -> Generator[np.ndarray]:
+        """What `score_pairs` gives for each chunk of pairs; the next one is taken before its scores come."""
         return self._score_chunks(map(checked_pairs, chunks), self._rendering, on_scored)
 
     @contextmanager
     def rendering_in(self, processes: int) -> Iterator[None]:
-        """Lets so many processes of their own render what `score_pairs` and `score_chunks` score; 0: none.
+        """Lets so many processes of their own render what is scored, for an accelerator; 0: none.
 
-        For evaluations on an accelerator, which waits for one core otherwise. Scores stay the same.
+        No other thread may use the reranker meanwhile. `rendering.in_processes` says what a script must have.
         """
         before = self._rendering
         with in_processes(self._renderer, processes) as self._rendering:
@@ -244,7 +241,9 @@ class Reranker:
         chunks: Iterable[Sequence[Pair]],
         rendering: Rendering,
         on_scored: Callable[[int], None] | None,
-    ) -> Iterator[np.ndarray]:
-        for scores in score_unique(partial(self._scorer.score_chunks, rendering), chunks, on_scored):
-            check_finite(self.source, scores)
-            yield scores
+    ) -> Generator[np.ndarray]:
+        score_chunks = partial(self._scorer.score_chunks, rendering)
+        with closing(score_unique(score_chunks, chunks, on_scored)) as found:
+            for scores in found:
+                check_finite(self.source, scores)
+                yield scores

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -119,7 +119,7 @@ class PairScorer:
         render: RenderWindow,
         chunks: Iterable[Sequence[Pair]],
         on_scored: Callable[[int], None] | None = None,
-    ) -> Iterator[np.ndarray]:
+    ) -> Generator[np.ndarray]:
         """What `score` gives for each chunk of pairs, in their order.
 
         While the scores of a chunk are computed, prompts of the next one are rendered, and its first batch is
@@ -141,10 +141,12 @@ class PairScorer:
                 while running:
                     yield from collect()
                 yield window.scores
-            batches = list(self._batches(window.prompts, window.queries))
-            for number, batch in enumerate(batches, start=1):
-                places = np.where(batch.examples >= 0, window.start + batch.examples, -1)
-                ends = window.is_last and number == len(batches)
+            left = len(window.prompts)
+            for batch in self._batches(window.prompts, window.queries):
+                is_real = batch.examples >= 0
+                places = np.where(is_real, window.start + batch.examples, -1)
+                left -= int(is_real.sum())
+                ends = window.is_last and left == 0
                 running.append(_Started(self._start(batch), window.scores, places, ends))
                 if len(running) > 1:  # the device always has the next batch when it ends one
                     yield from collect()

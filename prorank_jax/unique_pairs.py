@@ -6,7 +6,8 @@ In batches of different shapes the scores of equal pairs would differ by a round
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 
 import numpy as np
 
@@ -16,10 +17,10 @@ OnScored = Callable[[int], None]
 
 
 def score_unique(
-    score_chunks: Callable[[Iterable[Sequence[Pair]], OnScored | None], Iterator[np.ndarray]],
+    score_chunks: Callable[[Iterable[Sequence[Pair]], OnScored | None], Generator[np.ndarray]],
     chunks: Iterable[Sequence[Pair]],
     on_scored: OnScored | None,
-) -> Iterator[np.ndarray]:
+) -> Generator[np.ndarray]:
     """The scores [n] of each chunk of n pairs, those of equal pairs in a chunk equal to the bit.
 
     Args:
@@ -35,11 +36,12 @@ def score_unique(
             taken.append((pairs, places))
             yield list(places)
 
-    for scores in score_chunks(without_twins(), on_scored):
-        pairs, places = taken.popleft()
-        if on_scored and len(places) < len(pairs):
-            on_scored(len(pairs) - len(places))
-        yield scores[[places[pair] for pair in pairs]] if pairs else scores
+    with closing(score_chunks(without_twins(), on_scored)) as found:
+        for scores in found:
+            pairs, places = taken.popleft()
+            if on_scored and len(places) < len(pairs):
+                on_scored(len(pairs) - len(places))
+            yield scores[[places[pair] for pair in pairs]] if pairs else scores
 
 
 def check_finite(source: str, scores: np.ndarray) -> None:

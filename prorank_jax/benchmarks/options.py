@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from prorank_jax.config_checks import (
     require_new_file,
     require_positive,
 )
-from prorank_jax.machine import may_have_accelerator
+from prorank_jax.machine import may_have_accelerator, usable_cores
 from prorank_jax.models.sources import SMOLLM2_SOURCE
 
 DEFAULT_ROUNDS, DEFAULT_WARMUP = 5, 1
@@ -112,8 +111,3 @@ def options_from(given: argparse.Namespace, peers: tuple[str, ...], dataset: str
         output=given.output,
         quick=given.quick,
     )
-
-
-def usable_cores() -> int:
-    """The cores this process may run on; its children inherit them."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -41,8 +41,8 @@ class EvaluationOptions:
         instruction: in front of each query; None: the model's own.
         compute_dtype: `float32` or `bfloat16`.
         attention: `xla`, or `splash` on TPU.
-        render_processes: that render prompts; 0: none but the one that scores; None: half of the cores beside
-            an accelerator, none on a CPU.
+        render_processes: that render prompts; 0: none but the one that scores; None, which a command line
+            gives: half of the cores beside an accelerator, none on a CPU. See `rendering.in_processes`.
         fusion: whether the first stage's scores are put together with the model's as well.
     """
 
@@ -60,7 +60,7 @@ class EvaluationOptions:
     instruction: str | None = None
     compute_dtype: str = "float32"
     attention: str = "xla"
-    render_processes: int | None = None
+    render_processes: int | None = 0
     fusion: FusionOptions = field(default_factory=FusionOptions)
 
     def __post_init__(self) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -17,50 +18,16 @@ if TYPE_CHECKING:  # importing a collection imports jax, which this package does
 CHUNK_PAIRS = 256
 
 
-class ScoreFn(Protocol):
-    """Scores pairs of (query, document) texts: float32 [n], higher is more relevant, input order.
-
-    Calls `on_scored(n)` after each n pairs, if it is given and the function can tell.
-    """
-
-    def __call__(
-        self, pairs: Sequence[Pair], on_scored: Callable[[int], None] | None = None
-    ) -> np.ndarray: ...
-
-
 class ScoreChunks(Protocol):
-    """Scores chunks of pairs: of each, in turn, what a `ScoreFn` gives for it.
+    """Scores chunks of (query, document) pairs: of each, in turn, float32 [n], higher is more relevant.
 
-    It may take chunks before it gives the scores of those before, so that an accelerator has work while the
-    host prepares more.
+    Calls `on_scored(n)` after each n pairs, if it is given. It may take chunks before it gives the scores of
+    those before, so that an accelerator has work while the host prepares more.
     """
 
     def __call__(
         self, chunks: Iterable[Sequence[Pair]], on_scored: Callable[[int], None] | None = None
-    ) -> Iterator[np.ndarray]: ...
-
-
-def chunk_by_chunk(score_fn: ScoreFn) -> ScoreChunks:
-    """Any function that scores pairs, called with each chunk when its scores are asked for."""
-
-    def score_chunks(
-        chunks: Iterable[Sequence[Pair]], on_scored: Callable[[int], None] | None = None
-    ) -> Iterator[np.ndarray]:
-        for pairs in chunks:
-            reported = 0
-
-            def count(scored: int) -> None:
-                nonlocal reported
-                reported += scored
-                if on_scored is not None:
-                    on_scored(scored)
-
-            scores = score_fn(pairs, count)
-            if reported < len(pairs):
-                count(len(pairs) - reported)
-            yield scores
-
-    return score_chunks
+    ) -> Generator[np.ndarray]: ...
 
 
 def whole_query_chunks(candidates: Mapping[str, Sequence[str]], chunk_pairs: int) -> Iterator[list[str]]:
@@ -152,16 +119,17 @@ def score_candidates(
             on_resumed(sum(len(scores.documents) for scores in finished.values()))
     left = [chunk for chunk in chunks if chunk[0] not in finished]
     start = time.perf_counter()
-    scores_of = score_chunks((_texts(collection, _owners(candidates, chunk)) for chunk in left), on_scored)
-    for chunk, given in zip(left, scores_of, strict=True):
-        scores = np.asarray(given)
-        _check_scores(scores, _owners(candidates, chunk))
-        now = time.perf_counter()
-        scored = _by_query({query: candidates[query] for query in chunk}, scores, now - start)
-        start = now
-        if log is not None:
-            log.add(scored)
-        finished |= scored
+    texts = (_texts(collection, _owners(candidates, chunk)) for chunk in left)
+    with contextlib.closing(score_chunks(texts, on_scored)) as scores_of:  # nothing goes on after an error
+        for chunk, given in zip(left, scores_of, strict=True):
+            scores = np.asarray(given)
+            _check_scores(scores, _owners(candidates, chunk))
+            now = time.perf_counter()
+            scored = _by_query({query: candidates[query] for query in chunk}, scores, now - start)
+            start = now
+            if log is not None:
+                log.add(scored)
+            finished |= scored
     return {query: finished[query] for query in candidates}
 
 

@@ -32,11 +32,11 @@ def test_short_work_says_nothing(items, capsys):
 def test_a_terminal_gets_a_bar(monkeypatch):
     shown = []
 
-    def track(items, title, **options):
-        shown.append((title, options))
+    def track(items, title, console, **options):
+        shown.append((title, options, console.stderr))
         return items
 
     monkeypatch.setattr(long_work.sys.stderr, "isatty", lambda: True, raising=False)
     monkeypatch.setattr(long_work, "track", track)
     assert list(tracked([4, 5], "mining", 2)) == [4, 5]
-    assert shown == [("mining", {"total": 2, "transient": True})]
+    assert shown == [("mining", {"total": 2, "transient": True}, True)]

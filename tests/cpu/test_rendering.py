@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
-import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import pytest
 from prorank_jax.models.tokenizer import load_tokenizer
 from prorank_jax.prompts import make_renderer
 from prorank_jax.rendering import PIECE, in_processes, in_this_process, useful_processes
+from prorank_jax.storage_faults import OutOfReachError
 
 TOKENIZER = load_tokenizer(str(Path(__file__).parent / "goldens" / "tiny_qwen"))
 LONG_QUERY = "how do plants store water " * 20
@@ -96,13 +98,33 @@ def test_the_processes_end_with_the_one_they_render_for(tmp_path):
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
         text=True,
     )
-    assert parent.stdout is not None
-    children = [int(child) for child in parent.stdout.readline().split()]
-    assert len(children) == 2
-    assert all(map(_is_there, children))
-    parent.send_signal(signal.SIGKILL)
-    parent.wait()
-    deadline = time.monotonic() + 30
+    patience = threading.Timer(200, parent.kill)
+    patience.start()
+    try:
+        assert parent.stdout is not None
+        children = [int(child) for child in parent.stdout.readline().split()]
+        assert len(children) == 2
+        assert all(map(_is_there, children))
+    finally:
+        patience.cancel()
+        parent.kill()  # SIGKILL, which leaves it no time to say good-bye
+        parent.wait()
+    deadline = time.monotonic() + 60
     while any(map(_is_there, children)) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any(map(_is_there, children))
+
+
+def test_a_killed_process_is_told_in_a_sentence():
+    with in_processes(renderer(), 2) as render:
+        assert len(render(PAIRS[:4])) == 4
+        for child in multiprocessing.active_children():
+            child.kill()
+        with pytest.raises(OutOfReachError, match=r"one of 2 processes .* was killed.*--render_processes"):
+            render(PAIRS)
+
+
+def test_an_error_in_a_process_is_the_error_here():
+    broken = renderer()
+    with in_processes(broken, 2) as render, pytest.raises(TypeError):
+        render([("a query", "a document"), ("a query", 3)])

@@ -35,10 +35,7 @@ from tests.cpu.tiny_run import tiny_fields, write_collection, write_model_folder
 STEPS = 10
 SPEEDS = {"prompts_per_second", "tokens_per_second", "model_tflops", "compilations"}
 LOW_RANK = {"lora.rank": 2, "ranking.losses": "listwise=1,preference=0.5", "ranking.kl_coefficient": 0.1}
-MANY_LOSSES = {
-    "ranking.losses": "listwise=1, pointwise=0.5, info_nce=0.1, preference=0.5",
-    "ranking.in_batch_negatives": 2,
-}
+FULL = {"ranking.losses": "listwise=1, pointwise=0.5, info_nce=0.1", "ranking.in_batch_negatives": 2}
 
 
 @pytest.fixture(scope="module")
@@ -82,8 +79,8 @@ def without_speeds(folder: Path) -> list[dict[str, Any]]:
     return [{name: value for name, value in r.items() if name not in SPEEDS} for r in records]
 
 
-def test_stage_2_learns_from_a_stage_1_run_and_resumes_to_the_same_bits(workshop, monkeypatch):
-    name, extra = "low-rank", LOW_RANK | MANY_LOSSES
+@pytest.mark.parametrize(("name", "extra"), [("low-rank", LOW_RANK), ("full", FULL)])
+def test_stage_2_learns_from_a_stage_1_run_and_resumes_to_the_same_bits(workshop, name, extra, monkeypatch):
     report = run(stage2_fields(workshop, name, extra))
     records = read_lines(workshop / name / METRICS_FILE)
     assert [record["step"] for record in records] == list(range(1, STEPS + 1))
@@ -183,7 +180,7 @@ def test_the_auc_over_all_queries_has_to_rise_only_where_levels_are_learned(work
 
 
 def test_the_work_of_a_step_leaves_out_empty_places(workshop):
-    extra = {"ranking.list_size": 8} | MANY_LOSSES
+    extra = {"ranking.list_size": 8} | FULL
     config = load_config(None, stage2_fields(workshop, "work", extra))
     stage = prorank_jax.setup.prepare_run(config, Console(file=io.StringIO())).stage
     batch = next(stage.batches())

@@ -133,7 +133,7 @@ def test_mxbai_rerank_gives_our_scores(peer_python, tmp_path):
     seed = int.from_bytes(os.urandom(4))
     pairs = random_pairs(60, seed, longest_document=60)
     ours = our_scores(tmp_path / "model", tmp_path / "export", pairs)
-    theirs = peer_scores(peer_python, tmp_path / "export", pairs, ("mxbai-rerank", "card:mxbai-rerank"))
+    theirs = peer_scores(peer_python, tmp_path / "export", pairs, ("card:mxbai-rerank", "mxbai-rerank"))
     assert np.ptp(ours) > 100 * PARITY
     assert np.abs(ours - theirs["mxbai-rerank"]).max() <= PARITY, f"seed {seed}"
     assert np.isfinite(theirs["card:mxbai-rerank"]).all()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 
 import numpy as np
 
@@ -33,8 +33,31 @@ def hash_score(pair: tuple[str, str]) -> float:
     return hashlib.sha256("\n".join(pair).encode()).digest()[0] % 7 - 3.0
 
 
+def chunk_by_chunk(score_fn: Callable[..., np.ndarray]) -> Callable[..., Generator[np.ndarray]]:
+    """Any function that scores pairs, called with each chunk when its scores are asked for."""
+
+    def score_chunks(
+        chunks: Iterable[Sequence[tuple[str, str]]], on_scored: Callable[[int], None] | None = None
+    ) -> Generator[np.ndarray]:
+        for pairs in chunks:
+            reported = 0
+
+            def count(scored: int) -> None:
+                nonlocal reported
+                reported += scored
+                if on_scored is not None:
+                    on_scored(scored)
+
+            scores = score_fn(pairs, count)
+            if reported < len(pairs):
+                count(len(pairs) - reported)
+            yield scores
+
+    return score_chunks
+
+
 class CountingScorer:
-    """A ScoreFn that remembers its calls; stops like Ctrl-C at call number `stop_at`."""
+    """A function that scores pairs and remembers its calls; stops like Ctrl-C at call number `stop_at`."""
 
     def __init__(self, stop_at: int | None = None) -> None:
         self.calls: list[list[tuple[str, str]]] = []

@@ -22,11 +22,10 @@ from prorank_jax.evaluation.output import metrics_content
 from prorank_jax.evaluation.page import dataset_section, largest_changes, render_page, sections_of
 from prorank_jax.evaluation.pictures import UNJUDGED, draw_gains, draw_scores, scores_by_grade
 from prorank_jax.evaluation.progress import ScoringProgress
-from prorank_jax.evaluation.scoring import chunk_by_chunk
 from prorank_jax.evaluation.summary import average, query_records, summarize
 from prorank_jax.evaluation.tables import results_table
 from prorank_jax.types import Document
-from tests.cpu.evaluation.collections import CountingScorer, small_collection
+from tests.cpu.evaluation.collections import CountingScorer, chunk_by_chunk, small_collection
 
 SETTINGS = {"model": "m", "top_k": 100, "max_length": 64, "instruction": None}
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from prorank_jax.evaluation.first_stage import bm25_first_stage
 from prorank_jax.evaluation.score_log import QueryScores, ScoreLog
-from prorank_jax.evaluation.scoring import chunk_by_chunk, rerank, score_candidates, whole_query_chunks
-from tests.cpu.evaluation.collections import CountingScorer, hash_score, small_collection
+from prorank_jax.evaluation.scoring import rerank, score_candidates, whole_query_chunks
+from tests.cpu.evaluation.collections import CountingScorer, chunk_by_chunk, hash_score, small_collection
 
 HEADER = {"model": "m", "top_k": 5, "sizes": (1, 2)}
 CHUNK = 10
