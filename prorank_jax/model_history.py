@@ -15,7 +15,7 @@ from prorank_jax.config import RunConfig
 from prorank_jax.model_identity import model_identity
 from prorank_jax.models.sources import SMOLLM2_SOURCE
 from prorank_jax.pretrained import Pretrained, runs_behind
-from prorank_jax.report import REPORT_FILE
+from prorank_jax.run_folder import REPORT_FILE
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _RUNS = "runs"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from prorank_jax.checkpoint_params import restore_params
 from prorank_jax.config import RunConfig
 from prorank_jax.config_files import config_from_flat, flatten, read_plain_yaml
 from prorank_jax.models.config import ModelConfig
-from prorank_jax.models.sources import resolve_source
+from prorank_jax.models.sources import describing_folder, resolve_source
 from prorank_jax.models.tokenizer import load_tokenizer
 from prorank_jax.models.weights import check_weights, load_model_config, load_params, read_model_config
 from prorank_jax.run_folder import CHECKPOINTS_FOLDER, CONFIG_FILE, MODEL_CONFIG_FILE, TOKENIZER_FOLDER
@@ -19,6 +20,8 @@ from prorank_jax.types import Params
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,8 @@ def read_run_config(folder: Path) -> RunConfig:
 def runs_behind(folder: Path) -> list[tuple[Path, RunConfig]]:
     """The run in a folder, the one that it started from, and so on, as far as the folders are still there.
 
+    A warning tells of one at a URL that cannot be reached.
+
     Raises:
         ValueError: an unreadable config of one of them.
     """
@@ -99,8 +104,17 @@ def runs_behind(folder: Path) -> list[tuple[Path, RunConfig]]:
         seen.add(folder.resolve())
         config = read_run_config(folder)
         runs.append((folder, config))
-        folder = Path(config.model.source).expanduser()
+        folder = origin(config)
     return runs
+
+
+def origin(run: RunConfig) -> Path:
+    """The folder that tells of the model which a run started from; not there where nobody knows."""
+    try:
+        return describing_folder(run.model.source)
+    except ValueError as error:
+        _log.warning("what the model at its start was trained on is not known: %s", error)
+        return Path(run.model.source)
 
 
 def _open_run(source: str, path: Path) -> Pretrained:

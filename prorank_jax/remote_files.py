@@ -109,9 +109,19 @@ def url_slug(url: str) -> str:
     return f"{name}-{hashlib.sha256(url.rstrip('/').encode()).hexdigest()[:12]}"
 
 
+def entries_of(folder: epath.Path) -> list[epath.Path]:
+    """What is in a folder, here or in a bucket, without names that no folder's entry can have.
+
+    A bucket may hold any name: `a/../b` would lead out of the folder it is copied to. And an empty object
+    `a/`, which consoles make for a folder, is listed as `a/a`, which is not there.
+    """
+    found = [path for path in folder.iterdir() if path.name not in ("", ".", "..") and "/" not in path.name]
+    return [path for path in found if path.name != folder.name or path.exists()]
+
+
 def files_below(folder: epath.Path, wanted: Callable[[str], bool], inside: str = "") -> Iterator[str]:
     """Relative names of the files below a folder; `wanted` is asked about each file and each folder."""
-    for path in folder.iterdir():
+    for path in entries_of(folder):
         name = f"{inside}{path.name}"
         if not wanted(name):
             continue

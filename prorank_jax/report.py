@@ -11,9 +11,8 @@ import numpy as np
 from rich.table import Table
 
 from prorank_jax.probe import ProbeResult, to_record
-from prorank_jax.run_folder import write_atomically, write_json
+from prorank_jax.run_folder import REPORT_FILE, write_atomically, write_json
 
-REPORT_FILE = "report.json"
 PICTURE_FILE = "report.png"
 _ROWS = (
     ("format rate (greedy)", "format_rate"),

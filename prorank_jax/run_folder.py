@@ -14,12 +14,14 @@ import yaml
 
 from prorank_jax.config import RunConfig
 from prorank_jax.config_files import config_to_dict, flatten, read_plain_yaml
+from prorank_jax.remote_files import entries_of
 from prorank_jax.storage_faults import REMEDIES, naming_place
 
 if TYPE_CHECKING:
     from etils import epath
 
 CONFIG_FILE = "config.yaml"
+REPORT_FILE = "report.json"
 LOCK_FILE = ".lock"
 LEASE_FILE = "lease.json"
 MARKER = ".shared-"
@@ -67,7 +69,7 @@ def check_same_run(output_dir: Path | epath.Path, config: RunConfig) -> None:
         raise ValueError(f"output_dir={str(output_dir)!r}: is a file; name a folder")
     file = output_dir / CONFIG_FILE
     if not file.is_file():
-        there = sorted(path.name for path in output_dir.iterdir()) if output_dir.is_dir() else []
+        there = sorted(path.name for path in entries_of(output_dir)) if output_dir.is_dir() else []
         strangers = [name for name in there if not _is_left_by_an_early_stop(name)]
         if strangers:
             raise ValueError(

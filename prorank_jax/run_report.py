@@ -16,10 +16,10 @@ from prorank_jax.learning_signs import signs_of_trouble
 from prorank_jax.messages import say
 from prorank_jax.metrics_log import METRICS_FILE, read_lines
 from prorank_jax.probe import ProbeResult, from_record
-from prorank_jax.report import PICTURE_FILE, REPORT_FILE, before_after_table, write_report
+from prorank_jax.report import PICTURE_FILE, before_after_table, write_report
 from prorank_jax.run_diagnosis import conclusion, diagnose, remarks
 from prorank_jax.run_facts import RunFacts, data_facts, skipped_updates
-from prorank_jax.run_folder import write_text_atomically
+from prorank_jax.run_folder import REPORT_FILE, write_text_atomically
 from prorank_jax.run_page import PAGE_FILE, render_run_page
 from prorank_jax.run_place import RunPlace
 from prorank_jax.setup import Run

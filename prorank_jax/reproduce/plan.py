@@ -10,9 +10,9 @@ from prorank_jax.config import RunConfig
 from prorank_jax.evaluation.names import slug
 from prorank_jax.evaluation.output import METRICS_FILE, QUERIES_FILE
 from prorank_jax.model_probe import PROBE_FILE
-from prorank_jax.report import REPORT_FILE
 from prorank_jax.reproduce.options import ReproduceOptions
 from prorank_jax.reproduce.rows import BASE, BOTH, STAGE1, TITLES, TRAINED
+from prorank_jax.run_folder import REPORT_FILE
 
 TRAIN, PROBE, EVALUATE = "train", "probe", "evaluate"
 PROMPTS_FOLDER = "prompts"

@@ -19,8 +19,7 @@ import yaml
 
 from prorank_jax.config_files import config_to_dict, load_config
 from prorank_jax.metrics_log import METRICS_FILE, read_lines
-from prorank_jax.report import REPORT_FILE
-from prorank_jax.run_folder import CHECKPOINTS_FOLDER, DATA_FOLDER
+from prorank_jax.run_folder import CHECKPOINTS_FOLDER, DATA_FOLDER, REPORT_FILE
 from prorank_jax.run_report import PROBES_FILE
 from tests.cpu.tiny_run import LAUNCHER
 

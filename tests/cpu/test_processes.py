@@ -29,7 +29,7 @@ from prorank_jax.launching import Interrupted
 from prorank_jax.metrics_log import METRICS_FILE, MetricsLog, read_lines
 from prorank_jax.pretrained import open_pretrained
 from prorank_jax.processes import succeed_together
-from prorank_jax.report import REPORT_FILE
+from prorank_jax.run_folder import REPORT_FILE
 from prorank_jax.run_report import PROBES_FILE
 from prorank_jax.storage_faults import OutOfReachError
 from prorank_jax.train import train

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -14,8 +15,10 @@ from etils.epath.backend import fsspec_backend
 from fsspec.implementations.local import LocalFileSystem
 
 from prorank_jax.remote_files import (
+    entries_of,
     fetch_file,
     fetch_folder,
+    files_below,
     is_url,
     open_url,
     send_file,
@@ -67,6 +70,38 @@ def test_slugs_are_folder_names_and_differ():
     assert len(slugs) == 6
     assert all(slug.startswith("run-") and "/" not in slug for slug in slugs)
     assert url_slug("gs://x/run/") == url_slug("gs://x/run")
+
+
+class Entry:
+    """Of a bucket, where an object may have any name."""
+
+    def __init__(self, name: str, *entries: Entry, exists: bool = True) -> None:
+        self.name = name
+        self._entries, self._exists = entries, exists
+
+    def iterdir(self) -> Iterator[Entry]:
+        return iter(self._entries)
+
+    def is_dir(self) -> bool:
+        return bool(self._entries)
+
+    def exists(self) -> bool:
+        return self._exists
+
+
+def test_names_that_no_file_has_lead_nowhere():
+    """`gs://b/m/tokenizer/../../../x` would be written outside of the cache."""
+    outside = Entry("..", Entry("..", Entry("stolen")))
+    tokenizer = Entry("tokenizer", outside, Entry("vocab.json"), Entry("."), Entry(""), Entry("a/b"))
+    bucket: Any = Entry("m", tokenizer, outside)
+    assert list(files_below(bucket, lambda _: True)) == ["tokenizer/vocab.json"]
+
+
+def test_the_empty_object_of_a_folder_is_no_entry_of_it():
+    made_in_a_console: Any = Entry("qrels", Entry("qrels", exists=False), Entry("test.tsv"))
+    assert [path.name for path in entries_of(made_in_a_console)] == ["test.tsv"]
+    own_name: Any = Entry("qrels", Entry("qrels"))
+    assert [path.name for path in entries_of(own_name)] == ["qrels"]
 
 
 def test_a_folder_comes_and_goes_as_it_is_there(tmp_path):

@@ -10,7 +10,8 @@ import matplotlib.image
 import pytest
 
 from prorank_jax.probe import ProbeResult
-from prorank_jax.report import PICTURE_FILE, REPORT_FILE, before_after_table, write_report
+from prorank_jax.report import PICTURE_FILE, before_after_table, write_report
+from prorank_jax.run_folder import REPORT_FILE
 
 
 def probe(step: int, auc: float = 0.5) -> ProbeResult:

@@ -9,7 +9,7 @@ import re
 import pytest
 
 from prorank_jax.metrics_log import METRICS_FILE, read_lines
-from prorank_jax.report import REPORT_FILE
+from prorank_jax.run_folder import REPORT_FILE
 from tests.cpu.fake_cloud import FakeCloud, free_port, wait_until
 from tests.cpu.tiny_run import command_line, tiny_fields, write_collection, write_model_folder
 

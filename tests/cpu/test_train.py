@@ -23,7 +23,8 @@ from prorank_jax.checkpoint import Checkpoints
 from prorank_jax.config_files import load_config
 from prorank_jax.launching import Interrupted
 from prorank_jax.metrics_log import METRICS_FILE, MetricsLog, read_lines
-from prorank_jax.report import PICTURE_FILE, REPORT_FILE
+from prorank_jax.report import PICTURE_FILE
+from prorank_jax.run_folder import REPORT_FILE
 from prorank_jax.run_page import PAGE_FILE
 from prorank_jax.run_report import PROBES_FILE
 from prorank_jax.sharding import make_mesh

@@ -23,7 +23,8 @@ from prorank_jax.metrics_log import METRICS_FILE, MetricsLog, read_lines
 from prorank_jax.models.transformer import Transformer
 from prorank_jax.pretrained import open_pretrained
 from prorank_jax.prompts import AnswerTokens, make_renderer
-from prorank_jax.report import PICTURE_FILE, REPORT_FILE
+from prorank_jax.report import PICTURE_FILE
+from prorank_jax.run_folder import REPORT_FILE
 from prorank_jax.run_report import PROBES_FILE
 from prorank_jax.sharding import make_mesh
 from prorank_jax.steps import make_score_step

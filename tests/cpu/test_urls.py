@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from prorank_jax.config import DataOptions, RunConfig
 from prorank_jax.corpora import load_collection, load_groups, source_fingerprint, teacher_fingerprint
+from prorank_jax.model_history import read_run_history
 from prorank_jax.model_urls import fetch_model
 from prorank_jax.models.sources import resolve_source
 from prorank_jax.pretrained import is_run_directory
@@ -17,6 +20,7 @@ from prorank_jax.run_folder import (
     write_json,
 )
 from prorank_jax.run_place import is_small_file
+from prorank_jax.trained_on import training_splits
 from tests.cpu.data_fixtures import write_beir_folder, write_jsonl
 
 
@@ -65,10 +69,19 @@ def test_a_url_with_nothing_behind_it_is_named(missing, tmp_path):
 def test_a_model_folder_comes_without_what_could_run_code(tmp_path):
     there = tmp_path / "model"
     (there / "more").mkdir(parents=True)
-    for name in ("config.json", "model.safetensors", "tokenizer.json", "pytorch_model.bin", "more/x.json"):
+    given = (
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "README.md",
+        "pytorch_model.bin",
+        "more/x.json",
+    )
+    for name in given:
         (there / name).write_text(name)
     here = resolve_source(f"file://{there}")
     assert sorted(path.name for path in here.iterdir()) == [
+        "README.md",
         "config.json",
         "model.safetensors",
         "tokenizer.json",
@@ -103,6 +116,54 @@ def test_of_a_run_only_the_newest_checkpoint_comes(tmp_path, cache):
     write_run(there, (4,))  # another run took its place
     here = fetch_model(f"file://{there}", cache)
     assert [path.name for path in (here / "checkpoints").iterdir()] == ["4"]
+
+
+def test_a_model_that_is_gone_is_not_the_copy_of_it(tmp_path):
+    there = tmp_path / "model"
+    there.mkdir()
+    (there / "config.json").write_text("{}")
+    assert resolve_source(f"file://{there}").is_dir()
+    shutil.rmtree(there)
+    with pytest.raises(ValueError, match="nothing is there"):
+        resolve_source(f"file://{there}")
+
+
+def test_what_a_model_was_trained_on_comes_by_url_too(tmp_path, caplog):
+    """An export with its card, a run that started from it, and one that started from that, each at a URL."""
+    export = tmp_path / "export"
+    export.mkdir()
+    (export / "config.json").write_text("{}")
+    (export / "README.md").write_text("| `data.source` | `demo` |\n| `data.split` | `dev` |\n")
+    folders = [export]
+    for name in ("first", "second"):
+        write_run(tmp_path / name, (4,))
+        config = RunConfig()
+        model = dataclasses.replace(config.model, source=f"file://{folders[-1]}")
+        data = dataclasses.replace(config.data, source=name, split="train")
+        write_config(tmp_path / name, dataclasses.replace(config, model=model, data=data))
+        write_json(tmp_path / name / "report.json", {"before": {"auc": 0.5}, "after": {"auc": 0.75}})
+        folders.append(tmp_path / name)
+    known = [("demo", "dev"), ("first", "train"), ("second", "train")]
+    for count, folder in enumerate(folders, start=1):
+        assert sorted(training_splits(f"file://{folder}")) == known[:count]
+    source = f"file://{folders[-1]}"
+    opened = SimpleNamespace(source=source, path=resolve_source(source))
+    history = read_run_history(opened)
+    assert [record.config.data.source for record in history.runs] == ["first", "second"]
+    assert [record.after for record in history.runs] == [{"auc": 0.75}] * 2
+    assert not caplog.records
+    shutil.rmtree(folders[0])
+    shutil.rmtree(folders[1])
+    assert training_splits(source) == known[2:]
+
+
+def test_a_start_that_cannot_be_reached_is_warned_of(tmp_path, caplog):
+    write_run(tmp_path / "run", (4,))
+    config = RunConfig()
+    far = dataclasses.replace(config.model, source="s4://nowhere/run")
+    write_config(tmp_path / "run", dataclasses.replace(config, model=far))
+    assert training_splits(str(tmp_path / "run")) == [(config.data.source, config.data.split)]
+    assert "what the model at its start was trained on is not known" in caplog.text
 
 
 def test_what_goes_with_a_run():
