@@ -29,11 +29,16 @@ def _check_parts(dataset: Any, identifier: str, named: str) -> None:
 
 
 def _to_document(record: Any) -> Document:
-    title = getattr(record, "title", None) or ""
-    text = next((getattr(record, name) for name in _TEXT_FIELDS if getattr(record, name, None)), None)
-    if text is None:
+    text = next(filter(None, (_string(record, name) for name in _TEXT_FIELDS)), "")
+    if not text:
         return Document(record.doc_id, record.default_text())
-    return Document(record.doc_id, text, title)
+    return Document(record.doc_id, text, _string(record, "title"))
+
+
+def _string(record: Any, name: str) -> str:
+    """A field that is text: the body of some records is a list of sections, or the bytes of a page."""
+    value = getattr(record, name, None)
+    return value if isinstance(value, str) else ""
 
 
 def _query_text(record: Any) -> str:
@@ -81,7 +86,9 @@ def _saying_what_cannot_be_read(named: str) -> Iterator[None]:
 def _judgements(dataset: Any) -> dict[str, dict[str, int]]:
     qrels: dict[str, dict[str, int]] = {}
     for judgement in dataset.qrels_iter():
-        qrels.setdefault(judgement.query_id, {})[judgement.doc_id] = int(judgement.relevance)
+        grades, grade = qrels.setdefault(judgement.query_id, {}), int(judgement.relevance)
+        # Some judge passages or subtopics: a document is as relevant as its best one.
+        grades[judgement.doc_id] = max(grade, grades.get(judgement.doc_id, grade))
     return qrels
 
 

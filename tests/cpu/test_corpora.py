@@ -192,10 +192,23 @@ def test_ir_datasets_records_with_other_fields(serve_dataset: Any) -> None:
         def default_text(self) -> str:
             return "default"
 
-    serve_dataset(_fake_dataset(docs=[Record(doc_id="a", parts=("x",))], queries=[Record(query_id="1")]))
+    documents = [
+        Record(doc_id="a", parts=("x",)),
+        Record(doc_id="b", title="T", body=(("Introduction", "sections"),)),  # as of cord19/fulltext
+        Record(doc_id="c", body=b"<html>as of gov2</html>"),
+        Record(doc_id="d", title=None, text="", abstract="an abstract"),
+    ]
+    serve_dataset(_fake_dataset(docs=documents, queries=[Record(query_id="1")]))
     collection = load_collection("ir_datasets:fake", "")
-    assert collection.documents["a"].full_text == "default"
+    texts = [document.full_text for document in collection.documents.values()]
+    assert texts == ["default", "default", "default", "an abstract"]
     assert collection.queries["1"] == "default"
+
+
+def test_a_document_that_was_judged_several_times_has_its_best_grade(serve_dataset: Any) -> None:
+    judgements = [Qrel("1", "a", 1), Qrel("1", "a", 2), Qrel("1", "a", 0), Qrel("1", "b", -1)]
+    serve_dataset(_fake_dataset(qrels=judgements))
+    assert load_collection("ir_datasets:fake", "").qrels == {"1": {"a": 2, "b": -1}}
 
 
 def test_ir_datasets_judgements_of_absent_documents_are_left_out(
