@@ -16,7 +16,7 @@ from prorank_jax.evaluation.fusion import Fusion
 from prorank_jax.evaluation.fusion_tuning import tune_weight
 from prorank_jax.evaluation.harness import Evaluation, evaluate_collection
 from prorank_jax.evaluation.metrics import require_ranx
-from prorank_jax.evaluation.names import DatasetName, parse_datasets
+from prorank_jax.evaluation.names import DatasetName, check_same_names, parse_datasets
 from prorank_jax.evaluation.options import EvaluationOptions
 from prorank_jax.evaluation.output import (
     METRICS_FILE,
@@ -169,6 +169,7 @@ def evaluate(options: EvaluationOptions, console: Console | None = None) -> dict
         say(console, line)
     with only_run_in(options.folder):
         check_known(options.folder, {**identity, **options.settings})
+        check_same_names(datasets, earlier_datasets(options.folder))
         prepared = [_prepare(datasets, tuning, 0, options)]
         reranker = _open_reranker(options, identity)
         settings = {

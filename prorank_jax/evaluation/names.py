@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -118,7 +118,7 @@ def parse_datasets(names: Sequence[str]) -> list[DatasetName]:
     """All datasets of one call; each must get a folder of its own.
 
     Raises:
-        ValueError: none, an unknown one, or two that cannot be told apart.
+        ValueError: none, an unknown one, two that cannot be told apart, or one split under two names.
     """
     if not names:
         raise ValueError(f"dataset: none was named; {FORMS}")
@@ -129,4 +129,31 @@ def parse_datasets(names: Sequence[str]) -> list[DatasetName]:
                 f"dataset={name!r}: cannot be told apart from {owners[slug(name)]!r}; name each once"
             )
         owners[slug(name)] = name
-    return [parse_dataset(name) for name in names]
+    datasets: dict[tuple[str, str], DatasetName] = {}
+    for dataset in map(parse_dataset, names):
+        other = datasets.setdefault(dataset.place, dataset).name
+        if other != dataset.name:
+            raise ValueError(
+                f"dataset={dataset.name!r}: is the split that {other!r} names too: it would count twice in "
+                "the average; name each once"
+            )
+    return list(datasets.values())
+
+
+def check_same_names(datasets: Sequence[DatasetName], earlier: Iterable[str]) -> None:
+    """Refuses another name for a split that a folder has results of: it would count twice in the average.
+
+    Raises:
+        ValueError: names both.
+    """
+    names: dict[tuple[str, str], str] = {}
+    for name in earlier:
+        with suppress(ValueError):  # what it named is gone
+            names[parse_dataset(name).place] = name
+    for dataset in datasets:
+        before = names.get(dataset.place, dataset.name)
+        if before != dataset.name:
+            raise ValueError(
+                f"dataset={dataset.name!r}: the output folder has this split as {before!r}; name it so, or "
+                "name another output_dir"
+            )

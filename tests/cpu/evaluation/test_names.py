@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from prorank_jax.evaluation.names import parse_dataset, parse_datasets, slug
+from prorank_jax.evaluation.names import check_same_names, parse_dataset, parse_datasets, slug
 from tests.cpu.data_fixtures import write_beir_folder
 
 
@@ -61,6 +61,25 @@ def test_a_folder_without_a_test_split_lists_what_it_has(tmp_path):
 def test_each_dataset_needs_a_folder_of_its_own(names):
     with pytest.raises(ValueError, match=r"told apart|none was named"):
         parse_datasets(names)
+
+
+def test_one_split_under_two_names_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_beir_folder(tmp_path / "one", split="test")
+    twice = [["demo", "demo:test"], ["one", "one:test"], ["one", str(tmp_path / "one")]]
+    for names in twice:
+        with pytest.raises(ValueError, match=r"names too: it would count twice.*name each once"):
+            parse_datasets(names)
+    assert [dataset.name for dataset in parse_datasets(["demo", "demo:dev", "one"])] == [
+        "demo",
+        "demo:dev",
+        "one",
+    ]
+    datasets = parse_datasets(["one:test", "demo:dev"])
+    check_same_names(datasets, ["demo:dev", "one:test", "gone/long/ago:test"])
+    check_same_names(datasets, [])
+    with pytest.raises(ValueError, match=r"dataset='one:test': the output folder has this split as 'one'"):
+        check_same_names(datasets, ["demo", "one"])
 
 
 def test_slugs_are_file_names():
