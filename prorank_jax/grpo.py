@@ -147,9 +147,13 @@ def policy_loss(
         totals: of the whole batch where this is a part of it; None: of `rollout`.
     """
     totals = loss_totals(rollout, options) if totals is None else totals
-    log_probs = log_probs_of(logits, rollout.tokens)
+    # Behind its end a completion was sampled after other tokens than are replayed here: such probabilities
+    # can be far enough apart for an infinite ratio, and no mask makes 0 of that.
+    is_said = rollout.mask > 0
+    log_probs = jnp.where(is_said, log_probs_of(logits, rollout.tokens), 0.0)
+    log_ratio = log_probs - jnp.where(is_said, rollout.log_probs, 0.0)
     objective, held = clipped_objective(
-        log_probs - rollout.log_probs, rollout.advantages[..., None], options.clip_low, options.clip_high
+        log_ratio, rollout.advantages[..., None], options.clip_low, options.clip_high
     )
     counted = _counted(rollout, options)
     loss = -(objective * counted).sum() / totals.counted

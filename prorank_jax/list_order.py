@@ -67,6 +67,8 @@ class ListIndex:
         order = np.argsort(queries, kind="stable")
         cuts = np.flatnonzero(np.diff(queries[order])) + 1
         groups = np.split(order, cuts)
+        if GRADES not in learns_from:  # a document without a score would take a place and teach nothing
+            groups = [group[np.isfinite(scores[group])] for group in groups]
         self.members = [group for group in groups if _has_signal(grades[group], scores[group], learns_from)]
         left_out = len(groups) - len(self.members)
         if not self.members:

@@ -47,7 +47,8 @@ def _answer_room(options: RankingOptions) -> int:
 
 
 def _signals(options: RankingOptions) -> list[str]:
-    weights = parse_losses(options.losses)
+    # A loss of weight 0 is reported, not learned from.
+    weights = {name: weight for name, weight in parse_losses(options.losses).items() if weight > 0}
     from_grades = not all(LOSSES[name].uses_teacher for name in weights)
     return [GRADES] * from_grades + [TEACHER] * reads_teacher(weights, options.soft_labels)
 

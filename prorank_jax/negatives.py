@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from prorank_jax.bm25 import Bm25Index
 from prorank_jax.collection import Collection
@@ -73,14 +73,40 @@ def _order_candidates(grades: dict[str, int], negatives: list[str], relevant_gra
     return relevant + negatives + others
 
 
-def _not_to_be_drawn(collection: Collection, query_id: str, options: DataOptions) -> dict[str, int]:
-    """A document that is the query itself, as if it were relevant: evaluation drops it too."""
+def _copies_of_relevant(collection: Collection, relevant_grade: int) -> dict[str, list[str]]:
+    """Text → ids, of those texts of some query's relevant documents that more than one document has."""
+    relevant = {
+        collection.documents[identifier].full_text
+        for grades in collection.qrels.values()
+        for identifier, grade in grades.items()
+        if grade >= relevant_grade
+    }
+    ids: dict[str, list[str]] = {}
+    for identifier, document in collection.documents.items():
+        text = document.full_text
+        if text in relevant:
+            ids.setdefault(text, []).append(identifier)
+    return {text: alike for text, alike in ids.items() if len(alike) > 1}
+
+
+def _not_to_be_drawn(
+    collection: Collection, query_id: str, copies: Mapping[str, Sequence[str]], relevant_grade: int
+) -> dict[str, int]:
+    """Unjudged documents as if they were relevant: copies of relevant ones, and the query itself.
+
+    Evaluation drops the query itself, too.
+    """
+    grades = collection.qrels[query_id]
+    alike = [
+        copy
+        for identifier, grade in grades.items()
+        if grade >= relevant_grade
+        for copy in copies.get(collection.documents[identifier].full_text, ())
+    ]
     itself = collection.documents.get(query_id)
-    if itself is None or query_id in collection.qrels[query_id]:
-        return {}
-    if not is_the_query(collection.queries[query_id], itself.full_text):
-        return {}
-    return {query_id: options.relevant_grade}
+    if itself is not None and is_the_query(collection.queries[query_id], itself.full_text):
+        alike.append(query_id)
+    return {identifier: relevant_grade for identifier in alike if identifier not in grades}
 
 
 def index_documents(collection: Collection) -> Bm25Index:
@@ -95,7 +121,8 @@ def make_groups(
 
     The candidates of a group come in this order: the relevant ones, best grade first; then
     `negatives_per_query` irrelevant ones (see `choose_negatives`; the mined ones have grade 0); then the
-    other judged ones. A document that is the query itself, as in ArguAna and Quora, is not mined. The choice
+    other judged ones. A document that is the query itself, as in ArguAna and Quora, or that has the very text
+    of a relevant one under another id, is not mined. The choice
     for a query depends on the seed, its id and the collection only.
 
     Args:
@@ -126,10 +153,11 @@ def make_groups(
     rankings: Iterable[list[tuple[int, float]]] = itertools.repeat([], len(texts))
     if needs_bm25 and index:
         rankings = tracked(index.top_of_each(texts, options.negative_depth), "mining negatives", len(texts))
+    copies = _copies_of_relevant(collection, options.relevant_grade)
     groups = []
     for (query_id, grades), text, ranking in zip(judged.items(), texts, rankings, strict=True):
         negatives = choose_negatives(
-            grades | _not_to_be_drawn(collection, query_id, options),
+            grades | _not_to_be_drawn(collection, query_id, copies, options.relevant_grade),
             [ids[position] for position, _ in ranking],
             ids,
             options,

@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import logging
 import random
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
 from typing import NamedTuple
 
 from prorank_jax.bm25 import Bm25Index
@@ -103,7 +103,7 @@ def make_pseudo_groups(
         _make_group(collection, one, ids, [ids[position] for position, _ in ranking], options)
         for one, ranking in zip(made, rankings, strict=False)
     )
-    usable = (group for group in found if group is not None and plain(group.query) not in held_out)
+    usable = _unasked(filter(None, found), held_out)
     wanted = options.pseudo_queries
     groups = list(tracked(itertools.islice(usable, wanted), "making queries", wanted))
     if len(groups) < options.pseudo_queries:
@@ -114,6 +114,16 @@ def make_pseudo_groups(
             len(groups),
         )
     return groups
+
+
+def _unasked(groups: Iterable[RankingGroup], held_out: Set[str]) -> Iterator[RankingGroup]:
+    """Those whose query nobody asks elsewhere: neither a held-out one nor an earlier one of these."""
+    asked = set(held_out)
+    for group in groups:
+        text = plain(group.query)
+        if text not in asked:
+            asked.add(text)
+            yield group
 
 
 class _Made(NamedTuple):
@@ -142,6 +152,8 @@ def _make_group(
     holders = [other for other in ranking if query in collection.documents[other].full_text]
     grades = dict.fromkeys([identifier, *holders], options.relevant_grade)
     negatives = choose_negatives(grades, ranking, ids, options, random_state)
+    if any(query in collection.documents[other].full_text for other in negatives):
+        return None  # so many hold it that BM25 did not rank them all
     is_title = bool(collection.documents[identifier].title and not rest.title)
     candidates = (
         Candidate(rest, options.relevant_grade),

@@ -1,6 +1,6 @@
 """Renders the prompts of many pairs, in this process or spread over others.
 
-One core cuts documents to key sentences for about a thousand prompts in a second; an accelerator scores more.
+One core cuts documents to key sentences for some hundred prompts in a second; an accelerator scores more.
 """
 
 from __future__ import annotations

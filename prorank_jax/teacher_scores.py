@@ -15,6 +15,7 @@ from prorank_jax.collection import Collection
 from prorank_jax.jsonl import read_lines
 from prorank_jax.messages import name_a_few
 from prorank_jax.negatives import MINED_GRADE
+from prorank_jax.self_retrieval import is_the_query
 from prorank_jax.types import Candidate, RankingGroup
 
 TeacherScores = Mapping[str, Mapping[str, float]]
@@ -182,6 +183,9 @@ def _best_unjudged(
     judged = collection.qrels.get(group.query_id, {})
     of_query = scores.get(group.query_id, {})
     unjudged = [document for document in of_query if document not in judged]
+    own = collection.documents.get(group.query_id)
+    if own is not None and is_the_query(group.query, own.full_text):  # which evaluation drops, too
+        unjudged = [document for document in unjudged if document != group.query_id]
     return sorted(unjudged, key=lambda document: (-of_query[document], document))[:depth]
 
 

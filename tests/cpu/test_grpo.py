@@ -118,6 +118,23 @@ def test_loss_written_out(estimator):
     assert 0 < metrics["clip_fraction"] < 1
 
 
+@pytest.mark.parametrize("estimator", ["exact", "k3"])
+@pytest.mark.parametrize("gap", [-200.0, 200.0])
+def test_what_comes_behind_the_end_decides_nothing_however_unlikely(estimator, gap):
+    logits, reference, rollout = _random_case()
+    options = GrpoOptions(group_size=4, kl_coefficient=0.3, kl_estimator=estimator)
+    unlikely = reference._replace(later=reference.later.at[0, 0, 0, rollout.tokens[0, 0, 1]].add(gap))
+    far = rollout.replace(log_probs=rollout.log_probs.at[0, 0, 1].add(gap))
+
+    def loss(logits, rollout, reference):
+        return policy_loss(logits, rollout, ANSWERS, options, reference)[0]
+
+    expected = jax.value_and_grad(loss)(logits, rollout, reference)
+    got = jax.value_and_grad(loss)(logits, far, unlikely)
+    for ours, theirs in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
 def test_a_batch_of_tied_groups_has_no_policy_gradient():
     logits, _, rollout = _random_case()
     rollout = rollout.replace(tied=jnp.ones(3, bool), advantages=jnp.zeros((3, 4)))

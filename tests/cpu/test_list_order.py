@@ -117,6 +117,15 @@ def test_lists_without_what_the_losses_learn_from_are_left_out(caplog):
         make_index([[1, 0]], [[0.5, nan]], learns_from=("teacher scores",))
 
 
+def test_a_document_without_a_teachers_score_takes_no_place_where_only_the_teacher_teaches():
+    nan = np.nan
+    grades, scores = [[1, 0, 0, 1, 0], [1, 0]], [[nan, 0.5, nan, 0.25, 0.75], [nan, 0.5]]
+    index = make_index(grades, scores, learns_from=("teacher scores",))
+    assert [group.tolist() for group in index.members] == [[1, 3, 4]]
+    index = make_index(grades, scores, learns_from=("grades", "teacher scores"))
+    assert [group.tolist() for group in index.members] == [[0, 1, 2, 3, 4], [5, 6]]
+
+
 def test_queries_that_teach_nothing_are_left_out_and_counted(caplog):
     nan = np.nan
     with caplog.at_level(logging.WARNING):

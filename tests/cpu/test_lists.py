@@ -149,6 +149,8 @@ def test_there_is_a_place_for_an_answer_where_the_format_is_held():
         ({"losses": "listwise=1"}, [0, 2]),
         ({"losses": "margin_mse=1"}, [1, 2]),
         ({"losses": "margin_mse=1,pairwise=0.5"}, [0, 1, 2]),
+        ({"losses": "margin_mse=1,pairwise=0"}, [1, 2]),
+        ({"losses": "margin_mse=0,pairwise=1"}, [0, 2]),
         ({"losses": "pointwise=1"}, [0, 2]),
         ({"losses": "pointwise=1", "soft_labels": "teacher_logit"}, [0, 1, 2]),
     ],

@@ -71,6 +71,24 @@ def test_a_query_that_is_a_document_is_not_its_own_negative(hard_negatives) -> N
     assert {query: len(ids) for query, ids in mined.items()} == dict.fromkeys(queries, 6) | {"3": 7}
 
 
+@pytest.mark.parametrize("hard_negatives", [0.0, 1.0])
+def test_a_copy_of_a_relevant_document_is_not_mined(hard_negatives) -> None:
+    collection = _collection()
+    copies = {f"{n}-copy": dataclasses.replace(d, id=f"{n}-copy") for n, d in collection.documents.items()}
+    doubled = dataclasses.replace(collection, documents=collection.documents | copies)
+    options = DataOptions(negatives_per_query=30, hard_negatives=hard_negatives)
+    for query, ids in _negative_ids(options, doubled).items():
+        relevant = {f"{name}-copy" for name, grade in collection.qrels[query].items() if grade >= 1}
+        assert len(relevant) == 2
+        assert relevant.isdisjoint(ids)
+        assert len(ids) == 30 + (hard_negatives == 0)  # with the one that is judged irrelevant
+    judged = {
+        query: grades | {f"{query.replace('q', 'd')}-copy": 0} for query, grades in doubled.qrels.items()
+    }
+    for query, ids in _negative_ids(options, dataclasses.replace(doubled, qrels=judged)).items():
+        assert f"{query.replace('q', 'd')}-copy" in ids  # whoever judged it knew better
+
+
 def test_the_choice_depends_on_seed_and_query_only() -> None:
     options = DataOptions(negatives_per_query=6)
     collection = _collection()

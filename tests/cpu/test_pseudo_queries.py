@@ -91,6 +91,27 @@ def test_another_document_that_holds_the_query_is_not_called_irrelevant() -> Non
         assert of_relevant not in others
 
 
+def test_a_sentence_that_more_documents_hold_than_bm25_ranks_is_no_query() -> None:
+    notice = "All rights to this very page are kept by its authors."
+    changed = _changed(
+        _collection(title=False),
+        lambda document: dataclasses.replace(document, text=f"{document.text} {notice}"),
+    )
+    groups = make_pseudo_groups(changed, dataclasses.replace(OPTIONS, pseudo_queries=40, negative_depth=4))
+    assert len(groups) == 40
+    for group in groups:
+        assert not any(group.query in other.document.full_text for other in group.candidates)
+
+
+def test_nobody_asks_the_same_twice() -> None:
+    title = "One title of them all"
+    same = _changed(_collection(), lambda document: dataclasses.replace(document, title=title))
+    all_ranked = dataclasses.replace(OPTIONS, negative_depth=100)
+    queries = [group.query for group in make_pseudo_groups(same, all_ranked)]
+    assert len(set(queries)) == len(queries) == 20
+    assert queries.count(title) == 1
+
+
 def test_documents_without_titles_give_sentences() -> None:
     groups = make_pseudo_groups(_collection(title=False), OPTIONS)
     assert len(groups) == 20

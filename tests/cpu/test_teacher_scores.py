@@ -179,6 +179,17 @@ def test_the_teachers_best_become_candidates() -> None:
     assert second == GROUPS[1]
 
 
+def test_a_document_that_is_the_query_itself_becomes_no_candidate() -> None:
+    """As in ArguAna and Quora; where ids are merely numbers, another text under the same one may be."""
+    texts = {"q1": "about q1", "q2": "something else", "d1": "text", "d4": "text"}
+    documents = {name: Document(name, text) for name, text in texts.items()}
+    collection = Collection("own", documents, {}, {"q1": {"d1": 1}, "q2": {"d4": 2}})
+    scores = {query: {"q1": 3.0, "q2": 2.0, "d1": 1.0, "d4": 0.5} for query in ("q1", "q2")}
+    first, second = add_teacher_candidates(GROUPS, scores, collection, depth=2)
+    assert list(_scores_of(first))[3:] == ["q2", "d4"]
+    assert list(_scores_of(second))[2:] == ["q1", "q2"]
+
+
 def test_without_depth_nothing_is_added() -> None:
     scores = {"q1": {"d1": 0.9, "d7": 0.6}}
     assert add_teacher_candidates(GROUPS, scores, _collection(), 0) == attach_scores(GROUPS, scores)
