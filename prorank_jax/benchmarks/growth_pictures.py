@@ -36,7 +36,7 @@ def _scale(axes: Any, curve: Sequence[Measured], name: str) -> None:
     axes.set_xticks(values, [str(value) for value in values])
     axes.minorticks_off()
     axes.set(xlabel=name)
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.25 * axes.get_ylim()[1])  # room for the legend
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
 
@@ -47,9 +47,9 @@ def _draw_time(axes: Any, curve: Sequence[Measured]) -> None:
     spread = [[each.median - min(each.seconds), max(each.seconds) - each.median] for each in curve]
     axes.errorbar(values, medians, np.array(spread).T, color=TIME, marker="o", capsize=3, label="measured")
     proportional = medians[0] * values / values[0]
-    seen = proportional <= 1.6 * medians.max()
-    axes.plot(values[seen], proportional[seen], color="grey", linestyle=":", label="in proportion")
-    axes.set(ylabel="seconds a step")
+    most = max(max(each.seconds) for each in curve)
+    axes.plot(values, proportional, color="grey", linestyle=":", label="in proportion")
+    axes.set(ylabel="seconds a step", ylim=(0, min(1.6 * most, max(most, proportional.max()))))
 
 
 def _draw_memory(axes: Any, curve: Sequence[Measured]) -> None:
