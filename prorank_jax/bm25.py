@@ -17,8 +17,9 @@ from prorank_jax.machine import usable_cores
 K1, B = 0.9, 0.4
 # From so many documents on, a query takes long enough to be worth a thread.
 _MANY_DOCUMENTS = 50_000
-# Each holds the scores of all documents: 35 MB for 8.8 million.
-_MOST_THREADS = 32
+# Each holds the scores of all documents, and copies of those that match: some 100 MB for 8.8 million. Sums of
+# scores run one after the other, so that more threads would wait for each other.
+_MOST_THREADS = 8
 
 
 def _import_bm25s() -> Any:
@@ -86,8 +87,8 @@ class Bm25Index:
     def top_of_each(self, queries: Iterable[str], count: int) -> Iterator[list[tuple[int, float]]]:
         """What `top` gives for each query, in their order.
 
-        Over many documents all cores work on queries, of which a few are taken ahead: numpy holds no lock
-        while it goes through large arrays.
+        Over many documents several threads work on queries, of which a few are taken ahead: but for the sum
+        of scores itself, numpy lets others run while it goes through large arrays.
         """
         threads = min(usable_cores(), _MOST_THREADS) if self._size >= _MANY_DOCUMENTS else 1
         if threads == 1:

@@ -28,7 +28,7 @@ TOPOLOGY = parse_topology("v5e:2x4")
 CONFIG = Path(__file__).parents[2] / "configs" / "tpu" / "qwen2.5-0.5b_v5e-8.yaml"
 
 
-@pytest.mark.parametrize(("which", "kernels"), [("score", 1), ("1", 2), ("2", 2)])
+@pytest.mark.parametrize(("which", "kernels"), [("score", 1), ("1", 2), ("2", 3)])
 def test_every_step_of_qwen_fits_eight_chips(which: str, kernels: int, monkeypatch, record_property):
     config = load_config(CONFIG, {"stage": 2 if which == "2" else 1})
     texts: list[str] = []
@@ -44,7 +44,8 @@ def test_every_step_of_qwen_fits_eight_chips(which: str, kernels: int, monkeypat
     assert report.executed_flops is not None
     assert report.executed_flops >= 0.999 * report.model_flops
     assert report.unknown_loops == ()
-    # Splash attention forward, and one fused backward: nothing runs twice.
+    # Splash attention forward, and one fused backward; in stage 2 also forward for the frozen model of the KL
+    # term: nothing runs twice.
     assert [text.count('custom_call_target="tpu_custom_call"') for text in texts] == [kernels]
     # Nothing can train or score without reading its weights once, nor gather them for nothing.
     assert report.hbm_bytes is not None
