@@ -131,7 +131,8 @@ def test_whichever_file_is_damaged_what_is_restored_is_what_was_saved(tmp_path, 
                 save(checkpoints, 2)  # the run goes on and comes there again
                 assert checkpoints.latest() == 2
             else:
-                assert "damaged" not in caplog.text.replace(str(tmp_path), "")
+                # Of ours: asyncio may tell only now what an earlier damage did to Orbax.
+                assert not [record for record in caplog.records if record.name.startswith("prorank_jax")]
         shutil.rmtree(folder)
     assert any("iterator" in name for name in fallen_back)
     assert any("process_0/d/" in name for name in fallen_back)  # the arrays themselves

@@ -52,7 +52,14 @@ def test_what_cannot_work_is_named(arguments, message):
 
 def test_datasets_may_be_named_together_or_apart():
     apart = ["--model", "model", "--dataset", "one", "--dataset", "two:dev"]
-    assert parse_options(GIVEN) == parse_options(apart) == EvaluationOptions("model", ("one", "two:dev"))
+    expected = EvaluationOptions("model", ("one", "two:dev"), render_processes=None)
+    assert parse_options(GIVEN) == parse_options(apart) == expected
+
+
+def test_only_a_command_line_starts_processes_unasked():
+    """A script would be run again by each of them."""
+    assert EvaluationOptions("model", ("one",)).render_processes == 0
+    assert parse_options([*GIVEN, "--render_processes", "2"]).render_processes == 2
 
 
 def test_a_run_ranks_no_queries_to_tune_on(tmp_path):
