@@ -78,7 +78,7 @@ class Evaluation:
 
 def read_run_history(model: Pretrained) -> RunHistory:
     """Follows `model.source` from run to run, as far as the folders are still there."""
-    runs = runs_behind(model.path)
+    runs, _ = runs_behind(model.path)
     source = runs[-1][1].model.source if runs else model.source
     records = tuple(_read_record(folder, config) for folder, config in reversed(runs))
     return RunHistory(records, _hub_id(source))

@@ -49,10 +49,14 @@ def fetch_description(url: str, cache: Path) -> Path:
     there = open_url("model.source", url)
     here = cache / DESCRIBED / url_slug(url)
     names = (*RUN_FILES, REPORT_FILE, CARD_FILE)
-    if with_url_errors("model.source", url, there.is_dir):
-        with_url_errors("model.source", url, lambda: fetch_folder(there, here, lambda name: name in names))
-    else:
-        shutil.rmtree(here, ignore_errors=True)  # what an earlier call found may tell of another model
+
+    def fetch() -> None:
+        if there.is_dir():
+            fetch_folder(there, here, lambda name: name in names)
+        else:
+            shutil.rmtree(here, ignore_errors=True)  # what an earlier call found may tell of another model
+
+    with_url_errors("model.source", url, fetch)
     return here
 
 

@@ -122,8 +122,8 @@ def make_groups(
     The candidates of a group come in this order: the relevant ones, best grade first; then
     `negatives_per_query` irrelevant ones (see `choose_negatives`; the mined ones have grade 0); then the
     other judged ones. A document that is the query itself, as in ArguAna and Quora, or that has the very text
-    of a relevant one under another id, is not mined. The choice
-    for a query depends on the seed, its id and the collection only.
+    of a relevant one under another id, is not mined. The choice for a query depends on the seed, its id and
+    the collection only.
 
     Args:
         index: `index_documents` of the collection; None: made here, if negatives need it.

@@ -90,10 +90,14 @@ def read_run_config(folder: Path) -> RunConfig:
     return config_from_flat(flat, str(file))
 
 
-def runs_behind(folder: Path) -> list[tuple[Path, RunConfig]]:
+def runs_behind(folder: Path) -> tuple[list[tuple[Path, RunConfig]], Path]:
     """The run in a folder, the one that it started from, and so on, as far as the folders are still there.
 
     A warning tells of one at a URL that cannot be reached.
+
+    Returns:
+        Folder and config of each, and the folder of the model that the last one of them started from, which
+        need not be there; without a run it is the folder itself.
 
     Raises:
         ValueError: an unreadable config of one of them.
@@ -104,11 +108,11 @@ def runs_behind(folder: Path) -> list[tuple[Path, RunConfig]]:
         seen.add(folder.resolve())
         config = read_run_config(folder)
         runs.append((folder, config))
-        folder = origin(config)
-    return runs
+        folder = _origin(config)
+    return runs, folder
 
 
-def origin(run: RunConfig) -> Path:
+def _origin(run: RunConfig) -> Path:
     """The folder that tells of the model which a run started from; not there where nobody knows."""
     try:
         return describing_folder(run.model.source)

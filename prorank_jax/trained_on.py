@@ -9,7 +9,7 @@ from pathlib import Path
 from prorank_jax.evaluation.names import DatasetName, place_of
 from prorank_jax.model_urls import CARD_FILE
 from prorank_jax.models.sources import resolve_source
-from prorank_jax.pretrained import origin, runs_behind
+from prorank_jax.pretrained import runs_behind
 
 _CARD_FIELD = re.compile(r"^\| `data\.(source|split)` \| `(.*)` \|$", re.MULTILINE)
 
@@ -32,9 +32,8 @@ def card_splits(card: str) -> list[Split]:
 
 
 def _run_splits(folder: Path) -> list[Split]:
-    runs = [config for _, config in runs_behind(folder)]
-    begun_from = origin(runs[-1]) if runs else folder
-    return [(run.data.source, run.data.split) for run in reversed(runs)] + _read_card(begun_from)
+    runs, begun_from = runs_behind(folder)
+    return [(run.data.source, run.data.split) for _, run in reversed(runs)] + _read_card(begun_from)
 
 
 def _read_card(folder: Path) -> list[Split]:
