@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import Stemmer
 
+from prorank_jax.look_ahead import results_ahead
 from prorank_jax.machine import usable_cores
 
 K1, B = 0.9, 0.4
@@ -99,13 +99,9 @@ class Bm25Index:
             return _best(self._scores_of(tokens), count)
 
         with ThreadPoolExecutor(threads, thread_name_prefix="bm25") as pool:
-            ahead: deque[Future[list[tuple[int, float]]]] = deque()
-            for query in queries:
-                ahead.append(pool.submit(top_of, self._known_tokens(query)))  # a stemmer is for one thread
-                if len(ahead) > 2 * threads:
-                    yield ahead.popleft().result()
-            while ahead:
-                yield ahead.popleft().result()
+            # Words are stemmed here: a stemmer is for one thread.
+            submitted = (pool.submit(top_of, self._known_tokens(query)) for query in queries)
+            yield from results_ahead(submitted, 2 * threads)
 
 
 def _best(scores: np.ndarray, count: int) -> list[tuple[int, float]]:

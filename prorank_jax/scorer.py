@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import jax
@@ -15,6 +15,7 @@ from prorank_jax.batch_shapes import make_batch_shapes, pad_batch, plan_batches,
 from prorank_jax.config import ATTENTION_IMPLEMENTATIONS, COMPUTE_DTYPES
 from prorank_jax.config_checks import require, require_choice
 from prorank_jax.input_checks import Pair
+from prorank_jax.look_ahead import results_ahead
 from prorank_jax.models.attention import check_implementation
 from prorank_jax.models.transformer import Transformer
 from prorank_jax.process_rows import put_whole_batch
@@ -187,15 +188,12 @@ class PairScorer:
 def _render_ahead(render: RenderWindow, chunks: Iterable[Sequence[Pair]]) -> Iterator[_Window]:
     """Yields the windows of all chunks, one for an empty chunk too; the next one is rendered meanwhile."""
     with ThreadPoolExecutor(1, thread_name_prefix="render") as thread:
-        ahead: deque[Future[_Window]] = deque()
-        for pairs in chunks:
-            scores = np.empty(len(pairs), np.float32)
-            for start in range(0, max(1, len(pairs)), WINDOW):
-                ahead.append(thread.submit(_render_window, render, pairs, scores, start))
-                if len(ahead) > 1:
-                    yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
+        submitted = (
+            thread.submit(_render_window, render, pairs, scores, start)
+            for pairs, scores in ((pairs, np.empty(len(pairs), np.float32)) for pairs in chunks)
+            for start in range(0, max(1, len(pairs)), WINDOW)
+        )
+        yield from results_ahead(submitted, 1)
 
 
 def _render_window(render: RenderWindow, pairs: Sequence[Pair], scores: np.ndarray, start: int) -> _Window:
