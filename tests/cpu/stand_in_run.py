@@ -42,12 +42,13 @@ while done < int(arguments["--train.steps"]) and not (folder / "finish").exists(
         os.kill(os.getpid(), signal.SIGKILL)
     time.sleep(0.05)
     done += 1
-    if stop:
+    stopping = bool(stop)
+    if stopping:
         time.sleep(float(arguments.get("--saving_seconds", "0.3")))
     (folder / f"new{worker}").write_text(str(done))
     (folder / f"new{worker}").rename(checkpoint)
     print(f"step {done}/{arguments['--train.steps']}")
-    if stop:
+    if stopping:
         sys.exit(143)
 """
 
