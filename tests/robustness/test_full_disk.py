@@ -1,10 +1,10 @@
-"""Disks that are full at many different moments; `make test-robustness`. A sample is in tests/cpu."""
+"""Disks that are full at many different moments; `make test-robustness`. A sample is in tests/runs."""
 
 from __future__ import annotations
 
 import time
 
-from tests.cpu.small_disk import run_trials
+from tests.runs.small_disk import run_trials
 
 # KiB that are free: from too few for the data set to enough for the whole run; a checkpoint takes 270.
 TRAINING = (*range(90, 400, 31), *(kib for base in range(400, 1300, 130) for kib in (base + 900, base)))

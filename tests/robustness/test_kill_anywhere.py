@@ -1,4 +1,4 @@
-"""Fifty kills of each stage at random moments; `make test-robustness`. A sample is in tests/cpu."""
+"""Fifty kills of each stage at random moments; `make test-robustness`. A sample is in tests/runs."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cpu.killed_runs import kill_many
 from tests.cpu.tiny_run import tiny_fields, write_collection, write_model_folder
+from tests.runs.killed_runs import kill_many
 
 KILLS = 50
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.cpu.small_disk import run_trials
+from tests.runs.small_disk import run_trials
 
 
 @pytest.mark.slow

@@ -17,12 +17,12 @@ from urllib.request import Request, urlopen
 import pytest
 
 from prorank_jax.reproduce import command as reproduction
-from tests.cpu.fake_cloud import free_port
-from tests.cpu.readme.furnishing import furnish, options, replaced
-from tests.cpu.readme.programs import call, check_accepted
-from tests.cpu.readme.small_things import SHORT_RUN, SmallThings
 from tests.cpu.reproduce.stand_in_launchers import StandIns
 from tests.cpu.serving.live import live_server, wait_until
+from tests.runs.fake_cloud import free_port
+from tests.runs.readme.furnishing import furnish, options, replaced
+from tests.runs.readme.programs import call, check_accepted
+from tests.runs.readme.small_things import SHORT_RUN, SmallThings
 
 OUTPUT = "--output_dir"
 # What each program must have written when it has ended well; `load_server` only prints.

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from prorank_jax.config_files import field_paths
-from tests.cpu.readme.markdown import anchors, blocks, link_targets, spans
-from tests.cpu.readme.programs import WORK, help_of
 from tests.cpu.tiny_run import REPOSITORY
+from tests.runs.readme.markdown import anchors, blocks, link_targets, spans
+from tests.runs.readme.programs import WORK, help_of
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 FOLDERS = ("configs/", "launch/", "prorank_jax/", "tests/", ".ci/")

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from prorank_jax.command_line import CommandParser
-from tests.cpu.fake_cloud import FakeCloud
-from tests.cpu.readme.commands import Command, shell_commands
-from tests.cpu.readme.curl import ask_with_curl
-from tests.cpu.readme.markdown import Block
-from tests.cpu.readme.programs import SERVER, check_accepted, help_of, program_of
-from tests.cpu.readme.real_runs import FINISHED, Place, run_here, run_server
 from tests.cpu.tiny_run import REPOSITORY
+from tests.runs.fake_cloud import FakeCloud
+from tests.runs.readme.commands import Command, shell_commands
+from tests.runs.readme.curl import ask_with_curl
+from tests.runs.readme.markdown import Block
+from tests.runs.readme.programs import SERVER, check_accepted, help_of, program_of
+from tests.runs.readme.real_runs import FINISHED, Place, run_here, run_server
 
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 PODS = "launch/tpu_pod.sh"
@@ -72,7 +72,7 @@ def _ask_for_help(command: Command, place: Place) -> None:
 
 
 def _run_for_pods(command: Command, place: Place) -> None:
-    """A dry run: what it prints is pasted in tests/cpu/test_tpu_pod.py."""
+    """A dry run: what it prints is pasted in tests/runs/test_tpu_pod.py."""
     _, verb, *rest = command.words
     at = rest.index("--") if "--" in rest else len(rest)
     training = TRAINING if rest[at + 1 :] == ["ARGS"] else rest[at + 1 :]

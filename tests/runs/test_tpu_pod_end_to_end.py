@@ -10,8 +10,8 @@ import pytest
 
 from prorank_jax.metrics_log import METRICS_FILE, read_lines
 from prorank_jax.run_folder import REPORT_FILE
-from tests.cpu.fake_cloud import FakeCloud, free_port, wait_until
 from tests.cpu.tiny_run import command_line, tiny_fields, write_collection, write_model_folder
+from tests.runs.fake_cloud import FakeCloud, free_port, wait_until
 
 STEPS = 8
 WORKER_SCRIPT = "prorank-jax/checkout/launch/tpu_pod/worker.sh"

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.cpu.fake_cloud import FakeCloud, wait_until
-from tests.cpu.stand_in_run import Steps
+from tests.runs.fake_cloud import FakeCloud, wait_until
+from tests.runs.stand_in_run import Steps
 
 
 @pytest.fixture

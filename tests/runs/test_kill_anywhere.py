@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cpu.killed_runs import kill_many
 from tests.cpu.tiny_run import tiny_fields, write_collection, write_model_folder
+from tests.runs.killed_runs import kill_many
 
 KILLS = 2
 STEPS = 12

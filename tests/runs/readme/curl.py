@@ -5,9 +5,9 @@ from __future__ import annotations
 from urllib.parse import urlsplit
 
 from prorank_jax.command_line import CommandParser
-from tests.cpu.readme.commands import Command
-from tests.cpu.readme.real_runs import Place
 from tests.cpu.serving.live import live_server
+from tests.runs.readme.commands import Command
+from tests.runs.readme.real_runs import Place
 
 
 def ask_with_curl(command: Command, _: Place) -> None:

@@ -1,4 +1,4 @@
-"""Trials on a small disk: `python -m tests.cpu.full_disk_trials train|export|read_only FOLDER KIB ...`.
+"""Trials on a small disk: `python -m tests.runs.full_disk_trials train|export|read_only FOLDER KIB ...`.
 
 Each prints one JSON object as its last line; a failed assertion ends it.
 """
@@ -22,9 +22,7 @@ import prorank_jax.run_report
 from prorank_jax.metrics_log import METRICS_FILE
 from prorank_jax.model_urls import FETCHED
 from prorank_jax.run_folder import CHECKPOINTS_FOLDER
-from tests.cpu.killed_runs import contents
 from tests.cpu.shared_programs import sharing_programs
-from tests.cpu.small_disk import Disk
 from tests.cpu.tiny_run import (
     STEPS,
     command_line,
@@ -34,6 +32,8 @@ from tests.cpu.tiny_run import (
     write_model_folder,
 )
 from tests.garbage import collect_seldom
+from tests.runs.killed_runs import contents
+from tests.runs.small_disk import Disk
 
 CHECKPOINT_EVERY = 4
 ONE_LINE = r"error: (?P<place>/\S+|output_dir='\S+): (?P<fault>[^;]+); (?P<remedy>[^\n]+)\n"

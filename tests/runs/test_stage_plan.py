@@ -11,8 +11,8 @@ from prorank_jax.config_files import load_config
 from prorank_jax.metrics_log import METRICS_FILE, read_lines
 from prorank_jax.sharding import make_mesh
 from prorank_jax.stage_plan import arguments_of_stage, planned_runs
-from tests.cpu.test_train_stage2 import without_speeds
 from tests.cpu.tiny_run import command_line, load_launcher, tiny_fields, write_collection, write_model_folder
+from tests.runs.test_train_stage2 import without_speeds
 
 MIXED = ["--train.steps", "9", "--stage2.train.steps=5", "--stage1.train.seed", "3", "--model.remat=full"]
 

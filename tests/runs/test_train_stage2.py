@@ -30,8 +30,8 @@ from prorank_jax.sharding import make_mesh
 from prorank_jax.steps import make_score_step
 from prorank_jax.train import train
 from tests.cpu.shared_programs import sharing_programs
-from tests.cpu.test_train import at_step
 from tests.cpu.tiny_run import tiny_fields, write_collection, write_model_folder
+from tests.runs.test_train import at_step
 
 STEPS = 10
 SPEEDS = {"prompts_per_second", "tokens_per_second", "model_tflops", "compilations"}

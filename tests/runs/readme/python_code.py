@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from prorank_jax.reranker import Reranker
-from tests.cpu.readme.markdown import Block, Piece, blocks, spans
+from tests.runs.readme.markdown import Block, Piece, blocks, spans
 
 DOCUMENTS = ["Succulents store water in their leaves.", "A river flows to the sea.", "", "Music of the hills"]
 # The reader's own objects, by the names that README.md gives them.

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from tests.cpu.fake_cloud import POD, REPOSITORY, SETTINGS, FakeCloud
+from tests.runs.fake_cloud import POD, REPOSITORY, SETTINGS, FakeCloud
 
 LAUNCH = REPOSITORY / "launch"
 

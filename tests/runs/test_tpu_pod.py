@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.cpu.fake_cloud import POD, REPOSITORY, FakeCloud
+from tests.runs.fake_cloud import POD, REPOSITORY, FakeCloud
 
 LAUNCH = REPOSITORY / "launch"
 GOLDEN = Path(__file__).parent / "goldens" / "tpu_pod_dry_run.txt"

@@ -19,8 +19,8 @@ from prorank_jax.launching import Interrupted
 from prorank_jax.metrics_log import METRICS_FILE, MetricsLog, read_lines
 from prorank_jax.sharding import make_mesh
 from prorank_jax.train import train
-from tests.cpu.test_train import at_step
 from tests.cpu.tiny_run import tiny_fields, write_collection, write_model_folder
+from tests.runs.test_train import at_step
 
 STEPS = 9
 # The mesh, and after which step it is taken away.

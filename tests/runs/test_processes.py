@@ -33,13 +33,13 @@ from prorank_jax.run_folder import REPORT_FILE
 from prorank_jax.run_report import PROBES_FILE
 from prorank_jax.storage_faults import OutOfReachError
 from prorank_jax.train import train
-from tests.cpu import scored_pairs
-from tests.cpu.observed_run import ENDED
 from tests.cpu.rough_pictures import drawing_roughly
-from tests.cpu.several import STEPS, Processes, run_together, shared_fields, start, wait_for
 from tests.cpu.shared_programs import sharing_programs
-from tests.cpu.test_train import SPEEDS, at_step
 from tests.cpu.tiny_run import write_collection, write_model_folder
+from tests.runs import scored_pairs
+from tests.runs.observed_run import ENDED
+from tests.runs.several import STEPS, Processes, run_together, shared_fields, start, wait_for
+from tests.runs.test_train import SPEEDS, at_step
 
 STAGE_2 = {"stage": 2, "ranking__list_size": 4, "data__buckets": ()}
 # Sums over devices are taken in another order by the network than in memory.

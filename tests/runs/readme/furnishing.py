@@ -18,8 +18,8 @@ import ir_datasets
 from prorank_jax.beir_folder import read_beir_folder
 from prorank_jax.models.sources import SMOLLM2_SOURCE
 from prorank_jax.source_names import CATALOGUE_PREFIX, DEMO
-from tests.cpu.readme.small_things import SmallThings, measured
 from tests.cpu.tiny_run import REPOSITORY
+from tests.runs.readme.small_things import SmallThings, measured
 
 MODEL_OPTIONS = ("--model", "--init", "--model.source")
 DATASET_OPTIONS = ("--dataset", "--data.source", "--data.probe_source", "--fusion_tune")

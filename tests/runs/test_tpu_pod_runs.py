@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cpu.fake_cloud import FakeCloud, wait_until
-from tests.cpu.stand_in_run import ENDLESS, Steps
+from tests.runs.fake_cloud import FakeCloud, wait_until
+from tests.runs.stand_in_run import ENDLESS, Steps
 
 STRANGE = ["", "two words", "it's", 'a "quote"', "$HOME `id` \\", "*", "a\nb", "é", "--", "#!&;|<>(){}[]~"]
 

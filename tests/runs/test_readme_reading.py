@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.cpu.readme.commands import Command, commands_of
-from tests.cpu.readme.furnishing import furnish, named_models, replaced
-from tests.cpu.readme.markdown import blocks
-from tests.cpu.readme.programs import program_of
-from tests.cpu.readme.python_code import calls_on, compiled, models_in
-from tests.cpu.readme.small_things import SmallThings
+from tests.runs.readme.commands import Command, commands_of
+from tests.runs.readme.furnishing import furnish, named_models, replaced
+from tests.runs.readme.markdown import blocks
+from tests.runs.readme.programs import program_of
+from tests.runs.readme.python_code import calls_on, compiled, models_in
+from tests.runs.readme.small_things import SmallThings
 
 EXAMPLE = r"""
 `make demo`, `launch/benchmark.py` and `.venv/` are not all alike; neither is `scoring` or `make`.

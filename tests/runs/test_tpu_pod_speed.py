@@ -10,8 +10,8 @@ from types import ModuleType
 
 import pytest
 
-from tests.cpu.fake_cloud import REPOSITORY, FakeCloud
-from tests.cpu.stand_in_run import Steps
+from tests.runs.fake_cloud import REPOSITORY, FakeCloud
+from tests.runs.stand_in_run import Steps
 
 # Instead of the compiler for TPU: shows what it was asked.
 BOUND = "import sys; print('bound of', *sys.argv[1:]); sys.exit(1)\n"

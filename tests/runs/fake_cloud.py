@@ -14,8 +14,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.cpu import fake_gcloud
-from tests.cpu.stand_in_run import STAND_IN
+from tests.runs import fake_gcloud
+from tests.runs.stand_in_run import STAND_IN
 
 REPOSITORY = Path(__file__).parents[2]
 POD = "prorank"

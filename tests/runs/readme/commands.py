@@ -13,7 +13,7 @@ from itertools import groupby
 
 from prorank_jax.benchmarks.command import ALONE
 from prorank_jax.benchmarks.tasks import TASKS
-from tests.cpu.readme.markdown import Block, Piece, blocks, spans
+from tests.runs.readme.markdown import Block, Piece, blocks, spans
 
 SHELLS = ("", "sh", "bash", "console")
 # What is in a fenced block without being run: `python` has a test of its own, `text` is what a program says.

@@ -36,10 +36,10 @@ def _why_not() -> str:
 
 
 def run_trials(trials: str, folder: Path, arguments: Sequence[object]) -> dict[str, Any]:
-    """What `tests.cpu.full_disk_trials` says of its trials, made in a folder with a disk below it."""
+    """What `tests.runs.full_disk_trials` says of its trials, made in a folder with a disk below it."""
     if _why_not():
         pytest.skip(_why_not())
-    command = [*PRIVATE, sys.executable, "-m", "tests.cpu.full_disk_trials", trials, str(folder)]
+    command = [*PRIVATE, sys.executable, "-m", "tests.runs.full_disk_trials", trials, str(folder)]
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1", "JAX_DISABLE_MOST_OPTIMIZATIONS": "true"}
     done = subprocess.run(
         [*command, *map(str, arguments)],

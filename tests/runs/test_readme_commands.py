@@ -14,15 +14,15 @@ import prorank_jax.reranker
 import prorank_jax.run_report
 import prorank_jax.setup
 from prorank_jax.sharding import make_mesh
-from tests.cpu.readme.commands import Command, commands_of
-from tests.cpu.readme.furnishing import load_from_catalogue
-from tests.cpu.readme.python_code import GIVEN, calls_on, compiled, fitting_labels, models_in, python_blocks
-from tests.cpu.readme.real_runs import Place
-from tests.cpu.readme.small_things import SmallThings, write_small_things
-from tests.cpu.readme.ways import WAYS, ways_of
 from tests.cpu.rough_pictures import drawing_roughly
 from tests.cpu.shared_programs import sharing_programs
 from tests.cpu.tiny_run import REPOSITORY
+from tests.runs.readme.commands import Command, commands_of
+from tests.runs.readme.furnishing import load_from_catalogue
+from tests.runs.readme.python_code import GIVEN, calls_on, compiled, fitting_labels, models_in, python_blocks
+from tests.runs.readme.real_runs import Place
+from tests.runs.readme.small_things import SmallThings, write_small_things
+from tests.runs.readme.ways import WAYS, ways_of
 
 pytest.importorskip("ranx")
 
@@ -53,12 +53,17 @@ def place(things, tmp_path, monkeypatch, capsys) -> Place:
     return Place(tmp_path, things, capsys)
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.text)
+def _place_and_program(command: Command) -> str:
+    """No more than that: `-k cpu` would choose a command that names a config of that name."""
+    return f"line {command.line}: {' '.join(command.text.split()[:2])}"
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=_place_and_program)
 def test_a_command_works(command: Command, place: Place):
     found = ways_of(command)
     assert found, (
         f"README.md, line {command.line}: nobody runs {command.text!r}; let one of WAYS in "
-        "tests/cpu/readme/ways.py claim it, or add one there that runs it"
+        "tests/runs/readme/ways.py claim it, or add one there that runs it"
     )
     assert len(found) == 1, f"README.md, line {command.line}: {command.text!r} is claimed by {found}; by one"
     WAYS[found[0]].run(command, place)
@@ -114,8 +119,8 @@ def test_a_command_that_nobody_runs_is_noticed():
         ("pip install -e '.[evla]'", "evla"),
         ("pip install -r requirement.txt", "requirement.txt"),
         ("pip install torch", "torch"),
-        ("pytest tests/cpus", "tests/cpus"),
-        ("pytest tests/ --kk cpu", "unrecognized arguments: --kk"),
+        ("pytest tests/absent", "tests/absent"),
+        ("pytest tests/ --kk peers", "unrecognized arguments: --kk"),
         (f"curl -d '{BODY}' 127.0.0.1:8080/rerank", "unsupported_media_type"),
         (f"curl -d '{BODY[:-1]}' -H 'Content-Type: application/json' 127.0.0.1:8080/rerank", "JSON"),
     ],

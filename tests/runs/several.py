@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.cpu.observed_run import THEN
 from tests.cpu.tiny_run import command_line, tiny_fields
+from tests.runs.observed_run import THEN
 
 SCRIPT = Path(__file__).with_name("observed_run.py")
 DEVICES = 8
