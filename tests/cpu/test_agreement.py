@@ -18,41 +18,6 @@ from prorank_jax.command_line import run_command
 from prorank_jax.config import RunConfig
 from prorank_jax.processes import check_same_job, gather_texts, succeed_together
 from prorank_jax.storage_faults import OutOfReachError
-from tests.runs.several import start, wait_for
-
-GATHER_OFTEN = """
-import time
-from tests.cpu.tiny_run import load_launcher
-
-load_launcher().join_peers()
-
-import jax
-from prorank_jax.processes import gather_texts
-
-for call in range(3):
-    time.sleep(jax.process_index())
-    print(gather_texts(f"{call} of {jax.process_index()}" * 10 ** call) == [
-        f"{call} of {process}" * 10 ** call for process in range(2)
-    ])
-"""
-
-FAIL_IN_THE_SECOND = """
-import sys
-from tests.cpu.tiny_run import load_launcher
-
-load_launcher().join_peers()
-
-import jax
-from prorank_jax.command_line import run_command
-from prorank_jax.processes import succeed_together
-
-def work():
-    with succeed_together():
-        if jax.process_index() == 1:
-            import no_such_module
-
-sys.exit(run_command(work))
-"""
 
 
 class Barriers:
@@ -87,13 +52,6 @@ def test_processes_wait_two_hours_in_the_coordination_service(barriers):
     keys, patience = zip(*barriers.waited, strict=True)
     assert set(patience) == {prorank_jax.processes.PATIENCE_SECONDS * 1000} == {7_200_000}
     assert len(set(keys)) == 3  # the service refuses a barrier that was passed
-
-
-@pytest.mark.slow
-def test_real_processes_gather_again_and_again():
-    ended = wait_for(start([["-c", GATHER_OFTEN]] * 2))
-    assert ended.codes == [0, 0], ended.said
-    assert all(said.split().count("True") == 3 for said in ended.said), ended.said
 
 
 @dataclass
@@ -179,15 +137,3 @@ def test_processes_that_have_not_met_are_told_how_to(act, monkeypatch, capsys):
         part in said
         for part in ("JAX_COORDINATOR_ADDRESS=", "JAX_NUM_PROCESSES=4", "JAX_PROCESS_ID", "launch/tpu_pod.sh")
     )
-
-
-@pytest.mark.slow
-def test_a_fault_in_one_real_process_ends_both_with_one():
-    ended = wait_for(start([["-c", FAIL_IN_THE_SECOND]] * 2))
-    assert ended.codes == [1, 1], ended.said
-    told = "process 1 of 2: ModuleNotFoundError: No module named 'no_such_module'"
-    assert f"error: {told}" in ended.said[0]
-    assert "Traceback" not in ended.said[0]
-    assert "Traceback" in ended.said[1]
-    assert ", in work" in ended.said[1]
-    assert told in ended.said[1]
