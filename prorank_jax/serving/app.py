@@ -14,7 +14,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from prorank_jax.serving.answers import make_answer
-from prorank_jax.serving.body import check_content_type, held_body
+from prorank_jax.serving.body import check_content_type, discard_body, held_body
 from prorank_jax.serving.errors import RequestError, too_many_connections
 from prorank_jax.serving.metrics import CONTENT_TYPE, ServerMetrics
 from prorank_jax.serving.request_format import parse_request
@@ -33,15 +33,17 @@ def make_app(service: Service, count_connections: Callable[[], int]) -> ASGIApp:
             the server must still be told how it is.
     """
 
-    def check_connections() -> None:
-        open_now, limit = count_connections(), service.options.max_connections
+    async def check_connections(request: Request) -> None:
+        options = service.options
+        open_now, limit = count_connections(), options.max_connections
         if open_now > limit:
+            await discard_body(request, max_bytes=options.max_body_bytes, timeout_s=options.client_timeout_s)
             raise too_many_connections(open_now, limit)
 
     async def rerank(scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive, send)
         service.check_ready()
-        check_connections()
+        await check_connections(request)
         check_content_type(request)
         options = service.options
         async with held_body(

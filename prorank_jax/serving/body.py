@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -57,6 +58,20 @@ def check_content_type(request: Request) -> None:
             "unsupported_media_type",
             f"Content-Encoding {encoding[:100]!r} is not taken; send the body uncompressed",
         )
+
+
+async def discard_body(request: Request, *, max_bytes: int, timeout_s: float) -> None:
+    """Reads and forgets what a client still sends, within bounds, so that it gets the answer.
+
+    Where a connection is closed with unread bytes, the client's system sees a reset and drops the answer.
+    """
+    seen = 0
+    with contextlib.suppress(TimeoutError, ClientDisconnect):
+        async with asyncio.timeout(timeout_s):
+            async for piece in request.stream():
+                seen += len(piece)
+                if seen > max_bytes:
+                    return
 
 
 @asynccontextmanager

@@ -89,10 +89,12 @@ def model_failed(error: BaseException, first_pair: int = 0) -> RequestError:
     """500: the model raised or gave no numbers; the server goes on.
 
     Args:
-        first_pair: the request's pair that is pair 0 of `error`, where a long request is scored in parts.
+        first_pair: which of the request's different pairs is pair 0 of `error`, where a long request is
+            scored in parts.
     """
     reason = " ".join(str(error).split())[:500]
-    counted = f"; its pairs are counted from pair {first_pair} of the request" if first_pair else ""
+    start = f"; its pairs are counted from pair {first_pair} of the request, equal ones once"
+    counted = start if first_pair else ""
     return RequestError(
         500,
         "model_failed",

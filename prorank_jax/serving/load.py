@@ -54,9 +54,18 @@ class LoadOptions:
             require_at_least(name, getattr(self, name), 1)
         require_at_least("retries", self.retries, 0)
         require_positive("timeout_s", self.timeout_s)
-        parts = urlsplit(self.url)
-        if parts.scheme != "http" or not parts.hostname:
+        if not _is_server(self.url):
             raise ValueError(f"url={self.url!r}: not the address of a server; give http://HOST:PORT")
+
+
+def _is_server(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:  # a port that is no number, or none that there can be
+        return False
+    named = parts.scheme == "http" and bool(parts.hostname) and port != 0
+    return named and parts.path in ("", "/") and not parts.query
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ class Service:
     async def score(
         self, pairs: Sequence[Pair], instruction: str | None, client_leaves: Awaitable[None]
     ) -> np.ndarray:
-        """[n] float32 scores of the pairs.
+        """[n] float32 scores of the pairs; those of equal pairs are equal to the bit.
 
         Args:
             client_leaves: ends when nobody waits for the scores any more.
@@ -77,7 +77,8 @@ class Service:
         Raises:
             RequestError: 503 full or draining, 504 too late, 500 the model failed, 499 nobody waits.
         """
-        scoring = asyncio.ensure_future(self._batcher.score(pairs, instruction))
+        places = {pair: place for place, pair in enumerate(dict.fromkeys(pairs))}
+        scoring = asyncio.ensure_future(self._batcher.score(list(places), instruction))
         leaving = asyncio.ensure_future(client_leaves)
         timeout_s = self.options.request_timeout_s
         try:
@@ -87,7 +88,7 @@ class Service:
             leaving.cancel()
             await asyncio.gather(scoring, leaving, return_exceptions=True)
         if scoring in done:
-            return scoring.result()
+            return scoring.result()[[places[pair] for pair in pairs]]
         raise client_gone() if leaving in done else timed_out(timeout_s)
 
     def drain(self) -> None:

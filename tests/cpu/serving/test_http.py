@@ -7,6 +7,7 @@ import json
 import re
 import socket
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -178,9 +179,10 @@ def test_overload_is_answered_with_503_and_the_accepted_with_scores():
     model = FakeModel()
     with live_server(model, max_documents=5, max_queue_pairs=20, max_batch_pairs=5) as live:
         model.gate.clear()
+        documents = [f"document {number}" for number in range(5)]
         with ThreadPoolExecutor(40) as clients:
             answers = [
-                clients.submit(live.rerank, {"query": str(n), "documents": ["d"] * 5}) for n in range(40)
+                clients.submit(live.rerank, {"query": str(n), "documents": documents}) for n in range(40)
             ]
             wait_until(lambda: sum(answer.done() for answer in answers) == 35)
             refused = [answer.result() for answer in answers if answer.done()]
@@ -207,6 +209,30 @@ def test_more_connections_than_allowed_get_503():
         wait_until(lambda: live.rerank(COHERE).status == 200)
         for connection in idle:
             connection.close()
+
+
+def test_a_client_that_still_sends_gets_the_503_too():
+    """Closed with unread bytes, its connection would be reset, and the answer be lost."""
+    body = json.dumps(COHERE | {"documents": ["word " * 60_000]}).encode()
+    with live_server(max_connections=2, max_body_bytes=2**20) as live:
+        idle = [live.raw(b"") for _ in range(2)]
+        with live.raw(head(len(body))) as late:
+            for start in range(0, len(body), 2**16):
+                time.sleep(0.02)
+                late.sendall(body[start : start + 2**16])
+            assert late.recv(100).startswith(b"HTTP/1.1 503 ")
+        for connection in idle:
+            connection.close()
+
+
+def test_equal_documents_have_equal_scores_in_whatever_batches_they_are():
+    model = FakeModel()
+    with live_server(model, max_batch_pairs=4, max_documents=20) as live:
+        documents = [f"document {number}" for number in range(9)]
+        answer = live.rerank({"query": "q", "texts": [*documents, documents[0]], "raw_scores": True})
+        assert sorted(pair[1] for pair in model.scored) == documents
+        found = {result["index"]: result["score"] for result in answer.content}
+        assert found == {i: fake_score("q", text) for i, text in enumerate([*documents, documents[0]])}
 
 
 def test_while_the_model_loads_the_server_says_so():

@@ -14,6 +14,13 @@ from prorank_jax.serving.request_format import parse_request
 from tests.cpu.serving.live import FakeModel, live_server, wait_until
 from tests.cpu.tiny_run import load_launcher
 
+NO_SERVERS = (
+    "x",
+    "http://127.0.0.1:99999",
+    "http://127.0.0.1:x",
+    "http://127.0.0.1:0",
+    "http://127.0.0.1/prefix",
+)
 OPTIONS = LoadOptions(url="http://127.0.0.1:1", requests=4)
 
 
@@ -102,7 +109,14 @@ def test_a_server_that_is_not_there_loses_everything():
 
 @pytest.mark.parametrize(
     "changes",
-    [{"clients": 0}, {"requests": 0}, {"documents": 0}, {"retries": -1}, {"timeout_s": 0}, {"url": "x"}],
+    [
+        {"clients": 0},
+        {"requests": 0},
+        {"documents": 0},
+        {"retries": -1},
+        {"timeout_s": 0},
+        *({"url": url} for url in NO_SERVERS),
+    ],
 )
 def test_options_that_cannot_work_are_named(changes):
     with pytest.raises(ValueError, match=f"{next(iter(changes))}="):
