@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import PurePath
 
 Pair = tuple[str, str]
 
@@ -38,6 +39,24 @@ def check_query(query: object, name: str) -> None:
         raise ValueError(f"{name}={query!r}: empty, so nothing is relevant to it; give a query")
 
 
+def check_instruction(instruction: object) -> None:
+    """Raises a ValueError for an instruction that is neither a text nor None."""
+    if instruction is not None:
+        _check_text(instruction, "instruction", "give a str, or None for the reranker's own")
+
+
+def checked_source(source: object) -> str:
+    """The name of a model, which may be a path.
+
+    Raises:
+        ValueError: neither a text nor a path.
+    """
+    if isinstance(source, PurePath):
+        return str(source)
+    _check_text(source, "source", "give a folder, a URL or a hub id")
+    return str(source)
+
+
 def checked_count(count: int | None, name: str) -> int | None:
     """A number of results, or None for all.
 
@@ -69,8 +88,8 @@ def _check_listed(values: object, name: str, wanted: str) -> None:
         raise ValueError(f"{name}: {type(values).__name__} is no list; give a list of {wanted}")
 
 
-def _check_text(text: object, name: str) -> None:
+def _check_text(text: object, name: str, remedy: str = "give a str (title and text joined)") -> None:
     if isinstance(text, bytes | bytearray):
         raise ValueError(f"{name}: bytes, not a text; decode it, e.g. with .decode('utf-8', 'replace')")
     if not isinstance(text, str):
-        raise ValueError(f"{name}: {type(text).__name__}, not a text; give a str (title and text joined)")
+        raise ValueError(f"{name}: {type(text).__name__}, not a text; {remedy}")

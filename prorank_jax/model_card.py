@@ -72,7 +72,7 @@ def model_card(name: str, facts: CardFacts) -> str:
         "## How to use",
         own_usage(name),
         transformers_usage(name, facts.frame, facts.settings, facts.answers, facts.room),
-        mxbai_usage(name, facts.frame, facts.room),
+        mxbai_usage(name, facts.frame, facts.settings.instruction, facts.room),
         pair_usage(name, facts.renders_pairs),
         vllm_usage(name, facts.model.family, facts.answer_names, facts.renders_pairs),
         "## Prompt",

@@ -73,7 +73,7 @@ print(scores)
     )
 
 
-def mxbai_usage(name: str, frame: ChatFrame, room: int) -> str:
+def mxbai_usage(name: str, frame: ChatFrame, instruction: str, room: int) -> str:
     """mxbai-rerank 0.1.6, with this model's chat format where it is not the package's own."""
     same = (frame.prefix, frame.suffix) == MXBAI_FRAME
     chat_format = (
@@ -82,6 +82,7 @@ def mxbai_usage(name: str, frame: ChatFrame, room: int) -> str:
         else f"MxbaiRerankV2.chat_template = {{\n"
         f'    "prefix": {frame.prefix!r},\n    "suffix": {frame.suffix!r},\n}}\n'
     )
+    given = f", instruction={instruction!r}" if instruction else ""
     told = (
         "The model was trained with the package's own prompt."
         if same
@@ -97,7 +98,7 @@ from mxbai_rerank import MxbaiRerankV2
 {chat_format}model = MxbaiRerankV2({name!r}, max_length={room})
 queries = ["how do plants store water?"] * 2
 documents = ["Roots store water.", "Paris."]
-scores = model.predict(queries, documents)
+scores = model.predict(queries, documents{given})
 print(scores)
 """,
     )

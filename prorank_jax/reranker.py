@@ -5,12 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import lru_cache, partial
+from pathlib import PurePath
 
 import numpy as np
 
 from prorank_jax.calibration import Calibration, fit_calibration
 from prorank_jax.config import MeshOptions
-from prorank_jax.input_checks import Pair, check_query, checked_count, checked_documents, checked_pairs
+from prorank_jax.input_checks import (
+    Pair,
+    check_instruction,
+    check_query,
+    checked_count,
+    checked_documents,
+    checked_pairs,
+    checked_source,
+)
 from prorank_jax.model_prompt import open_with_prompts
 from prorank_jax.models.config import ModelConfig
 from prorank_jax.models.transformer import Transformer, abstract_params
@@ -59,7 +68,7 @@ class Reranker:
     @classmethod
     def from_pretrained(
         cls,
-        source: str,
+        source: str | PurePath,
         *,
         max_length: int | None = None,
         instruction: str | None = None,
@@ -94,6 +103,7 @@ class Reranker:
             ValueError: there is no such model, its files do not belong together, or an argument that
                 cannot work.
         """
+        source = checked_source(source)
         device_mesh = make_mesh(mesh or MeshOptions())
         check_scoring(batch_size, compute_dtype, attention, device_mesh)
         pretrained, renderer = open_with_prompts(
@@ -134,8 +144,8 @@ class Reranker:
             calibrated: gives probabilities instead, [n] float64, in exactly the same order.
 
         Raises:
-            ValueError: something that is no pair of texts, an empty query, or a model whose scores are
-                not finite.
+            ValueError: something that is no pair of texts, an empty query, an instruction that is no text, or
+                a model whose scores are not finite.
         """
         checked = checked_pairs(pairs)
         scores = self._score_with_progress(checked, instruction, show_progress)
@@ -206,12 +216,14 @@ class Reranker:
         """Compiles for the batches to come, so that no later call waits for it.
 
         Args:
-            every_length: for prompts of all lengths, not only for the shortest texts.
+            every_length: for prompts of all lengths, not only for the shortest texts, and for shorter
+                instructions than the reranker's own. Not what `share_prefixes` compiles for lists.
 
         Raises:
             ValueError: a model whose scores are not finite.
         """
-        shortest = self._renderer.fixed_length + 1  # a query is never empty
+        renderer = self._renderer.with_instruction("") if every_length else self._renderer
+        shortest = renderer.fixed_length + 1  # a query is never empty
         longest = self.max_length if every_length else len(self._renderer.render(*_SHORT_PAIR))
         self._scorer.warm_up(shortest, longest)
         self.score_pairs([_SHORT_PAIR])
@@ -232,6 +244,7 @@ class Reranker:
     def _score_with_progress(
         self, pairs: Sequence[Pair], instruction: str | None, show_progress: bool | None
     ) -> np.ndarray:
+        check_instruction(instruction)
         rendering = self._rendering if instruction is None else self._rendering_with(instruction)
         with pair_progress(len(pairs), show_progress) as on_scored:
             return next(self._score_chunks([pairs], rendering, on_scored))

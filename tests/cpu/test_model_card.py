@@ -209,6 +209,13 @@ def test_the_package_prompt_of_mxbai_is_only_replaced_where_it_differs():
     assert "MxbaiRerankV2.chat_template = {" in model_card("small", facts(frame=other))
 
 
+def test_mxbai_gets_the_instruction_that_the_model_was_trained_with():
+    plain, asked = (PromptSettings("", text, 224, "head") for text in ("", "prefer 'recent' work"))
+    card = model_card("small", facts(settings=asked))
+    assert """predict(queries, documents, instruction="prefer 'recent' work")""" in card
+    assert "predict(queries, documents)" in model_card("small", facts(settings=plain))
+
+
 @pytest.mark.parametrize("family", ["qwen2", "qwen3", "llama"])
 def test_the_vllm_command_is_json_in_quotes(family):
     card = model_card("small", facts(model=tiny_config(family)))

@@ -319,6 +319,30 @@ def test_a_warm_up_compiles_for_short_texts_or_for_all(monkeypatch, model_folder
     assert warmed[1] == (least, 256)
 
 
+def test_a_warm_up_for_all_lengths_is_one_for_shorter_instructions(monkeypatch, model_folder):
+    warmed: list[tuple[int, int]] = []
+    monkeypatch.setattr(PairScorer, "warm_up", lambda _, *lengths: warmed.append(lengths))
+    monkeypatch.setattr(prorank_jax.scorer, "make_score_step", lambda *_: checksum_step)
+    reranker = Reranker.from_pretrained(model_folder, instruction="prefer recent work")
+    reranker.warm_up(every_length=True)
+    plain = make_renderer(load_tokenizer(str(TOKENIZER)), max_length=256)
+    assert warmed == [(len(plain.render("", "")) + 1, 256)]
+
+
+@pytest.mark.parametrize("instruction", [32, True, b"find", ["a"]])
+def test_an_instruction_that_is_no_text_is_refused(reranker, instruction):
+    with pytest.raises(ValueError, match="instruction: "):
+        reranker.predict(PAIRS, instruction=instruction)
+    with pytest.raises(ValueError, match="instruction: "):
+        reranker.rank(QUERY, DOCUMENTS, 3, False, instruction)
+
+
+@pytest.mark.parametrize("source", [None, 5, b"folder"])
+def test_a_source_that_names_nothing_is_refused(source):
+    with pytest.raises(ValueError, match="source: "):
+        Reranker.from_pretrained(source)
+
+
 def test_calibrated_scores_keep_the_order(reranker):
     scores = reranker.predict(PAIRS)
     probabilities = reranker.predict(PAIRS, calibrated=True)
