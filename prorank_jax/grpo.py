@@ -18,7 +18,8 @@ Deviations from textbook GRPO (arXiv 2402.03300):
    β·(sigmoid(s) − ½), at most β/2, so that a policy which gives every prompt one answer recovers.
 9. Of each group, `forced_ends` completions end their turn right after an answer, whatever was sampled.
    SmolLM2 does so by itself once in 1,000 to 150,000 tries, too rarely for any reward to reinforce. They
-   count as if sampled (ratio 1, no importance weight), and change nothing once the policy ends its turns.
+   count as if sampled (ratio 1 in every update, no importance weight), and change nothing once the policy
+   ends its turns.
 10. Log-probabilities are those of the tempered distribution that was sampled from.
 11. The format reward comes in halves (`rewards.answer_reward`): one for an answer that starts with `0` or
    `1`, the other where it also ends there, so that a policy learns the digit before it ends its turns.
@@ -33,10 +34,11 @@ import jax.numpy as jnp
 
 from prorank_jax.config import GrpoOptions
 from prorank_jax.prompts import AnswerTokens
-from prorank_jax.rollouts import AnswerLogits, log_probs_of
+from prorank_jax.rollouts import AnswerLogits, log_probs_of, was_made_to_end
 from prorank_jax.types import Rollout
 
 ADVANTAGE_EPS = 1e-4  # TRL adds the same to the standard deviation
+LARGEST_LOG_RATIO = 20.0
 
 
 def group_advantages(rewards: jax.Array, kind: str) -> tuple[jax.Array, jax.Array]:
@@ -57,9 +59,10 @@ def clipped_objective(
 ) -> tuple[jax.Array, jax.Array]:
     """The surrogate to maximise, per token, and which tokens the clip holds back.
 
-    min(ρA, clip(ρ, 1 − low, 1 + high)A) with ρ = exp(log_ratio) (arXiv 1707.06347, eq. 7).
+    min(ρA, clip(ρ, 1 − low, 1 + high)A) with ρ = exp(log_ratio) (arXiv 1707.06347, eq. 7). From e²⁰ on ρ
+    grows no more: an infinite one would be no number where A is 0.
     """
-    ratio = jnp.exp(log_ratio)
+    ratio = jnp.exp(jnp.minimum(log_ratio, LARGEST_LOG_RATIO))
     clipped = jnp.clip(ratio, 1 - clip_low, 1 + clip_high)
     held = ((ratio < 1 - clip_low) & (advantages < 0)) | ((ratio > 1 + clip_high) & (advantages > 0))
     return jnp.minimum(ratio * advantages, clipped * advantages), held.astype(jnp.float32)
@@ -151,7 +154,10 @@ def policy_loss(
     # can be far enough apart for an infinite ratio, and no mask makes 0 of that.
     is_said = rollout.mask > 0
     log_probs = jnp.where(is_said, log_probs_of(logits, rollout.tokens), 0.0)
-    log_ratio = log_probs - jnp.where(is_said, rollout.log_probs, 0.0)
+    # An end that was forced on the policy was next to impossible: its ratio would grow without bound.
+    is_forced = was_made_to_end(rollout.tokens, answers, options.forced_ends)
+    old = jnp.where(is_forced, jax.lax.stop_gradient(log_probs), rollout.log_probs)
+    log_ratio = log_probs - jnp.where(is_said, old, 0.0)
     objective, held = clipped_objective(
         log_ratio, rollout.advantages[..., None], options.clip_low, options.clip_high
     )

@@ -115,9 +115,20 @@ def end_some_after_answer(
         answers: which tokens are answers, and which ends the turn.
         count: members of each group; 0 changes nothing.
     """
-    member = jnp.arange(tokens.shape[1]) < count
+    return jnp.where(_must_end(previous, answers, count), answers.end, tokens)
+
+
+def was_made_to_end(tokens: jax.Array, answers: AnswerTokens, count: int) -> jax.Array:
+    """Where `end_some_after_answer` chose the token of a completion: [B, G, L] int32 → bool."""
+    first, later = jnp.zeros_like(tokens[..., :1], bool), _must_end(tokens[..., :-1], answers, count)
+    return jnp.concatenate([first, later], axis=-1) & (tokens == answers.end)
+
+
+def _must_end(previous: jax.Array, answers: AnswerTokens, count: int) -> jax.Array:
+    """Of a token after `previous`: [B, G, ...] int32 → bool."""
+    member = jnp.arange(previous.shape[1]) < count
     answered = (previous == answers.zero) | (previous == answers.one)
-    return jnp.where(member & answered, answers.end, tokens)
+    return answered & member.reshape(-1, *(1 for _ in previous.shape[2:]))
 
 
 def _extend(

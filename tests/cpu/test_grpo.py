@@ -135,6 +135,37 @@ def test_what_comes_behind_the_end_decides_nothing_however_unlikely(estimator, g
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.parametrize("advantage", [0.0, -1.0, 1.0])
+def test_a_ratio_beyond_all_bounds_is_a_number(advantage):
+    value, gradient = jax.value_and_grad(
+        lambda x: clipped_objective(x, jnp.float32(advantage), 0.2, 0.28)[0]
+    )(jnp.float32(200.0))
+    assert np.isfinite(value)
+    assert gradient == 0
+
+
+@pytest.mark.parametrize("now", [-11.0, -6.0, 2.0])
+def test_a_forced_end_has_no_importance_weight_in_later_updates(now):
+    """Of four wrong or right answers, the first one was made to end; the others ended by themselves."""
+    zero, one, end = ANSWERS.zero, ANSWERS.one, ANSWERS.end
+    tokens = jnp.array([[[one, end], [zero, 5], [zero, 5], [zero, 5]]])
+    advantages = jnp.array([[-0.75, 0.25, 0.25, 0.25]])
+    options = GrpoOptions(group_size=4, forced_ends=1, entropy_coefficient=0.0)
+
+    def logits_with(end_logit):
+        later = jnp.zeros((1, 4, 1, 24)).at[0, 0, 0, end].set(end_logit)
+        return AnswerLogits(jnp.zeros((1, 24)), later)
+
+    old = log_probs_of(logits_with(-11.0), tokens)
+    rollout = Rollout(tokens, jnp.ones((1, 4, 2)), old, advantages, advantages, jnp.zeros(1, bool))
+
+    def loss(end_logit):
+        return policy_loss(logits_with(end_logit), rollout, ANSWERS, options, None)[0]
+
+    share = float(jax.nn.softmax(logits_with(now).later[0, 0, 0])[end])
+    np.testing.assert_allclose(jax.grad(loss)(now), 0.75 * (1 - share) / 8, rtol=1e-4)
+
+
 def test_a_batch_of_tied_groups_has_no_policy_gradient():
     logits, _, rollout = _random_case()
     rollout = rollout.replace(tied=jnp.ones(3, bool), advantages=jnp.zeros((3, 4)))

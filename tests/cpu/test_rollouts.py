@@ -112,7 +112,17 @@ def _plain_loss(params, model, reference, batch: Batch, rollout: Rollout, option
     logits = plain_logits(model, params, batch.tokens, rollout.tokens) / options.temperature
     log_p = jax.nn.log_softmax(logits)
     chosen = jnp.take_along_axis(log_p, rollout.tokens[..., None], axis=-1)[..., 0]
-    ratio = jnp.exp(chosen - rollout.log_probs)
+    before, after = (
+        rollout.tokens[:, : options.forced_ends, :-1],
+        rollout.tokens[:, : options.forced_ends, 1:],
+    )
+    forced = ((before == ANSWERS.zero) | (before == ANSWERS.one)) & (after == ANSWERS.end)
+    old = rollout.log_probs.at[:, : options.forced_ends, 1:].set(
+        jnp.where(
+            forced, chosen[:, : options.forced_ends, 1:], rollout.log_probs[:, : options.forced_ends, 1:]
+        )
+    )
+    ratio = jnp.exp(chosen - jax.lax.stop_gradient(old))
     advantage = rollout.advantages[..., None]
     clipped = jnp.clip(ratio, 1 - options.clip_low, 1 + options.clip_high)
     objective = jnp.minimum(ratio * advantage, clipped * advantage)
