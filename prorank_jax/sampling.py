@@ -31,8 +31,9 @@ def sample_categorical(uniform: jax.Array, logits: jax.Array) -> jax.Array:
     before = jnp.where(chunk > 0, jnp.take_along_axis(totals, jnp.maximum(chunk - 1, 0), axis=-1), 0.0)
     inside = jnp.take_along_axis(weights, chunk[..., None], axis=-2)  # [..., draws, _CHUNK]
     within = jnp.cumsum(inside, axis=-1)
-    # Rounding may leave the target at or past the chunk's total: stay below it, on a token with weight.
-    rest = jnp.minimum(target - before, within[..., -1] * (1 - 1e-6))
+    # Rounding may leave the target past the chunk's total, or before its start where the product is fused
+    # into the difference: stay within, on a token with weight.
+    rest = jnp.clip(target - before, 0.0, within[..., -1] * (1 - 1e-6))
     return (chunk * _CHUNK + _first_above(within, rest[..., None])[..., 0]).astype(jnp.int32)
 
 
