@@ -195,7 +195,7 @@ class ListOrder:
         return chosen
 
     def _borrow(self, own: np.ndarray, queries: np.ndarray, epoch: int) -> np.ndarray:
-        """For each list, documents of the batch's other queries, the best graded of each list first.
+        """For each list, documents of the batch's other queries, each once, the best graded first.
 
         No candidate of the query itself: one that is relevant to both would be borrowed as irrelevant.
         """
@@ -205,6 +205,7 @@ class ListOrder:
             others = own[queries != query]
             pool = others.T[others.T >= 0]  # column by column: `choose_members` puts the best first
             pool = pool[~np.isin(documents[pool], documents[self._index.members[query]])]
+            pool = pool[np.sort(np.unique(documents[pool], return_index=True)[1])]
             ahead = min(len(pool), max(self._borrowed, len(others)))
             order = permutation(ahead, self._seed, _BORROWED, epoch, int(query))
             taken = pool[order[: self._borrowed]]

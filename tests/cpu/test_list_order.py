@@ -96,6 +96,17 @@ def test_documents_are_borrowed_from_other_queries_of_the_batch():
     assert (twice[:, 2:] == -1).all()
 
 
+def test_a_document_of_several_lists_is_borrowed_once():
+    """Copies would keep other documents out, and count several times in the loss."""
+    documents = np.array([0, 1, 0, 2, 0, 3, 0, 4, 5, 6])
+    index = make_index([[1, 0]] * 5, documents=documents, borrowing=True)
+    for epoch in range(5):
+        members = make_order(index, lists=5, size=2, borrowed=4).members(np.arange(5), epoch)
+        for row in members[:, 2:]:
+            assert len(set(documents[row].tolist())) == 4
+        assert 0 in documents[members[4, 2:]]
+
+
 def test_nothing_is_borrowed_that_is_a_candidate_of_the_query_itself():
     """Example 3 is the document of example 0, and relevant to both queries."""
     index = make_index([[3, 0, 0], [2, 0]], documents=np.array([7, 1, 2, 7, 4]), borrowing=True)
