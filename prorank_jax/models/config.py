@@ -164,6 +164,7 @@ def _refuse_unsupported_variants(family: str, values: Mapping[str, Any]) -> None
         "use_sliding_window": bool(values.get("use_sliding_window")),
         "attention_bias": family != "qwen2" and bool(values.get("attention_bias")),
         "mlp_bias": bool(values.get("mlp_bias")),
+        "is_causal": values.get("is_causal") is False,  # transformers then attends to what follows, too
         "layer_types": any(kind != "full_attention" for kind in values.get("layer_types") or ()),
         "partial_rotary_factor": _partial_rotary_factor(values) != 1.0,
     }

@@ -88,6 +88,7 @@ def test_the_family_decides_biases_and_head_norms(family):
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
         ({"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.25}}, "partial_rotary_factor"),
         ({"use_sliding_window": True}, "use_sliding_window"),
+        ({"is_causal": False}, "is_causal=False"),
         ({"layer_types": ["full_attention", "sliding_attention"]}, "layer_types"),
         ({"attention_bias": True}, "attention_bias"),
         ({"mlp_bias": True}, "mlp_bias"),
