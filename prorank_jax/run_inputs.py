@@ -42,6 +42,6 @@ def check_same_inputs(config: RunConfig, saved: Mapping[str, str], now: Mapping[
             raise ValueError(
                 f"{fields[name]}: the {name} are not those of the checkpoint after step {step} "
                 f"({fingerprint[:12]} there, {here[:12]} here), so the run cannot go on as it began; bring "
-                "back the files, or the bm25s, PyStemmer and prorank-jax that made them, or name a new "
-                "output_dir"
+                "back the files, the model's tokenizer and chat template, or the bm25s, PyStemmer and "
+                "prorank-jax that made them, or name a new output_dir"
             )

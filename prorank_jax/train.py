@@ -27,7 +27,7 @@ from prorank_jax.metrics_log import (
 from prorank_jax.preemption import StopVote, sigterm_noticed
 from prorank_jax.probe import run_probe, to_record
 from prorank_jax.processes import check_same_job, gather_texts, leads, succeed_together
-from prorank_jax.run_folder import append_lines, write_config
+from prorank_jax.run_folder import CONFIG_FILE, append_lines, write_config
 from prorank_jax.run_inputs import check_same_inputs
 from prorank_jax.run_place import RunPlace, open_place
 from prorank_jax.run_report import PROBES_FILE, read_report, report, signs_so_far
@@ -60,11 +60,8 @@ def train(config: RunConfig, console: Console | None = None, told: list[int] | N
     with open_place(config) as place:
         compilations = CompilationCounter()
         run = prepare_run(config, console, place.folder, place.is_leaders)
-        with succeed_together():
-            if leads():
-                write_config(place.folder, config)
-                run.save_descriptions(place.folder)
-                place.send()
+        is_new = leads() and not (place.folder / CONFIG_FILE).exists()
+        _describe_if(is_new, run, place)
         with sigterm_noticed(told) as stop_requested:
             with (
                 Checkpoints(place.holder, config.checkpoint.keep) as checkpoints,
@@ -72,11 +69,22 @@ def train(config: RunConfig, console: Console | None = None, told: list[int] | N
             ):
                 stop = StopVote(stop_requested, run.mesh)
                 loop = _Loop(run, place, checkpoints, compilations, stop, console)
+                # Of a run to go on with it is known only now that it has the inputs it began with.
+                _describe_if(not is_new, run, place)
                 loop.run_to_end()
             with succeed_together():
                 if leads():
                     report(run, place, console)
         return json.loads(gather_texts(read_report(place.folder) if leads() else "")[0])
+
+
+def _describe_if(is_due: bool, run: Run, place: RunPlace) -> None:
+    """Writes what makes the folder a run's, and one that can be loaded as a model; all processes call it."""
+    with succeed_together():
+        if leads() and is_due:
+            write_config(place.folder, run.config)
+            run.save_descriptions(place.folder)
+            place.send()
 
 
 @dataclasses.dataclass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -63,6 +64,14 @@ def uninterrupted(workshop) -> Path:
     folder = workshop / "uninterrupted"
     run(workshop, folder)
     return folder
+
+
+OTHER_TEMPLATE = (
+    "{% for m in messages %}"
+    "{{ '<|im_start|>' + m['role'] + '\\n\\n' + m['content'] + '<|im_end|>\\n' }}"
+    "{% endfor %}"
+    "{{ '<|im_start|>assistant\\n\\n' }}"
+)
 
 
 def final_state(output_dir: Path) -> Any:
@@ -179,7 +188,8 @@ def test_a_sigterm_behind_the_last_step_is_told_when_all_is_complete(workshop, m
 @pytest.mark.slow
 def test_a_run_goes_on_with_nothing_but_the_examples_it_began_with(workshop, tmp_path, monkeypatch):
     collection, folder = write_collection(tmp_path / "collection"), tmp_path / "run"
-    fields = tiny_fields(workshop / "model", collection, folder) | {"train.steps": 6}
+    model = Path(shutil.copytree(workshop / "model", tmp_path / "model"))
+    fields = tiny_fields(model, collection, folder) | {"train.steps": 6}
     config = load_config(None, fields)
 
     def stop() -> None:
@@ -198,6 +208,15 @@ def test_a_run_goes_on_with_nothing_but_the_examples_it_began_with(workshop, tmp
             train(config, Console(quiet=True))
         assert (folder / METRICS_FILE).read_bytes() == lines
         file.write_text(whole)
+    described = [folder / name for name in ("config.yaml", "tokenizer/chat_template.jinja")]
+    kept = [file.read_bytes() for file in described]
+    tokenizer = model / "tokenizer_config.json"
+    written = tokenizer.read_text()
+    tokenizer.write_text(json.dumps(json.loads(written) | {"chat_template": OTHER_TEMPLATE}))
+    with pytest.raises(ValueError, match="the model's tokenizer and chat template"):
+        train(config, Console(quiet=True))
+    assert [file.read_bytes() for file in described] == kept
+    tokenizer.write_text(written)
     assert train(config, Console(quiet=True))["steps"] == 6
 
 
