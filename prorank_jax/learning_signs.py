@@ -47,6 +47,12 @@ def learned_at(metrics: Sequence[Mapping[str, Any]]) -> int | None:
 def _tied_for_long(metrics: Sequence[Mapping[str, Any]]) -> str:
     """GRPO's gradient is zero where all rewards of a group are equal."""
     for tied in _tied_windows(metrics):
+        if _none_answers(tied):
+            return (
+                f"no sampled answer was 0 or 1 for {TIED_STEPS} steps up to step {tied[-1]['step']}: every "
+                "reward was the same, so there is no gradient; begin with a model that follows instructions, "
+                "or with another data.system"
+            )
         if not _all_right(tied):
             return (
                 f"all completions of every group got the same reward for {TIED_STEPS} steps up to step "
@@ -65,6 +71,12 @@ def _tied_windows(metrics: Sequence[Mapping[str, Any]]) -> Iterator[Sequence[Map
         in_a_row = in_a_row + 1 if share is not None and share >= _TIED else 0
         if in_a_row >= TIED_STEPS:
             yield metrics[count - TIED_STEPS : count]
+
+
+def _none_answers(records: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether no answer was right or in the format, as where none is `0` or `1` at all."""
+    shares = [record.get(name) for record in records for name in ("accuracy", "format_rate", "reward")]
+    return all(share is not None and share <= 0 for share in shares)
 
 
 def _all_right(records: Sequence[Mapping[str, Any]]) -> bool:

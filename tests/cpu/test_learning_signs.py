@@ -81,6 +81,13 @@ def tied_with(steps: int, accuracy: float, format_rate: float) -> list[dict[str,
     return [record | shares for record in history([1.0] * steps, tied=1.0)]
 
 
+def test_groups_that_tie_because_nothing_is_answered_are_no_collapse():
+    nothing = [record | {"reward": 0.0} for record in tied_with(TIED_STEPS, 0.0, 0.0)]
+    assert "no sampled answer was 0 or 1" in signs(nothing, [])["tied groups"]
+    wrong = [record | {"accuracy": 0.0, "format_rate": 1.0} for record in nothing]
+    assert "collapsed" in signs(wrong, [])["tied groups"]
+
+
 def test_groups_that_tie_because_all_answers_are_right_are_no_trouble():
     perfect = tied_with(3 * TIED_STEPS, 1.0, 1.0)
     assert signs(perfect, []) == {}
