@@ -81,15 +81,22 @@ def _evaluation(evaluation: Evaluation) -> str:
     rows: list[list[str]] = []
     for result in evaluation.datasets:
         p_value = "" if result.p_value is None else f"{result.p_value:.4f}"
-        subject = [without_folders(result.name), _measured_queries(result)]
+        name = without_folders(result.name) + (" (trained on it)" if result.trained_on else "")
+        subject = [name, _measured_queries(result)]
         rows.append([*subject, "first stage", *_figures(result.first_stage, names), ""])
         rows.append([*subject, "reranked", *_figures(result.reranked, names), p_value])
     model = f" of `{without_folders(evaluation.model)}`" if evaluation.model else ""
     depth = f", top {evaluation.top_k} of the first stage reranked" if evaluation.top_k else ""
     length = f", prompts of at most {evaluation.max_length} tokens" if evaluation.max_length else ""
+    seen = (
+        "Where the model was trained on the queries, the figures say how well it remembers them, not how "
+        "well it ranks for others. "
+        if any(result.trained_on for result in evaluation.datasets)
+        else ""
+    )
     return (
-        f"Measured with `launch/evaluate.py`{model}{depth}{length}. The p-value is of the difference to the "
-        "first stage.\n\n" + table(("collection", "queries", "ranking", *names, "p"), rows)
+        f"Measured with `launch/evaluate.py`{model}{depth}{length}. {seen}The p-value is of the difference "
+        "to the first stage.\n\n" + table(("collection", "queries", "ranking", *names, "p"), rows)
     )
 
 

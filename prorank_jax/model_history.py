@@ -48,6 +48,7 @@ class DatasetResult:
     Attributes:
         queries: measured on so many; None where the file does not say.
         sampled_from: a random sample of so many; None: it is all of them.
+        trained_on: the model was trained on these queries, as far as is known.
     """
 
     name: str
@@ -56,6 +57,7 @@ class DatasetResult:
     p_value: float | None
     queries: int | None = None
     sampled_from: int | None = None
+    trained_on: bool = False
 
 
 @dataclass(frozen=True)
@@ -146,6 +148,7 @@ def _read_dataset(name: str, result: Mapping[str, Any]) -> DatasetResult:
         None if p_value is None else _number("p_value", p_value),
         _count("queries", result.get("queries")),
         _count("sampled_from", result.get("sampled_from")),
+        result.get("trained_on") is True,
     )
 
 

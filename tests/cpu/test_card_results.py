@@ -24,3 +24,14 @@ def test_how_an_evaluation_was_made_is_said_as_far_as_it_is_known() -> None:
     known = evaluation_section([Evaluation("runs/mine", 20, results, max_length=192)])
     assert "top 20 of the first stage reranked, prompts of at most 192 tokens. The p-value" in known
     assert "tokens" not in evaluation_section([Evaluation("runs/mine", None, results)])
+
+
+def test_figures_on_training_queries_are_marked() -> None:
+    def said(trained_on: bool) -> str:
+        figures = {"ndcg@10": 0.5}
+        result = DatasetResult("scifact:train", figures, figures, None, 10, None, trained_on)
+        return evaluation_section([Evaluation("runs/mine", 20, (result,))])
+
+    assert "| scifact:train (trained on it) |" in said(True)
+    assert "how well it remembers them" in said(True)
+    assert "remembers" not in said(False)
