@@ -8,7 +8,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository need not be installed
 
-from prorank_jax.command_line import CommandParser, run_command
+from prorank_jax.command_line import CommandParser, local_folder, run_command
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "tpu"
 EXIT_FITS, EXIT_TOO_LARGE = 0, 1
@@ -18,7 +18,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     """The options of the command line; a ValueError where they cannot be read."""
     parser = CommandParser(prog="python launch/aot_table.py", description=__doc__.splitlines()[0])
     parser.add_argument("configs", nargs="*", type=Path, help="default: all of configs/tpu")
-    parser.add_argument("--output_dir", type=Path, default=Path("runs/aot"), help="default: runs/aot")
+    parser.add_argument("--output_dir", type=local_folder, default=Path("runs/aot"), help="default: runs/aot")
     return parser.parse_args(arguments)
 
 

@@ -8,14 +8,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository need not be installed
 
-from prorank_jax.command_line import CommandParser, run_command
+from prorank_jax.command_line import CommandParser, local_folder, run_command
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     """The options of the command line; a ValueError where they cannot be read."""
     parser = CommandParser(prog="python launch/export_hf.py", description=__doc__.splitlines()[0])
     parser.add_argument("--model", required=True, help="run directory, model folder, hub id or GGUF file")
-    parser.add_argument("--output_dir", required=True, type=Path, help="a new or empty folder")
+    parser.add_argument("--output_dir", required=True, type=local_folder, help="a new or empty folder")
     parser.add_argument("--dtype", default="float32", help="float32 (default, bit-equal) or bfloat16")
     parser.add_argument("--metrics", nargs="*", default=[], type=Path, help="metrics.json files to cite")
     parser.add_argument("--name", default="", help="the model's name in its card (default: the folder's)")

@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn
 
 from prorank_jax.launching import end
 from prorank_jax.machine import skip_absent_tpu
+from prorank_jax.remote_files import is_url
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -21,6 +23,17 @@ class CommandParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raises a ValueError."""
         raise ValueError(f"{message}; --help shows the usage")
+
+
+def local_folder(text: str) -> Path:
+    """The type of an option whose folder must be on this machine.
+
+    Raises:
+        argparse.ArgumentTypeError: a URL, of which a path would silently make a folder with a colon.
+    """
+    if is_url(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is a URL; name a folder on this machine")
+    return Path(text)
 
 
 def run_command(command: Callable[[], int | None], *, interrupted: str = "") -> int:

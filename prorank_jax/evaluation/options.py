@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from prorank_jax.command_line import CommandParser
+from prorank_jax.command_line import CommandParser, local_folder
 from prorank_jax.config import ATTENTION_IMPLEMENTATIONS, COMPUTE_DTYPES
 from prorank_jax.config_checks import require_at_least, require_choice
 from prorank_jax.evaluation.first_stage import BM25
@@ -136,7 +136,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--compare", nargs="+", help="TREC run to test against as well, one for each dataset")
     add("--top_k", type=int, default=DEFAULT_TOP_K, help="documents reranked for each query (%(default)s)")
     add("--queries", type=int, help="measure on a fixed random sample of so many queries (all)")
-    add("--output_dir", type=Path, help="folder of the results (runs/eval/ and the model's name)")
+    add("--output_dir", type=local_folder, help="folder of the results (runs/eval/ and the model's name)")
     add("--max_length", type=int, help="longest prompt in tokens (the model's own)")
     add("--batch_size", type=int, default=DEFAULT_BATCH_SIZE, help="prompts scored at once (%(default)s)")
     add("--system", help="system sentence (the model's own)")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
 
-from prorank_jax.command_line import CommandParser, run_command
-from tests.cpu.tiny_run import REPOSITORY
+from prorank_jax.command_line import CommandParser, local_folder, run_command
+from tests.cpu.tiny_run import REPOSITORY, load_launcher
 
 
 @pytest.mark.parametrize(("result", "code"), [(None, 0), (0, 0), (1, 1), (143, 143)])
@@ -53,6 +54,22 @@ def test_command_lines_that_cannot_be_read_are_value_errors(arguments, message):
     parser.add_argument("--count", type=int)
     with pytest.raises(ValueError, match=message):
         parser.parse_args(arguments)
+
+
+def test_a_folder_of_this_machine_is_no_url():
+    parser = CommandParser(prog="program")
+    parser.add_argument("--output_dir", type=local_folder)
+    assert parser.parse_args(["--output_dir", "runs/x"]).output_dir == Path("runs/x")
+    with pytest.raises(ValueError, match="--output_dir: 'gs://b/x' is a URL; name a folder on this machine"):
+        parser.parse_args(["--output_dir", "gs://b/x"])
+
+
+@pytest.mark.parametrize("launcher", ["evaluate", "compare", "export_hf", "aot_table"])
+def test_results_for_a_url_are_refused_before_they_are_made(launcher, capsys):
+    named = {"compare": ["a=b"], "aot_table": []}.get(launcher, ["--model", "m"])
+    dataset = ["--dataset", "demo"] if launcher in ("evaluate", "compare") else []
+    assert load_launcher(launcher).main([*named, *dataset, "--output_dir", "gs://b/x"]) == 2
+    assert "--output_dir: 'gs://b/x' is a URL" in capsys.readouterr().err
 
 
 def test_it_is_there_before_jax():
