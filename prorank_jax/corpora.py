@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from importlib.metadata import version
 from pathlib import Path
 
@@ -29,6 +30,8 @@ __all__ = [
     "source_fingerprint",
     "teacher_fingerprint",
 ]
+
+_log = logging.getLogger(__name__)
 
 SOURCES = (
     f"give {DEMO!r}, a BEIR folder, {CATALOGUE_PREFIX}ID, a FlagEmbedding .jsonl file, or a gs:// URL of one"
@@ -169,6 +172,9 @@ def load_groups(
         raise ValueError(
             f"{fields.source}={source!r}: no query of the split {split!r} has a pos passage; add some"
         )
+    if len(kept) < len(groups):
+        left_out = len(groups) - len(kept)
+        _log.warning("%s/%s: %d queries without a pos passage are left out", source, split, left_out)
     kept = choose_groups(kept, choice, f"{source}/{split}", seed)
     passages = {c.document.id: c.document for group in kept for c in group.candidates}
     made_from = Collection(f"{source}/{split}", passages, {}, {})

@@ -29,5 +29,5 @@ def without_folders(name: str) -> str:
 
 
 def say(console: Console, text: str) -> None:
-    """Prints a text as it is: brackets in a name are no markup, and a long path is not broken in two."""
-    console.print(text, soft_wrap=True, highlight=False, markup=False)
+    """Prints a text as it is: brackets are no markup, `:train:` no picture, and a long path stays whole."""
+    console.print(text, soft_wrap=True, highlight=False, markup=False, emoji=False)

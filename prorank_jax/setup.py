@@ -25,6 +25,7 @@ from prorank_jax.optimizer import make_optimizer, make_schedule
 from prorank_jax.pretrained import Pretrained, check_tokenizer, open_pretrained
 from prorank_jax.probe import ProbeStep
 from prorank_jax.processes import succeed_together
+from prorank_jax.prompt_settings import read_prompt_settings
 from prorank_jax.prompts import PromptRenderer, make_renderer
 from prorank_jax.ranking_objective import check_losses
 from prorank_jax.run_examples import open_examples
@@ -137,7 +138,7 @@ def _open_model(config: RunConfig) -> _Opened:
     _check_positions(config, pretrained.config)
     check_tokenizer(pretrained)
     model = make_model(config, pretrained.config)
-    _warn_of_other_prompt(config, pretrained.run)
+    _warn_of_other_prompt(config, pretrained)
     data = config.data
     renderer = make_renderer(
         pretrained.tokenizer,
@@ -189,11 +190,12 @@ def make_model(config: RunConfig, shape: ModelConfig) -> Transformer:
     return Transformer(shape, computed.compute_dtype, computed.remat, config.lora, computed.attention)
 
 
-def _warn_of_other_prompt(config: RunConfig, before: RunConfig | None) -> None:
+def _warn_of_other_prompt(config: RunConfig, pretrained: Pretrained) -> None:
+    before = pretrained.run.data if pretrained.run else read_prompt_settings(pretrained.path)
     if before is None:
         return
     for name in ("system", "instruction", "excerpts"):
-        here, there = getattr(config.data, name), getattr(before.data, name)
+        here, there = getattr(config.data, name), getattr(before, name)
         if here != there:
             _log.warning(
                 "data.%s=%r: %s was trained with %r; another prompt undoes part of that",

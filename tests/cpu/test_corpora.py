@@ -336,7 +336,7 @@ def test_flaws_of_embedding_files_name_their_line(
         load_groups(str(path), "train", DataOptions())
 
 
-def test_embedding_files_with_nothing_to_give(tmp_path: Path) -> None:
+def test_embedding_files_with_nothing_to_give(tmp_path: Path, caplog) -> None:
     path = write_jsonl(tmp_path / "train.jsonl", _embedding_records())
     with pytest.raises(ValueError, match=r"data.split='test'.*choose one of train, dev"):
         load_groups(str(path), "test", DataOptions())
@@ -344,6 +344,9 @@ def test_embedding_files_with_nothing_to_give(tmp_path: Path) -> None:
         load_groups(str(path), "train", DataOptions(relevant_grade=2))
     with pytest.raises(ValueError, match=r"holds training groups, no collection"):
         load_collection(str(path), "train")
+    write_jsonl(path, [*_embedding_records(), {"query": "x", "pos": [], "neg": ["a"]}])
+    load_groups(str(path), "all", DataOptions())
+    assert "1 queries without a pos passage are left out" in caplog.text
     write_jsonl(path, [{"query": "x", "pos": [], "neg": ["a"]}])
     with pytest.raises(ValueError, match=r"has a pos passage"):
         load_groups(str(path), split_of("x"), DataOptions())

@@ -200,5 +200,15 @@ def test_another_prompt_than_the_first_stages_is_noted(workshop, caplog):
     assert "was trained with ''" in caplog.text
 
 
+def test_another_prompt_than_an_exports_is_noted(workshop, tmp_path, caplog):
+    model = write_model_folder(tmp_path / "model")
+    settings = {"system": "Judge.", "instruction": "", "max_length": 256}
+    (model / "prorank.json").write_text(json.dumps(settings))
+    config = load_config(None, stage2_fields(workshop, "of-export", {"model.source": str(model)}))
+    with caplog.at_level(logging.WARNING):
+        prorank_jax.setup.prepare_run(config, Console(file=io.StringIO()))
+    assert "was trained with 'Judge.'" in caplog.text
+
+
 def test_the_report_says_what_stage_it_was(workshop):
     assert json.loads((workshop / "first" / REPORT_FILE).read_text())["stage"] == 1
