@@ -139,12 +139,24 @@ settled_states() {
   echo "$lines"
 }
 
+# A run of other arguments is not to be taken for this one, which would then be called finished unmade.
+refuse_other_run() {
+  local asked wanted
+  asked=$(on_workers 0 asked 2>"$SCRATCH/errors") || return 0 # a script of before
+  wanted=$(printf '%s\0' "$@" | cksum)
+  case $asked in
+    'worker 0: ' | "worker 0: $wanted") ;;
+    *) fail "a run of other arguments is going on (tpu_pod.sh logs); stop it first, or repeat its own command to watch it" ;;
+  esac
+}
+
 # Starts the run or finds it running; sets WORKERS. Fails where anything that it asks for does.
 begin_run() {
   local lines
   WORKERS=$(count_workers) || return 1
   lines=$(settled_states) || return 1
   if [ "$(summary "$WORKERS" "$lines")" = running ]; then
+    refuse_other_run "$@"
     note "the run goes on already; watching it"
     return
   fi

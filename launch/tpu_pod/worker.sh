@@ -5,6 +5,7 @@
 #   worker.sh start RUN_ID [ARGS]     starts `python launch/tpu_train.py ARGS`, detached
 #   worker.sh status                  prints one line: `worker 0: running (pid 123)`
 #   worker.sh logs LINES [follow]     prints the log, each line with the worker's number
+#   worker.sh asked                   prints a checksum of the last run's ARGS
 #   worker.sh reached                 prints how far the last run came, as its log tells
 #   worker.sh benchmark TOPOLOGY ARGS prints how fast the run of ARGS was, beside its bound
 #   worker.sh stop SECONDS [kill]     SIGTERM, then waits for the checkpoint; `kill` ends what does not obey
@@ -115,6 +116,7 @@ start() {
   join_pod
   rm -f "$STATE/exit" "$STATE/stopping"
   echo "$run" >"$STATE/run"
+  printf '%s\0' "$@" | cksum >"$STATE/arguments"
   {
     printf '\n=== %s %s:' "$(date -u +%FT%TZ)" "$run"
     printf ' %q' "$@"
@@ -172,6 +174,11 @@ logs() {
   else
     say "no log yet"
   fi
+}
+
+# Nothing where a script of before started the run.
+asked() {
+  say "$(cat "$STATE/arguments" 2>/dev/null)"
 }
 
 # The lines of the log from the last start on.
@@ -236,7 +243,7 @@ benchmark() {
 }
 
 case "${1:-}" in
-  install | start | supervise | logs | reached | benchmark | stop) "$@" ;;
+  install | start | supervise | logs | asked | reached | benchmark | stop) "$@" ;;
   status) say "$(state)" ;;
   *) fail "no such command: '${1:-}'" ;;
 esac

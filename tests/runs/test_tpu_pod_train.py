@@ -308,6 +308,17 @@ def test_train_watches_a_run_that_goes_on_and_leaves_one_stopped_that_someone_st
     assert "goes on from its checkpoint" in err
 
 
+def test_train_does_not_take_a_run_of_other_arguments_for_its_own(cloud, steps):
+    cloud.have_pod()
+    cloud.do("setup")
+    cloud.do("run", *steps.arguments())
+    pid = cloud.pid(0)
+    done = cloud.try_to("train", "--poll", "1", *steps.arguments("7"))
+    assert done.returncode == 1
+    assert "a run of other arguments is going on" in done.stderr
+    assert cloud.pid(0) == pid
+
+
 def test_train_takes_neither_a_setup_nor_an_older_run_for_its_own(cloud, steps):
     older = Steps(cloud.shared / "older")
     cloud.do("train", "--poll", "1", *older.arguments("1"))
