@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 from pathlib import Path
+from typing import Any
 
 import jax
 from rich.console import Console
@@ -25,6 +27,15 @@ from prorank_jax.run_place import RunPlace
 from prorank_jax.setup import Run
 
 PROBES_FILE = "probes.jsonl"
+MACHINE_FACTS = (
+    "matmul_tflops",
+    "share_of_matmul_peak",
+    "peak_memory_gib",
+    "peak_memory_of",
+    "devices",
+    "prorank_jax",
+    "jax",
+)
 
 
 def _probes(folder: Path) -> list[ProbeResult]:
@@ -59,8 +70,30 @@ def _run_facts(run: Run, folder: Path) -> RunFacts:
     )
 
 
-def report(run: Run, place: RunPlace, console: Console) -> None:
-    """Writes and shows the report of a finished run."""
+def _machine_facts(run: Run, model_tflops: float, written: str) -> dict[str, Any]:
+    """What ran the steps, and how well it was used.
+
+    Args:
+        written: the report of the process that made the last step, where this one made none: what this one
+            would measure says nothing of that.
+    """
+    if written:
+        known = json.loads(written)
+        return {name: known[name] for name in MACHINE_FACTS if name in known}
+    matmul_tflops = measured_matmul_flops(run.config.model.compute_dtype) / 1e12 * jax.device_count()
+    peak, peak_of = peak_memory()
+    devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+    share = model_tflops / matmul_tflops
+    values = (matmul_tflops, share, peak / 2**30, peak_of, devices, __version__, jax.__version__)
+    return dict(zip(MACHINE_FACTS, values, strict=True))
+
+
+def report(run: Run, place: RunPlace, console: Console, made_steps: bool) -> None:
+    """Writes and shows the report of a finished run.
+
+    Args:
+        made_steps: in this process; else it only came back to a run that was finished.
+    """
     output_dir = place.folder
     seen = _run_facts(run, output_dir)
     probes, metrics = seen.probes, seen.metrics
@@ -68,9 +101,7 @@ def report(run: Run, place: RunPlace, console: Console) -> None:
     signs = signs_of_trouble(metrics, probes, run.stage.learned, run.stage.held_out)
     warm = metrics[1:] or metrics  # the first step compiles
     model_tflops = statistics.median(record["model_tflops"] for record in warm)
-    matmul_tflops = measured_matmul_flops(run.config.model.compute_dtype) / 1e12 * jax.device_count()
-    device = jax.devices()[0]
-    peak, peak_of = peak_memory()
+    written = read_report(output_dir) if not made_steps and (output_dir / REPORT_FILE).exists() else ""
     facts = {
         "stage": run.config.stage,
         "model": run.config.model.source,
@@ -78,17 +109,11 @@ def report(run: Run, place: RunPlace, console: Console) -> None:
         "steps": run.config.train.steps,
         "median_prompts_per_second": statistics.median(record["prompts_per_second"] for record in warm),
         "median_model_tflops": model_tflops,
-        "matmul_tflops": matmul_tflops,
-        "share_of_matmul_peak": model_tflops / matmul_tflops,
         "skipped_updates": skipped_updates(seen),
         "warnings": list(signs.values()),
         "diagnosis": findings,
         "conclusion": conclusion(seen, findings),
-        "peak_memory_gib": peak / 2**30,
-        "peak_memory_of": peak_of,
-        "devices": f"{jax.device_count()} x {device.device_kind}",
-        "prorank_jax": __version__,
-        "jax": jax.__version__,
+        **_machine_facts(run, model_tflops, written),
     }
     write_report(output_dir, probes, metrics, facts, run.stage.curves)
     picture = (output_dir / PICTURE_FILE).read_bytes()

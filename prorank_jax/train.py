@@ -71,10 +71,10 @@ def train(config: RunConfig, console: Console | None = None, told: list[int] | N
                 loop = _Loop(run, place, checkpoints, compilations, stop, console)
                 # Of a run to go on with it is known only now that it has the inputs it began with.
                 _describe_if(not is_new, run, place)
-                loop.run_to_end()
+                made_steps = loop.run_to_end()
             with succeed_together():
                 if leads():
-                    report(run, place, console)
+                    report(run, place, console, made_steps)
         return json.loads(gather_texts(read_report(place.folder) if leads() else "")[0])
 
 
@@ -149,8 +149,8 @@ class _Loop:
         # A run killed before its first checkpoint repeats the probe before the first step.
         keep_lines_up_to(self._place.folder / PROBES_FILE, self._done or -1)
 
-    def run_to_end(self) -> None:
-        """Trains the steps that are left, with the probes and checkpoints that fall due."""
+    def run_to_end(self) -> bool:
+        """Trains the steps that are left, with the probes and checkpoints that fall due; whether any were."""
         config, steps = self._run.config, self._run.config.train.steps
         key = jax.random.key(config.train.seed)
         if self._done == 0:
@@ -170,6 +170,7 @@ class _Loop:
         finally:
             if log is not None:
                 log.close()
+        return self._done < steps
 
     def _run_step(
         self, step: int, key: jax.Array, log: MetricsLog | None, progress: TrainingProgress

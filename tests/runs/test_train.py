@@ -225,7 +225,9 @@ def test_a_finished_run_can_be_run_again(workshop, uninterrupted):
     kept = [METRICS_FILE, PROBES_FILE, "config.yaml"]
     before = [(uninterrupted / name).read_bytes() for name in kept]
     state = final_state(uninterrupted)
+    first = json.loads((uninterrupted / REPORT_FILE).read_text())
     report = run(workshop, uninterrupted)
+    assert report == first  # of the process that made the steps, not of this one
     assert [(uninterrupted / name).read_bytes() for name in kept] == before
     jax.tree.map(np.testing.assert_array_equal, final_state(uninterrupted), state)
     assert report["after"]["step"] == STEPS
