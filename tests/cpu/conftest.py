@@ -17,7 +17,6 @@ LONGEST = (
     "test_steps.py",
     "test_rollouts.py",
     "test_transformer.py",
-    "test_splash_steps.py",
     "test_reranker.py",
     "test_flops.py",
 )

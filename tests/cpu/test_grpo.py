@@ -144,7 +144,7 @@ def test_a_ratio_beyond_all_bounds_is_a_number(advantage):
     assert gradient == 0
 
 
-@pytest.mark.parametrize("now", [-11.0, -6.0, 2.0])
+@pytest.mark.parametrize("now", [-6.0, 2.0])
 def test_a_forced_end_has_no_importance_weight_in_later_updates(now):
     """Of four wrong or right answers, the first one was made to end; the others ended by themselves."""
     zero, one, end = ANSWERS.zero, ANSWERS.one, ANSWERS.end

@@ -1,6 +1,6 @@
-"""Whole runs: several processes, meshes, pods, kills, full disks, and every command of the README.
+"""Whole runs: several processes, meshes, pods, kills, full disks, load, and every command of the README.
 
-They take twice as long as tests/cpu, so they have a command of their own: `make test-runs`.
+They take longer than tests/cpu, so they have a command of their own: `make test-runs`.
 """
 
 from __future__ import annotations
