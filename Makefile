@@ -20,7 +20,7 @@ help:
 	@echo "make demo      train and evaluate SmolLM2-135M on the built-in collection: minutes on two CPU cores"
 	@echo "make demo-long the same with more steps: about half an hour"
 	@echo "make test      tests on the CPU: six minutes on two cores"
-	@echo "make test-runs whole runs, killed, moved, in several processes, and README's commands: ten minutes"
+	@echo "make test-runs whole runs, killed, moved, in several processes, and README's commands: nine minutes"
 	@echo "make test-robustness  kill runs at a hundred random moments: a quarter of an hour"
 	@echo "make test-tpu  compile the training and scoring steps for TPU; needs no TPU"
 	@echo "make test-cuda compare attention, scoring and both stages on an NVIDIA GPU with the CPU"
