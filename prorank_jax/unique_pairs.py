@@ -16,6 +16,11 @@ from prorank_jax.input_checks import Pair
 OnScored = Callable[[int], None]
 
 
+def places_of(pairs: Iterable[Pair]) -> dict[Pair, int]:
+    """Each different pair once, in the order in which they first come, and its place in that order."""
+    return {pair: place for place, pair in enumerate(dict.fromkeys(pairs))}
+
+
 def score_unique(
     score_chunks: Callable[[Iterable[Sequence[Pair]], OnScored | None], Generator[np.ndarray]],
     chunks: Iterable[Sequence[Pair]],
@@ -32,7 +37,7 @@ def score_unique(
 
     def without_twins() -> Iterator[Sequence[Pair]]:
         for pairs in chunks:
-            places = {pair: place for place, pair in enumerate(dict.fromkeys(pairs))}
+            places = places_of(pairs)
             taken.append((pairs, places))
             yield list(places)
 

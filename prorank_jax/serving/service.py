@@ -15,6 +15,7 @@ from prorank_jax.serving.errors import client_gone, draining, loading, timed_out
 from prorank_jax.serving.metrics import ServerMetrics
 from prorank_jax.serving.one_thread import OneThread
 from prorank_jax.serving.options import ServerOptions
+from prorank_jax.unique_pairs import places_of
 
 ScorePairs = Callable[[list[Pair], str | None], np.ndarray]
 """(pairs, instruction or None for the model's own) -> [n] float32; called on one thread only."""
@@ -77,7 +78,7 @@ class Service:
         Raises:
             RequestError: 503 full or draining, 504 too late, 500 the model failed, 499 nobody waits.
         """
-        places = {pair: place for place, pair in enumerate(dict.fromkeys(pairs))}
+        places = places_of(pairs)
         scoring = asyncio.ensure_future(self._batcher.score(list(places), instruction))
         leaving = asyncio.ensure_future(client_leaves)
         timeout_s = self.options.request_timeout_s
