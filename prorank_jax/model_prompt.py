@@ -36,7 +36,7 @@ def prompt_settings_of(
         ValueError: a `prorank.json` that cannot be read, a value that cannot work, or a length beyond
             the model's positions.
     """
-    own = _settings_of_run(model) or read_prompt_settings(model.path)
+    own = own_settings(model)
     if system is None:
         system = own.system if own else ""
     if instruction is None:
@@ -71,9 +71,14 @@ def open_with_prompts(
     return model, make_renderer(model.tokenizer, **asdict(prompt_settings_of(model, **prompt)))
 
 
-def _settings_of_run(model: Pretrained) -> PromptSettings | None:
+def own_settings(model: Pretrained) -> PromptSettings | None:
+    """The prompt that a model was trained with: its run's or its `prorank.json`'s; None: neither is there.
+
+    Raises:
+        ValueError: a `prorank.json` that cannot be read.
+    """
     if model.run is None:
-        return None
+        return read_prompt_settings(model.path)
     data = model.run.data
     return PromptSettings(data.system, data.instruction, data.max_length, data.excerpts)
 

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from prorank_jax.config import RunConfig
 from prorank_jax.data import ExampleSet, probe_batches
+from prorank_jax.model_prompt import own_settings
 from prorank_jax.models.attention import check_head_size, check_implementation
 from prorank_jax.models.config import ModelConfig
 from prorank_jax.models.lora import split_factors
@@ -25,7 +26,6 @@ from prorank_jax.optimizer import make_optimizer, make_schedule
 from prorank_jax.pretrained import Pretrained, check_tokenizer, open_pretrained
 from prorank_jax.probe import ProbeStep
 from prorank_jax.processes import succeed_together
-from prorank_jax.prompt_settings import read_prompt_settings
 from prorank_jax.prompts import PromptRenderer, make_renderer
 from prorank_jax.ranking_objective import check_losses
 from prorank_jax.run_examples import open_examples
@@ -191,7 +191,7 @@ def make_model(config: RunConfig, shape: ModelConfig) -> Transformer:
 
 
 def _warn_of_other_prompt(config: RunConfig, pretrained: Pretrained) -> None:
-    before = pretrained.run.data if pretrained.run else read_prompt_settings(pretrained.path)
+    before = own_settings(pretrained)
     if before is None:
         return
     for name in ("system", "instruction", "excerpts"):
