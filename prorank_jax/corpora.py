@@ -14,7 +14,7 @@ from prorank_jax.demo_collection import demo_collection
 from prorank_jax.embedding_jsonl import read_embedding_groups
 from prorank_jax.irds import read_ir_dataset, read_ir_queries
 from prorank_jax.models.sources import cache_folder
-from prorank_jax.negatives import index_documents, make_groups
+from prorank_jax.negatives import index_documents, make_groups, with_mined_negatives
 from prorank_jax.pseudo_queries import make_pseudo_groups
 from prorank_jax.query_choice import ALL_QUERIES, QueryChoice, choose_groups, choose_queries
 from prorank_jax.remote_files import fetch_file, fetch_folder, is_url, open_url, url_slug, with_url_errors
@@ -139,8 +139,8 @@ def load_groups(
 
     A collection gives every query with all its judged documents and mined negatives
     (`negatives.make_groups`), the scores of `options.teacher_scores`, and after those the queries made
-    from its documents; a FlagEmbedding file gives its own candidates and scores, and queries made from the
-    split's passages.
+    from its documents; a FlagEmbedding file gives its own candidates and scores, mined negatives to queries
+    that bring none, and queries made from the split's passages.
 
     Args:
         fields: that named the source and the split.
@@ -176,6 +176,7 @@ def load_groups(
         left_out = len(groups) - len(kept)
         _log.warning("%s/%s: %d queries without a pos passage are left out", source, split, left_out)
     kept = choose_groups(kept, choice, f"{source}/{split}", seed)
+    kept = with_mined_negatives(kept, f"{source}/{split}", options, seed)
     passages = {c.document.id: c.document for group in kept for c in group.candidates}
     made_from = Collection(f"{source}/{split}", passages, {}, {})
     return kept + make_pseudo_groups(made_from, options, seed, held_out=choice.held_out)

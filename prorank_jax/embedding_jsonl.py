@@ -29,9 +29,9 @@ def split_of(query: str) -> str:
 
 
 def _passages(record: dict[str, Any], name: str, place: str) -> list[str]:
-    if name not in record:
-        raise ValueError(f"{place}: no field {name!r}; a line has query, pos and neg")
-    passages = record[name]
+    if name == "pos" and name not in record:
+        raise ValueError(f"{place}: no field {name!r}; a line has query and pos, and neg unless it is mined")
+    passages = record.get(name, [])
     if not isinstance(passages, list) or not all(isinstance(text, str) for text in passages):
         raise ValueError(f"{place}: {name} must be a list of strings")
     return [valid_text(text) for text in passages]

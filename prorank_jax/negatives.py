@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import logging
 import random
@@ -11,6 +12,7 @@ from prorank_jax.bm25 import Bm25Index
 from prorank_jax.collection import Collection
 from prorank_jax.config import DataOptions
 from prorank_jax.long_work import tracked
+from prorank_jax.query_texts import plain
 from prorank_jax.self_retrieval import is_the_query
 from prorank_jax.types import Candidate, RankingGroup
 
@@ -89,12 +91,26 @@ def _copies_of_relevant(collection: Collection, relevant_grade: int) -> dict[str
     return {text: alike for text, alike in ids.items() if len(alike) > 1}
 
 
+def _documents_asked(collection: Collection, queries: Iterable[str]) -> dict[str, list[str]]:
+    """`plain` text of a query → ids of the documents that say just that, as where questions are documents."""
+    ids: dict[str, list[str]] = {plain(collection.queries[query_id]): [] for query_id in queries}
+    for identifier, document in collection.documents.items():
+        said = plain(document.full_text)
+        if said in ids:
+            ids[said].append(identifier)
+    return ids
+
+
 def _not_to_be_drawn(
-    collection: Collection, query_id: str, copies: Mapping[str, Sequence[str]], relevant_grade: int
+    collection: Collection,
+    query_id: str,
+    copies: Mapping[str, Sequence[str]],
+    asked: Mapping[str, Sequence[str]],
+    relevant_grade: int,
 ) -> dict[str, int]:
     """Unjudged documents as if they were relevant: copies of relevant ones, and the query itself.
 
-    Evaluation drops the query itself, too.
+    Evaluation drops the query itself, too, where it has the query's id.
     """
     grades = collection.qrels[query_id]
     alike = [
@@ -103,6 +119,7 @@ def _not_to_be_drawn(
         if grade >= relevant_grade
         for copy in copies.get(collection.documents[identifier].full_text, ())
     ]
+    alike += asked[plain(collection.queries[query_id])]
     itself = collection.documents.get(query_id)
     if itself is not None and is_the_query(collection.queries[query_id], itself.full_text):
         alike.append(query_id)
@@ -154,10 +171,11 @@ def make_groups(
     if needs_bm25 and index:
         rankings = tracked(index.top_of_each(texts, options.negative_depth), "mining negatives", len(texts))
     copies = _copies_of_relevant(collection, options.relevant_grade)
+    asked = _documents_asked(collection, judged)
     groups = []
     for (query_id, grades), text, ranking in zip(judged.items(), texts, rankings, strict=True):
         negatives = choose_negatives(
-            grades | _not_to_be_drawn(collection, query_id, copies, options.relevant_grade),
+            grades | _not_to_be_drawn(collection, query_id, copies, asked, options.relevant_grade),
             [ids[position] for position, _ in ranking],
             ids,
             options,
@@ -169,3 +187,32 @@ def make_groups(
         )
         groups.append(RankingGroup(query_id, text, candidates))
     return groups
+
+
+def with_mined_negatives(
+    groups: Sequence[RankingGroup], name: str, options: DataOptions, seed: int = 0
+) -> list[RankingGroup]:
+    """The groups, those without an irrelevant candidate with `negatives_per_query` mined ones.
+
+    They are passages of the other groups, chosen as `make_groups` chooses documents; behind the group's own
+    candidates, with grade 0 and no teacher's score.
+
+    Args:
+        name: what messages call the groups' source.
+    """
+    lacking = {
+        group.query_id: {candidate.document.id: candidate.grade for candidate in group.candidates}
+        for group in groups
+        if all(candidate.grade >= options.relevant_grade for candidate in group.candidates)
+    }
+    if not lacking:
+        return list(groups)
+    _log.info("%s: %d queries bring no irrelevant passage; theirs are mined", name, len(lacking))
+    passages = {c.document.id: c.document for group in groups for c in group.candidates}
+    texts = {group.query_id: group.query for group in groups}
+    made = make_groups(Collection(name, passages, texts, lacking), options, seed)
+    mined = {group.query_id: group.candidates[len(lacking[group.query_id]) :] for group in made}
+    return [
+        dataclasses.replace(group, candidates=(*group.candidates, *mined.get(group.query_id, ())))
+        for group in groups
+    ]

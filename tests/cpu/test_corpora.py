@@ -294,6 +294,30 @@ def test_lines_of_one_query_are_one_group(tmp_path: Path, caplog: pytest.LogCapt
         load_groups(str(path), "train", DataOptions())
 
 
+def test_queries_that_bring_no_negatives_get_mined_ones(tmp_path: Path) -> None:
+    """With or without an empty `neg`; the passages that they bring stay first, with their scores."""
+    lines: list[dict[str, Any]] = [
+        {"query": f"query {i}", "pos": [f"yes {i}"], "pos_scores": [i]} for i in range(20)
+    ]
+    path = write_jsonl(tmp_path / "train.jsonl", [*lines, {"query": "own", "pos": ["a"], "neg": ["b"]}])
+    options = DataOptions(negatives_per_query=3)
+    groups = load_groups(str(path), "all", options)
+    passages = {f"yes {i}" for i in range(20)} | {"a", "b"}
+    for i, group in enumerate(groups[:20]):
+        first, *mined = group.candidates
+        assert (first.document.text, first.grade, first.score) == (f"yes {i}", 1, i)
+        assert [(c.grade, c.score) for c in mined] == [(0, None)] * 3
+        texts = {c.document.text for c in mined}
+        assert len(texts) == 3 and texts <= passages - {f"yes {i}"}
+    assert [c.document.text for c in groups[20].candidates] == ["a", "b"]
+    write_jsonl(path, [*(line | {"neg": []} for line in lines), {"query": "own", "pos": ["a"], "neg": ["b"]}])
+    assert load_groups(str(path), "all", options) == groups
+    # A split's negatives are its own passages: no text of the other one is seen.
+    shown = {c.document.text for g in load_groups(str(path), "train", options) for c in g.candidates}
+    held_out = {f"yes {i}" for i in range(20) if split_of(f"query {i}") == "dev"}
+    assert held_out and not shown & held_out
+
+
 def test_embedding_splits_share_no_query_and_do_not_depend_on_the_order(tmp_path: Path) -> None:
     records = _embedding_records(300)
     path, reverse = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
@@ -350,8 +374,8 @@ def test_embedding_files_with_nothing_to_give(tmp_path: Path, caplog) -> None:
     write_jsonl(path, [{"query": "x", "pos": [], "neg": ["a"]}])
     with pytest.raises(ValueError, match=r"has a pos passage"):
         load_groups(str(path), split_of("x"), DataOptions())
-    write_jsonl(path, [{"query": "x", "pos": ["a"]}])
-    with pytest.raises(ValueError, match=r"line 1: no field 'neg'"):
+    write_jsonl(path, [{"query": "x", "neg": ["a"]}])
+    with pytest.raises(ValueError, match=r"line 1: no field 'pos'"):
         load_groups(str(path), "train", DataOptions())
     path.write_text("")
     with pytest.raises(ValueError, match=r"none of its 0 queries"):

@@ -130,3 +130,17 @@ def test_negatives_are_distinct_irrelevant_and_as_many_as_there_can_be(
     possible = [identifier for identifier in ids if grades.get(identifier, 0) < options.relevant_grade]
     assert len(set(negatives)) == len(negatives) == min(wanted, len(possible))
     assert set(negatives) <= set(possible)
+
+
+@pytest.mark.parametrize("hard_negatives", [0.0, 1.0])
+def test_a_document_that_says_what_is_asked_is_no_negative(hard_negatives: float) -> None:
+    """Where questions are documents, as in Quora, BM25 would rank the query itself first."""
+    made = _collection()
+    asked = {f"copy{i}": Document(f"copy{i}", f" {made.queries[f'q{i}'].upper()}\n") for i in range(12)}
+    collection = dataclasses.replace(made, documents=asked | made.documents)
+    options = DataOptions(negatives_per_query=40, hard_negatives=hard_negatives)
+    for query, ids in _negative_ids(options, collection).items():
+        said = {f"copy{i}" for i in range(12) if collection.queries[f"q{i}"] == collection.queries[query]}
+        assert len(said) == 3
+        assert not said & set(ids)
+        assert len(ids) >= 40  # the judged ones that were not drawn come behind
