@@ -308,14 +308,16 @@ def test_queries_that_bring_no_negatives_get_mined_ones(tmp_path: Path) -> None:
         assert (first.document.text, first.grade, first.score) == (f"yes {i}", 1, i)
         assert [(c.grade, c.score) for c in mined] == [(0, None)] * 3
         texts = {c.document.text for c in mined}
-        assert len(texts) == 3 and texts <= passages - {f"yes {i}"}
+        assert len(texts) == 3
+        assert texts <= passages - {f"yes {i}"}
     assert [c.document.text for c in groups[20].candidates] == ["a", "b"]
     write_jsonl(path, [*(line | {"neg": []} for line in lines), {"query": "own", "pos": ["a"], "neg": ["b"]}])
     assert load_groups(str(path), "all", options) == groups
     # A split's negatives are its own passages: no text of the other one is seen.
     shown = {c.document.text for g in load_groups(str(path), "train", options) for c in g.candidates}
     held_out = {f"yes {i}" for i in range(20) if split_of(f"query {i}") == "dev"}
-    assert held_out and not shown & held_out
+    assert held_out
+    assert not shown & held_out
 
 
 def test_embedding_splits_share_no_query_and_do_not_depend_on_the_order(tmp_path: Path) -> None:
