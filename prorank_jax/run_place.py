@@ -142,6 +142,16 @@ def open_place(config: RunConfig) -> Iterator[RunPlace]:
         yield RunPlace(config.output_dir, folder, remote or folder, is_leaders, copy, lease)
 
 
+def check_place(config: RunConfig) -> None:
+    """Refuses what `open_place` would refuse of a run's folders; writes nothing there.
+
+    Raises:
+        ValueError: they hold another run, or a URL cannot be reached.
+    """
+    folder, remote = _folders(config.output_dir)
+    check_same_run(folder if remote is None else remote, config)
+
+
 def _folders(output_dir: str) -> tuple[Path, epath.Path | None]:
     """The folder on this machine, and the path of the URL if it is one."""
     if not is_url(output_dir):

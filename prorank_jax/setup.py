@@ -25,12 +25,13 @@ from prorank_jax.models.transformer import Transformer, abstract_params
 from prorank_jax.optimizer import make_optimizer, make_schedule
 from prorank_jax.pretrained import Pretrained, check_tokenizer, open_pretrained
 from prorank_jax.probe import ProbeStep
-from prorank_jax.processes import succeed_together
+from prorank_jax.processes import leads, succeed_together
 from prorank_jax.prompts import PromptRenderer, make_renderer
 from prorank_jax.ranking_objective import check_losses
 from prorank_jax.run_examples import open_examples
 from prorank_jax.run_folder import DATA_FOLDER, MODEL_CONFIG_FILE, TOKENIZER_FOLDER, write_json
 from prorank_jax.run_inputs import fingerprint_inputs
+from prorank_jax.run_place import check_place
 from prorank_jax.sharding import check_batch_size, make_mesh
 from prorank_jax.stages import Parts, Stage, make_stage, stage_buckets
 from prorank_jax.steps import make_probe_step
@@ -107,9 +108,11 @@ def check_later_run(config: RunConfig, first: RunConfig) -> None:
     Every process calls it. What depends on the examples is left to `prepare_run`.
 
     Raises:
-        ValueError: the mesh, lengths, prompts, warmup or losses cannot work.
+        ValueError: the mesh, lengths, prompts, warmup or losses cannot work, or its folder holds another run.
     """
     with succeed_together():
+        if leads():
+            check_place(config)
         start = dataclasses.replace(config.model, source=first.model.source)
         _open_model(dataclasses.replace(config, model=start))
         make_schedule(config.optimizer, config.updates)

@@ -113,3 +113,15 @@ def test_what_stage_2_will_refuse_costs_no_stage_1(extra, message, tmp_path, mon
     assert load_launcher().main(command_line(fields | extra)) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_stage_2_cannot_have_costs_no_stage_1(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(prorank_jax.setup, "make_mesh", lambda options: make_mesh(options, jax.devices()[:1]))
+    model, collection = write_model_folder(tmp_path / "model"), write_collection(tmp_path / "collection")
+    fields = tiny_fields(model, collection, tmp_path / "run") | {"train.steps": 3, "stage": "both"}
+    del fields["data.buckets"]
+    (tmp_path / "run" / "stage2").mkdir(parents=True)
+    (tmp_path / "run" / "stage2" / "notes.txt").write_text("mine")
+    assert load_launcher().main(command_line(fields)) == 2
+    assert "stage2': holds 'notes.txt' but no config.yaml of a run" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["stage2"]
