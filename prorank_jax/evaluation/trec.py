@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,8 @@ from prorank_jax.run_folder import write_text_atomically
 
 if TYPE_CHECKING:  # importing a collection imports jax, which this package does without
     from prorank_jax.collection import Collection
+
+_log = logging.getLogger(__name__)
 
 Rankings = Mapping[str, Sequence[str]]
 COLUMNS = "query Q0 document rank score tag"
@@ -134,15 +137,18 @@ def read_run_of(file: Path, collection: Collection) -> dict[str, list[str]]:
 
 
 def read_scores_of(file: Path, collection: Collection) -> dict[str, dict[str, float]]:
-    """`read_scores` of a run file whose ids must all be the collection's.
+    """`read_scores` of a run file that ranks documents of the collection.
+
+    Other queries of it are left out, with a warning: a run may rank the queries of all splits.
 
     Raises:
-        ValueError: not a run file, or it names queries or documents that the collection lacks.
+        ValueError: not a run file, or it names documents that the collection lacks, or none of its queries.
     """
     run = read_scores(file)
-    ranked = {document for documents in run.values() for document in documents}
+    known = {query: scores for query, scores in run.items() if query in collection.queries}
+    ranked = {document for documents in (known or run).values() for document in documents}
     absent = {
-        "queries": run.keys() - collection.queries.keys(),
+        "queries": set() if known else set(run),
         "documents": ranked - collection.documents.keys(),
     }
     for kind, ids in absent.items():
@@ -151,4 +157,14 @@ def read_scores_of(file: Path, collection: Collection) -> dict[str, dict[str, fl
                 f"{file}: names {len(ids)} {kind} that {collection.name} lacks ({name_a_few(ids)}); "
                 "give a run of this dataset"
             )
-    return run
+    left_out = run.keys() - known.keys()
+    if left_out:
+        _log.warning(
+            "%s: %d of its %d queries are not among those of %s (%s); they are left out",
+            file,
+            len(left_out),
+            len(run),
+            collection.name,
+            name_a_few(left_out),
+        )
+    return known
