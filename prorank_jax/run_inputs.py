@@ -1,12 +1,17 @@
-"""What decides a run beside its config: its examples and its reference model, as fingerprints."""
+"""What decides a run beside its config: its examples, its reference model, and its architecture."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
 
 from prorank_jax.config import RunConfig
 from prorank_jax.examples import ExampleSet
 from prorank_jax.model_identity import model_identity
+from prorank_jax.models.config import ModelConfig
+from prorank_jax.models.weights import read_model_config
+from prorank_jax.run_folder import MODEL_CONFIG_FILE
 
 TRAINED_ON, HELD_OUT, REFERENCE = "training examples", "held-out examples", "reference model's files"
 
@@ -45,3 +50,27 @@ def check_same_inputs(config: RunConfig, saved: Mapping[str, str], now: Mapping[
                 "back the files, the model's tokenizer and chat template, or the bm25s, PyStemmer and "
                 "prorank-jax that made them, or name a new output_dir"
             )
+
+
+def check_same_architecture(config: RunConfig, folder: Path, now: ModelConfig) -> None:
+    """Refuses to go on with a model that is computed otherwise than the one in the run's folder.
+
+    The parameters of a checkpoint may fit all the same: a base of the rotary embedding has no shape.
+
+    Raises:
+        ValueError: names what differs.
+    """
+    file = folder / MODEL_CONFIG_FILE
+    if not file.is_file():  # a run stopped before it was written
+        return
+    saved = asdict(read_model_config(file))
+    differing = [
+        f"{name} is {saved[name]!r} there, {value!r} here"
+        for name, value in asdict(now).items()
+        if saved[name] != value
+    ]
+    if differing:
+        raise ValueError(
+            f"model.source={config.model.source!r}: is of another architecture than the run began with "
+            f"({', '.join(differing)}); bring back the model's files, or name a new output_dir"
+        )

@@ -70,10 +70,11 @@ def _run_facts(run: Run, folder: Path) -> RunFacts:
     )
 
 
-def _machine_facts(run: Run, model_tflops: float, written: str) -> dict[str, Any]:
+def _machine_facts(run: Run, model_tflops: float, written: str, peak_before: int) -> dict[str, Any]:
     """What ran the steps, and how well it was used.
 
     Args:
+        peak_before: the most bytes that the process had taken when the run began.
         written: the report of the process that made the last step, where this one made none: what this one
             would measure says nothing of that.
     """
@@ -82,17 +83,21 @@ def _machine_facts(run: Run, model_tflops: float, written: str) -> dict[str, Any
         return {name: known[name] for name in MACHINE_FACTS if name in known}
     matmul_tflops = measured_matmul_flops(run.config.model.compute_dtype) / 1e12 * jax.device_count()
     peak, peak_of = peak_memory()
+    if peak == peak_before:
+        peak_of += ", before this run, which took no more"
     devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
     share = model_tflops / matmul_tflops
     values = (matmul_tflops, share, peak / 2**30, peak_of, devices, __version__, jax.__version__)
     return dict(zip(MACHINE_FACTS, values, strict=True))
 
 
-def report(run: Run, place: RunPlace, console: Console, made_steps: bool) -> None:
+def report(run: Run, place: RunPlace, console: Console, made_steps: bool, peak_before: int) -> None:
     """Writes and shows the report of a finished run.
 
     Args:
         made_steps: in this process; else it only came back to a run that was finished.
+        peak_before: the most bytes that the process had taken when the run began: with `--stage both` those
+            of stage 1.
     """
     output_dir = place.folder
     seen = _run_facts(run, output_dir)
@@ -113,7 +118,7 @@ def report(run: Run, place: RunPlace, console: Console, made_steps: bool) -> Non
         "warnings": list(signs.values()),
         "diagnosis": findings,
         "conclusion": conclusion(seen, findings),
-        **_machine_facts(run, model_tflops, written),
+        **_machine_facts(run, model_tflops, written, peak_before),
     }
     write_report(output_dir, probes, metrics, facts, run.stage.curves)
     picture = (output_dir / PICTURE_FILE).read_bytes()

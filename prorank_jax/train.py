@@ -15,6 +15,7 @@ from prorank_jax.bad_steps import BadSteps, pairs_of
 from prorank_jax.checkpoint import Checkpoints
 from prorank_jax.config import RunConfig
 from prorank_jax.config_files import config_to_dict
+from prorank_jax.device_memory import peak_bytes
 from prorank_jax.launching import Interrupted
 from prorank_jax.messages import say
 from prorank_jax.metrics_log import (
@@ -28,7 +29,7 @@ from prorank_jax.preemption import StopVote, sigterm_noticed
 from prorank_jax.probe import run_probe, to_record
 from prorank_jax.processes import check_same_job, gather_texts, leads, succeed_together
 from prorank_jax.run_folder import CONFIG_FILE, append_lines, write_config
-from prorank_jax.run_inputs import check_same_inputs
+from prorank_jax.run_inputs import check_same_architecture, check_same_inputs
 from prorank_jax.run_place import RunPlace, open_place
 from prorank_jax.run_report import PROBES_FILE, read_report, report, signs_so_far
 from prorank_jax.sampled_completions import sampled_table
@@ -57,10 +58,14 @@ def train(config: RunConfig, console: Console | None = None, told: list[int] | N
     """
     console = console or (Console() if leads() else Console(quiet=True, force_terminal=False))
     check_same_job(config)
+    peak_before = peak_bytes()
     with open_place(config) as place:
         compilations = CompilationCounter()
         run = prepare_run(config, console, place.folder, place.is_leaders)
         is_new = leads() and not (place.folder / CONFIG_FILE).exists()
+        with succeed_together():
+            if leads():
+                check_same_architecture(config, place.folder, run.model_config)
         _describe_if(is_new, run, place)
         with sigterm_noticed(told) as stop_requested:
             with (
@@ -74,7 +79,7 @@ def train(config: RunConfig, console: Console | None = None, told: list[int] | N
                 made_steps = loop.run_to_end()
             with succeed_together():
                 if leads():
-                    report(run, place, console, made_steps)
+                    report(run, place, console, made_steps, peak_before)
         return json.loads(gather_texts(read_report(place.folder) if leads() else "")[0])
 
 

@@ -217,6 +217,13 @@ def test_a_run_goes_on_with_nothing_but_the_examples_it_began_with(workshop, tmp
         train(config, Console(quiet=True))
     assert [file.read_bytes() for file in described] == kept
     tokenizer.write_text(written)
+    architecture = model / "config.json"
+    written = architecture.read_text()
+    architecture.write_text(json.dumps(json.loads(written) | {"rms_norm_eps": 0.5}))
+    with pytest.raises(ValueError, match=r"another architecture .*norm_eps is .* there, 0\.5 here"):
+        train(config, Console(quiet=True))
+    assert [file.read_bytes() for file in described] == kept
+    architecture.write_text(written)
     assert train(config, Console(quiet=True))["steps"] == 6
 
 
