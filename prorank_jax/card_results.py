@@ -83,11 +83,13 @@ def _evaluation(evaluation: Evaluation) -> str:
         p_value = "" if result.p_value is None else f"{result.p_value:.4f}"
         name = without_folders(result.name) + (" (trained on it)" if result.trained_on else "")
         subject = [name, _measured_queries(result)]
-        rows.append([*subject, "first stage", *_figures(result.first_stage, names), ""])
+        first = f" ({without_folders(result.first_stage_name)})" if result.first_stage_name else ""
+        rows.append([*subject, f"first stage{first}", *_figures(result.first_stage, names), ""])
         rows.append([*subject, "reranked", *_figures(result.reranked, names), p_value])
     model = f" of `{without_folders(evaluation.model)}`" if evaluation.model else ""
     depth = f", top {evaluation.top_k} of the first stage reranked" if evaluation.top_k else ""
     length = f", prompts of at most {evaluation.max_length} tokens" if evaluation.max_length else ""
+    chosen = "".join(f", `{name}` {_shown(value)}" for name, value in evaluation.chosen.items())
     seen = (
         "Where the model was trained on the queries, the figures say how well it remembers them, not how "
         "well it ranks for others. "
@@ -95,8 +97,8 @@ def _evaluation(evaluation: Evaluation) -> str:
         else ""
     )
     return (
-        f"Measured with `launch/evaluate.py`{model}{depth}{length}. {seen}The p-value is of the difference "
-        "to the first stage.\n\n" + table(("collection", "queries", "ranking", *names, "p"), rows)
+        f"Measured with `launch/evaluate.py`{model}{depth}{length}{chosen}. {seen}The p-value is of the "
+        "difference to the first stage.\n\n" + table(("collection", "queries", "ranking", *names, "p"), rows)
     )
 
 

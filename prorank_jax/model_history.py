@@ -7,7 +7,7 @@ import logging
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from prorank_jax.run_folder import REPORT_FILE
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _RUNS = "runs"
+_CHOICES = ("system", "instruction", "excerpts", "compute_dtype")
 SMOLLM2_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 _log = logging.getLogger(__name__)
@@ -49,6 +50,7 @@ class DatasetResult:
         queries: measured on so many; None where the file does not say.
         sampled_from: a random sample of so many; None: it is all of them.
         trained_on: the model was trained on these queries, as far as is known.
+        first_stage_name: `bm25` or a run file; empty where the file does not say.
     """
 
     name: str
@@ -58,6 +60,7 @@ class DatasetResult:
     queries: int | None = None
     sampled_from: int | None = None
     trained_on: bool = False
+    first_stage_name: str = ""
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,7 @@ class Evaluation:
         model: as it was named; `step` is that of a run's checkpoint, None: no run, or the file does not say.
         fingerprint: of the model's files, as `model_identity` gives it; empty where the file does not say.
         max_length: of its prompts in tokens; None where the file does not say.
+        chosen: options that were given instead of the model's own or the default ones, by name.
     """
 
     model: str
@@ -76,6 +80,7 @@ class Evaluation:
     step: int | None = None
     fingerprint: str = ""
     max_length: int | None = None
+    chosen: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_run_history(model: Pretrained) -> RunHistory:
@@ -101,6 +106,7 @@ def read_evaluation(file: Path) -> Evaluation:
         top_k, step, length = (
             _count(name, content.get(name)) for name in ("top_k", "model_step", "max_length")
         )
+        chosen = {name: str(content[name]) for name in _CHOICES if content.get(name) not in (None, "")}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{file}: is no metrics.json of launch/evaluate.py ({type(error).__name__}: {error}); "
@@ -108,7 +114,7 @@ def read_evaluation(file: Path) -> Evaluation:
         ) from error
     if not datasets or not isinstance(model, str) or not isinstance(fingerprint, str):
         raise ValueError(f"{file}: needs datasets, a model's name and its fingerprint; name another file")
-    return Evaluation(model, top_k, datasets, step, fingerprint, length)
+    return Evaluation(model, top_k, datasets, step, fingerprint, length, chosen)
 
 
 def evaluations_of(source: str, evaluations: Sequence[Evaluation]) -> tuple[Evaluation, ...]:
@@ -149,6 +155,7 @@ def _read_dataset(name: str, result: Mapping[str, Any]) -> DatasetResult:
         _count("queries", result.get("queries")),
         _count("sampled_from", result.get("sampled_from")),
         result.get("trained_on") is True,
+        str(result.get("first_stage_name", "")),
     )
 
 

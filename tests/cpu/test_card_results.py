@@ -35,3 +35,12 @@ def test_figures_on_training_queries_are_marked() -> None:
     assert "| scifact:train (trained on it) |" in said(True)
     assert "how well it remembers them" in said(True)
     assert "remembers" not in said(False)
+
+
+def test_what_was_chosen_for_an_evaluation_is_said() -> None:
+    figures = {"ndcg@10": 0.5}
+    result = DatasetResult("demo", figures, figures, None, 10, None, first_stage_name="/home/me/dense.trec")
+    chosen = {"compute_dtype": "bfloat16", "instruction": "find advice"}
+    said = evaluation_section([Evaluation("runs/mine", 20, (result,), chosen=chosen)])
+    assert "reranked, `compute_dtype` `bfloat16`, `instruction` `find advice`. The p-value" in said
+    assert "| demo | 10 | first stage (dense.trec) | 0.5000 |" in said

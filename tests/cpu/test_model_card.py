@@ -116,9 +116,11 @@ def test_a_run_without_a_report_says_so():
 
 
 def test_evaluations_are_told_as_measured(tmp_path):
-    write_json(tmp_path / "metrics.json", METRICS)
+    options = {"compute_dtype": "bfloat16", "system": None, "instruction": "", "excerpts": "head"}
+    write_json(tmp_path / "metrics.json", METRICS | options)
     card = model_card("small", facts(evaluations=(read_evaluation(tmp_path / "metrics.json"),)))
     assert "of `runs/stage2`, top 100 of the first stage" in card
+    assert "reranked, `excerpts` `head`, `compute_dtype` `bfloat16`. " in card
     assert ["beir/scifact/test", "300", "first stage", "0.6912", "0.9000"] in [row[:5] for row in rows(card)]
     assert ["beir/scifact/test", "300", "reranked", "0.7546", "0.9000", "0.0012"] in rows(card)
     assert ["demo", "10 of 120", "reranked", "0.2500"] in [row[:4] for row in rows(card)]
