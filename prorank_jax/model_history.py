@@ -14,7 +14,7 @@ from typing import Any
 from prorank_jax.config import RunConfig
 from prorank_jax.model_identity import model_identity
 from prorank_jax.models.sources import SMOLLM2_SOURCE
-from prorank_jax.pretrained import Pretrained, runs_behind
+from prorank_jax.pretrained import Pretrained, runs_behind, seen_by_run
 from prorank_jax.run_folder import REPORT_FILE
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -86,9 +86,12 @@ class Evaluation:
 def read_run_history(model: Pretrained) -> RunHistory:
     """Follows `model.source` from run to run, as far as the folders are still there."""
     runs, _ = runs_behind(model.path)
-    source = runs[-1][1].model.source if runs else model.source
     records = tuple(_read_record(folder, config) for folder, config in reversed(runs))
-    return RunHistory(records, _hub_id(source))
+    if not runs:
+        return RunHistory(records, _hub_id(model.source))
+    folder, first = runs[-1]
+    is_folder = seen_by_run(folder, first, first.model.source).exists()
+    return RunHistory(records, "" if is_folder else _hub_id(first.model.source))
 
 
 def read_evaluation(file: Path) -> Evaluation:

@@ -108,12 +108,25 @@ def runs_behind(folder: Path) -> tuple[list[tuple[Path, RunConfig]], Path]:
         seen.add(folder.resolve())
         config = read_run_config(folder)
         runs.append((folder, config))
-        folder = _origin(config)
+        folder = _origin(folder, config)
     return runs, folder
 
 
-def _origin(run: RunConfig) -> Path:
+def seen_by_run(folder: Path, run: RunConfig, path: str) -> Path:
+    """What a run in a folder meant by a path, where its relative `output_dir` tells where it was started.
+
+    Else the path is taken from the working folder.
+    """
+    own, here = Path(run.output_dir).parts, folder.resolve().parts
+    begun_in = Path(*here[: -len(own)]) if own and here[-len(own) :] == own else Path()
+    return begun_in / Path(path).expanduser()
+
+
+def _origin(folder: Path, run: RunConfig) -> Path:
     """The folder that tells of the model which a run started from; not there where nobody knows."""
+    there = seen_by_run(folder, run, run.model.source)
+    if there.is_dir():
+        return there
     try:
         return describing_folder(run.model.source)
     except ValueError as error:

@@ -152,9 +152,9 @@ def test_what_is_no_evaluation_is_refused(tmp_path, content):
         read_evaluation(tmp_path / "metrics.json")
 
 
-def write_run(folder, source: str, report: dict | None):
-    config = load_config(None, {"model.source": source, "output_dir": str(folder)})
-    folder.mkdir()
+def write_run(folder, source: str, report: dict | None, output_dir: str = ""):
+    config = load_config(None, {"model.source": source, "output_dir": output_dir or str(folder)})
+    folder.mkdir(parents=True)
     write_config(folder, config)
     write_json(folder / "model_config.json", tiny_config().to_hf())
     if report is not None:
@@ -197,6 +197,21 @@ def test_a_history_ends_where_folders_are_gone_or_go_in_circles(tmp_path):
     assert read_run_history(opened(tmp_path / "next", beside)).base_model == ""
     run = write_run(tmp_path / "loop", str(tmp_path / "loop"), None)
     assert len(read_run_history(opened(tmp_path / "loop", run)).runs) == 1
+
+
+def test_relative_paths_are_those_of_the_folder_that_a_run_was_started_in(tmp_path, monkeypatch):
+    """A card is often made elsewhere; `models/base` there is no model of the hub."""
+    home, elsewhere = tmp_path / "home", tmp_path / "elsewhere"
+    (home / "models" / "base").mkdir(parents=True)
+    write_run(home / "runs" / "one", "models/base", None, "runs/one")
+    run = write_run(home / "runs" / "two", "runs/one", None, "runs/two/")
+    # Another project's, with the same name.
+    write_run(elsewhere / "runs" / "one", "Qwen/Qwen2.5-0.5B", None, "runs/one")
+    for folder in (home, elsewhere):
+        monkeypatch.chdir(folder)
+        history = read_run_history(opened(home / "runs" / "two", run))
+        assert [record.config.model.source for record in history.runs] == ["models/base", "runs/one"]
+        assert history.base_model == ""
 
 
 def test_a_damaged_report_is_named(tmp_path):
