@@ -169,6 +169,7 @@ def _example(
         grade=candidate.grade,
         score=math.nan if candidate.score is None else candidate.score,
         document_start=min(start, len(prompt) - 1),
+        document_text=candidate.document.full_text,
     )
 
 

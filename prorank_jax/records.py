@@ -40,6 +40,7 @@ class Example:
         grade: its judgement.
         score: a teacher's; NaN if there is none.
         document_start: tokens that every prompt of this query starts with.
+        document_text: tells copies of a document under another id; only the index reads it, nothing keeps it.
     """
 
     query_id: str
@@ -49,6 +50,7 @@ class Example:
     grade: int
     score: float = math.nan
     document_start: int = 0
+    document_text: str = ""
 
 
 def _features() -> tfds.features.FeaturesDict:
@@ -138,7 +140,7 @@ def make_index(examples: Sequence[Example]) -> dict[str, np.ndarray]:
     """What batches are planned from, one entry for each example.
 
     `lengths`, `labels`, `grades`, `starts` (tokens before the document), `queries` and `documents` (both
-    numbered from 0 in their order) are int32, `scores` float32.
+    numbered from 0 in their order; copies of a document have one number) are int32, `scores` float32.
     """
     queries: dict[str, int] = {}
     documents: dict[str, int] = {}
@@ -150,7 +152,8 @@ def make_index(examples: Sequence[Example]) -> dict[str, np.ndarray]:
         "starts": np.array([example.document_start for example in examples], np.int32),
         "queries": np.array([queries.setdefault(e.query_id, len(queries)) for e in examples], np.int32),
         "documents": np.array(
-            [documents.setdefault(e.document_id, len(documents)) for e in examples], np.int32
+            [documents.setdefault(e.document_text or e.document_id, len(documents)) for e in examples],
+            np.int32,
         ),
     }
 

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from prorank_jax import examples as examples_module
 from prorank_jax.config import DataOptions, RunConfig
 from prorank_jax.data import build_examples, choose_buckets, open_dataset, probe_batches, train_iterator
+from prorank_jax.records import make_index
 from prorank_jax.run_inputs import fingerprint_inputs
 from prorank_jax.types import Batch, Candidate, Document, RankingGroup
 from tests.cpu.data_fixtures import REAL_DATA, MemoryExamples, WordRenderer, write_beir_folder
@@ -74,6 +75,15 @@ def test_the_digest_of_examples_is_made_once(tmp_path: Path, monkeypatch: pytest
     first = fingerprint_inputs(RunConfig(), train, dev, uses_reference=False)
     assert fingerprint_inputs(RunConfig(), train, dev, uses_reference=False) == first
     assert len(set(first.values())) == len(made) == 2
+
+
+def test_copies_of_a_document_are_one_to_the_lists_that_borrow() -> None:
+    texts = {"a": "same words", "b": "other words", "copy": "same words"}
+    groups = [
+        RankingGroup("q", "first", tuple(Candidate(Document(i, texts[i]), 1) for i in ("a", "b"))),
+        RankingGroup("r", "second", (Candidate(Document("copy", texts["copy"]), 1),)),
+    ]
+    assert make_index(build_examples(groups, WordRenderer(), OPTIONS))["documents"].tolist() == [0, 1, 0]
 
 
 def test_examples_need_groups_and_prompts_within_the_limit() -> None:
