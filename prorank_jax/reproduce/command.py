@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ from prorank_jax.metrics_log import METRICS_FILE as STEPS_FILE
 from prorank_jax.metrics_log import read_lines
 from prorank_jax.reproduce.children import run_launcher
 from prorank_jax.reproduce.judgements import read_judgements
+from prorank_jax.reproduce.made_queries import documents_of_made_queries
 from prorank_jax.reproduce.options import ReproduceOptions
 from prorank_jax.reproduce.overlap import group_queries, overlap_content
 from prorank_jax.reproduce.pictures import Curves, draw_ablation, draw_learning
@@ -29,6 +31,7 @@ from prorank_jax.reproduce.place import (
     check_runs,
     claim_folder,
     is_claimed,
+    seeds_there,
     shared_settings,
 )
 from prorank_jax.reproduce.plan import Entry, Job, Plan
@@ -68,7 +71,9 @@ def reproduce(
     options = as_named_before(options)
     plan, settings = Plan(options), shared_settings(options)
     check_folder(options.output_dir, settings)
-    check_runs(plan)
+    # The table is of all that the folder holds, not of this command's seeds alone.
+    whole = Plan(dataclasses.replace(options, seeds=seeds_there(options)))
+    check_runs(whole)
     if not is_claimed(options.output_dir):
         check_recipes(options)  # or the corrected command would find the folder of another ablation
     with only_run_in(options.output_dir):
@@ -84,13 +89,13 @@ def reproduce(
                 _do(job, run)
             if adds_a_row or not commands:
                 commands = list(dict.fromkeys([*commands, options.command]))
-            content = write_table(options, plan, commands)
-        write_pictures(options.output_dir, plan, content)
+            content = write_table(options, whole, commands)
+        write_pictures(options.output_dir, whole, content)
         say(console, (options.output_dir / ABLATION_TABLE).read_text(encoding="utf-8"))
         names = ", ".join((ABLATION_JSON, ABLATION_TABLE, ABLATION_PICTURE, LEARNING_PICTURE))
         say(console, f"in {options.output_dir}: {names}")
         if options.export:
-            _export(options, plan, content, console, run)
+            _export(options, whole, content, console, run)
     return content
 
 
@@ -153,19 +158,22 @@ def write_table(options: ReproduceOptions, plan: Plan, commands: Sequence[str]) 
     }
     measured = [one for one in found.values() if one is not None]
     content = ablation_content(facts, measured, [entry for entry, one in found.items() if one is None])
-    content["training_overlap"] = _training_overlap(options, measured)
+    content["training_overlap"] = _training_overlap(options, plan, measured)
     folder = options.output_dir
     write_json(folder / ABLATION_JSON, content)
     write_text_atomically(folder / ABLATION_TABLE, ablation_markdown(content))
     return content
 
 
-def _training_overlap(options: ReproduceOptions, measured: Sequence[Measured]) -> dict[str, Any]:
+def _training_overlap(options: ReproduceOptions, plan: Plan, measured: Sequence[Measured]) -> dict[str, Any]:
     trained, judged = (
         read_judgements(options.split(name)) for name in (options.train_split, options.test_split)
     )
+    runs = [plan.run_folder(one.entry) for one in measured if one.entry.row in TRAINED]
+    made = set[str]().union(*map(documents_of_made_queries, runs))
     first_stage = measured[0].first_stage
-    return overlap_content(group_queries(first_stage, judged, trained), pool_rows(measured), first_stage)
+    groups = group_queries(first_stage, judged, trained, made)
+    return overlap_content(groups, pool_rows(measured), first_stage)
 
 
 def write_pictures(folder: Path, plan: Plan, content: dict[str, Any]) -> None:

@@ -1,12 +1,13 @@
 """What a model gains on queries whose relevant documents it saw in training, and on the others.
 
 Splits by query may share documents: in SciFact most queries of `dev` have a relevant abstract that answers a
-query of `train`, too. Such a gain may be memory of the document.
+query of `train`, too, and queries made from documents ask for any of them. Such a gain may be memory of the
+document.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from typing import Any
 
 from prorank_jax.evaluation.significance import as_json, compare
@@ -26,18 +27,19 @@ def _relevant(grades: Mapping[str, int]) -> set[str]:
 
 
 def group_queries(
-    queries: Iterable[str], measured: Judgements, trained: Judgements
+    queries: Iterable[str], measured: Judgements, trained: Judgements, made: Set[str] = frozenset()
 ) -> dict[str, tuple[str, ...]]:
     """Group → query ids in the given order: all, those with unseen documents, and the others.
 
     A query's documents are unseen when none that is relevant for it (grade 1 or higher) is relevant for a
-    query of the training split.
+    query of the training split, or for one that was made for training.
 
     Args:
         queries: ids of the measured queries, all judged in `measured`.
         measured, trained: judgements of the measured and of the training split.
+        made: ids of the documents that made queries ask for.
     """
-    seen_documents = set().union(*map(_relevant, trained.values()))
+    seen_documents = set(made).union(*map(_relevant, trained.values()))
     every = tuple(queries)
     is_unseen = {query: _relevant(measured[query]).isdisjoint(seen_documents) for query in every}
     unseen = tuple(query for query in every if is_unseen[query])

@@ -14,15 +14,16 @@ from prorank_jax.evaluation.output import check_owner, read_settings
 from prorank_jax.model_identity import known_as, model_identity
 from prorank_jax.model_prompt import open_with_prompts
 from prorank_jax.reproduce.options import ReproduceOptions
-from prorank_jax.reproduce.plan import Entry, Plan
+from prorank_jax.reproduce.plan import RUN_FOLDER, Entry, Plan
 from prorank_jax.reproduce.rows import ROWS, TRAINED
-from prorank_jax.run_folder import check_same_run, write_json
+from prorank_jax.run_folder import CONFIG_FILE, check_same_run, write_json
 from prorank_jax.source_names import SourceFields
 
 SETTINGS_FILE = "reproduce.json"
 FINGERPRINT = "model_fingerprint"
-# Of the probe's config, what decides its prompts and answers.
+# Of the probe's config, what decides its prompts and answers; folders of earlier versions lack the last two.
 _PROBE_FIELDS = ("data.", "train.seed", "probe.examples", "grpo.max_new_tokens")
+_PROBE_COMPUTES = ("model.compute_dtype", "model.attention")
 
 
 def as_named_before(options: ReproduceOptions) -> ReproduceOptions:
@@ -58,7 +59,11 @@ def shared_settings(options: ReproduceOptions) -> dict[str, Any]:
         "max_length": options.evaluated_length,
         "compute_dtype": options.stage2.model.compute_dtype,
         "attention": options.stage2.model.attention,
-        **{f"probe: {name}": value for name, value in probe.items() if name.startswith(_PROBE_FIELDS)},
+        **{
+            f"probe: {name}": value
+            for name, value in probe.items()
+            if name.startswith((*_PROBE_FIELDS, *_PROBE_COMPUTES))
+        },
     }
     return json.loads(json.dumps(settings))
 
@@ -66,7 +71,8 @@ def shared_settings(options: ReproduceOptions) -> dict[str, Any]:
 def check_folder(output_dir: Path, settings: dict[str, Any]) -> None:
     """Refuses a folder that holds another ablation, or anything else; writes nothing.
 
-    Where one of the two model fingerprints is not known, they are not compared.
+    Where one of the two model fingerprints is not known, they are not compared, nor what an earlier version
+    did not write.
 
     Raises:
         ValueError: names the fields that differ, or what the folder holds.
@@ -74,6 +80,9 @@ def check_folder(output_dir: Path, settings: dict[str, Any]) -> None:
     earlier = read_settings(output_dir, SETTINGS_FILE)
     if earlier and None in (earlier.get(FINGERPRINT), settings[FINGERPRINT]):
         settings = {**settings, FINGERPRINT: earlier.get(FINGERPRINT)}
+    if earlier:
+        unknown = {f"probe: {name}" for name in _PROBE_COMPUTES} - earlier.keys()
+        settings = {name: value for name, value in settings.items() if name not in unknown}
     check_owner(output_dir, SETTINGS_FILE, settings, "ablation")
 
 
@@ -101,8 +110,16 @@ def check_recipes(options: ReproduceOptions) -> None:
         )
 
 
+def seeds_there(options: ReproduceOptions) -> tuple[int, ...]:
+    """The seeds that the options name, and those of the runs that the folder holds already; ascending."""
+    pattern = f"seed*/{RUN_FOLDER}/{CONFIG_FILE}"
+    runs = [file for row in TRAINED for file in (options.output_dir / row).glob(pattern)]
+    numbers = [file.parents[1].name.removeprefix("seed") for file in runs]
+    return tuple(sorted({*options.seeds, *(int(number) for number in numbers if number.isdecimal())}))
+
+
 def check_runs(plan: Plan) -> None:
-    """Refuses to go on beside runs of the named seeds that were trained by another recipe.
+    """Refuses to go on beside runs of the plan's seeds that were trained by another recipe.
 
     Raises:
         ValueError: names the run and the fields that differ.

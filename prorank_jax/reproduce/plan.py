@@ -15,7 +15,7 @@ from prorank_jax.reproduce.rows import BASE, BOTH, STAGE1, TITLES, TRAINED
 from prorank_jax.run_folder import REPORT_FILE
 
 TRAIN, PROBE, EVALUATE = "train", "probe", "evaluate"
-PROMPTS_FOLDER = "prompts"
+PROMPTS_FOLDER, RUN_FOLDER = "prompts", "run"
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Plan:
 
     def run_folder(self, entry: Entry) -> Path:
         """Where an entry's model is trained."""
-        return self.folder(entry) / "run"
+        return self.folder(entry) / RUN_FOLDER
 
     def model(self, entry: Entry) -> str:
         """An entry's model, as the launchers take it."""

@@ -63,27 +63,26 @@ def _gain(comparison: Mapping[str, Any]) -> str:
 
 
 def overlap_markdown(content: Mapping[str, Any]) -> str:
-    """Whether trained rows gain on documents that no training query has, too: a table, or why there is none.
+    """Whether trained rows gain on documents that no training query asks for: a table, or why there is none.
 
     Args:
         content: of ablation.json, with its `training_overlap`.
     """
     overlap = content["training_overlap"]
     counts, test, train = overlap["queries"], content["test_split"], content["train_split"]
+    asked = f"is relevant for a query of {train}, or for one made from it"
     if not counts[SEEN]:
         return (
-            f"None of the {counts[ALL]} measured queries of {test} has a relevant document that is relevant "
-            f"for a query of {train}: every gain is on unseen documents."
+            f"None of the {counts[ALL]} measured queries of {test} has a relevant document that {asked}: "
+            "every gain is on unseen documents."
         )
     if not counts[UNSEEN]:
         return (
-            f"Each of the {counts[ALL]} measured queries of {test} has a relevant document that is relevant "
-            f"for a query of {train}, too: nothing here says what the rows gain on unseen documents."
+            f"Each of the {counts[ALL]} measured queries of {test} has a relevant document that {asked}: "
+            "nothing here says what the rows gain on unseen documents."
         )
-    shared = (
-        f"{counts[SEEN]} of the {counts[ALL]} measured queries of {test} have a relevant document that is "
-        f"relevant for a query of {train}, too."
-    )
+    some = f"{counts[SEEN]} of the {counts[ALL]} measured queries of {test}"
+    shared = f"{some} have a relevant document that {asked}."
     if not overlap["rows"]:
         return shared
     headings = [

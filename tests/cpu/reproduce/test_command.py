@@ -117,6 +117,27 @@ def test_more_seeds_cost_only_theirs(tmp_path):
     assert [row["seeds"] for row in content["rows"]] == [[], [0, 1], [0, 1], [0, 1]]
 
 
+def test_seeds_that_are_there_stay_in_the_table(tmp_path):
+    work(tmp_path / "out", "--seeds", "2", "--only", "stage2")
+    run, content, _ = work(tmp_path / "out", "--seeds", "1", "--only", "stage2")
+    assert run.launchers == SEED_STEPS[:3]
+    assert [row["seeds"] for row in content["rows"]] == [[1, 2]]
+    assert "stage 1 only, seed 2" in content["missing"]
+    with pytest.raises(ValueError, match=r"seed1.*train\.steps is 400 there, 9 here"):
+        work(tmp_path / "out", "--seeds", "0", "--stage2.train.steps", "9")
+
+
+def test_probes_of_another_dtype_are_not_mixed_in(tmp_path):
+    out, other = tmp_path / "out", ["--stage1.model.compute_dtype", "bfloat16"]
+    work(out, "--seeds", "0", "--only", "base")
+    with pytest.raises(ValueError, match=r"probe: model\.compute_dtype is 'float32' there, 'bfloat16' here"):
+        work(out, "--seeds", "0", *other)
+    settings = json.loads((out / place.SETTINGS_FILE).read_text())
+    del settings["probe: model.compute_dtype"]  # as an earlier version left it
+    (out / place.SETTINGS_FILE).write_text(json.dumps(settings))
+    work(out, "--seeds", "0", "--only", "base", *other)
+
+
 def test_only_some_rows_with_what_they_need(tmp_path):
     run, content, _ = work(tmp_path / "out", "--seeds", "0", "--only", "both")
     assert run.launchers == ["tpu_train.py", "tpu_train.py", *MODEL_STEPS]
