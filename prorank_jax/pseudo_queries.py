@@ -34,8 +34,8 @@ _log = logging.getLogger(__name__)
 def make_query(document: Document, random_state: random.Random) -> tuple[str, Document] | None:
     """A query taken out of a document, and the document without it; None where nothing is fit.
 
-    The title or a sentence at even odds, or whichever of them is fit: of 5 to 40 words, with as many left
-    in the document.
+    The title or a sentence at even odds, or whichever of them is fit: of 5 to 40 words, with at least 5 left
+    in the document, which does not say the same again.
     """
     made = [_from_title(document), _from_sentence(document, random_state)]
     random_state.shuffle(made)
@@ -47,7 +47,7 @@ def _is_fit(query: str, rest: str) -> bool:
 
 
 def _from_title(document: Document) -> tuple[str, Document] | None:
-    if not _is_fit(document.title, document.text):
+    if not _is_fit(document.title, document.text) or _holds(document.text, document.title):
         return None
     return document.title.strip(), Document(document.id, document.text)
 
@@ -56,10 +56,15 @@ def _from_sentence(document: Document, random_state: random.Random) -> tuple[str
     sentences = split_sentences(document.text)
     order = random_state.sample(range(len(sentences)), len(sentences))
     for place in order:
-        rest = _joined(sentences[:place] + sentences[place + 1 :])
-        if _is_fit(sentences[place], rest):
-            return sentences[place], Document(document.id, rest, document.title)
+        rest = Document(document.id, _joined(sentences[:place] + sentences[place + 1 :]), document.title)
+        if _is_fit(sentences[place], rest.text) and not _holds(rest.full_text, sentences[place]):
+            return sentences[place], rest
     return None
+
+
+def _holds(text: str, query: str) -> bool:
+    """Whether a text says what is asked word for word: where all relevant ones did, no more is learned."""
+    return plain(query) in plain(text)
 
 
 def _joined(sentences: Sequence[str]) -> str:
@@ -149,10 +154,10 @@ def _make_group(
     identifier, query, rest, random_state = made
     if identifier not in ranking:
         return None
-    holders = [other for other in ranking if query in collection.documents[other].full_text]
+    holders = [other for other in ranking if _holds(collection.documents[other].full_text, query)]
     grades = dict.fromkeys([identifier, *holders], options.relevant_grade)
     negatives = choose_negatives(grades, ranking, ids, options, random_state)
-    if any(query in collection.documents[other].full_text for other in negatives):
+    if any(_holds(collection.documents[other].full_text, query) for other in negatives):
         return None  # so many hold it that BM25 did not rank them all
     is_title = bool(collection.documents[identifier].title and not rest.title)
     candidates = (

@@ -62,6 +62,17 @@ def test_a_query_is_taken_out_of_its_document() -> None:
     assert kinds == {True, False}
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_what_is_asked_is_not_said_again_in_the_document(seed: int) -> None:
+    """No negative says it, so that to find it word for word would be enough."""
+    title = "Wing flutter at high speed is damped."
+    again = Document("1", f"{title.upper()} The tests were made in a tunnel of 1946.", title)
+    made = make_query(again, random.Random(seed))
+    assert made is not None
+    assert made[0] == "The tests were made in a tunnel of 1946."
+    assert make_query(Document("1", f"{title} {title}", title), random.Random(seed)) is None
+
+
 def _changed(collection: Collection, change) -> Collection:
     documents = {document.id: change(document) for document in collection.documents.values()}
     return dataclasses.replace(collection, documents=documents)
