@@ -120,8 +120,8 @@ def _not_to_be_drawn(
         for copy in copies.get(collection.documents[identifier].full_text, ())
     ]
     alike += asked[plain(collection.queries[query_id])]
-    itself = collection.documents.get(query_id)
-    if itself is not None and is_the_query(collection.queries[query_id], itself.full_text):
+    itself, query = collection.documents.get(query_id), collection.queries[query_id]
+    if itself is not None and is_the_query(query_id, query, itself.title, itself.text):
         alike.append(query_id)
     return {identifier: relevant_grade for identifier in alike if identifier not in grades}
 

@@ -184,7 +184,8 @@ def _best_unjudged(
     of_query = scores.get(group.query_id, {})
     unjudged = [document for document in of_query if document not in judged]
     own = collection.documents.get(group.query_id)
-    if own is not None and is_the_query(group.query, own.full_text):  # which evaluation drops, too
+    if own is not None and is_the_query(group.query_id, group.query, own.title, own.text):
+        # Evaluation drops it, too.
         unjudged = [document for document in unjudged if document != group.query_id]
     return sorted(unjudged, key=lambda document: (-of_query[document], document))[:depth]
 

@@ -85,7 +85,8 @@ def _is_the_query(collection: Collection, query: str, document: str) -> bool:
     """Whether a document is the very text that is asked with, and nobody judged it relevant."""
     if query != document or collection.qrels.get(query, {}).get(document, 0) > 0:
         return False
-    return is_the_query(collection.queries[query], collection.documents[document].full_text)
+    itself = collection.documents[document]
+    return is_the_query(query, collection.queries[query], itself.title, itself.text)
 
 
 def drop_queries_themselves(

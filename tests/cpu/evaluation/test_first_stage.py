@@ -21,6 +21,7 @@ from prorank_jax.evaluation.first_stage import (
 from prorank_jax.evaluation.harness import measure
 from prorank_jax.evaluation.metrics import means
 from prorank_jax.evaluation.trec import write_run
+from prorank_jax.self_retrieval import is_the_query
 from prorank_jax.types import Document
 from tests.cpu.data_fixtures import REAL_DATA
 from tests.cpu.evaluation.collections import small_collection
@@ -84,6 +85,20 @@ def test_an_id_alone_drops_nothing(collection):
     first_stage = bm25_first_stage(collection, [query])
     assert "a1" in first_stage.rankings[query]
     assert first_stage.own_documents == 0
+
+
+@pytest.mark.parametrize(
+    ("query", "title", "text", "expected"),
+    [
+        ("heat transfer", "", "heat transfer at a wall, and what else is said of it here", False),
+        ("heat transfer", "Heat transfer", "what is said of it in a long text on walls", True),
+        ("heat transfer at a wall", "", "Heat transfer at the wall", False),  # 4 of 5 words
+        ("how is heat transferred?", "", "How is heat transferred?", True),
+        ("???", "", "any text", False),
+    ],
+)
+def test_a_numbered_document_is_the_query_where_each_says_what_the_other_does(query, title, text, expected):
+    assert is_the_query("7", query, title, text) == expected
 
 
 def test_a_run_keeps_its_depth_and_its_gaps(tmp_path):
