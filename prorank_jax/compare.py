@@ -99,6 +99,18 @@ def _check_models(options: ComparisonOptions) -> None:
             raise ValueError(f"{name}: {error}") from error
 
 
+def _check_folder(options: ComparisonOptions) -> None:
+    """Refuses a folder with the comparison of another dataset, which would be overwritten."""
+    file = options.output_dir / COMPARISON_FILE
+    dataset = options.evaluation.datasets[0]
+    before = json.loads(file.read_text(encoding="utf-8"))["dataset"] if file.is_file() else dataset
+    if before != dataset:
+        raise ValueError(
+            f"output_dir={str(options.output_dir)!r}: holds the comparison on {before!r}; name another for "
+            f"the one on {dataset!r}"
+        )
+
+
 def compare_models(options: ComparisonOptions, console: Console | None = None) -> dict[str, Any]:
     """Evaluates every model, resuming what is there; returns the content of comparison.json.
 
@@ -106,6 +118,7 @@ def compare_models(options: ComparisonOptions, console: Console | None = None) -
         ValueError: as `evaluate`; a model that cannot be evaluated is refused before any other is.
     """
     console = console or Console()
+    _check_folder(options)
     _check_models(options)
     for name, source in options.models.items():
         console.print(Text.assemble((name, "bold"), f": {source}"), highlight=False)

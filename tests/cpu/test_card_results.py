@@ -44,3 +44,9 @@ def test_what_was_chosen_for_an_evaluation_is_said() -> None:
     said = evaluation_section([Evaluation("runs/mine", 20, (result,), chosen=chosen)])
     assert "reranked, `compute_dtype` `bfloat16`, `instruction` `find advice`. The p-value" in said
     assert "| demo | 10 | first stage (dense.trec) | 0.5000 |" in said
+
+
+def test_a_small_p_value_is_not_zero() -> None:
+    figures = {"ndcg@10": 0.5}
+    said = evaluation_section([Evaluation("m", 20, (DatasetResult("demo", figures, figures, 1e-5),))])
+    assert "| <0.0001 |" in said

@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from prorank_jax.compare import COMPARISON_FILE, PICTURE_FILE, compare_models, parse_options
+from prorank_jax.evaluation.comparison import draw_comparison, standings
 from prorank_jax.reranker import Reranker
 from tests.cpu.tiny_run import write_collection, write_model_folder
 
@@ -113,3 +114,15 @@ def test_names_of_models_are_text_and_no_markup(workshop, tmp_path):
     compare_models(parse_options(given), Console(file=said, width=120))
     for name in ("a[/b]", "base [old]"):
         assert said.getvalue().count(name) == 2  # before its evaluation, and in the table
+
+
+def test_the_comparison_on_another_dataset_is_not_overwritten(tmp_path):
+    (tmp_path / COMPARISON_FILE).write_text('{"dataset": "demo:dev"}')
+    with pytest.raises(ValueError, match=r"holds the comparison on 'demo:dev'; name another .* 'demo'"):
+        compare_models(parse_options(["a=x", "--dataset", "demo", "--output_dir", str(tmp_path)]))
+
+
+def test_a_dollar_in_a_name_is_no_formula(tmp_path):
+    systems = {"a$_$b": {"q": 0.5}, "x": {"q": 0.25}}
+    draw_comparison(tmp_path / "picture.png", "data $1 $2", standings(systems))
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")

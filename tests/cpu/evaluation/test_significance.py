@@ -111,3 +111,12 @@ def test_long_rows_are_drawn_few_at_a_time_and_short_ones_as_ever(monkeypatch):
     monkeypatch.setattr(significance, "_CELLS", 400)
     few = randomization_p_value(values, flips=500), bootstrap_interval(values, resamples=500)
     assert few == whole  # the same random numbers, whatever is drawn at once
+
+
+def test_a_mean_of_seeds_that_all_tie_is_a_tie():
+    """0.1 is not the mean of three times 0.1, which is a rounding away."""
+    old = {f"q{n}": 0.1 * n for n in range(1, 20)}
+    pooled = {query: float(np.mean([value] * 3)) for query, value in old.items()}
+    assert pooled != old
+    result = compare(pooled, old)
+    assert (result.wins, result.ties, result.losses, result.p_value) == (0, 19, 0, 1.0)
