@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from prorank_jax.launching import end
 from prorank_jax.machine import skip_absent_tpu
+from prorank_jax.source_names import is_url
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -30,8 +31,6 @@ def local_folder(text: str) -> Path:
     Raises:
         argparse.ArgumentTypeError: a URL, of which a path would silently make a folder with a colon.
     """
-    from prorank_jax.remote_files import is_url  # takes as long to import as all of --help
-
     if is_url(text):
         raise argparse.ArgumentTypeError(f"{text!r} is a URL; name a folder on this machine")
     return Path(text)

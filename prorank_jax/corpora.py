@@ -17,8 +17,15 @@ from prorank_jax.models.sources import cache_folder
 from prorank_jax.negatives import index_documents, make_groups, with_mined_negatives
 from prorank_jax.pseudo_queries import make_pseudo_groups
 from prorank_jax.query_choice import ALL_QUERIES, QueryChoice, choose_groups, choose_queries
-from prorank_jax.remote_files import fetch_file, fetch_folder, is_url, open_url, url_slug, with_url_errors
-from prorank_jax.source_names import CATALOGUE_PREFIX, DEMO, TRAINED_ON, SourceFields, names_embedding_file
+from prorank_jax.remote_files import fetch_file, fetch_folder, open_url, url_slug, with_url_errors
+from prorank_jax.source_names import (
+    CATALOGUE_PREFIX,
+    DEMO,
+    TRAINED_ON,
+    SourceFields,
+    is_url,
+    names_embedding_file,
+)
 from prorank_jax.teacher_scores import add_teacher_candidates, read_teacher_scores
 from prorank_jax.types import RankingGroup
 

@@ -27,11 +27,6 @@ SCHEMES = ("gs", "file")
 _ALWAYS_READ_BYTES = 1 << 20
 
 
-def is_url(text: str) -> bool:
-    """Whether a field names a place by its URL; all else is a local path or a name."""
-    return "://" in text
-
-
 def open_url(field: str, url: str) -> epath.Path:
     """The path behind a URL, after a new look that shows whether its bucket can be reached.
 

@@ -21,7 +21,7 @@ from prorank_jax.config import RunConfig
 from prorank_jax.lease import Lease, only_run_at
 from prorank_jax.models.sources import cache_folder
 from prorank_jax.processes import gather_texts, leads, succeed_together
-from prorank_jax.remote_files import fetch_folder, is_url, open_url, send_file, url_slug, with_url_errors
+from prorank_jax.remote_files import fetch_folder, open_url, send_file, url_slug, with_url_errors
 from prorank_jax.run_folder import (
     CHECKPOINTS_FOLDER,
     DATA_FOLDER,
@@ -30,6 +30,7 @@ from prorank_jax.run_folder import (
     check_same_run,
     only_run_in,
 )
+from prorank_jax.source_names import is_url
 
 WORKING_FOLDERS = "runs"
 _LOOKS, _LOOK_SECONDS = 4, 0.5

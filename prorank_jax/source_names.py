@@ -22,6 +22,11 @@ class SourceFields(NamedTuple):
 TRAINED_ON = SourceFields()
 
 
+def is_url(text: str) -> bool:
+    """Whether a field names a place by its URL; all else is a local path or a name."""
+    return "://" in text
+
+
 def names_embedding_file(source: str) -> bool:
     """Whether a source is named as a FlagEmbedding file is: it holds groups, perhaps a teacher's scores."""
     return source.endswith(_EMBEDDING_ENDINGS)

@@ -6,10 +6,12 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from prorank_jax.config import RunConfig
 from prorank_jax.evaluation.names import DatasetName, place_of
 from prorank_jax.model_urls import CARD_FILE
 from prorank_jax.models.sources import resolve_source
-from prorank_jax.pretrained import runs_behind
+from prorank_jax.pretrained import runs_behind, seen_by_run
+from prorank_jax.source_names import CATALOGUE_PREFIX, DEMO, is_url
 
 _CARD_FIELD = re.compile(r"^\| `data\.(source|split)` \| `(.*)` \|$", re.MULTILINE)
 
@@ -20,20 +22,30 @@ Split = tuple[str, str]
 def card_splits(card: str) -> list[Split]:
     """The source and split of each run that a model card of an export tells of.
 
-    A card names a folder by its last part only.
+    A card tells nobody where a folder lies: its last part alone says what it was.
     """
     splits, source = [], ""
     for field, value in _CARD_FIELD.findall(card):
         if field == "source":
-            source = value
+            source = Path(value).name if _is_path(value) else value
         else:
             splits.append((source, value))
     return splits
 
 
+def _is_path(source: str) -> bool:
+    return not (source == DEMO or source.startswith(CATALOGUE_PREFIX) or is_url(source))
+
+
+def _source_of(folder: Path, run: RunConfig) -> str:
+    source = run.data.source
+    return str(seen_by_run(folder, run, source)) if _is_path(source) else source
+
+
 def _run_splits(folder: Path) -> list[Split]:
     runs, begun_from = runs_behind(folder)
-    return [(run.data.source, run.data.split) for _, run in reversed(runs)] + _read_card(begun_from)
+    known = [(_source_of(place, run), run.data.split) for place, run in reversed(runs)]
+    return known + _read_card(begun_from)
 
 
 def _read_card(folder: Path) -> list[Split]:

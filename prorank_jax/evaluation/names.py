@@ -8,10 +8,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from prorank_jax.source_names import CATALOGUE_PREFIX, DEMO, SourceFields, find_dataset
+from prorank_jax.source_names import CATALOGUE_PREFIX, DEMO, SourceFields, find_dataset, is_url
 
 DEFAULT_SPLIT = "test"
-FORMS = f"give {DEMO!r}, FOLDER:split of a BEIR folder, or an id of ir_datasets such as 'beir/scifact/test'"
+FORMS = (
+    f"give {DEMO!r}, FOLDER:split of a BEIR folder or its URL, or an id of ir_datasets such as "
+    "'beir/scifact/test'"
+)
 # What a dataset's parts are called inside `naming`.
 PARTS = SourceFields("source", "split")
 _LONGEST_SLUG = 100
@@ -23,7 +26,7 @@ class DatasetName:
 
     Attributes:
         name: as it was asked for.
-        source: `demo`, a folder, or `ir_datasets:ID`.
+        source: `demo`, a folder or its URL, or `ir_datasets:ID`.
         split: of the judgements; empty for ir_datasets, whose ids name their own.
     """
 
@@ -43,7 +46,7 @@ class DatasetName:
 
 
 def place_of(source: str, split: str) -> tuple[str, str]:
-    """What tells one split from others, however it is named: a resolved folder or an id, and the split.
+    """What tells a split from others, however it is named: a resolved folder, a URL or an id, and the split.
 
     Args:
         source: as `DatasetName.source`, or the `data.source` of a config.
@@ -51,6 +54,8 @@ def place_of(source: str, split: str) -> tuple[str, str]:
     """
     if source.startswith(CATALOGUE_PREFIX):
         return source, ""
+    if is_url(source):
+        return source.rstrip("/"), split
     return (source if source == DEMO else str(Path(source).expanduser().resolve())), split
 
 
@@ -82,6 +87,14 @@ def _folder_without_split(name: str) -> DatasetName:
     return DatasetName(name, str(folder), DEFAULT_SPLIT)
 
 
+def _at_url(name: str) -> DatasetName:
+    """A folder at a URL, whose last part may name a split behind a colon."""
+    folder, _, split = name.rpartition(":")
+    if is_url(folder) and "/" not in split:
+        return DatasetName(name, folder, split)
+    return DatasetName(name, name, DEFAULT_SPLIT)
+
+
 def _check_known(identifier: str, name: str) -> None:
     find_dataset(identifier, f"dataset={name!r}: no folder and no id of ir_datasets", FORMS)
 
@@ -90,7 +103,7 @@ def parse_dataset(name: str) -> DatasetName:
     """Finds out what a dataset argument means; needs no network.
 
     Args:
-        name: `demo` or `demo:SPLIT`, `FOLDER` or `FOLDER:SPLIT`, or an id of ir_datasets.
+        name: `demo` or `demo:SPLIT`, `FOLDER` or `FOLDER:SPLIT`, the same of a URL, or an id of ir_datasets.
 
     Raises:
         ValueError: no such folder or id (the nearest ids are named), or a folder without a default split.
@@ -103,6 +116,8 @@ def parse_dataset(name: str) -> DatasetName:
         identifier = name.removeprefix(CATALOGUE_PREFIX)
         _check_known(identifier, name)
         return DatasetName(name, name, "")
+    if is_url(name):
+        return _at_url(name)
     if Path(name).expanduser().is_dir():
         return _folder_without_split(name)
     folder, colon, split = name.rpartition(":")

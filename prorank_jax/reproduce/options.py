@@ -9,11 +9,12 @@ from pathlib import Path
 from prorank_jax.beir_folder import beir_files
 from prorank_jax.config import RunConfig
 from prorank_jax.config_checks import require, require_at_least
+from prorank_jax.corpora import local_source
 from prorank_jax.demo_collection import demo_collection
 from prorank_jax.evaluation.names import PARTS, DatasetName, parse_dataset
 from prorank_jax.evaluation.options import DEFAULT_BATCH_SIZE
 from prorank_jax.reproduce.rows import ROWS, STAGE1
-from prorank_jax.source_names import CATALOGUE_PREFIX, DEMO
+from prorank_jax.source_names import CATALOGUE_PREFIX, DEMO, is_url
 
 DEFAULT_TOP_K = 20
 
@@ -23,7 +24,8 @@ class ReproduceOptions:
     """An ablation that can be begun; checked when built, the dataset's files by `open_splits`.
 
     Attributes:
-        dataset: `demo`, a BEIR folder, or an id of ir_datasets without its split, such as `beir/nfcorpus`.
+        dataset: `demo`, a BEIR folder or its URL, or an id of ir_datasets without its split, such as
+            `beir/nfcorpus`.
         train_split, test_split: what is trained on; what is probed and evaluated on.
         model: what everything starts from.
         seeds: of the training runs; each gives one run of each stage.
@@ -88,7 +90,7 @@ class ReproduceOptions:
         Raises:
             ValueError: there is no such dataset; ids of ir_datasets name their split.
         """
-        if self.dataset == DEMO or Path(self.dataset).expanduser().is_dir():
+        if self.dataset == DEMO or is_url(self.dataset) or Path(self.dataset).expanduser().is_dir():
             return parse_dataset(f"{self.dataset}:{name}")
         return parse_dataset(f"{self.dataset}/{name}")
 
@@ -131,7 +133,7 @@ class ReproduceOptions:
 
 
 def check_splits(options: ReproduceOptions) -> None:
-    """Refuses a dataset without one of the splits; reads no texts and needs no network.
+    """Refuses a dataset without one of the splits; reads no texts, and needs a network only for a URL.
 
     Raises:
         ValueError: names the option, its value and the splits there are.
@@ -143,6 +145,6 @@ def check_splits(options: ReproduceOptions) -> None:
             if split.source == DEMO:
                 demo_collection(name, PARTS.split)
             elif not split.source.startswith(CATALOGUE_PREFIX):
-                beir_files(Path(split.source), name, PARTS)
+                beir_files(Path(local_source(split.source, PARTS.source)), name, PARTS)
         except ValueError as error:
             raise ValueError(f"dataset={options.dataset!r}, {field}={name!r}: {error}") from error

@@ -148,6 +148,22 @@ def test_what_an_evaluation_writes(workshop, fake):
     ]
 
 
+@pytest.mark.usefixtures("fake")
+def test_a_collection_at_a_url_is_measured_as_the_folder_is(workshop, monkeypatch):
+    monkeypatch.setenv("PRORANK_CACHE", str(workshop / "cache"))
+    here = run()["datasets"]["two:dev"]
+    url = f"file://{workshop / 'two'}:dev"
+    options = parse_options(["--model", "model", "--dataset", url, "--output_dir", "by_url"])
+    there = evaluate(options, Console(file=StringIO(), width=80))["datasets"][url]
+    times = ("seconds", "pairs_per_second")
+    assert {n: v for n, v in there.items() if n not in times} == {
+        n: v for n, v in here.items() if n not in times
+    }
+    said = r"dataset='file://.*two:nope': .*split='nope'"
+    with pytest.raises(ValueError, match=said):
+        run("--dataset", f"file://{workshop / 'two'}:nope")
+
+
 def test_a_stopped_evaluation_resumes_to_the_same_files(workshop, fake):
     run()
     whole, pairs = without_times(workshop / "out"), fake.scored

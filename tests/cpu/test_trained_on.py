@@ -84,6 +84,22 @@ def test_a_card_names_a_folder_by_its_last_part(tmp_path):
     assert not was_trained_on(dataset, [("scifact", "dev")])
 
 
+def test_relative_paths_are_known_again_from_elsewhere(tmp_path, monkeypatch):
+    """Of a card the last part is compared, of a run the folder that it was started in."""
+    assert card_splits("| `data.source` | `path/to/scifact` |\n| `data.split` | `train` |") == [
+        ("scifact", "train")
+    ]
+    home = tmp_path / "home"
+    (home / "runs").mkdir(parents=True)
+    run = write_run(home / "runs" / "stage1", "data/scifact", "train")  # output_dir is runs/stage1
+    monkeypatch.chdir(tmp_path)
+    dataset = DatasetName("x", str(home / "data" / "scifact"), "train")
+    assert was_trained_on(dataset, training_splits(str(run)))
+    assert not was_trained_on(
+        DatasetName("x", str(tmp_path / "data" / "scifact"), "train"), training_splits(str(run))
+    )
+
+
 def test_each_known_split_is_one_line():
     train, dev = parse_dataset("demo:train"), parse_dataset("demo:dev")
     lines = training_warnings([dev, train], [train, train], [("demo", "train")])

@@ -87,3 +87,17 @@ def test_slugs_are_file_names():
     assert slug("/data/my set:dev") == "data-my-set-dev"
     assert slug("../..") == "unnamed"
     assert len(slug("x" * 5000)) == 100
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "split"),
+    [
+        ("gs://bucket/scifact:dev", "gs://bucket/scifact", "dev"),
+        ("gs://bucket/scifact", "gs://bucket/scifact", "test"),
+        ("file:///data/scifact/:train", "file:///data/scifact/", "train"),
+    ],
+)
+def test_a_url_is_a_folder_with_a_split(name, source, split):
+    dataset = parse_dataset(name)
+    assert (dataset.name, dataset.source, dataset.split) == (name, source, split)
+    assert dataset.place == (source.rstrip("/"), split)
