@@ -33,6 +33,9 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: str | Path) -> No
         config = json.loads(config_path.read_text(encoding="utf-8"))
         # transformers 5 writes a class name of its own, which transformers 4 (mxbai-rerank) cannot read.
         config["tokenizer_class"] = "PreTrainedTokenizerFast"
+        # It also has a new name for the list of more special tokens, under which 4 wants a mapping.
+        if isinstance(config.get("extra_special_tokens"), list):
+            config["additional_special_tokens"] = config.pop("extra_special_tokens")
         config_path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

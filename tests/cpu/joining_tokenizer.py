@@ -1,4 +1,4 @@
-"""The tiny tokenizer with the property of Qwen's that it was too small to learn."""
+"""The tiny tokenizer with what Qwen's has and it was too small to learn, or to need."""
 
 from __future__ import annotations
 
@@ -23,4 +23,7 @@ def write_joining_tokenizer(folder: Path) -> Path:
         content["model"]["vocab"][token] = index
         content["model"]["merges"].append([token[0], token[1]])
     (folder / "tokenizer.json").write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+    config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    config["additional_special_tokens"] = ["<|im_start|>", "<|im_end|>"]
+    (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
     return folder

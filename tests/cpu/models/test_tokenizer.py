@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from prorank_jax.models.sources import SMOLLM2_SOURCE, find_smollm2
 from prorank_jax.models.tokenizer import load_tokenizer, save_tokenizer
+from tests.cpu.joining_tokenizer import write_joining_tokenizer
 
 TINY_QWEN_FOLDER = Path(__file__).parents[1] / "goldens" / "tiny_qwen"
 TINY_QWEN = load_tokenizer(str(TINY_QWEN_FOLDER))
@@ -187,3 +188,16 @@ SMOLLM2_TEXT = st.text(
 @given(text=st.one_of(SMOLLM2_TEXT, st.sampled_from(TEXTS)))
 def test_smollm2_text_survives(smollm2: PreTrainedTokenizerFast, text: str) -> None:
     assert smollm2.decode(smollm2.encode(text)) == text
+
+
+def test_more_special_tokens_are_saved_as_transformers_4_reads_them(tmp_path):
+    """Qwen's and SmolLM2's hub folders have the field, whose new name makes version 4 fail."""
+    folder = write_joining_tokenizer(tmp_path / "source")
+    tokenizer = load_tokenizer(str(folder))
+    save_tokenizer(tokenizer, tmp_path / "saved")
+    config = json.loads((tmp_path / "saved" / "tokenizer_config.json").read_text())
+    assert config["additional_special_tokens"] == ["<|im_start|>", "<|im_end|>"]
+    assert not isinstance(config.get("extra_special_tokens"), list)
+    again = load_tokenizer(str(tmp_path / "saved"))
+    assert again.all_special_tokens == tokenizer.all_special_tokens
+    assert {"<|im_start|>", "<|im_end|>"} <= set(again.all_special_tokens)
