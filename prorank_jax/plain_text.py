@@ -18,7 +18,8 @@ def plain_text_tokenizer(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
     (`split_special_tokens=True` would still match added tokens that are not special: `<tool_call>`.)
 
     Raises:
-        ValueError: a tokenizer without a Rust backend.
+        ValueError: a tokenizer without a Rust backend, or one in which a text can spell a control token all
+            the same, as in a Unigram vocabulary.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if not isinstance(backend, Tokenizer):
@@ -36,7 +37,14 @@ def plain_text_tokenizer(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
     }
     if parts["model"]["type"] == "BPE":
         _remove_from_bpe(parts["model"], added)
-    return Tokenizer.from_str(json.dumps(parts))
+    plain = Tokenizer.from_str(json.dumps(parts))
+    for token, identifier in ((token, backend.token_to_id(token)) for token in sorted(added)):
+        if len(token) > 1 and identifier in plain.encode(token, add_special_tokens=False).ids:
+            raise ValueError(
+                f"model.source: the {parts['model']['type']} tokenizer lets any text spell its control token "
+                f"{token!r}; use a model with a BPE tokenizer"
+            )
+    return plain
 
 
 def _remove_from_bpe(model: dict[str, Any], added: set[str]) -> None:

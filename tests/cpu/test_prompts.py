@@ -105,6 +105,15 @@ def test_a_control_token_that_is_a_whole_word_cannot_be_forged() -> None:
     assert 555 not in plain_text_tokenizer(wrapped).encode("stop").ids
 
 
+def test_a_vocabulary_whose_control_tokens_any_text_spells_is_refused() -> None:
+    pieces = [(piece, -1.0) for piece in ("</s>", "<unk>", *"abcdefghijklmnopqrstuvwxyz</>01")]
+    tokenizer = Tokenizer(models.Unigram(pieces, unk_id=1))
+    tokenizer.add_special_tokens(["</s>"])
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>")
+    with pytest.raises(ValueError, match=r"Unigram tokenizer lets any text spell its control token '</s>'"):
+        plain_text_tokenizer(wrapped)
+
+
 def test_an_added_token_that_merges_make_is_spelled_out() -> None:
     tokenizer = _smol()
     merged = tokenizer.tokenize("the")
