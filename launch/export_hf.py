@@ -9,6 +9,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository need not be installed
 
 from prorank_jax.command_line import CommandParser, local_folder, run_command
+from prorank_jax.launching import sigterm_interrupts
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
@@ -24,20 +25,21 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
 
 
 def main(arguments: list[str]) -> int:
-    """Exports the model; returns the exit code: 0 done, 2 bad input, 130 interrupted."""
+    """Exports the model; returns the exit code: 0 done, 2 bad input, 130 interrupted, 143 SIGTERM."""
 
     def command() -> None:
         options = parse_arguments(arguments)
         from prorank_jax.export_folder import export_folder  # takes seconds to import
 
-        export_folder(
-            options.model,
-            options.output_dir,
-            dtype=options.dtype,
-            metrics_files=options.metrics,
-            name=options.name,
-            license_id=options.license,
-        )
+        with sigterm_interrupts("nothing was written"):
+            export_folder(
+                options.model,
+                options.output_dir,
+                dtype=options.dtype,
+                metrics_files=options.metrics,
+                name=options.name,
+                license_id=options.license,
+            )
         print(f"{options.output_dir}: exported; its README.md says how to use it")
 
     return run_command(command, interrupted="nothing was written")

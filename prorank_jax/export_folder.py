@@ -12,7 +12,7 @@ from prorank_jax.config_checks import require_choice
 from prorank_jax.model_card import CardFacts, write_model_card
 from prorank_jax.model_history import Evaluation, evaluations_of, read_evaluation, read_run_history
 from prorank_jax.model_prompt import prompt_settings_of
-from prorank_jax.models.export import EXPORT_DTYPES, made_whole, save_params
+from prorank_jax.models.export import EXPORT_DTYPES, UNFINISHED, made_whole, save_params
 from prorank_jax.models.tokenizer import load_tokenizer, save_tokenizer
 from prorank_jax.pretrained import Pretrained, open_pretrained
 from prorank_jax.prompt_settings import SETTINGS_FILE, PromptSettings, read_prompt_settings
@@ -112,9 +112,9 @@ def _check_arguments(output_dir: Path, dtype: str, license_id: str) -> None:
         raise ValueError(f"output_dir={str(output_dir)!r}: is a file; name a folder")
     there = sorted(path.name for path in output_dir.iterdir()) if output_dir.is_dir() else []
     if there:
-        raise ValueError(
-            f"output_dir={str(output_dir)!r}: already holds {there[0]!r}; name a new or empty folder"
-        )
+        killed = f", or delete it if no export is running: {there[0]!r} is what a killed one left"
+        remedy = f"name a new or empty folder{killed if there[0].startswith(UNFINISHED) else ''}"
+        raise ValueError(f"output_dir={str(output_dir)!r}: already holds {there[0]!r}; {remedy}")
 
 
 def _renders_the_same(

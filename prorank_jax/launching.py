@@ -6,8 +6,11 @@ Nothing here imports jax, so that bad input is refused at once.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from prorank_jax.storage_faults import OutOfReachError, with_remedy
 
@@ -31,6 +34,24 @@ class AgreedFaultError(Exception):
 
     In the process that has it, the fault is its cause.
     """
+
+
+@contextmanager
+def sigterm_interrupts(left: str) -> Iterator[None]:
+    """SIGTERM raises `Interrupted`, so that what was half made is taken away as after Ctrl-C.
+
+    Args:
+        left: what is there then, for the message.
+    """
+
+    def stop(*_: object) -> None:
+        raise Interrupted(f"stopped; {left}")
+
+    previous = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def end(error: BaseException, interrupted: str = "") -> int:

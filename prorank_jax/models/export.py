@@ -21,6 +21,7 @@ from prorank_jax.models.safetensors_weights import CONFIG_FILE, INDEX_FILE, SING
 from prorank_jax.storage_faults import naming_place
 from prorank_jax.types import Params
 
+UNFINISHED = ".unfinished-"
 MAX_SHARD_BYTES = 4 * 1024**3
 EXPORT_DTYPES: dict[str, np.dtype] = {
     "float32": np.dtype(np.float32),
@@ -72,7 +73,7 @@ def made_whole(folder: Path) -> Iterator[Path]:
     folder = folder.resolve()
     place = folder if folder.exists() else folder.parent
     place.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=place, prefix=".unfinished-") as unfinished:
+    with tempfile.TemporaryDirectory(dir=place, prefix=UNFINISHED) as unfinished:
         # A folder within: the temporary one is private to its owner, the export should not be.
         target = Path(unfinished) / "model"
         target.mkdir()
