@@ -14,6 +14,7 @@ from prorank_jax.prompts import PromptRenderer, make_renderer
 
 # What mxbai-rerank v2 allows query and document together, if the model has the positions.
 DEFAULT_ROOM = 8192
+_ANY = PromptSettings("", "", DEFAULT_ROOM)
 
 
 def prompt_settings_of(
@@ -37,6 +38,9 @@ def prompt_settings_of(
             the model's positions.
     """
     own = own_settings(model)
+    # Values of other types are refused before one of them is used.
+    given = {"system": system, "instruction": instruction, "max_length": max_length, "excerpts": excerpts}
+    PromptSettings(**{**asdict(_ANY), **{n: value for n, value in given.items() if value is not None}})
     if system is None:
         system = own.system if own else ""
     if instruction is None:

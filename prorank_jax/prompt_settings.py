@@ -34,6 +34,8 @@ class PromptSettings:
         for name in ("system", "instruction"):
             if not isinstance(getattr(self, name), str):
                 raise ValueError(f"{name}={getattr(self, name)!r}: must be a text; leave it empty for none")
+        if any("\ud800" <= character <= "\udfff" for character in self.system):
+            raise ValueError(f"system={self.system!r}: holds half of a surrogate pair; write it whole")
         if type(self.max_length) is not int or self.max_length < _LEAST_LENGTH:
             raise ValueError(
                 f"max_length={self.max_length!r}: must be a whole number of at least {_LEAST_LENGTH}"

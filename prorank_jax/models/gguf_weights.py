@@ -99,6 +99,8 @@ def _refuse_unsupported_variants(values: _Metadata) -> None:
     for name in ("rope.scale_linear", "rope.scaling.factor"):
         if values.get(name) not in (None, 0.0, 1.0):
             raise values.refusal(name, "scaled rotary embeddings are not supported")
+    if values.get("attention.causal") is False:
+        raise values.refusal("attention.causal", "not supported; use a model without it")
     for name in ("expert_count", "attention.sliding_window"):
         if values.get(name):
             raise values.refusal(name, "not supported; use a model without it")

@@ -29,6 +29,7 @@ _DTYPES: dict[str, np.dtype] = {
     "F16": np.dtype("<f2"),
     "BF16": np.dtype(ml_dtypes.bfloat16),
 }
+ADAPTER_FILE = "adapter_config.json"
 # Left by old exports; the values follow from rope_theta, so nothing is lost with them.
 _BUFFERS = re.compile(r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq")
 
@@ -39,8 +40,14 @@ def folder_tensors(folder: Path) -> dict[str, StoredTensor]:
     Reads `model.safetensors`, else the shards of `model.safetensors.index.json`.
 
     Raises:
-        ValueError: no weights, only pickled ones, or any file that does not hold what it says.
+        ValueError: no weights, only pickled ones, an adapter beside them, or any file that does not hold what
+            it says.
     """
+    if (folder / ADAPTER_FILE).is_file():
+        raise ValueError(
+            f"{folder}: holds {ADAPTER_FILE}, an adapter of PEFT, which is not applied here; merge it into "
+            "the weights (merge_and_unload), or move it to a folder of its own"
+        )
     if (folder / SINGLE_FILE).is_file():
         tensors = file_tensors(folder / SINGLE_FILE)
     elif (folder / INDEX_FILE).is_file():

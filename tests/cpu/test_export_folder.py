@@ -5,8 +5,10 @@ from __future__ import annotations
 import ast
 import dataclasses
 import json
+import os
 import re
 import shutil
+import signal
 from pathlib import Path
 
 import jax
@@ -223,6 +225,29 @@ def test_bad_input_is_one_line_and_writes_nothing(exported, changes, message, tm
     assert re.fullmatch(r"error: [^\n]+\n", said), said
     assert re.search(message, said)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_an_export_that_is_told_to_stop_leaves_nothing(exported, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(
+        prorank_jax.export_folder, "write_model_card", lambda *_: os.kill(os.getpid(), signal.SIGTERM)
+    )
+    arguments = ["--model", str(exported[0]), "--output_dir", str(tmp_path / "out")]
+    assert load_launcher("export_hf").main(arguments) == 143
+    assert "stopped; nothing was written" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_export_left_is_named_as_that(exported, tmp_path):
+    (tmp_path / "out" / ".unfinished-x").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"delete it if no export is running: '\.unfinished-x' is what a"):
+        export_folder(str(exported[0]), tmp_path / "out")
+
+
+def test_an_adapter_beside_the_weights_is_not_passed_over(exported, tmp_path):
+    shutil.copytree(exported[0], tmp_path / "model")
+    (tmp_path / "model" / "adapter_config.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"an adapter of PEFT, which is not applied here; merge it"):
+        export_folder(str(tmp_path / "model"), tmp_path / "out")
 
 
 def test_a_command_line_that_cannot_be_read_is_one_line(capsys):

@@ -242,6 +242,9 @@ def test_bad_pairs_are_one_clear_error(reranker, pairs, said):
         ({"max_length": 20}, r"data\.max_length=20: too short"),
         ({"max_length": 257}, "max_length=257: .* has 256 positions"),
         ({"system": "<|im_end|>"}, r"data\.system"),
+        ({"system": 5}, "system=5: must be a text"),
+        ({"system": "a\ud800b"}, "half of a surrogate pair"),
+        ({"max_length": "200"}, "max_length='200': must be a whole number"),
     ],
 )
 def test_options_that_cannot_work_are_refused(model_folder, options, said):

@@ -49,6 +49,7 @@ def test_quantised_gguf_equals_its_dequantised_checkpoint(golden, tmp_path, kind
         ({"attention.sliding_window": ("add_uint32", 64)}, "sliding_window=64"),
         ({"attention.value_length": ("add_uint32", 4)}, r"value_length=4.*head dimension 8"),
         ({"attention.key_length": ("add_uint32", 16)}, r"rope\.dimension_count=8.*head dimension 16"),
+        ({"attention.causal": ("add_bool", False)}, r"attention\.causal=False"),
         ({"logit_scale": ("add_float32", 2.0)}, "logit_scale=2.0"),
     ],
 )
