@@ -19,13 +19,13 @@ from prorank_jax.remote_files import (
     fetch_file,
     fetch_folder,
     files_below,
-    is_url,
     open_url,
     send_file,
     url_slug,
     with_url_errors,
     write_whole,
 )
+from prorank_jax.source_names import is_url
 
 
 def test_what_is_a_url():
