@@ -216,6 +216,11 @@ def _chance(facts: RunFacts) -> str:
     bound = _auc_beyond_chance(last)
     if math.isnan(last.auc) or last.auc >= bound or _order_that_improved(facts):
         return ""
+    if bound >= 1:
+        return (
+            f"the probe's {last.examples} prompts are too few to tell any AUC from chance: hold out more "
+            "queries, or raise probe.examples"
+        )
     over_all = (
         " (over the prompts of all queries, whose levels the losses leave free; but "
         f"{facts.learned} in training did not clearly rise either)"

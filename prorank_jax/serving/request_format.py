@@ -201,7 +201,11 @@ def _take_document(value: Any, field: str, limits: ServerOptions) -> str:
     if isinstance(value, dict) and field.startswith(Format.COHERE.value):
         if "text" not in value:
             raise wrong_field(field, f'{_shown(value)} has no "text"; send a string or {{"text": "..."}}')
-        return _take_text(value["text"], f"{field}.text", limits)
+        text = _take_text(value["text"], f"{field}.text", limits)
+        if value.get("title") in (None, ""):
+            return text
+        # As collections give it in training.
+        return f"{_take_text(value['title'], f'{field}.title', limits)} {text}".strip()
     return _take_text(value, field, limits)
 
 

@@ -27,7 +27,7 @@ DATA = DataFacts(queries=300, examples=1200, relevant=500, cut=30)
 
 def probe(step: int, **changes: float) -> ProbeResult:
     values = {"format_rate": 1.0, "accuracy": 0.75, "auc": 0.8, "relevant_share": 0.5} | changes
-    return ProbeResult(step=step, examples=128, scores=[], labels=[], **values)
+    return ProbeResult(step=step, scores=[], labels=[], **({"examples": 128} | values))
 
 
 BEFORE = probe(0, format_rate=0.0, accuracy=0.0, auc=0.5, relevant_share=0.0)
@@ -108,6 +108,7 @@ def test_a_healthy_run_has_no_finding_and_finished_well(facts):
             "skipped updates",
             "^2 ",
         ),
+        (after(RANKING, auc=1.0, examples=4), "chance", "probe's 4 prompts are too few to tell any AUC"),
         (after(RANKING, auc=0.58), "chance", "0.580 cannot be told from chance with 128 prompts.*0.584"),
         (
             changed(WARMUP, metrics=steps("reward", noisy(0.3, 0.9), tied_groups=1.0)),

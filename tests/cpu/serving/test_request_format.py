@@ -33,6 +33,15 @@ def test_a_cohere_request():
     assert request.instruction is None
 
 
+def test_a_title_stands_before_the_text():
+    documents = [{"title": "t", "text": "a"}, {"title": None, "text": "b"}, {"title": "", "text": "c"}]
+    assert [document for _, document in parse({"query": "q", "documents": documents}).pairs] == [
+        "t a",
+        "b",
+        "c",
+    ]
+
+
 def test_a_tei_request():
     request = parse(TEI | {"raw_scores": True, "return_text": True, "truncate": True, "instruction": "i"})
     assert request.format is Format.TEI
@@ -72,6 +81,7 @@ def test_halves_of_surrogate_pairs_become_question_marks():
         (COHERE | {"documents": ["a", 1]}, "documents[1]", "1 is a JSON number"),
         (COHERE | {"documents": ["a", True]}, "documents[1]", "JSON boolean"),
         (COHERE | {"documents": [{"title": "a"}]}, "documents[0]", 'has no "text"'),
+        (COHERE | {"documents": [{"text": "a", "title": 3}]}, "documents[0].title", "3 is a JSON number"),
         (COHERE | {"documents": [{"text": 3}]}, "documents[0].text", "3 is a JSON number"),
         (COHERE | {"documents": ["x" * 21]}, "documents[0]", "max_text_chars=20"),
         (TEI | {"texts": [{"text": "a"}]}, "texts[0]", "JSON object; send a string"),
