@@ -44,6 +44,7 @@ from tests.runs.test_train import SPEEDS, at_step
 STAGE_2 = {"stage": 2, "ranking__list_size": 4, "data__buckets": ()}
 # Sums over devices are taken in another order by the network than in memory.
 METRICS_RTOL, PARAMS_RTOL = 1e-5, 1e-5
+DEVIATION = "score_deviation"
 
 
 @pytest.fixture(scope="module")
@@ -84,13 +85,21 @@ def final_leaves(folder: Path) -> list[np.ndarray]:
     return [np.asarray(leaf) for leaf in jax.tree.leaves(open_pretrained(str(folder)).load_params(None))]
 
 
+def assert_same_deviation(mine: dict[str, float], expected: dict[str, float]) -> None:
+    """Its square is the mean square less the squared mean: it is as exact as those, not as itself."""
+    mean_square = expected["score"] ** 2 + expected[DEVIATION] ** 2
+    assert abs(mine[DEVIATION] ** 2 - expected[DEVIATION] ** 2) <= METRICS_RTOL * mean_square
+
+
 def assert_same_run(ours: Path, theirs: Path) -> None:
     for name in (METRICS_FILE, PROBES_FILE):
         mine, expected = read_lines(ours / name), read_lines(theirs / name)
         assert [record["step"] for record in mine] == [record["step"] for record in expected]
         for record, other in zip(mine, expected, strict=True):
-            for key in set(record) - SPEEDS:
+            for key in set(record) - SPEEDS - {DEVIATION}:
                 np.testing.assert_allclose(record[key], other[key], rtol=METRICS_RTOL, atol=1e-6, err_msg=key)
+            if DEVIATION in record:
+                assert_same_deviation(record, other)
     assert [record["step"] for record in read_lines(ours / METRICS_FILE)] == list(range(1, STEPS + 1))
     for mine, expected in zip(final_leaves(ours), final_leaves(theirs), strict=True):
         scale = np.abs(expected).max()
