@@ -11,7 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository need not be installed
 
-from prorank_jax.command_line import run_command
+from prorank_jax.command_line import leave, run_command
 
 USAGE = (
     "usage: python launch/tpu_train.py --stage 1|2|both [--init RUN_OR_MODEL] [--config FILE.yaml] "
@@ -76,4 +76,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    leave(main(sys.argv[1:]))

@@ -75,3 +75,14 @@ def test_results_for_a_url_are_refused_before_they_are_made(launcher, capsys):
 def test_it_is_there_before_jax():
     code = "import sys, prorank_jax.command_line; sys.exit('jax' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"PYTHONPATH": str(REPOSITORY)})
+
+
+@pytest.mark.parametrize(("code", "torn_down"), [(130, ""), (2, "torn down\n"), (0, "torn down\n")])
+def test_after_ctrl_c_a_process_ends_at_once(code, torn_down):
+    """While XLA compiles, Python's way out crashes."""
+    program = (
+        "import atexit; from prorank_jax.command_line import leave; "
+        f"atexit.register(print, 'torn down'); print('said', end=' '); leave({code})"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (code, f"said {torn_down}")
