@@ -74,6 +74,15 @@ def local_source(source: str, field: str = TRAINED_ON.source) -> str:
     return str(here if there.is_dir() else here / there.name)
 
 
+def local_beir_files(source: str, split: str, fields: SourceFields = TRAINED_ON) -> tuple[Path, Path, Path]:
+    """`beir_files` of a folder that is here or at a URL.
+
+    Raises:
+        ValueError: a URL that cannot be reached, or a folder without such files or such a split.
+    """
+    return beir_files(Path(local_source(source, fields.source)), split, fields)
+
+
 def _is_embedding_file(source: str) -> bool:
     return names_embedding_file(source) and Path(source).is_file()
 

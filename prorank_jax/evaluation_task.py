@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prorank_jax.beir_folder import beir_files
-from prorank_jax.corpora import Collection, load_collection, local_source, source_fingerprint
+from prorank_jax.corpora import Collection, load_collection, local_beir_files, source_fingerprint
 from prorank_jax.evaluation.first_stage import (
     BM25,
     FirstStage,
@@ -70,7 +69,7 @@ def check_split(dataset: DatasetName, option: str = "dataset") -> None:
     """
     if dataset.source != DEMO and not dataset.source.startswith(CATALOGUE_PREFIX):
         with naming(dataset, option):
-            beir_files(Path(local_source(dataset.source, PARTS.source)), dataset.split, PARTS)
+            local_beir_files(dataset.source, dataset.split, PARTS)
 
 
 def tuning_datasets(options: EvaluationOptions, measured: Sequence[DatasetName]) -> list[DatasetName | None]:

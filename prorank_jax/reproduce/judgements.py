@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from prorank_jax.beir_folder import beir_files, read_qrels
-from prorank_jax.corpora import local_source
+from prorank_jax.beir_folder import read_qrels
+from prorank_jax.corpora import local_beir_files
 from prorank_jax.demo_collection import demo_collection
 from prorank_jax.evaluation.names import PARTS, DatasetName, naming
 from prorank_jax.irds import read_ir_judgements
@@ -23,5 +21,4 @@ def read_judgements(dataset: DatasetName) -> dict[str, dict[str, int]]:
             return demo_collection(dataset.split, PARTS.split).qrels
         if dataset.source.startswith(CATALOGUE_PREFIX):
             return read_ir_judgements(dataset.source.removeprefix(CATALOGUE_PREFIX), PARTS.source)
-        folder = Path(local_source(dataset.source, PARTS.source))
-        return read_qrels(beir_files(folder, dataset.split, PARTS)[2])
+        return read_qrels(local_beir_files(dataset.source, dataset.split, PARTS)[2])

@@ -6,10 +6,9 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-from prorank_jax.beir_folder import beir_files
 from prorank_jax.config import RunConfig
 from prorank_jax.config_checks import require, require_at_least
-from prorank_jax.corpora import local_source
+from prorank_jax.corpora import local_beir_files
 from prorank_jax.demo_collection import demo_collection
 from prorank_jax.evaluation.names import PARTS, DatasetName, parse_dataset
 from prorank_jax.evaluation.options import DEFAULT_BATCH_SIZE
@@ -145,6 +144,6 @@ def check_splits(options: ReproduceOptions) -> None:
             if split.source == DEMO:
                 demo_collection(name, PARTS.split)
             elif not split.source.startswith(CATALOGUE_PREFIX):
-                beir_files(Path(local_source(split.source, PARTS.source)), name, PARTS)
+                local_beir_files(split.source, name, PARTS)
         except ValueError as error:
             raise ValueError(f"dataset={options.dataset!r}, {field}={name!r}: {error}") from error
