@@ -7,6 +7,7 @@ from typing import Any
 
 from prorank_jax.config import RunConfig
 from prorank_jax.config_files import config_to_dict, flatten
+from prorank_jax.evaluation.tables import format_p
 from prorank_jax.messages import without_folders
 from prorank_jax.model_history import DatasetResult, Evaluation, RunHistory, RunRecord
 
@@ -80,7 +81,7 @@ def _evaluation(evaluation: Evaluation) -> str:
     names = list(dict.fromkeys(name for result in evaluation.datasets for name in result.reranked))
     rows: list[list[str]] = []
     for result in evaluation.datasets:
-        p_value = "" if result.p_value is None else _p_value(result.p_value)
+        p_value = "" if result.p_value is None else format_p(result.p_value, decimals=4)
         name = without_folders(result.name) + (" (trained on it)" if result.trained_on else "")
         subject = [name, _measured_queries(result)]
         first = f" ({without_folders(result.first_stage_name)})" if result.first_stage_name else ""
@@ -100,10 +101,6 @@ def _evaluation(evaluation: Evaluation) -> str:
         f"Measured with `launch/evaluate.py`{model}{depth}{length}{chosen}. {seen}The p-value is of the "
         "difference to the first stage.\n\n" + table(("collection", "queries", "ranking", *names, "p"), rows)
     )
-
-
-def _p_value(value: float) -> str:
-    return "<0.0001" if value < 0.0001 else f"{value:.4f}"
 
 
 def _measured_queries(result: DatasetResult) -> str:

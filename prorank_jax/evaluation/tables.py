@@ -15,9 +15,10 @@ from prorank_jax.evaluation.metrics import MAIN_METRIC
 MAIN_HEADING = "nDCG@10"
 
 
-def format_p(p_value: float) -> str:
-    """Three decimals, or that it is smaller."""
-    return "<0.001" if p_value < 0.001 else f"{p_value:.3f}"
+def format_p(p_value: float, decimals: int = 3) -> str:
+    """So many decimals, or that it is smaller than the last of them can say."""
+    least = 10**-decimals
+    return f"<{least:.{decimals}f}" if p_value < least else f"{p_value:.{decimals}f}"
 
 
 def format_interval(interval: tuple[float, float] | list[float]) -> str:
