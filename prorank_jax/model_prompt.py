@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from prorank_jax.excerpts import EXCERPT_STYLES
@@ -39,8 +39,13 @@ def prompt_settings_of(
     """
     own = own_settings(model)
     # Values of other types are refused before one of them is used.
-    given = {"system": system, "instruction": instruction, "max_length": max_length, "excerpts": excerpts}
-    PromptSettings(**{**asdict(_ANY), **{n: value for n, value in given.items() if value is not None}})
+    given: dict[str, Any] = {
+        "system": system,
+        "instruction": instruction,
+        "max_length": max_length,
+        "excerpts": excerpts,
+    }
+    replace(_ANY, **{name: value for name, value in given.items() if value is not None})
     if system is None:
         system = own.system if own else ""
     if instruction is None:

@@ -146,7 +146,7 @@ def read_scores_of(file: Path, collection: Collection) -> dict[str, dict[str, fl
     """
     run = read_scores(file)
     known = {query: scores for query, scores in run.items() if query in collection.queries}
-    ranked = {document for documents in (known or run).values() for document in documents}
+    ranked = {document for documents in known.values() for document in documents}
     absent = {
         "queries": set() if known else set(run),
         "documents": ranked - collection.documents.keys(),
