@@ -12,13 +12,13 @@ from prorank_jax.config_checks import require_choice
 from prorank_jax.model_card import CardFacts, write_model_card
 from prorank_jax.model_history import Evaluation, evaluations_of, read_evaluation, read_run_history
 from prorank_jax.model_prompt import prompt_settings_of
-from prorank_jax.models.export import EXPORT_DTYPES, UNFINISHED, made_whole, save_params
+from prorank_jax.models.export import EXPORT_DTYPES, made_whole, save_params
 from prorank_jax.models.tokenizer import load_tokenizer, save_tokenizer
 from prorank_jax.pretrained import Pretrained, open_pretrained
 from prorank_jax.prompt_settings import SETTINGS_FILE, PromptSettings, read_prompt_settings
 from prorank_jax.prompts import AnswerTokens, PromptRenderer, make_renderer
 from prorank_jax.relevance_template import JOINT, pair_ids, with_relevance_template
-from prorank_jax.run_folder import write_json
+from prorank_jax.run_folder import UNFINISHED, write_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

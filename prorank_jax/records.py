@@ -18,6 +18,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from prorank_jax.long_work import tracked
+from prorank_jax.run_folder import UNFINISHED
 from prorank_jax.storage_faults import naming_place
 
 DATASET_NAME, DATASET_VERSION = "prompt_records", "1.0.0"
@@ -26,7 +27,6 @@ EXAMPLES_PER_FILE = 100_000
 INDEX_FILES = ("lengths", "labels", "grades", "scores", "starts", "queries", "documents")
 DESCRIPTION_FILE = "content.json"
 FILE_FORMAT = "array_record"
-UNFINISHED = ".unfinished-"
 LEFTOVER_SECONDS = 24 * 3600
 
 

@@ -25,6 +25,7 @@ REPORT_FILE = "report.json"
 LOCK_FILE = ".lock"
 LEASE_FILE = "lease.json"
 MARKER = ".shared-"
+UNFINISHED = ".unfinished-"  # a folder that is being made, of examples or of an export
 DATA_FOLDER = "data"
 CHECKPOINTS_FOLDER = "checkpoints"
 TOKENIZER_FOLDER = "tokenizer"

@@ -18,10 +18,10 @@ from safetensors.numpy import save_file
 from prorank_jax.models.config import ModelConfig
 from prorank_jax.models.key_table import HF, Key, at_path, key_table
 from prorank_jax.models.safetensors_weights import CONFIG_FILE, INDEX_FILE, SINGLE_FILE
+from prorank_jax.run_folder import UNFINISHED
 from prorank_jax.storage_faults import naming_place
 from prorank_jax.types import Params
 
-UNFINISHED = ".unfinished-"
 MAX_SHARD_BYTES = 4 * 1024**3
 EXPORT_DTYPES: dict[str, np.dtype] = {
     "float32": np.dtype(np.float32),
