@@ -169,7 +169,7 @@ def _example(
         grade=candidate.grade,
         score=math.nan if candidate.score is None else candidate.score,
         document_start=min(start, len(prompt) - 1),
-        document_text=candidate.document.full_text,
+        document_key=hashlib.sha256(candidate.document.full_text.encode(errors="surrogatepass")).digest(),
     )
 
 

@@ -40,7 +40,8 @@ class Example:
         grade: its judgement.
         score: a teacher's; NaN if there is none.
         document_start: tokens that every prompt of this query starts with.
-        document_text: tells copies of a document under another id; only the index reads it, nothing keeps it.
+        document_key: equal for copies of a document under another id; only the index reads it, nothing keeps
+            it; empty: the id tells.
     """
 
     query_id: str
@@ -50,7 +51,7 @@ class Example:
     grade: int
     score: float = math.nan
     document_start: int = 0
-    document_text: str = ""
+    document_key: bytes = b""
 
 
 def _features() -> tfds.features.FeaturesDict:
@@ -143,7 +144,7 @@ def make_index(examples: Sequence[Example]) -> dict[str, np.ndarray]:
     numbered from 0 in their order; copies of a document have one number) are int32, `scores` float32.
     """
     queries: dict[str, int] = {}
-    documents: dict[str, int] = {}
+    documents: dict[str | bytes, int] = {}
     return {
         "lengths": np.array([len(example.tokens) for example in examples], np.int32),
         "labels": np.array([example.label for example in examples], np.int32),
@@ -152,7 +153,7 @@ def make_index(examples: Sequence[Example]) -> dict[str, np.ndarray]:
         "starts": np.array([example.document_start for example in examples], np.int32),
         "queries": np.array([queries.setdefault(e.query_id, len(queries)) for e in examples], np.int32),
         "documents": np.array(
-            [documents.setdefault(e.document_text or e.document_id, len(documents)) for e in examples],
+            [documents.setdefault(e.document_key or e.document_id, len(documents)) for e in examples],
             np.int32,
         ),
     }
