@@ -8,7 +8,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository need not be installed
 
-from prorank_jax.command_line import CommandParser, local_folder, run_command
+from prorank_jax.command_line import CommandParser, leave, local_folder, run_command
 from prorank_jax.launching import sigterm_interrupts
 
 
@@ -46,4 +46,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    leave(main(sys.argv[1:]))

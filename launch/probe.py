@@ -7,7 +7,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository need not be installed
 
-from prorank_jax.command_line import run_command
+from prorank_jax.command_line import leave, run_command
 
 USAGE = (
     "usage: python launch/probe.py --init RUN_OR_MODEL [--config FILE.yaml] [--data_folder FOLDER] "
@@ -57,4 +57,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    leave(main(sys.argv[1:]))

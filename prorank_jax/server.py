@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from prorank_jax.command_line import CommandParser, run_command
+from prorank_jax.command_line import CommandParser, leave, run_command
 from prorank_jax.input_checks import Pair
 from prorank_jax.messages import install_extra
 from prorank_jax.serving.errors import wrong_field
@@ -130,4 +130,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    leave(main(sys.argv[1:]))
