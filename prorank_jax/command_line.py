@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from prorank_jax.launching import EXIT_INTERRUPTED, end
+from prorank_jax.launching import EXIT_INTERRUPTED, end, leave_at_once
 from prorank_jax.machine import skip_absent_tpu
 from prorank_jax.source_names import is_url
 
@@ -43,9 +43,7 @@ def leave(code: int) -> NoReturn:
     After Ctrl-C at once: Python's own way out ends in a segmentation fault while XLA still compiles.
     """
     if code == EXIT_INTERRUPTED:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+        leave_at_once(code)
     sys.exit(code)
 
 

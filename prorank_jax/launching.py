@@ -11,6 +11,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 from prorank_jax.storage_faults import OutOfReachError, with_remedy
 
@@ -86,10 +87,15 @@ def end(error: BaseException, interrupted: str = "") -> int:
         raise error
     print(said, file=sys.stderr)
     if _has_peers() and not isinstance(error, Interrupted | AgreedError | AgreedFaultError):
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+        leave_at_once(code)
     return code
+
+
+def leave_at_once(code: int) -> NoReturn:
+    """Ends the process without Python's own way out, which may wait for threads, or crash in them."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _traceback(error: BaseException) -> str:

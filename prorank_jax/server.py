@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import importlib.util
-import os
 import sys
 import typing
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ import numpy as np
 
 from prorank_jax.command_line import CommandParser, leave, run_command
 from prorank_jax.input_checks import Pair
+from prorank_jax.launching import leave_at_once
 from prorank_jax.messages import install_extra
 from prorank_jax.serving.errors import wrong_field
 from prorank_jax.serving.options import ServerOptions
@@ -122,9 +122,7 @@ def main(arguments: Sequence[str]) -> int:
         print("stopped", flush=True)
         if not thread_ended:
             # Everything is answered; a computation that nobody waits for must not delay the end.
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(0)
+            leave_at_once(0)
 
     return run_command(command)
 
