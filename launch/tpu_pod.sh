@@ -151,11 +151,15 @@ set_up() {
 bash prorank-jax/bootstrap/launch/tpu_pod/worker.sh install"
 }
 
+# Two lives may begin in one second, and each needs a name of its own: its log is found by it.
+LIVES=0
+
 # start_run WORKERS ARGS
 start_run() {
   if [ "$1" -gt 1 ]; then check_output_dir "$NAME has $1 workers" "${@:2}"; fi
   shift
-  on_workers all start "$(date -u +%Y%m%dT%H%M%SZ)-$$" "$@"
+  LIVES=$((LIVES + 1))
+  on_workers all start "$(date -u +%Y%m%dT%H%M%SZ)-$$-$LIVES" "$@"
 }
 
 # Before anything is done: what is known without asking.
