@@ -159,7 +159,7 @@ start_run() {
   if [ "$1" -gt 1 ]; then check_output_dir "$NAME has $1 workers" "${@:2}"; fi
   shift
   LIVES=$((LIVES + 1))
-  on_workers all start "$(date -u +%Y%m%dT%H%M%SZ)-$$-$LIVES" "$@"
+  on_workers all start "$(date -u +%Y%m%dT%H%M%SZ)-$((1000 * $$ + LIVES))" "$@"
 }
 
 # Before anything is done: what is known without asking.
