@@ -13,17 +13,15 @@ from prorank_jax.config import DataOptions
 from prorank_jax.demo_collection import demo_collection
 from prorank_jax.embedding_jsonl import read_embedding_groups
 from prorank_jax.irds import read_ir_dataset, read_ir_queries
-from prorank_jax.models.sources import cache_folder
+from prorank_jax.local_sources import local_source
 from prorank_jax.negatives import index_documents, make_groups, with_mined_negatives
 from prorank_jax.pseudo_queries import make_pseudo_groups
 from prorank_jax.query_choice import ALL_QUERIES, QueryChoice, choose_groups, choose_queries
-from prorank_jax.remote_files import fetch_file, fetch_folder, open_url, url_slug, with_url_errors
 from prorank_jax.source_names import (
     CATALOGUE_PREFIX,
     DEMO,
     TRAINED_ON,
     SourceFields,
-    is_url,
     names_embedding_file,
 )
 from prorank_jax.teacher_scores import add_teacher_candidates, read_teacher_scores
@@ -43,44 +41,7 @@ _log = logging.getLogger(__name__)
 SOURCES = (
     f"give {DEMO!r}, a BEIR folder, {CATALOGUE_PREFIX}ID, a FlagEmbedding .jsonl file, or a gs:// URL of one"
 )
-FETCHED = "collections"
 TEACHER = "data.teacher_scores"
-
-
-def local_source(source: str, field: str = TRAINED_ON.source) -> str:
-    """The source itself, or the folder or file here that a URL's was fetched into.
-
-    Args:
-        field: that named it.
-
-    Raises:
-        ValueError: a URL that cannot be reached, or with nothing there.
-    """
-    if not is_url(source):
-        return source
-    there = open_url(field, source)
-    here = cache_folder() / FETCHED / url_slug(source)
-
-    def is_needed(name: str) -> bool:
-        return name in ("corpus.jsonl", "queries.jsonl", "qrels") or name.startswith("qrels/")
-
-    def fetch() -> None:
-        if there.is_dir():
-            fetch_folder(there, here, is_needed)
-        else:
-            fetch_file(there, here / there.name)
-
-    with_url_errors(field, source, fetch)
-    return str(here if there.is_dir() else here / there.name)
-
-
-def local_beir_files(source: str, split: str, fields: SourceFields = TRAINED_ON) -> tuple[Path, Path, Path]:
-    """`beir_files` of a folder that is here or at a URL.
-
-    Raises:
-        ValueError: a URL that cannot be reached, or a folder without such files or such a split.
-    """
-    return beir_files(Path(local_source(source, fields.source)), split, fields)
 
 
 def _is_embedding_file(source: str) -> bool:
@@ -172,16 +133,7 @@ def load_groups(
         index = index_documents(collection) if options.pseudo_queries else None  # once for both
         judged = _add_teacher(make_groups(collection, options, seed, index), collection, options)
         return judged + make_pseudo_groups(collection, options, seed, index, choice.held_out)
-    if options.teacher_scores:
-        raise ValueError(
-            f"data.teacher_scores={options.teacher_scores!r}: {source} names no documents; write the scores "
-            "into its pos_scores and neg_scores"
-        )
-    if options.relevant_grade > 1:
-        raise ValueError(
-            f"data.relevant_grade={options.relevant_grade}: the relevant passages of {source} have grade 1; "
-            "set it to 1"
-        )
+    _check_file_options(source, options)
     groups = read_embedding_groups(Path(source), split, seed, fields)
     kept = [group for group in groups if any(candidate.grade >= 1 for candidate in group.candidates)]
     if not kept:
@@ -196,6 +148,47 @@ def load_groups(
     passages = {c.document.id: c.document for group in kept for c in group.candidates}
     made_from = Collection(f"{source}/{split}", passages, {}, {})
     return kept + make_pseudo_groups(made_from, options, seed, held_out=choice.held_out)
+
+
+def _check_file_options(source: str, options: DataOptions) -> None:
+    if options.teacher_scores:
+        raise ValueError(
+            f"data.teacher_scores={options.teacher_scores!r}: {source} names no documents; write the scores "
+            "into its pos_scores and neg_scores"
+        )
+    if options.relevant_grade > 1:
+        raise ValueError(
+            f"data.relevant_grade={options.relevant_grade}: the relevant passages of {source} have grade 1; "
+            "set it to 1"
+        )
+
+
+def check_teacher(source: str, options: DataOptions) -> None:
+    """Refuses a teacher's scores, or a grade, that `load_groups` would refuse; looks at no documents.
+
+    Raises:
+        ValueError: no such file of scores, a flaw in it, or options that the source cannot follow.
+    """
+    teacher_fingerprint(options)
+    source = local_source(source)
+    if _is_embedding_file(source):
+        _check_file_options(source, options)
+    elif options.teacher_scores:
+        read_teacher_scores(local_source(options.teacher_scores, TEACHER))
+
+
+def has_own_scores(source: str, split: str) -> bool:
+    """Whether a source is a FlagEmbedding file with a teacher's score of any passage of the split.
+
+    Raises:
+        ValueError: as `load_groups` of such a file.
+    """
+    source = local_source(source)
+    return _is_embedding_file(source) and any(
+        candidate.score is not None
+        for group in read_embedding_groups(Path(source), split)
+        for candidate in group.candidates
+    )
 
 
 def _add_teacher(

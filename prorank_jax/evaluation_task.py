@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prorank_jax.corpora import Collection, load_collection, local_beir_files, source_fingerprint
+from prorank_jax.corpora import Collection, load_collection, source_fingerprint
 from prorank_jax.evaluation.first_stage import (
     BM25,
     FirstStage,
@@ -21,6 +21,7 @@ from prorank_jax.evaluation.fusion_tuning import unmeasured_queries
 from prorank_jax.evaluation.names import PARTS, DatasetName, naming, parse_dataset
 from prorank_jax.evaluation.options import EvaluationOptions
 from prorank_jax.evaluation.trec import read_run_of
+from prorank_jax.local_sources import local_beir_files
 from prorank_jax.source_names import CATALOGUE_PREFIX, DEMO
 
 

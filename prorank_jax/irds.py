@@ -73,6 +73,19 @@ def _open(identifier: str, named: str) -> Any:
     return dataset
 
 
+def check_ir_dataset(identifier: str, field: str = TRAINED_ON.source) -> None:
+    """Refuses an id that is unknown or lacks a part; downloads nothing.
+
+    Raises:
+        ValueError: such an id; the nearest ones are named.
+    """
+    _open(identifier, _named(identifier, field))
+
+
+def _named(identifier: str, field: str) -> str:
+    return f"{field}='{CATALOGUE_PREFIX}{identifier}'"
+
+
 @contextmanager
 def _saying_what_cannot_be_read(named: str) -> Iterator[None]:
     try:
@@ -98,7 +111,7 @@ def read_ir_judgements(identifier: str, field: str = TRAINED_ON.source) -> dict[
     Raises:
         ValueError: as `read_ir_dataset`.
     """
-    named = f"{field}='{CATALOGUE_PREFIX}{identifier}'"
+    named = _named(identifier, field)
     dataset = _open(identifier, named)
     with _saying_what_cannot_be_read(named):
         return _judgements(dataset)
@@ -110,7 +123,7 @@ def read_ir_queries(identifier: str, field: str = TRAINED_ON.source) -> dict[str
     Raises:
         ValueError: as `read_ir_dataset`.
     """
-    named = f"{field}='{CATALOGUE_PREFIX}{identifier}'"
+    named = _named(identifier, field)
     dataset = _open(identifier, named)
     with _saying_what_cannot_be_read(named):
         judged = _judgements(dataset)
@@ -130,7 +143,7 @@ def read_ir_dataset(identifier: str, field: str = TRAINED_ON.source) -> Collecti
         ValueError: an unknown id (the nearest ones are named), an id without documents, queries or
             judgements, or data that cannot be read or downloaded.
     """
-    named = f"{field}='{CATALOGUE_PREFIX}{identifier}'"
+    named = _named(identifier, field)
     dataset = _open(identifier, named)
     with _saying_what_cannot_be_read(named):
         qrels = _judgements(dataset)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from prorank_jax.config import RankingOptions, RunConfig
+from prorank_jax.corpora import has_own_scores
 from prorank_jax.data import ExampleSet
 from prorank_jax.ranking_losses import LOSSES, LossOptions, make_losses, parse_losses, reads_teacher
 from prorank_jax.ranking_step import RankingObjective
@@ -35,6 +36,22 @@ def check_losses(config: RunConfig) -> dict[str, float]:
             f"leave {'it and data.teacher_depth' if data.teacher_depth else 'it'} out"
         )
     return weights
+
+
+def check_own_scores(config: RunConfig) -> None:
+    """`check_losses`, which also reads a FlagEmbedding file for the scores that the losses need.
+
+    Raises:
+        ValueError: as `check_losses`, or the file has none.
+    """
+    ranking, data = config.ranking, config.data
+    weights = check_losses(config)
+    if (
+        reads_teacher(weights, ranking.soft_labels)
+        and not data.teacher_scores
+        and not has_own_scores(data.source, data.split)
+    ):
+        _refuse_without_teacher(ranking, weights, f"{data.source} ({data.split})")
 
 
 def _teacher_readers() -> str:

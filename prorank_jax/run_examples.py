@@ -10,9 +10,10 @@ import jax
 from rich.console import Console
 
 from prorank_jax.config import DataOptions, RunConfig
-from prorank_jax.corpora import judged_queries
+from prorank_jax.corpora import check_teacher, judged_queries
 from prorank_jax.data import ExampleSet, open_dataset
 from prorank_jax.embedding_jsonl import EVERYTHING
+from prorank_jax.irds import check_ir_dataset
 from prorank_jax.messages import say
 from prorank_jax.processes import check_equal, leads, succeed_together
 from prorank_jax.prompts import PromptRenderer
@@ -56,12 +57,10 @@ def _open_here(
 ) -> tuple[ExampleSet, ExampleSet]:
     """The examples to train on, and those held out for the probe."""
     data, seed = config.data, config.train.seed
-    lists, probe_source = config.stage == 2, _probe_source(data)
+    lists, probe_source, fields = config.stage == 2, _probe_source(data), _probe_fields(data)
     judged_only = dataclasses.replace(data, teacher_scores="", teacher_depth=0, pseudo_queries=0)
-    fields = SourceFields("data.probe_source" if data.probe_source else TRAINED_ON.source, "data.probe_split")
-    given = [plain(text) for text in judged_queries(data.source, data.split).values()]
-    probed = judged_queries(probe_source, data.probe_split, fields)
-    unwanted = plain_texts(probed.values())
+    given, probed = _named_queries(data)
+    unwanted = plain_texts(probed)
     _say_left_out(given, unwanted, console)
     # Any of them can be made from documents; else the others change nothing, and the name neither.
     choice = QueryChoice(unwanted if data.pseudo_queries else unwanted.intersection(given))
@@ -80,6 +79,31 @@ def _open_here(
     return examples, held_out
 
 
+def check_sources(data: DataOptions) -> None:
+    """Refuses what `open_examples` would refuse for its names, queries, judgements or teacher's scores.
+
+    It looks at no documents of a collection, whose flaws are left to `open_examples`.
+
+    Raises:
+        ValueError: a source, split or file of scores that cannot work, or a probe that would see training
+            queries.
+    """
+    _named_queries(data)
+    check_teacher(data.source, data)
+
+
+def _named_queries(data: DataOptions) -> tuple[list[str], list[str]]:
+    """The plain texts of the queries to train on, and those held out as they are written."""
+    probe_source = _probe_source(data)
+    given = [plain(text) for text in judged_queries(data.source, data.split).values()]
+    return given, list(judged_queries(probe_source, data.probe_split, _probe_fields(data)).values())
+
+
+def _probe_fields(data: DataOptions) -> SourceFields:
+    """The fields that name what the probe's prompts come from."""
+    return SourceFields("data.probe_source" if data.probe_source else TRAINED_ON.source, "data.probe_split")
+
+
 def _say_left_out(given: Sequence[str], held_out: Set[str], console: Console) -> None:
     left_out = sum(text in held_out for text in given)
     if left_out:
@@ -94,6 +118,7 @@ def _probe_source(data: DataOptions) -> str:
     if data.probe_source not in ("", data.source):
         return data.probe_source
     if data.source.startswith(CATALOGUE_PREFIX):
+        check_ir_dataset(data.source.removeprefix(CATALOGUE_PREFIX))
         raise ValueError(
             f"data.probe_source={data.probe_source!r}: {data.source!r} names its own split, so the probe "
             "would see the training queries; name a held-out source, e.g. ir_datasets:beir/nfcorpus/dev"

@@ -27,8 +27,8 @@ from prorank_jax.pretrained import Pretrained, check_tokenizer, open_pretrained
 from prorank_jax.probe import ProbeStep
 from prorank_jax.processes import leads, succeed_together
 from prorank_jax.prompts import PromptRenderer, make_renderer
-from prorank_jax.ranking_objective import check_losses
-from prorank_jax.run_examples import open_examples
+from prorank_jax.ranking_objective import check_losses, check_own_scores
+from prorank_jax.run_examples import check_sources, open_examples
 from prorank_jax.run_folder import DATA_FOLDER, MODEL_CONFIG_FILE, TOKENIZER_FOLDER, write_json
 from prorank_jax.run_inputs import fingerprint_inputs
 from prorank_jax.run_place import check_place
@@ -105,10 +105,11 @@ def prepare_run(
 def check_later_run(config: RunConfig, first: RunConfig) -> None:
     """Refuses what a run that starts from `first`'s result would be refused for once that is there.
 
-    Every process calls it. What depends on the examples is left to `prepare_run`.
+    Every process calls it. What depends on documents is left to `prepare_run`.
 
     Raises:
-        ValueError: the mesh, lengths, prompts, warmup or losses cannot work, or its folder holds another run.
+        ValueError: the mesh, lengths, prompts, warmup, sources of data or losses cannot work, or its folder
+            holds another run.
     """
     with succeed_together():
         if leads():
@@ -116,8 +117,9 @@ def check_later_run(config: RunConfig, first: RunConfig) -> None:
         start = dataclasses.replace(config.model, source=first.model.source)
         _open_model(dataclasses.replace(config, model=start))
         make_schedule(config.optimizer, config.updates)
+        check_sources(config.data)
         if config.stage == 2:
-            check_losses(config)
+            check_own_scores(config)
 
 
 class _Opened(NamedTuple):

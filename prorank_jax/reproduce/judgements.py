@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from prorank_jax.beir_folder import read_qrels
-from prorank_jax.corpora import local_beir_files
 from prorank_jax.demo_collection import demo_collection
 from prorank_jax.evaluation.names import PARTS, DatasetName, naming
 from prorank_jax.irds import read_ir_judgements
+from prorank_jax.local_sources import local_beir_files
 from prorank_jax.source_names import CATALOGUE_PREFIX, DEMO
 
 

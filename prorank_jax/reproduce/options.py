@@ -8,10 +8,10 @@ from pathlib import Path
 
 from prorank_jax.config import RunConfig
 from prorank_jax.config_checks import require, require_at_least
-from prorank_jax.corpora import local_beir_files
 from prorank_jax.demo_collection import demo_collection
 from prorank_jax.evaluation.names import PARTS, DatasetName, parse_dataset
 from prorank_jax.evaluation.options import DEFAULT_BATCH_SIZE
+from prorank_jax.local_sources import local_beir_files
 from prorank_jax.reproduce.rows import ROWS, STAGE1
 from prorank_jax.source_names import CATALOGUE_PREFIX, DEMO, is_url
 

@@ -137,6 +137,11 @@ def test_damaged_files_are_named(name, workshop, fields, capsys):
         ({"model.source": "nowhere/to/be/found"}, "no such folder"),
         ({"model.source": ""}, r"model\.source"),
         ({"data.source": "/nowhere"}, r"data\.source='/nowhere'"),
+        (
+            {"data.source": "ir_datasets:beir/nfcorpuz/train"},
+            r"^error: data\.source='ir_datasets:beir/nfcorpuz/train': unknown id; did you mean",
+        ),
+        ({"data.source": "ir_datasets:beir/nfcorpus/train"}, r"data\.probe_source='': .*held-out source"),
         ({"data.split": "tset"}, r"data\.split='tset'.*dev, train"),
         ({"data.probe_split": "tset"}, "'tset'.*dev, train"),
         ({"data.probe_split": "nowhere"}, "data.probe_split='nowhere': .*choose one of"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import jax
 import pytest
 
@@ -99,6 +101,26 @@ def test_one_command_trains_what_two_do(tmp_path, monkeypatch):
         ({"stage2.train.batch_size": 3, "stage2.mesh.data": 2}, "must be a multiple of mesh.data"),
         ({"stage2.data.max_length": 20}, "data.max_length=20: too short"),
         ({"stage2.data.max_length": 4096}, "data.max_length=4096: with grpo.max_new_tokens"),
+        ({"stage2.data.source": "{root}/nowhere"}, "/nowhere': no such file or folder"),
+        ({"stage2.data.split": "tarin"}, "data.split='tarin': "),
+        ({"stage2.data.probe_split": "nowhere"}, "data.probe_split='nowhere': "),
+        ({"stage2.data.probe_split": "train"}, "the probe would see the training queries"),
+        (
+            {"ranking.losses": "margin_mse=1", "data.teacher_scores": "{root}/scores.tsv"},
+            "scores.tsv': no such file",
+        ),
+        (
+            {"ranking.losses": "margin_mse=1", "data.teacher_scores": "{root}/bad.tsv"},
+            "bad.tsv, line 1: the score 'good1' is not a finite",
+        ),
+        (
+            {"stage2.data.source": "{root}/unscored.jsonl", "ranking.losses": "margin_mse=1"},
+            "unscored.jsonl (train) has none: name a file",
+        ),
+        (
+            {"stage2.data.source": "{root}/unscored.jsonl", "stage2.data.relevant_grade": 2},
+            "have grade 1; set it to 1",
+        ),
     ],
 )
 def test_what_stage_2_will_refuse_costs_no_stage_1(extra, message, tmp_path, monkeypatch, capsys):
@@ -110,6 +132,13 @@ def test_what_stage_2_will_refuse_costs_no_stage_1(extra, message, tmp_path, mon
     model, collection = write_model_folder(tmp_path / "model"), write_collection(tmp_path / "collection")
     fields = tiny_fields(model, collection, tmp_path / "run") | {"train.steps": 3, "stage": "both"}
     del fields["data.buckets"]
+    (tmp_path / "bad.tsv").write_text("q1\td1-0\tgood1\n")
+    lines = (json.dumps({"query": f"question {number}", "pos": ["an answer"]}) for number in range(40))
+    (tmp_path / "unscored.jsonl").write_text("\n".join(lines))
+    extra = {
+        name: value.format(root=tmp_path) if isinstance(value, str) else value
+        for name, value in extra.items()
+    }
     assert load_launcher().main(command_line(fields | extra)) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
