@@ -12,6 +12,7 @@ import jax
 from rich.console import Console
 
 from prorank_jax import __version__
+from prorank_jax.device_memory import naming_memory
 from prorank_jax.evaluation.fusion import Fusion
 from prorank_jax.evaluation.fusion_tuning import tune_weight
 from prorank_jax.evaluation.harness import Evaluation, evaluate_collection
@@ -155,6 +156,7 @@ def evaluate(options: EvaluationOptions, console: Console | None = None) -> dict
 
     Raises:
         ValueError: bad input, or a folder of another evaluation; nothing is overwritten.
+        TooLittleMemoryError: a batch finds no room; what helps is named.
     """
     console = console or Console()
     require_ranx()
@@ -183,7 +185,12 @@ def evaluate(options: EvaluationOptions, console: Console | None = None) -> dict
         versions = {"prorank-jax": __version__, **{name: version(name) for name in LIBRARIES}}
         scoring = _Scoring(reranker, options, settings, console)
         sections = earlier_sections(options.folder)
-        with reranker.rendering_in(_render_processes(options)):
+        with (
+            reranker.rendering_in(_render_processes(options)),
+            naming_memory(
+                f"lower --batch_size ({options.batch_size}) or --max_length ({reranker.max_length})"
+            ),
+        ):
             for position, dataset in enumerate(datasets):
                 if position:
                     prepared.append(_prepare(datasets, tuning, position, options))

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
-from prorank_jax.storage_faults import OutOfReachError, with_remedy
+from prorank_jax.storage_faults import OutOfReachError, TooLittleMemoryError, with_remedy
 
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_SIGTERM = 1, 2, 130, 143
 
@@ -58,8 +58,9 @@ def sigterm_interrupts(left: str) -> Iterator[None]:
 def end(error: BaseException, interrupted: str = "") -> int:
     """Says what stopped a program and gives its exit code.
 
-    1 a place out of reach, which another try may mend, or a fault of the program that processes told each
-    other, with its traceback where it happened; 2 bad input; 130 interrupted; 143 SIGTERM.
+    1 a place out of reach, which another try may mend; too little memory; or a fault of the program that
+    processes told each other, with its traceback where it happened. 2 bad input; 130 interrupted; 143
+    SIGTERM.
 
     A process whose peers know nothing of its error ends here, at once: an orderly end would wait for
     them, and they may be waiting for this process in a collective. The connection that breaks, or jax's
@@ -77,6 +78,8 @@ def end(error: BaseException, interrupted: str = "") -> int:
         told = with_remedy(error) if isinstance(error, OSError) else str(error)
         code = EXIT_FAILED if isinstance(error, OutOfReachError) else EXIT_BAD_INPUT
         said = f"error: {' '.join(told.split())}"
+    elif isinstance(error, TooLittleMemoryError):
+        code, said = EXIT_FAILED, f"error: {error}"
     elif isinstance(error, AgreedFaultError):
         code, said = EXIT_FAILED, f"error: {error}" if error.__cause__ is None else _traceback(error)
     elif isinstance(error, KeyboardInterrupt):

@@ -10,6 +10,7 @@ import jax
 from rich.console import Console
 
 from prorank_jax.config import LoraOptions, RunConfig
+from prorank_jax.device_memory import naming_memory
 from prorank_jax.model_identity import model_identity
 from prorank_jax.probe import run_probe, to_record
 from prorank_jax.run_folder import write_json
@@ -36,7 +37,10 @@ def probe_model(config: RunConfig, data_folder: Path, console: Console | None = 
     config = dataclasses.replace(config, lora=LoraOptions())
     identity = model_identity(config.model.source)
     run = prepare_run(config, console, data_folder)
-    with jax.set_mesh(run.mesh):
+    smaller = (
+        f"lower probe.batch_size ({config.probe.batch_size}) or data.max_length ({config.data.max_length})"
+    )
+    with jax.set_mesh(run.mesh), naming_memory(smaller):
         result = run_probe(
             run.probe_step,
             run.load_initial_params(),

@@ -1,6 +1,7 @@
 """Faults of storage, such as a full disk, told as one OSError: the place, what is wrong, what helps.
 
-What is wrong with the way to a place, such as a network that is down, is an `OutOfReachError`.
+What is wrong with the way to a place, such as a network that is down, is an `OutOfReachError`; a computation
+that finds no room is a `TooLittleMemoryError`.
 """
 
 from __future__ import annotations
@@ -41,6 +42,10 @@ _TOLD_CHARACTERS = 300
 
 class OutOfReachError(OSError):
     """The way to a place fails at present: nothing is wrong with the input, and another try may succeed."""
+
+
+class TooLittleMemoryError(MemoryError):
+    """A computation does not fit on the machine; its text names what to change."""
 
 
 def storage_fault(error: BaseException) -> int | None:

@@ -15,8 +15,9 @@ from prorank_jax.bad_steps import BadSteps, pairs_of
 from prorank_jax.checkpoint import Checkpoints
 from prorank_jax.config import RunConfig
 from prorank_jax.config_files import config_to_dict
-from prorank_jax.device_memory import peak_bytes
+from prorank_jax.device_memory import naming_memory, peak_bytes
 from prorank_jax.launching import Interrupted
+from prorank_jax.memory_remedies import smaller_step
 from prorank_jax.messages import say
 from prorank_jax.metrics_log import (
     METRICS_FILE,
@@ -54,6 +55,7 @@ def train(config: RunConfig, console: Console | None = None, told: list[int] | N
     Raises:
         ValueError: a config, model, collection or output directory that cannot work, or other examples than
             a run to go on with was trained on; nothing was written over.
+        TooLittleMemoryError: a step finds no room; what helps is named.
         Interrupted: SIGTERM arrived; a checkpoint was saved.
     """
     console = console or (Console() if leads() else Console(quiet=True, force_terminal=False))
@@ -71,6 +73,7 @@ def train(config: RunConfig, console: Console | None = None, told: list[int] | N
             with (
                 Checkpoints(place.holder, config.checkpoint.keep) as checkpoints,
                 jax.set_mesh(run.mesh),
+                naming_memory(smaller_step(config)),
             ):
                 stop = StopVote(stop_requested, run.mesh)
                 loop = _Loop(run, place, checkpoints, compilations, stop, console)

@@ -1,11 +1,13 @@
-"""Whose memory is counted: the device's where its backend tells it, else the process's."""
+"""Whose memory is counted: the device's where its backend tells it, else the process's; and too little."""
 
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 import pytest
 
-from prorank_jax.device_memory import OF_DEVICE, OF_PROCESS, peak_bytes, peak_memory
+from prorank_jax.command_line import run_command
+from prorank_jax.device_memory import OF_DEVICE, OF_PROCESS, naming_memory, peak_bytes, peak_memory
 
 
 class Device:
@@ -30,3 +32,25 @@ def test_else_it_is_the_process(statistics, monkeypatch):
     taken, whose = peak_memory()
     assert whose == OF_PROCESS
     assert 10 << 20 < taken < 1 << 44
+
+
+def test_what_finds_no_room_is_one_line_with_the_remedy(capsys):
+    def compute() -> None:
+        with naming_memory("lower the batch"):
+            jax.block_until_ready(jax.jit(lambda: jnp.ones(1 << 43))())
+
+    assert run_command(compute) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(
+        "error: too little memory (RESOURCE_EXHAUSTED: Out of memory allocating 35184372088832"
+    )
+    assert said.endswith("); lower the batch\n")
+    assert said.count("\n") == 1
+
+
+def test_other_errors_of_a_computation_go_through():
+    with (
+        pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL: a fault"),
+        naming_memory("lower the batch"),
+    ):
+        raise jax.errors.JaxRuntimeError("INTERNAL: a fault")

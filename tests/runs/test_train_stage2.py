@@ -28,6 +28,7 @@ from prorank_jax.run_folder import REPORT_FILE
 from prorank_jax.run_report import PROBES_FILE
 from prorank_jax.sharding import make_mesh
 from prorank_jax.steps import make_score_step
+from prorank_jax.storage_faults import TooLittleMemoryError
 from prorank_jax.train import train
 from tests.cpu.shared_programs import sharing_programs
 from tests.cpu.tiny_run import tiny_fields, write_collection, write_model_folder
@@ -212,3 +213,14 @@ def test_another_prompt_than_an_exports_is_noted(workshop, tmp_path, caplog):
 
 def test_the_report_says_what_stage_it_was(workshop):
     assert json.loads((workshop / "first" / REPORT_FILE).read_text())["stage"] == 1
+
+
+def test_a_step_that_finds_no_room_says_what_takes_less(workshop, monkeypatch):
+    def allocate() -> None:
+        jax.block_until_ready(jax.jit(lambda: jax.numpy.ones(1 << 43))())
+
+    monkeypatch.setattr(MetricsLog, "write", at_step(2, allocate))
+    with pytest.raises(
+        TooLittleMemoryError, match=r"too little memory .*; raise train\.accumulation \(2\) or set"
+    ):
+        run(stage2_fields(workshop, "large", {}))
