@@ -13,7 +13,7 @@ USAGE = (
     "usage: python launch/probe.py --init RUN_OR_MODEL [--config FILE.yaml] [--data_folder FOLDER] "
     "[--section.field VALUE ...]\n"
     "Writes format rate, accuracy and AUC on the prompts that a run of this config holds out to "
-    "OUTPUT_DIR/probe.json."
+    "OUTPUT_DIR/probe.json. Each model needs an OUTPUT_DIR of its own."
 )
 DATA_FOLDER = "--data_folder"
 
@@ -48,12 +48,12 @@ def probe(arguments: list[str]) -> None:
     config = load_config(config_file, {"output_dir": "runs/probe"} | overrides)
     from prorank_jax.model_probe import probe_model  # takes seconds to import
 
-    probe_model(config, folder or Path(config.output_dir))
+    probe_model(config, folder)
 
 
 def main(arguments: list[str]) -> int:
     """Returns the exit code: 0 done, 2 bad input, 130 interrupted."""
-    return run_command(lambda: probe(arguments), interrupted="nothing was written")
+    return run_command(lambda: probe(arguments), interrupted="the same command begins again")
 
 
 if __name__ == "__main__":

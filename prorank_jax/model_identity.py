@@ -11,6 +11,7 @@ from prorank_jax.models.sources import resolve_source
 from prorank_jax.pretrained import is_run_directory
 from prorank_jax.run_folder import CHECKPOINTS_FOLDER, CONFIG_FILE, MODEL_CONFIG_FILE, TOKENIZER_FOLDER
 
+IDENTITY = ("model", "model_step", "model_fingerprint")
 _SAMPLE_BYTES = 1 << 20
 
 

@@ -15,7 +15,7 @@ from tests.cpu.tiny_run import load_launcher
     [
         (["--data_folder", "prompts"], Path("prompts")),
         (["--data_folder=prompts=1"], Path("prompts=1")),
-        ([], Path("out")),
+        ([], None),
     ],
     ids=["two words", "one word", "none"],
 )
