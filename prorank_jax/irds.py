@@ -11,6 +11,7 @@ from typing import Any
 from prorank_jax.collection import Collection, absent_ids, check_collection
 from prorank_jax.messages import name_a_few
 from prorank_jax.source_names import CATALOGUE_PREFIX, TRAINED_ON, find_dataset, nearest_ids
+from prorank_jax.storage_faults import UnfetchedError, is_outage
 from prorank_jax.types import Document
 
 _TEXT_FIELDS = ("text", "body", "abstract", "contents")
@@ -86,12 +87,18 @@ def _named(identifier: str, field: str) -> str:
     return f"{field}='{CATALOGUE_PREFIX}{identifier}'"
 
 
+def _failures(error: Exception) -> list[BaseException]:
+    """An exception, and where several mirrors failed those of each: ir_datasets' last argument then."""
+    of_mirrors = error.args[-1] if error.args and isinstance(error.args[-1], list) else []
+    return [error, *(failure for _, failure in of_mirrors)]
+
+
 @contextmanager
 def _saying_what_cannot_be_read(named: str) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:
-        raise ValueError(
+        raise (UnfetchedError if any(map(is_outage, _failures(error))) else ValueError)(
             f"{named}: ir_datasets cannot read it ({error}); check the network, or give a local BEIR folder"
         ) from error
 
@@ -141,7 +148,8 @@ def read_ir_dataset(identifier: str, field: str = TRAINED_ON.source) -> Collecti
 
     Raises:
         ValueError: an unknown id (the nearest ones are named), an id without documents, queries or
-            judgements, or data that cannot be read or downloaded.
+            judgements, or data that cannot be read or downloaded; an `UnfetchedError` where the network
+            fails.
     """
     named = _named(identifier, field)
     dataset = _open(identifier, named)

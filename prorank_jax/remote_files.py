@@ -18,7 +18,7 @@ from etils import epath
 from etils.epath.backend import fsspec_backend  # its instance of a client, not one of another thread's
 
 from prorank_jax.messages import install_extra
-from prorank_jax.storage_faults import OutOfReachError, storage_fault
+from prorank_jax.storage_faults import OutOfReachError, UnfetchedError, is_outage, storage_fault
 
 Result = TypeVar("Result")
 
@@ -73,7 +73,8 @@ def with_url_errors(
         worked_before: whether this run has used the URL already.
 
     Raises:
-        ValueError: the URL, what it needs or its storage is at fault.
+        ValueError: the URL, what it needs or its storage is at fault; an `UnfetchedError` where the network
+            is.
         OutOfReachError: it worked before, so that what fails now may work again.
     """
     try:
@@ -87,7 +88,8 @@ def with_url_errors(
                 f"{field}={url!r}: cannot be reached any more ({type(error).__name__}: {reason}); repeat the "
                 "same command when it can"
             ) from error
-        raise ValueError(
+        kind = UnfetchedError if is_outage(error) else ValueError
+        raise kind(
             f"{field}={url!r}: cannot be reached ({type(error).__name__}: {reason}); check the name, the "
             "network and the credentials (gcloud auth application-default login)"
         ) from error

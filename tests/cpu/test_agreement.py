@@ -17,7 +17,7 @@ import prorank_jax.processes
 from prorank_jax.command_line import run_command
 from prorank_jax.config import RunConfig
 from prorank_jax.processes import check_same_job, gather_texts, succeed_together
-from prorank_jax.storage_faults import OutOfReachError
+from prorank_jax.storage_faults import OutOfReachError, UnfetchedError
 
 
 class Barriers:
@@ -111,6 +111,7 @@ def test_a_fault_outweighs_bad_input(other, capsys):
         (ValueError("steps=0"), 2, "steps=0"),
         (ValueError(), 2, "ValueError: "),
         (OutOfReachError("no answer"), 1, "no answer"),
+        (UnfetchedError("no hub"), 1, "no hub"),
         (
             PermissionError(errno.EACCES, "Permission denied", "/x"),
             2,

