@@ -235,7 +235,7 @@ class RunConfig:
     probe: ProbeOptions = field(default_factory=ProbeOptions)
 
     def __post_init__(self) -> None:
-        require(self.stage in (1, 2), "stage", self.stage, "1 (prompt warmup) or 2 (score learning)")
+        require(self.stage in (1, 2), "stage", self.stage, "give 1, 2, or both to launch/tpu_train.py")
         require(bool(self.output_dir), "output_dir", self.output_dir, "name a folder to write to")
         if self.stage == 1:
             batch = self.train.batch_size

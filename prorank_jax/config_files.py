@@ -59,7 +59,7 @@ def _matches(value: Any, wanted: Any) -> bool:
 
 
 def _type_name(wanted: Any) -> str:
-    return wanted.__name__ if wanted in (int, float, bool, str) else "list of int"
+    return wanted.__name__ if wanted in (int, float, bool, str) else "list of int, e.g. [128, 256]"
 
 
 def _check_field(name: str, value: Any, paths: dict[str, Any], origin: str) -> None:

@@ -129,6 +129,10 @@ def read_embedding_groups(
             f"choose one of {', '.join(SPLITS)}"
         )
     queries, lines = _read_queries(path)
+    if not queries:
+        raise ValueError(
+            f"{fields.source}={str(path)!r}: is empty; write one JSON object on each line, with query and pos"
+        )
     kept = {text: query for text, query in queries.items() if split in (EVERYTHING, split_of(text))}
     if not kept:
         raise ValueError(

@@ -59,6 +59,7 @@ def open_pretrained(source: str) -> Pretrained:
     path = resolve_source(source)
     if is_run_directory(path):
         return _open_run(source, path)
+    _refuse_holder_of_runs(source, path)
     config = load_model_config(path)
     check_weights(path, config)
     return Pretrained(
@@ -69,6 +70,14 @@ def open_pretrained(source: str) -> Pretrained:
         run=None,
         load_params=lambda shardings: load_params(path, config, shardings),
     )
+
+
+def _refuse_holder_of_runs(source: str, path: Path) -> None:
+    """`--stage both` writes two runs into its output_dir, which is no model itself."""
+    runs = sorted(folder for folder in path.glob("*") if is_run_directory(folder)) if path.is_dir() else []
+    if runs and not (path / "config.json").is_file():
+        names = " or ".join(f"{source.rstrip('/')}/{folder.name}" for folder in runs)
+        raise ValueError(f"model.source={source!r}: holds runs and is none itself; name {names}")
 
 
 def is_run_directory(path: Path) -> bool:

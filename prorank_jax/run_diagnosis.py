@@ -129,8 +129,8 @@ def _few_examples(data: DataFacts) -> str:
         return ""
     return (
         f"{data.queries} queries with {data.relevant} relevant documents are few to learn from (at least "
-        f"{LEAST_QUERIES} and {LEAST_RELEVANT}; thousands are better): the run sees the same pairs again and "
-        "again; judge more queries, or lower data.relevant_grade if lower grades are relevant too"
+        f"{LEAST_QUERIES} and {LEAST_RELEVANT}; thousands are better): what holds for them may not hold for "
+        "others; judge more queries, or lower data.relevant_grade if lower grades are relevant too"
     )
 
 
@@ -227,6 +227,6 @@ def _chance(facts: RunFacts) -> str:
     )
     return (
         f"the held-out AUC of {last.auc:.3f} cannot be told from chance with {last.examples} prompts (that "
-        f"takes {bound:.3f}){over_all if _leaves_levels_free(facts) else ''}: the scores do not rank yet; "
-        "train for more steps or on more queries, and raise probe.examples to see small gains"
+        f"takes {bound:.3f}){over_all if _leaves_levels_free(facts) else ''}: it does not show that the "
+        "scores rank; train for more steps or on more queries, and raise probe.examples to see small gains"
     )

@@ -12,6 +12,18 @@ from prorank_jax.run_diagnosis import conclusion, diagnose, remarks
 from prorank_jax.run_facts import RunFacts
 
 PAGE_FILE = "report.html"
+# What the page calls the facts of report.json, with their units.
+_TITLES = {
+    "median_prompts_per_second": "prompts a second (median of the steps)",
+    "median_model_tflops": "model TFLOP/s (median of the steps)",
+    "skipped_updates": "skipped updates",
+    "matmul_tflops": "TFLOP/s of large matrix products here",
+    "share_of_matmul_peak": "the model's share of these",
+    "peak_memory_gib": "most memory taken (GiB)",
+    "peak_memory_of": "memory of",
+    "prorank_jax": "version of prorank-jax",
+    "jax": "version of jax",
+}
 
 
 def _findings(findings: Mapping[str, str]) -> str:
@@ -36,6 +48,15 @@ def _data(facts: RunFacts) -> dict[str, object]:
     }
 
 
+def _titled(told: Mapping[str, Any]) -> dict[str, object]:
+    """What is one value and not said elsewhere on the page, under its title."""
+    return {
+        _TITLES.get(name, name): value
+        for name, value in told.items()
+        if name != "conclusion" and not isinstance(value, (list, dict))
+    }
+
+
 def render_run_page(
     facts: RunFacts, told: Mapping[str, Any], config: Mapping[str, Any], png: bytes | None
 ) -> str:
@@ -48,7 +69,6 @@ def render_run_page(
         png: the picture of the run.
     """
     findings = diagnose(facts)
-    plain = {name: value for name, value in told.items() if not isinstance(value, (list, dict))}
     parts = [
         paragraphs([conclusion(facts, findings)]),
         _findings(findings),
@@ -56,7 +76,7 @@ def render_run_page(
         _probes(facts.probes),
         picture(png, "In training, held out, and the scores before and after"),
         "<h2>Facts</h2>",
-        facts_table(_data(facts) | plain),
+        facts_table(_data(facts) | _titled(told)),
         "<h2>Config</h2>",
         facts_table(config),
     ]

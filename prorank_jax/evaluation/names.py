@@ -123,6 +123,10 @@ def parse_dataset(name: str) -> DatasetName:
     folder, colon, split = name.rpartition(":")
     if colon and Path(folder).expanduser().is_dir():
         return DatasetName(name, str(Path(folder).expanduser()), split)
+    if Path(folder if colon else name).expanduser().is_file():
+        raise ValueError(
+            f"dataset={name!r}: a file; a file of training groups has no collection to rank, so {FORMS}"
+        )
     if colon or name.startswith(("/", ".", "~")):
         raise ValueError(f"dataset={name!r}: no such folder; {FORMS}")
     _check_known(name, name)

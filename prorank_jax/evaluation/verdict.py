@@ -109,6 +109,10 @@ def _few(entry: Entry) -> str:
     if entry["queries"] >= FEW_QUERIES:
         return ""
     low, high = entry["interval"]
+    if 2.0 ** (1 - entry["queries"]) >= SIGNIFICANT:  # the least p-value that flips of sign can give
+        return (
+            f"{entry['queries']} queries are too few for any difference to be significant; measure on more."
+        )
     return (
         f"{entry['queries']} queries are few: a difference must be about {(high - low) / 2:.3f} to show; "
         "measure on more."

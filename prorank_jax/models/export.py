@@ -72,8 +72,12 @@ def made_whole(folder: Path) -> Iterator[Path]:
     """
     folder = folder.resolve()
     place = folder if folder.exists() else folder.parent
-    place.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=place, prefix=UNFINISHED) as unfinished:
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        temporary = tempfile.TemporaryDirectory(dir=place, prefix=UNFINISHED)
+    except OSError as error:  # which names a folder that nobody asked for
+        raise OSError(error.errno, error.strerror, str(folder)) from error
+    with temporary as unfinished:
         # A folder within: the temporary one is private to its owner, the export should not be.
         target = Path(unfinished) / "model"
         target.mkdir()

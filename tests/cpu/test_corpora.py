@@ -402,7 +402,7 @@ def test_embedding_files_with_nothing_to_give(tmp_path: Path, caplog) -> None:
     with pytest.raises(ValueError, match=r"line 1: no field 'pos'"):
         load_groups(str(path), "train", DataOptions())
     path.write_text("")
-    with pytest.raises(ValueError, match=r"none of its 0 queries"):
+    with pytest.raises(ValueError, match=r"is empty; write one JSON object on each line, with query and pos"):
         load_groups(str(path), "train", DataOptions())
 
 

@@ -133,7 +133,8 @@ def test_damaged_files_are_named(name, workshop, fields, capsys):
     [
         ({"train.stepz": 3}, r"unknown field train\.stepz.*train\.steps"),
         ({"train.steps": "many"}, r"train\.steps='many'.*type int"),
-        ({"stage": 3}, "stage=3"),
+        ({"stage": 3}, "stage=3: give 1, 2, or both to launch/tpu_train.py"),
+        ({"data.buckets": "150,160"}, r"wrong type; give a value of type list of int, e\.g\. \[128, 256\]"),
         ({"model.source": "nowhere/to/be/found"}, "no such folder"),
         ({"model.source": ""}, r"model\.source"),
         ({"data.source": "/nowhere"}, r"data\.source='/nowhere'"),

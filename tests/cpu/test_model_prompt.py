@@ -30,6 +30,15 @@ def saved(model, tmp_path_factory) -> Pretrained:
     return dataclasses.replace(model, path=write_settings(tmp_path_factory.mktemp("saved"), SAVED))
 
 
+def test_a_folder_with_two_stages_names_them(tmp_path):
+    for stage in ("stage1", "stage2"):
+        (tmp_path / stage).mkdir()
+        (tmp_path / stage / "config.yaml").write_text("stage: 1")
+        (tmp_path / stage / "model_config.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"holds runs and is none itself; name .*/stage1 or .*/stage2$"):
+        open_pretrained(f"{tmp_path}/")
+
+
 def write_settings(folder: Path, settings: PromptSettings) -> Path:
     (folder / "prorank.json").write_text(json.dumps(dataclasses.asdict(settings)))
     return folder

@@ -37,12 +37,15 @@ class Tags(HTMLParser):
 
 def test_the_page_has_words_numbers_picture_and_config():
     facts = after(WARMUP, relevant_share=1.0, accuracy=0.5)
-    shown = render_run_page(facts, {"devices": "1 x cpu", "warnings": ["no"], "diagnosis": {}}, CONFIG, PNG)
+    told = {"devices": "1 x cpu", "peak_memory_gib": 4.25, "warnings": ["no"], "diagnosis": {}}
+    shown = render_run_page(facts, told | {"conclusion": "said above"}, CONFIG, PNG)
     read = Tags(shown)
     for sentence in (*diagnose(facts).values(), *remarks(facts)):
         assert sentence in read.text
     for words in ("accuracy (greedy)", "after 60 steps", "0.500", "1 x cpu", "train.steps", "1200"):
         assert words in read.text
+    assert "most memory taken (GiB)4.25" in read.text
+    assert "said above" not in read.text
     assert base64.b64encode(PNG).decode() in shown
     assert "http" not in shown
     assert re.findall(r'(?:src|href)="([^"]{0,22})', shown) == ["data:image/png;base64,"]

@@ -49,6 +49,15 @@ def test_unknown_datasets_are_named_with_what_is_near(name, message):
         parse_dataset(name)
 
 
+def test_a_file_of_training_groups_is_no_dataset(tmp_path):
+    (tmp_path / "mine.jsonl").write_text("{}")
+    for name in (f"{tmp_path}/mine.jsonl", f"{tmp_path}/mine.jsonl:dev"):
+        with pytest.raises(
+            ValueError, match=r"mine\.jsonl.*: a file; .* no collection to rank, so give 'demo'"
+        ):
+            parse_dataset(name)
+
+
 def test_a_folder_without_a_test_split_lists_what_it_has(tmp_path):
     write_beir_folder(tmp_path / "train_only")
     with pytest.raises(ValueError, match=r"no 'test' split; name a split: .*train_only:train"):

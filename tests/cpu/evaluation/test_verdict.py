@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
-from prorank_jax.evaluation.verdict import FEW_QUERIES, LITTLE_ROOM, LOW_RECALL, verdict
+from prorank_jax.evaluation.significance import randomization_p_value
+from prorank_jax.evaluation.verdict import FEW_QUERIES, LITTLE_ROOM, LOW_RECALL, SIGNIFICANT, verdict
 
 HEALTHY = {
     "first_stage": {"ndcg@10": 0.5},
@@ -84,6 +86,14 @@ def test_few_queries(queries, expected):
     assert len(sentences) == expected
     if expected == 3:
         assert "about 0.050 to show" in sentences[2]
+
+
+@pytest.mark.parametrize(("queries", "too_few"), [(1, True), (5, True), (6, False)])
+def test_fewer_queries_than_any_p_value_needs(queries, too_few):
+    last = said(queries=queries)[2]
+    words = f"{queries} queries are too few for any difference to be significant; measure on more."
+    assert (last == words) == too_few
+    assert (randomization_p_value(np.ones(queries)) >= SIGNIFICANT) == too_few
 
 
 def fusion(delta=0.02, p_value=0.01, tuned_on=None):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+from pathlib import Path
 
 import jax
 import ml_dtypes
@@ -11,6 +13,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
+import prorank_jax.models.export
 from prorank_jax.models.export import save_params
 from prorank_jax.models.weights import load_model_config, load_params
 from tests.cpu.models.checkpoint_files import (
@@ -61,6 +64,16 @@ def test_export_refuses_to_overwrite_and_leaves_nothing_behind(qwen2, tmp_path):
         save_params(qwen2.params, qwen2.config, tmp_path / "out")
     assert (tmp_path / "out" / "model.safetensors").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_place_that_cannot_be_written_to_is_named_as_it_was_given(qwen2, tmp_path, monkeypatch):
+    def refuse(*, dir: Path, prefix: str) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", f"{dir}/{prefix}x")
+
+    monkeypatch.setattr(prorank_jax.models.export.tempfile, "TemporaryDirectory", refuse)
+    with pytest.raises(PermissionError) as raised:
+        save_params(qwen2.params, qwen2.config, tmp_path / "out")
+    assert raised.value.filename == str(tmp_path / "out")
 
 
 def test_export_keeps_other_files_of_the_folder(qwen2, tmp_path):
