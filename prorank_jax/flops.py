@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from prorank_jax.config import GrpoOptions
+from prorank_jax.continuations import MOST_DISTINCT
 from prorank_jax.models.config import ModelConfig
 
 _PEAK_SIZE = 2048
@@ -58,12 +59,14 @@ def grpo_step_flops(
 ) -> int:
     """FLOPs of one GRPO step on `rows` prompts padded to `width` tokens, heads included.
 
-    A fused update is one forward and one backward pass over prompts and completions. Several updates
-    add the rollout's own pass, a KL term adds the reference's. With low-rank factors the backward pass
-    leaves out the frozen matrices' own gradients. The factors themselves are not counted, nor what remat
-    recomputes, the forward pass that accumulation repeats, or decoding beyond the second token.
+    A fused update is one forward and one backward pass over prompts and completions, of which those that
+    differ are fed: a group counts with at most `MOST_DISTINCT`. Where one has more, as before a policy has
+    learned the format, all are fed, and more is executed than counted here. Several updates add the rollout's
+    own pass, a KL term adds the reference's. With low-rank factors the backward pass leaves out the frozen
+    matrices' own gradients. The factors themselves are not counted, nor what remat recomputes, the forward
+    pass that accumulation repeats, or decoding beyond the second token.
     """
-    later = options.group_size * (options.max_new_tokens - 1)
+    later = min(options.group_size, MOST_DISTINCT) * (options.max_new_tokens - 1)
     head = 2 * config.dim * config.vocab_size * (1 + later)
     forward = head + sum(forward_flops(config, *sizes) for sizes in ((width, width), (later, width + later)))
     trained = (1 + _matrix_factor(low_rank)) * head

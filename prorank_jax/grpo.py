@@ -3,7 +3,8 @@
 Deviations from textbook GRPO (arXiv 2402.03300):
 
 1. One prompt, one forward pass. The G completions attend to a single set of prompt keys and values;
-   a gradient flows back through them once. Textbook code lays out G full sequences.
+   a gradient flows back through them once. Textbook code lays out G full sequences. Completions of a
+   group that are alike but for their last token run once (`continuations`).
 2. With one update per rollout, sampling and gradient share that pass: the logits a token was drawn
    from are those its gradient goes through. The ratio is then exactly 1 and clipping idle.
 3. The advantage is reward minus the group's mean, without division by the standard deviation unless
@@ -32,9 +33,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from prorank_jax.completions import was_made_to_end
 from prorank_jax.config import GrpoOptions
+from prorank_jax.continuations import of_members
 from prorank_jax.prompts import AnswerTokens
-from prorank_jax.rollouts import AnswerLogits, log_probs_of, was_made_to_end
+from prorank_jax.rollouts import AnswerLogits, log_probs_of
 from prorank_jax.types import Rollout
 
 ADVANTAGE_EPS = 1e-4  # TRL adds the same to the standard deviation
@@ -87,7 +90,8 @@ def kl_per_token(
     if estimator == "k3":
         return k3_estimate(log_probs, log_probs_of(reference, tokens))
     first = jnp.broadcast_to(exact_kl(logits.first, reference.first)[:, None], tokens.shape[:2])
-    return jnp.concatenate([first[..., None], exact_kl(logits.later, reference.later)], axis=-1)
+    later = of_members(exact_kl(logits.later, reference.later), logits.members)
+    return jnp.concatenate([first[..., None], later], axis=-1)
 
 
 def entropy(logits: jax.Array) -> jax.Array:

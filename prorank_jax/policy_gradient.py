@@ -1,22 +1,31 @@
-"""Stage 1's loss as a function of the parameters: sampled and differentiated in one pass, or replayed."""
+"""Stage 1's loss and its gradients: sampled and differentiated in one pass, or of stored completions."""
 
 from __future__ import annotations
 
-import jax
+from collections.abc import Callable
+from typing import Any
 
+import jax
+import jax.numpy as jnp
+
+from prorank_jax.completions import close_completions, completion_mask, end_some_after_answer
 from prorank_jax.config import GrpoOptions
+from prorank_jax.continuations import Fed, of_distinct_or_all
 from prorank_jax.grpo import LossTotals, group_advantages, policy_loss
+from prorank_jax.models.lora import combine
 from prorank_jax.models.transformer import Transformer
 from prorank_jax.prompts import AnswerTokens
 from prorank_jax.rewards import RewardFunction, is_correct, is_formatted
 from prorank_jax.rollouts import (
     AnswerLogits,
-    close_completions,
-    completion_mask,
-    end_some_after_answer,
+    Edit,
+    Prompt,
+    begin_completions,
+    completion_logits,
+    end_completions,
+    fed_tokens,
     log_probs_of,
-    replay_logits,
-    sample_completions,
+    read_prompts,
 )
 from prorank_jax.train_state import Policy
 from prorank_jax.types import Batch, Params, Rollout
@@ -32,19 +41,54 @@ def sample_rollout(
     reward: RewardFunction,
     answers: AnswerTokens,
     options: GrpoOptions,
-) -> tuple[Rollout, AnswerLogits]:
-    """Samples and rewards a group for each prompt; gradients flow through the logits only.
+) -> Rollout:
+    """Samples and rewards a group for each prompt; no gradient flows through it.
 
     Args:
         uniform: [B, G, L], of `rollouts.uniform_draws`.
     """
+    prompt = read_prompts(model, params, batch, options.temperature)
+    begun = _begin(params, model, batch, prompt, uniform, answers, options)
 
-    def explore(tokens: jax.Array, previous: jax.Array) -> jax.Array:
-        return end_some_after_answer(tokens, previous, answers, options.forced_ends)
+    def finish(fed: Fed) -> Rollout:
+        logits = completion_logits(model, params, batch, prompt, fed, options.temperature)
+        return _finish(logits, begun, batch, uniform, reward, answers, options)
 
-    tokens, logits = sample_completions(
-        model, params, batch, uniform, temperature=options.temperature, edit=explore
+    return of_distinct_or_all(fed_tokens(begun, uniform.shape[2]), finish)
+
+
+def _explore(answers: AnswerTokens, options: GrpoOptions) -> Edit:
+    return lambda tokens, previous: end_some_after_answer(tokens, previous, answers, options.forced_ends)
+
+
+def _begin(
+    params: Params,
+    model: Transformer,
+    batch: Batch,
+    prompt: Prompt,
+    uniform: jax.Array,
+    answers: AnswerTokens,
+    options: GrpoOptions,
+) -> jax.Array:
+    """All tokens but the last; what follows the end of a turn is made alike, for it is never read."""
+    edit = _explore(answers, options)
+    begun = begin_completions(
+        model, params, batch, prompt, uniform, temperature=options.temperature, edit=edit
     )
+    return close_completions(begun, answers.end)
+
+
+def _finish(
+    logits: AnswerLogits,
+    begun: jax.Array,
+    batch: Batch,
+    uniform: jax.Array,
+    reward: RewardFunction,
+    answers: AnswerTokens,
+    options: GrpoOptions,
+) -> Rollout:
+    """Samples the last token, rewards, and notes what a loss needs."""
+    tokens = end_completions(logits, begun, uniform, edit=_explore(answers, options))
     tokens = close_completions(tokens, answers.end)
     rewards = reward(tokens, batch.labels)
     advantages, tied = group_advantages(rewards, options.advantage)
@@ -56,7 +100,7 @@ def sample_rollout(
         advantages=advantages,
         tied=tied,
     )
-    return jax.lax.stop_gradient(rollout), logits
+    return jax.lax.stop_gradient(rollout)
 
 
 def rollout_metrics(rollout: Rollout, batch: Batch, answers: AnswerTokens, options: GrpoOptions) -> Metrics:
@@ -74,8 +118,13 @@ def rollout_metrics(rollout: Rollout, batch: Batch, answers: AnswerTokens, optio
     }
 
 
-def on_policy_loss(
-    params: Params,
+Learned = tuple[tuple[jax.Array, tuple[Metrics, Rollout]], Params]
+"""((loss, (metrics, rollout)), gradients), as `jax.value_and_grad` orders them."""
+
+
+def on_policy_gradients(
+    trained: Params,
+    frozen: Params,
     model: Transformer,
     reference: Policy | None,
     batch: Batch,
@@ -83,16 +132,35 @@ def on_policy_loss(
     reward: RewardFunction,
     answers: AnswerTokens,
     options: GrpoOptions,
-) -> tuple[jax.Array, tuple[Metrics, Rollout]]:
-    """Samples, rewards and differentiates in one pass (deviation 2 of `grpo`)."""
-    rollout, logits = sample_rollout(params, model, batch, uniform, reward, answers, options)
-    initial = _reference_logits(reference, batch, rollout, options)
-    loss, metrics = policy_loss(logits, rollout, answers, options, initial)
-    return loss, (metrics, rollout)
+) -> Learned:
+    """Samples, rewards and differentiates in one pass (deviation 2 of `grpo`).
+
+    Args:
+        trained, frozen: the parameters with and without gradients; see `models.lora.combine`.
+        uniform: [B, G, L], of `rollouts.uniform_draws`.
+    """
+    prompt, through_prompt = _read(trained, frozen, model, batch, options)
+    begun = _begin(combine(frozen, trained), model, batch, prompt, uniform, answers, options)
+    initial = _read_reference(reference, batch, options)
+
+    def learn(fed: Fed) -> tuple[Any, tuple[Params, Prompt]]:
+        def loss(trained: Params, prompt: Prompt) -> tuple[jax.Array, tuple[Metrics, Rollout]]:
+            params = combine(frozen, trained)
+            logits = completion_logits(model, params, batch, prompt, fed, options.temperature)
+            rollout = _finish(logits, begun, batch, uniform, reward, answers, options)
+            reference_logits = _reference_logits(initial, batch, fed, options)
+            total, metrics = policy_loss(logits, rollout, answers, options, reference_logits)
+            return total, (metrics, rollout)
+
+        return jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(trained, prompt)
+
+    outcome, (direct, to_prompt) = of_distinct_or_all(fed_tokens(begun, uniform.shape[2]), learn)
+    return outcome, _sum(direct, through_prompt(to_prompt))
 
 
-def replayed_loss(
-    params: Params,
+def replayed_gradients(
+    trained: Params,
+    frozen: Params,
     model: Transformer,
     reference: Policy | None,
     batch: Batch,
@@ -102,25 +170,66 @@ def replayed_loss(
     *,
     totals: LossTotals | None = None,
     on_policy: bool = False,
-) -> tuple[jax.Array, Metrics]:
-    """The loss of stored completions.
+) -> tuple[tuple[jax.Array, Metrics], Params]:
+    """Loss, metrics and gradients of stored completions: ((loss, metrics), gradients).
 
     Args:
+        trained, frozen: as in `on_policy_gradients`.
         totals: of the whole batch where this is a part of it.
         on_policy: the parameters are still those that sampled, so ratios are exactly 1, as in
-            `on_policy_loss`, and not what replaying rounds otherwise than sampling.
+            `on_policy_gradients`, and not what replaying rounds otherwise than sampling.
     """
-    logits = replay_logits(model, params, batch, rollout.tokens, options.temperature)
-    if on_policy:
-        own = log_probs_of(logits, rollout.tokens)
-        rollout = rollout.replace(log_probs=jax.lax.stop_gradient(own))  # type: ignore[attr-defined]
-    initial = _reference_logits(reference, batch, rollout, options)
-    return policy_loss(logits, rollout, answers, options, initial, totals)
+    prompt, through_prompt = _read(trained, frozen, model, batch, options)
+    initial = _read_reference(reference, batch, options)
+
+    def learn(fed: Fed) -> tuple[Any, tuple[Params, Prompt]]:
+        def loss(trained: Params, prompt: Prompt) -> tuple[jax.Array, Metrics]:
+            params = combine(frozen, trained)
+            logits = completion_logits(model, params, batch, prompt, fed, options.temperature)
+            stored = rollout
+            if on_policy:
+                own = jax.lax.stop_gradient(log_probs_of(logits, rollout.tokens))
+                stored = rollout.replace(log_probs=own)  # type: ignore[attr-defined]
+            reference_logits = _reference_logits(initial, batch, fed, options)
+            return policy_loss(logits, stored, answers, options, reference_logits, totals)
+
+        return jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(trained, prompt)
+
+    fed = fed_tokens(rollout.tokens, rollout.tokens.shape[2])
+    outcome, (direct, to_prompt) = of_distinct_or_all(fed, learn)
+    return outcome, _sum(direct, through_prompt(to_prompt))
+
+
+def _read(
+    trained: Params, frozen: Params, model: Transformer, batch: Batch, options: GrpoOptions
+) -> tuple[Prompt, Callable[[Prompt], Params]]:
+    """The pass over the prompts, and what takes its cotangents to gradients.
+
+    The pass stands outside of the choice which completions to feed, which needs the first tokens: a gradient
+    through that choice would keep what either way needs.
+    """
+
+    def read(trained: Params) -> Prompt:
+        return read_prompts(model, combine(frozen, trained), batch, options.temperature)
+
+    prompt, pull_back = jax.vjp(read, trained)
+    return prompt, lambda cotangents: pull_back(cotangents)[0]
+
+
+def _sum(first: Params, second: Params) -> Params:
+    return jax.tree.map(jnp.add, first, second)
+
+
+def _read_reference(
+    reference: Policy | None, batch: Batch, options: GrpoOptions
+) -> tuple[Policy, Prompt] | None:
+    return None if reference is None else (reference, read_prompts(*reference, batch, options.temperature))
 
 
 def _reference_logits(
-    reference: Policy | None, batch: Batch, rollout: Rollout, options: GrpoOptions
+    initial: tuple[Policy, Prompt] | None, batch: Batch, fed: Fed, options: GrpoOptions
 ) -> AnswerLogits | None:
-    if reference is None:
+    if initial is None:
         return None
-    return jax.lax.stop_gradient(replay_logits(*reference, batch, rollout.tokens, options.temperature))
+    policy, prompt = initial
+    return jax.lax.stop_gradient(completion_logits(*policy, batch, prompt, fed, options.temperature))

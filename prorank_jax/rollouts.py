@@ -1,8 +1,7 @@
 """Sampling completions and replaying them, with one copy of the prompt for a whole group.
 
-A prompt is run once; completions attend to its keys and values. `sample_completions` keeps the logits
-differentiable, so that an on-policy update needs no second pass; `replay_logits` computes them again
-for stored completions.
+A prompt is run once; completions attend to its keys and values. Their logits stay differentiable, so that an
+on-policy update needs no second pass; `replay_logits` computes them again for stored completions.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from prorank_jax.continuations import Fed, for_members
 from prorank_jax.models.attention import (
     TokenLayout,
     completion_layout,
@@ -21,7 +21,6 @@ from prorank_jax.models.attention import (
 )
 from prorank_jax.models.layers import KeyValues
 from prorank_jax.models.transformer import Transformer, last_positions
-from prorank_jax.prompts import AnswerTokens
 from prorank_jax.sampling import sample_categorical
 from prorank_jax.types import Array, Batch, Params
 
@@ -29,23 +28,30 @@ from prorank_jax.types import Array, Batch, Params
 class AnswerLogits(NamedTuple):
     """Logits at the positions that produce a completion's tokens, divided by the temperature.
 
-    The first token's are the same for the whole group, so they are kept once per prompt.
+    The first token's are the same for the whole group, so they are kept once per prompt; later ones once for
+    completions that are fed alike.
 
     Attributes:
         first: [B, V] float32.
-        later: [B, G, L−1, V] float32, of the second token and on.
+        later: [B, U, L−1, V] float32, of the second token and on.
+        members: [B, G] int32, see `Fed`; None: U = G.
     """
 
     first: jax.Array
     later: jax.Array
+    members: jax.Array | None = None
 
 
-class _Prompt(NamedTuple):
-    """A prompt pass: its last hidden state [B, D], its keys and values, and its layout."""
+class Prompt(NamedTuple):
+    """What a pass over the prompts leaves for their completions; both are differentiable.
 
-    last: jax.Array
+    Attributes:
+        first: [B, V] float32, the logits of the first token, divided by the temperature.
+        keyvalues: of the prompts' tokens.
+    """
+
+    first: jax.Array
     keyvalues: KeyValues
-    layout: TokenLayout
 
 
 def _apply(
@@ -55,26 +61,34 @@ def _apply(
     return outputs
 
 
-def _run_prompt(model: Transformer, params: Params, batch: Batch) -> _Prompt:
-    layout = prompt_layout(batch.lengths, batch.tokens.shape[1])
-    hidden, keyvalues = _apply(model, params, batch.tokens, layout)
-    return _Prompt(last_positions(hidden, batch.lengths), keyvalues, layout)
-
-
 def _head(model: Transformer, params: Params, hidden: jax.Array, temperature: float) -> jax.Array:
     logits: Any = model.apply({"params": params}, hidden, method="answer_logits")
     return logits / temperature
 
 
-def _later_logits(
-    model: Transformer, params: Params, batch: Batch, prompt: _Prompt, tokens: Array, temperature: float
-) -> jax.Array:
-    """Logits after each of the given completion tokens: [B, G, S] → [B, G, S, V]."""
-    rows, group, width = tokens.shape
-    layout = completion_layout(batch.lengths, group, width)
-    fed = tokens.reshape(rows, group * width)
-    hidden, _ = _apply(model, params, fed, layout, prompt.keyvalues, prompt.layout)
-    return _head(model, params, hidden.reshape(rows, group, width, -1), temperature)
+def _layout(batch: Batch) -> TokenLayout:
+    return prompt_layout(batch.lengths, batch.tokens.shape[1])
+
+
+def read_prompts(model: Transformer, params: Params, batch: Batch, temperature: float) -> Prompt:
+    """Runs the prompts, once for all completions."""
+    hidden, keyvalues = _apply(model, params, batch.tokens, _layout(batch))
+    return Prompt(_head(model, params, last_positions(hidden, batch.lengths), temperature), keyvalues)
+
+
+def completion_logits(
+    model: Transformer, params: Params, batch: Batch, prompt: Prompt, fed: Fed, temperature: float
+) -> AnswerLogits:
+    """The logits behind completions whose tokens but the last are fed, after prompts that were read."""
+    rows, count, width = fed.tokens.shape
+    if not width:
+        nothing = jnp.zeros((rows, count, 0, prompt.first.shape[-1]), prompt.first.dtype)
+        return AnswerLogits(prompt.first, nothing, fed.members)
+    layout = completion_layout(batch.lengths, count, width)
+    flat = fed.tokens.reshape(rows, count * width)
+    hidden, _ = _apply(model, params, flat, layout, prompt.keyvalues, _layout(batch))
+    later = _head(model, params, hidden.reshape(rows, count, width, -1), temperature)
+    return AnswerLogits(prompt.first, later, fed.members)
 
 
 Choose = Callable[[jax.Array, jax.Array], jax.Array]
@@ -105,37 +119,11 @@ def keep_tokens(tokens: jax.Array, previous: jax.Array) -> jax.Array:
     return tokens
 
 
-def end_some_after_answer(
-    tokens: jax.Array, previous: jax.Array, answers: AnswerTokens, count: int
-) -> jax.Array:
-    """Makes the first `count` members of each group end their turn where they have just answered.
-
-    Args:
-        tokens: [B, G] int32, as sampled; `previous` [B, G] the tokens before them.
-        answers: which tokens are answers, and which ends the turn.
-        count: members of each group; 0 changes nothing.
-    """
-    return jnp.where(_must_end(previous, answers, count), answers.end, tokens)
-
-
-def was_made_to_end(tokens: jax.Array, answers: AnswerTokens, count: int) -> jax.Array:
-    """Where `end_some_after_answer` chose the token of a completion: [B, G, L] int32 → bool."""
-    first, later = jnp.zeros_like(tokens[..., :1], bool), _must_end(tokens[..., :-1], answers, count)
-    return jnp.concatenate([first, later], axis=-1) & (tokens == answers.end)
-
-
-def _must_end(previous: jax.Array, answers: AnswerTokens, count: int) -> jax.Array:
-    """Of a token after `previous`: [B, G, ...] int32 → bool."""
-    member = jnp.arange(previous.shape[1]) < count
-    answered = (previous == answers.zero) | (previous == answers.one)
-    return answered & member.reshape(-1, *(1 for _ in previous.shape[2:]))
-
-
 def _extend(
     model: Transformer,
     params: Params,
     batch: Batch,
-    prompt: _Prompt,
+    prompt: Prompt,
     first: jax.Array,
     uniform: jax.Array,
     temperature: float,
@@ -160,7 +148,7 @@ def _extend(
         unfilled = full.positions >= (batch.lengths + offset)[:, None]
         seen = TokenLayout(jnp.where(unfilled, jnp.iinfo(jnp.int32).max, full.positions), full.segments)
         prefix = jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=2), prompt.keyvalues, cache)
-        prefix_layout = concatenate_layouts(prompt.layout, seen)
+        prefix_layout = concatenate_layouts(_layout(batch), seen)
         hidden, own = _apply(model, params, token, here, prefix, prefix_layout)
         cache = jax.tree.map(lambda slot, new: slot.at[:, :, slots + offset].set(new), cache, own)
         logits = _head(model, params, hidden, temperature)
@@ -174,6 +162,62 @@ def _extend(
     return jnp.concatenate([first[:, :, None], jnp.moveaxis(sampled, 0, 2)], axis=2)
 
 
+def begin_completions(
+    model: Transformer,
+    params: Params,
+    batch: Batch,
+    prompt: Prompt,
+    uniform: jax.Array,
+    *,
+    temperature: float = 1.0,
+    choose: Choose = sample_categorical,
+    edit: Edit = keep_tokens,
+) -> jax.Array:
+    """Samples all tokens of G completions but the last: [B, G, L−1] int32, no gradient.
+
+    The first comes from the prompt's own logits, each further one is decoded against a cache. For two
+    tokens, the default, nothing is decoded. Of one token, that is sampled: [B, G, 1].
+
+    Args:
+        uniform: [B, G, L], of `uniform_draws`: a random number for each token.
+    """
+    params, prompt = jax.lax.stop_gradient((params, prompt))
+    first = choose(uniform[:, :, 0], prompt.first)
+    if uniform.shape[2] <= 2:
+        return first[..., None]
+    return _extend(model, params, batch, prompt, first, uniform[:, :, 1:-1], temperature, choose, edit)
+
+
+def end_completions(
+    logits: AnswerLogits,
+    begun: jax.Array,
+    uniform: jax.Array,
+    *,
+    choose: Choose = sample_categorical,
+    edit: Edit = keep_tokens,
+) -> jax.Array:
+    """Samples the last token of completions that `begin_completions` began: [B, G, L] int32.
+
+    Args:
+        logits: of `completion_logits`, for what was begun.
+        uniform: as there.
+    """
+    if uniform.shape[2] == 1:
+        return begun
+    last, draws = jax.lax.stop_gradient(logits.later[:, :, -1]), uniform[:, :, -1]
+    if logits.members is None:
+        drawn = choose(draws[..., None], last)[..., 0]
+    else:
+        for_all = jnp.broadcast_to(draws[:, None], (*last.shape[:2], draws.shape[1]))
+        drawn = for_members(choose(for_all, last), logits.members)
+    return jnp.concatenate([begun, edit(drawn, begun[:, :, -1])[..., None]], axis=2)
+
+
+def fed_tokens(begun: Array, new_tokens: int) -> jax.Array:
+    """The tokens of completions that are fed, all but the last: [B, G, L−1] int32."""
+    return jnp.asarray(begun)[:, :, : new_tokens - 1]
+
+
 def sample_completions(
     model: Transformer,
     params: Params,
@@ -184,7 +228,7 @@ def sample_completions(
     choose: Choose = sample_categorical,
     edit: Edit = keep_tokens,
 ) -> tuple[jax.Array, AnswerLogits]:
-    """Samples G completions per prompt; the logits returned are differentiable in `params`.
+    """Samples G completions per prompt, each fed by itself.
 
     The prompt runs once. Each later token but the last is decoded against a cache; one differentiable
     pass over the completions then gives all later logits and the last token. For two tokens, the
@@ -196,46 +240,22 @@ def sample_completions(
     Returns:
         Tokens [B, G, L] int32, not yet cut at the end of the turn, and the logits they came from.
     """
-    group, new_tokens = uniform.shape[1:]
-    prompt = _run_prompt(model, params, batch)
-    first_logits = _head(model, params, prompt.last, temperature)
-    first = choose(uniform[:, :, 0], jax.lax.stop_gradient(first_logits))
-    rows, vocabulary = first_logits.shape
-    if new_tokens == 1:
-        nothing = jnp.zeros((rows, group, 0, vocabulary), first_logits.dtype)
-        return first[..., None], AnswerLogits(first_logits, nothing)
-    fed = first[..., None]
-    if new_tokens > 2:
-        frozen = jax.lax.stop_gradient((params, prompt))
-        middle = uniform[:, :, 1:-1]
-        fed = _extend(model, frozen[0], batch, frozen[1], first, middle, temperature, choose, edit)
-    later = _later_logits(model, params, batch, prompt, fed, temperature)
-    drawn = choose(uniform[:, :, -1:], jax.lax.stop_gradient(later[:, :, -1]))
-    last = edit(drawn[..., 0], fed[:, :, -1])
-    return jnp.concatenate([fed, last[..., None]], axis=2), AnswerLogits(first_logits, later)
+    prompt = read_prompts(model, params, batch, temperature)
+    begun = begin_completions(
+        model, params, batch, prompt, uniform, temperature=temperature, choose=choose, edit=edit
+    )
+    fed = Fed(fed_tokens(begun, uniform.shape[2]))
+    logits = completion_logits(model, params, batch, prompt, fed, temperature)
+    return end_completions(logits, begun, uniform, choose=choose, edit=edit), logits
 
 
 def replay_logits(
     model: Transformer, params: Params, batch: Batch, tokens: Array, temperature: float = 1.0
 ) -> AnswerLogits:
     """The logits behind given completions [B, G, L], with one copy of the prompt."""
-    prompt = _run_prompt(model, params, batch)
-    first = _head(model, params, prompt.last, temperature)
-    if tokens.shape[2] == 1:
-        return AnswerLogits(first, jnp.zeros((*tokens.shape[:2], 0, first.shape[1]), first.dtype))
-    return AnswerLogits(first, _later_logits(model, params, batch, prompt, tokens[:, :, :-1], temperature))
-
-
-def completion_mask(tokens: jax.Array, end: int) -> jax.Array:
-    """1 up to and including the first end-of-turn token: [B, G, L] → [B, G, L] float32."""
-    ends = (tokens == end).astype(jnp.int32)
-    ended_before = jnp.cumsum(ends, axis=-1) - ends
-    return (ended_before == 0).astype(jnp.float32)
-
-
-def close_completions(tokens: jax.Array, end: int) -> jax.Array:
-    """Replaces whatever follows the first end-of-turn token by that token."""
-    return jnp.where(completion_mask(tokens, end) > 0, tokens, end)
+    prompt = read_prompts(model, params, batch, temperature)
+    fed = Fed(fed_tokens(tokens, tokens.shape[2]))
+    return completion_logits(model, params, batch, prompt, fed, temperature)
 
 
 def log_probs_of(logits: AnswerLogits, tokens: jax.Array) -> jax.Array:
@@ -246,5 +266,10 @@ def log_probs_of(logits: AnswerLogits, tokens: jax.Array) -> jax.Array:
         return picked - jax.nn.logsumexp(values, axis=-1, keepdims=True)
 
     first = pick(logits.first, tokens[:, :, 0])  # [B, V], [B, G] → [B, G]
-    later = pick(logits.later, tokens[:, :, 1:, None])[..., 0]  # [B, G, L−1]
+    if logits.members is None:
+        later = pick(logits.later, tokens[:, :, 1:, None])[..., 0]  # [B, G, L−1]
+    else:
+        wanted = jnp.moveaxis(tokens[:, :, 1:], 1, 2)[:, None]  # [B, 1, L−1, G]
+        for_all = jnp.broadcast_to(wanted, (*logits.later.shape[:3], tokens.shape[1]))
+        later = for_members(pick(logits.later, for_all), logits.members)
     return jnp.concatenate([first[..., None], later], axis=-1)

@@ -11,25 +11,20 @@ import optax
 from jax.sharding import Mesh
 
 from prorank_jax.accumulation import map_parts, sum_parts
+from prorank_jax.completions import close_completions
 from prorank_jax.config import GrpoOptions
 from prorank_jax.grpo import loss_totals
-from prorank_jax.models.lora import combine
 from prorank_jax.models.transformer import Transformer, abstract_params
 from prorank_jax.policy_gradient import (
     Metrics,
-    on_policy_loss,
-    replayed_loss,
+    on_policy_gradients,
+    replayed_gradients,
     rollout_metrics,
     sample_rollout,
 )
 from prorank_jax.prompts import AnswerTokens
 from prorank_jax.rewards import RewardFunction
-from prorank_jax.rollouts import (
-    choose_greedily,
-    close_completions,
-    sample_completions,
-    uniform_draws,
-)
+from prorank_jax.rollouts import choose_greedily, sample_completions, uniform_draws
 from prorank_jax.scoring import list_scores, relevance_scores
 from prorank_jax.sharding import (
     AnyBatch,
@@ -88,13 +83,17 @@ def make_grpo_step(
         totals = loss_totals(rollout, options)
 
         def of_part(part: tuple[Batch, Rollout]) -> tuple[Params, Metrics]:
-            def loss(trained: Params) -> tuple[jax.Array, Metrics]:
-                params = combine(state.frozen, trained)
-                return replayed_loss(
-                    params, model, reference, *part, answers, options, totals=totals, on_policy=on_policy
-                )
-
-            (_, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
+            (_, metrics), gradients = replayed_gradients(
+                state.params,
+                state.frozen,
+                model,
+                reference,
+                *part,
+                answers,
+                options,
+                totals=totals,
+                on_policy=on_policy,
+            )
             return jax.lax.with_sharding_constraint(gradients, shardings.params), metrics
 
         gradients, metrics = sum_parts(of_part, (batch, rollout), accumulation)
@@ -107,7 +106,7 @@ def make_grpo_step(
         params = all_params(state)
 
         def sample(part: tuple[Batch, jax.Array]) -> Rollout:
-            return sample_rollout(params, model, *part, reward, answers, options)[0]
+            return sample_rollout(params, model, *part, reward, answers, options)
 
         rollout = map_parts(sample, (batch, draws(batch, key)), accumulation)
 
@@ -120,13 +119,9 @@ def make_grpo_step(
     def fused_update(
         state: TrainState, reference: Policy | None, batch: Batch, key: jax.Array
     ) -> tuple[TrainState, Metrics, Rollout]:
-        uniform = draws(batch, key)
-
-        def loss(trained: Params) -> tuple[jax.Array, tuple[Metrics, Rollout]]:
-            params = combine(state.frozen, trained)
-            return on_policy_loss(params, model, reference, batch, uniform, reward, answers, options)
-
-        (total, (metrics, rollout)), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
+        (total, (metrics, rollout)), gradients = on_policy_gradients(
+            state.params, state.frozen, model, reference, batch, draws(batch, key), reward, answers, options
+        )
         state, update = apply_gradients(state, gradients, total, optimizer)
         return state, metrics | update, rollout
 

@@ -2,7 +2,8 @@
 
 Counted in the jaxpr, before the compiler: its own count sees a scanned body once. What is computed twice
 because of remat stands twice in the jaxpr of a gradient; what no result needs, and every compiler drops, is
-left out. Products of a Pallas kernel count for every step of its grid, those that a mask would skip too.
+left out. Of a choice the cheapest way that makes any counts, the least that a step can take. Products of a
+Pallas kernel count for every step of its grid, those that a mask would skip too.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ def _of_equation(equation: Any) -> int:
     if name == "dot_general":
         return _of_product(equation)
     if name == "cond":
-        return max(_of_jaxpr(branch) for branch in params["branches"])
+        made = [_of_jaxpr(branch) for branch in params["branches"]]
+        return min(filter(None, made), default=0)
     inside = sum(_of_jaxpr(jaxpr) for jaxpr in _jaxprs(params))
     if name == "scan":
         return inside * params["length"]

@@ -1,9 +1,10 @@
 """Bytes that a compiled program moves on each chip: to and from HBM, and over the interconnect.
 
-Instructions in a loop count as often as it runs. A fusion counts what it reads and writes, not what it
-computes in between; an operand that it only slices counts as the slice, an array that it updates in place as
-the update. Arrays in other memory spaces than HBM count nothing. Nothing is known of what a kernel reads
-twice or finds on the chip already, so this is neither an upper nor a lower bound of a run's traffic.
+Instructions in a loop count as often as it runs, and of a choice the way that moves least. A fusion counts
+what it reads and writes, not what it computes in between; an operand that it only slices counts as the slice,
+an array that it updates in place as the update. Arrays in other memory spaces than HBM count nothing. Nothing
+is known of what a kernel reads twice or finds on the chip already, so this is neither an upper nor a lower
+bound of a run's traffic.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ def _of_instruction(
         parts = [
             _of_computation(program, Scope(program.computations[name]), devices) for name in line.branches()
         ]
-        return max(parts, key=lambda part: part.hbm)
+        return min(filter(lambda part: part.hbm, parts), key=lambda part: part.hbm, default=Traffic())
     called = line.called("to_apply" if line.opcode == "call" else "calls")
     if line.opcode in ("call", "async-start") and called:
         return _of_computation(program, Scope(program.computations[called]), devices)

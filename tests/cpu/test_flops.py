@@ -55,7 +55,8 @@ def test_a_step_is_three_forwards_and_grows_only_with_the_later_tokens():
     forward = 2 * (forward_flops(config, 10, 10) + head)
     assert flops(group_size=8, max_new_tokens=1) == 3 * forward
     assert flops(group_size=64, max_new_tokens=1) == 3 * forward
-    assert flops(group_size=8, max_new_tokens=2) > 3 * forward
+    assert flops(group_size=4, max_new_tokens=2) > flops(group_size=2, max_new_tokens=2) > 3 * forward
+    assert flops(group_size=64, max_new_tokens=2) == flops(group_size=4, max_new_tokens=2)
     assert flops(max_new_tokens=1, updates_per_rollout=4) == 13 * forward
     assert flops(max_new_tokens=1, kl_coefficient=0.1) == 4 * forward
 

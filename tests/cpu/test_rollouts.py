@@ -9,19 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from prorank_jax.completions import close_completions, completion_mask, end_some_after_answer
 from prorank_jax.config import GrpoOptions
 from prorank_jax.models.attention import prompt_layout
-from prorank_jax.policy_gradient import on_policy_loss, replayed_loss
+from prorank_jax.policy_gradient import on_policy_gradients, replayed_gradients
 from prorank_jax.rewards import answer_reward
-from prorank_jax.rollouts import (
-    choose_greedily,
-    close_completions,
-    completion_mask,
-    end_some_after_answer,
-    replay_logits,
-    sample_completions,
-    uniform_draws,
-)
+from prorank_jax.rollouts import choose_greedily, replay_logits, sample_completions, uniform_draws
 from prorank_jax.train_state import Policy
 from prorank_jax.types import Batch, Rollout
 from tests.cpu.tiny import ANSWERS, VOCABULARY, tiny_model
@@ -186,9 +179,10 @@ def test_fused_loss_and_gradients_equal_the_plain_reference(family, group, new_t
 
     @jax.jit
     def on_policy(params):
-        of_loss = jax.value_and_grad(on_policy_loss, has_aux=True)
         uniform = uniform_draws(jax.random.key(11), len(LENGTHS), group, new_tokens)
-        return of_loss(params, model, policy, batch, uniform, _reward_that_differs, ANSWERS, options)
+        return on_policy_gradients(
+            params, {}, model, policy, batch, uniform, _reward_that_differs, ANSWERS, options
+        )
 
     (loss, (_, rollout)), gradients = on_policy(params)
     assert bool((~rollout.tied).any())
@@ -196,8 +190,7 @@ def test_fused_loss_and_gradients_equal_the_plain_reference(family, group, new_t
 
     @jax.jit
     def on_stored_samples(params):
-        of_loss = jax.value_and_grad(replayed_loss, has_aux=True)
-        return of_loss(params, model, policy, batch, rollout, ANSWERS, options)
+        return replayed_gradients(params, {}, model, policy, batch, rollout, ANSWERS, options)
 
     updated = _moved(params, 2)
     (loss, metrics), gradients = on_stored_samples(updated)

@@ -138,6 +138,8 @@ def test_loops_branches_kernels_and_shards():
 
     assert walk(lambda x: jax.lax.scan(lambda c, _: (c @ square, None), x, length=7)[0], x) == 7 * product
     assert walk(lambda x: jax.lax.cond(x[0, 0] > 0, lambda x: x @ square, lambda x: x, x), x) == product
+    cheap_or_not = (lambda x: x @ square @ square, lambda x: x @ square)
+    assert walk(lambda x: jax.lax.cond(x[0, 0] > 0, *cheap_or_not, x), x) == product
     assert walk(lambda x: jax.jit(jax.checkpoint(lambda x: x @ square))(x), x) == product
     with pytest.raises(ValueError, match="while loop"):
         walk(lambda x: jax.lax.while_loop(lambda c: c[0, 0] < 9, lambda c: c @ square, x), x)
