@@ -44,10 +44,11 @@ $(READY): requirements.txt pyproject.toml
 
 setup: $(READY)
 
-# The pins name jax itself; its extra brings CUDA and cuDNN of the same version.
+# The pins name jax itself; its extra brings CUDA and cuDNN of the same version. CUDA=12 is for older drivers.
+CUDA ?= 13
 $(VENV)/.ready-cuda: $(READY)
-	@echo "installing CUDA and cuDNN into $(VENV)"
-	@$(BIN)/python $(PIP_INSTALL) "jax[cuda13]==$(shell sed -n 's/^jax==//p' requirements.txt)"
+	@echo "installing CUDA $(CUDA) and cuDNN into $(VENV)"
+	@$(BIN)/python $(PIP_INSTALL) "jax[cuda$(CUDA)]==$(shell sed -n 's/^jax==//p' requirements.txt)"
 	@touch $@
 
 setup-cuda: $(VENV)/.ready-cuda

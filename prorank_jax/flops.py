@@ -12,8 +12,8 @@ from prorank_jax.config import GrpoOptions
 from prorank_jax.continuations import MOST_DISTINCT
 from prorank_jax.models.config import ModelConfig
 
-_PEAK_SIZE = 2048
-_PEAK_PRODUCTS = 4
+# Size and number of the products that a peak is measured with.
+_CPU_PEAK, _ACCELERATOR_PEAK = (2048, 4), (8192, 32)
 BACKWARD_FACTOR = 2  # two products in the backward pass for each one forward
 
 
@@ -125,14 +125,31 @@ def ranking_step_flops(
 def measured_matmul_flops(dtype: str = "float32") -> float:
     """FLOPs per second of large square matrix products on one device, the best of a few tries.
 
-    The result is float32, as in `models.products`: a CPU has no fast product of bfloat16 otherwise.
+    The result of a product is float32, as in `models.products`: a CPU has no fast one of bfloat16 otherwise.
+    An accelerator makes larger products, one after the other in one program, of numbers as weights have them:
+    it would wait for the host between small ones, and draws less power on equal numbers.
     """
-    square = jnp.ones((_PEAK_SIZE, _PEAK_SIZE), dtype)
-    multiply = jax.jit(partial(jnp.matmul, preferred_element_type=jnp.float32))
-    multiply(square, square).block_until_ready()
+    on_cpu = jax.default_backend() == "cpu"
+    size, products = _CPU_PEAK if on_cpu else _ACCELERATOR_PEAK
+    multiply = partial(jnp.matmul, preferred_element_type=jnp.float32)
+    if on_cpu:
+        square, once = jnp.ones((size, size), dtype), jax.jit(multiply)
+
+        def run() -> object:
+            return [once(square, square) for _ in range(products)]
+    else:
+        square = (jax.random.normal(jax.random.key(0), (size, size)) / size**0.5).astype(dtype)
+        chain = jax.jit(
+            lambda x: jax.lax.fori_loop(0, products, lambda _, c: multiply(c, x).astype(dtype), x)
+        )
+
+        def run() -> object:
+            return chain(square)
+
+    jax.block_until_ready(run())
     fastest = float("inf")
     for _ in range(3):
         started = time.perf_counter()
-        jax.block_until_ready([multiply(square, square) for _ in range(_PEAK_PRODUCTS)])
+        jax.block_until_ready(run())
         fastest = min(fastest, time.perf_counter() - started)
-    return _PEAK_PRODUCTS * 2 * _PEAK_SIZE**3 / fastest
+    return products * 2 * size**3 / fastest

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from mxbai_rerank import MxbaiRerankV2
 from side import MODEL_FOLDER, read_settings, serve
-from torch_device import torch_facts, torch_peak_bytes
+from torch_device import forget_peak, torch_facts, torch_peak_bytes
 from tuning import fastest
 
 
@@ -38,6 +38,7 @@ class MxbaiSide:
         sample = [self.pairs[place] for place in settings["tuning"]]
         sizes = settings["batch_sizes"]
         self.batch_size, seconds = fastest(sizes, lambda size: self._scores(sample, size))
+        forget_peak()
         device = self.model.device
         return {
             "facts": {

@@ -41,8 +41,12 @@ class OurSide:
     def prepare(self, work: Path) -> dict[str, Any]:
         """Loads, checks, and compiles the one step."""
         self.settings = settings = read_settings(work)
+        ours = settings["ours"]
         model = Transformer(
-            load_model_config(work / MODEL_FOLDER), settings["dtype"], settings["ours"]["remat"]
+            load_model_config(work / MODEL_FOLDER),
+            settings["dtype"],
+            ours["remat"],
+            attention=ours["attention"],
         )
         mesh = self.mesh = make_mesh(MeshOptions())
         options, answers = grpo_options(settings), answer_tokens(settings)
@@ -74,6 +78,7 @@ class OurSide:
                 "device": jax.devices()[0].device_kind,
                 "dtype": settings["dtype"],
                 "remat": model.remat,
+                "attention": model.attention,
                 "flops_per_round": grpo_step_flops(model.config, options, rows, settings["width"]),
                 "peak_flops": measured_matmul_flops(settings["dtype"]),
             },

@@ -27,7 +27,7 @@ from side import MODEL_FOLDER, read_settings, serve
 from stepper import Stepper
 from stop_after_step import StopAfterStep
 from torch.utils.data import SequentialSampler
-from torch_device import torch_facts, torch_peak_bytes
+from torch_device import forget_peak, torch_facts, torch_peak_bytes
 from tuning import fastest
 
 Settings = dict[str, Any]
@@ -74,6 +74,7 @@ class SentenceTransformersSide:
         )
         self.loss = RecordedLoss(self.model)
         at_once, seconds = self._choose_pairs_at_once()
+        forget_peak()
         callback = StopAfterStep()
         trainer = make_trainer(self.model, self.loss, settings, callback)
         callback.stepper = self.stepper = Stepper(trainer.train)

@@ -17,7 +17,7 @@ import torch
 import transformers
 from sentence_transformers import CrossEncoder
 from side import MODEL_FOLDER, read_settings, serve
-from torch_device import torch_facts, torch_peak_bytes
+from torch_device import forget_peak, torch_facts, torch_peak_bytes
 from tuning import fastest
 
 
@@ -37,6 +37,7 @@ class SentenceTransformersSide:
         sample = [self.pairs[place] for place in settings["tuning"]]
         sizes = settings["batch_sizes"]
         self.batch_size, seconds = fastest(sizes, lambda size: self._scores(sample, size))
+        forget_peak()
         model, device = self.model[0].model, self.model.device
         return {
             "facts": {

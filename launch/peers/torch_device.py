@@ -17,6 +17,13 @@ def torch_facts(device: torch.device) -> dict[str, Any]:
     }
 
 
+def forget_peak() -> None:
+    """Lets the peak of the GPU's memory begin anew, after batch sizes were tried that are not used."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
 def torch_peak_bytes() -> int:
     """The most memory so far: of the GPU if torch sees one, else of this process."""
     return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else peak_bytes()

@@ -152,6 +152,7 @@ def compare_sides(
             console.print(f"{side_name}: loading and compiling", highlight=False)
             sides.append(running.enter_context(make_side(options, work, side_name, command)))
             prepared[side_name] = sides[-1].ask("prepare", work=str(work))
+        _check_same_device(prepared)
         mine, theirs = (side.ask("check").get("values", []) for side in sides)
         agreement = compare_values((first, second), mine, theirs, task.tolerance[options.dtype])
         rounds = alternate(sides, options.rounds, options.warmup, show)
@@ -174,6 +175,16 @@ def compare_sides(
         "quick": options.quick,
     }
     return BenchmarkResult(name, task.unit, shared | work_facts, results[0], results[1], agreement)
+
+
+def _check_same_device(prepared: Mapping[str, Answer]) -> None:
+    devices = {side: answer.get("facts", {}).get("device") for side, answer in prepared.items()}
+    if len(set(devices.values())) > 1:
+        told = ", ".join(f"{side} on {device}" for side, device in devices.items())
+        raise ValueError(
+            f"device: {told}: their times say nothing of each other; install jax for GPUs "
+            "(make setup-cuda), or hide the GPU from both with CUDA_VISIBLE_DEVICES=-1"
+        )
 
 
 def make_side(options: BenchmarkOptions, work: Path, name: str, command: Sequence[str]) -> SideProcess:
@@ -201,7 +212,7 @@ def tune_peer(
 
 
 def side_environment(environment: Mapping[str, str], threads: int, *, keeps_path: bool) -> dict[str, str]:
-    """The environment of a side: as many threads as the other, no downloads, no GPU memory taken ahead.
+    """The environment of a side: as many threads as the other, one GPU, no downloads, no memory taken ahead.
 
     Args:
         keeps_path: whether `PYTHONPATH` stays; a peer's environment is complete by itself.
@@ -213,4 +224,5 @@ def side_environment(environment: Mapping[str, str], threads: int, *, keeps_path
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_OFFLINE": "1",
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+        "CUDA_VISIBLE_DEVICES": kept.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0],
     }

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from prorank_jax.benchmarks.options import BenchmarkOptions
+from prorank_jax.benchmarks.options import ATTENTION_HELP, BenchmarkOptions, attention_of
 from prorank_jax.benchmarks.work import shared_settings, unused_token, write_model, write_settings
-from prorank_jax.config import REMAT_POLICIES, DataOptions
+from prorank_jax.config import ATTENTION_IMPLEMENTATIONS, REMAT_POLICIES, DataOptions
 from prorank_jax.config_checks import require, require_at_least, require_choice
 from prorank_jax.data import open_dataset, train_iterator
 from prorank_jax.evaluation.names import PARTS, naming, parse_dataset
@@ -35,6 +35,7 @@ class GrpoWork:
         kl_coefficient: weight of the k3 estimate of KL to the initial policy; 0: none.
         peer_batches: sequences in a micro-batch of the peer; of several, the fastest is taken.
         remat: what our backward pass recomputes, as `model.remat` of a run.
+        attention: of our side, as `model.attention` of a run.
     """
 
     prompts: int = 8
@@ -43,6 +44,7 @@ class GrpoWork:
     kl_coefficient: float = 0.0
     peer_batches: tuple[int, ...] = (16,)
     remat: str = "dots_no_batch"
+    attention: str = "xla"
 
     def __post_init__(self) -> None:
         remedy = "an even number above 0: half of the prompts are relevant"
@@ -51,6 +53,7 @@ class GrpoWork:
         require_at_least("new_tokens", self.new_tokens, 1)
         require_at_least("kl", self.kl_coefficient, 0.0)
         require_choice("remat", self.remat, REMAT_POLICIES)
+        require_choice("attention", self.attention, ATTENTION_IMPLEMENTATIONS)
         sequences = self.prompts * self.group_size
         divides = all(size > 0 and sequences % size == 0 for size in self.peer_batches)
         remedy = f"each must divide the {sequences} sequences of a step (prompts times group_size)"
@@ -66,6 +69,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--kl", type=float, default=0.0, help="weight of the KL term (%(default)s)")
     add("--peer_batch", type=int, nargs="+", help="sequences in a micro-batch of the peer (one group)")
     add("--remat", default=GrpoWork.remat, help="what our backward pass recomputes (%(default)s)")
+    add("--attention", help=ATTENTION_HELP)
 
 
 def work_from(given: argparse.Namespace) -> GrpoWork:
@@ -83,6 +87,7 @@ def work_from(given: argparse.Namespace) -> GrpoWork:
         kl_coefficient=given.kl,
         peer_batches=tuple(given.peer_batch or (group,)),
         remat=given.remat,
+        attention=attention_of(given),
     )
 
 
@@ -153,7 +158,7 @@ def grpo_settings(
         "width": -(-longest // WIDTH_MULTIPLE) * WIDTH_MULTIPLE,
         "batches": list(batches),
         "check": checked_completions(prompts[:CHECKED_PROMPTS], size.new_tokens, ends, seed),
-        "ours": {"remat": size.remat},
+        "ours": {"remat": size.remat, "attention": size.attention},
     }
 
 

@@ -6,7 +6,8 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
-from prorank_jax.config import COMPUTE_DTYPES
+from prorank_jax.benchmarks.environments import has_cuda
+from prorank_jax.config import ATTENTION_IMPLEMENTATIONS, COMPUTE_DTYPES
 from prorank_jax.config_checks import (
     require,
     require_at_least,
@@ -19,6 +20,11 @@ from prorank_jax.models.sources import SMOLLM2_SOURCE
 
 DEFAULT_ROUNDS, DEFAULT_WARMUP = 5, 1
 DEFAULT_TIMEOUT = 3600.0
+
+
+ATTENTION_HELP = (
+    f"of our side: {', '.join(ATTENTION_IMPLEMENTATIONS)} (cudnn with an NVIDIA GPU in bfloat16, else xla)"
+)
 
 
 @dataclass(frozen=True)
@@ -84,6 +90,15 @@ def add_options(parser: argparse.ArgumentParser, peers: tuple[str, ...]) -> None
     add("--quick", action="store_true", help="a tiny random model and one round: shows that all works")
 
 
+def _dtype_of(given: argparse.Namespace) -> str:
+    return given.dtype or ("bfloat16" if may_have_accelerator() else "float32")
+
+
+def attention_of(given: argparse.Namespace) -> str:
+    """What a parsed command line asks of our side; on NVIDIA GPUs cuDNN's attention, where it can."""
+    return given.attention or ("cudnn" if has_cuda() and _dtype_of(given) == "bfloat16" else "xla")
+
+
 def options_from(given: argparse.Namespace, peers: tuple[str, ...], dataset: str) -> BenchmarkOptions:
     """The shared options that a parsed command line gives.
 
@@ -102,7 +117,7 @@ def options_from(given: argparse.Namespace, peers: tuple[str, ...], dataset: str
         dataset=given.dataset or dataset,
         max_length=given.max_length,
         system=given.system,
-        dtype=given.dtype or ("bfloat16" if may_have_accelerator() else "float32"),
+        dtype=_dtype_of(given),
         rounds=rounds if given.rounds is None else given.rounds,
         warmup=DEFAULT_WARMUP if given.warmup is None else given.warmup,
         seed=given.seed,

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from prorank_jax.benchmarks.options import BenchmarkOptions
+from prorank_jax.benchmarks.options import ATTENTION_HELP, BenchmarkOptions, attention_of
 from prorank_jax.benchmarks.peer_model import export_peer_model
 from prorank_jax.benchmarks.work import MODEL_FOLDER, shared_settings, write_settings
 from prorank_jax.collection import Collection
@@ -67,7 +67,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--list_size", type=int, help=f"documents of a list ({RankingWork.list_size})")
     add("--steps", type=int, help=f"steps of a round ({RankingWork.steps})")
     add("--remat", default=RankingWork.remat, help="what our backward pass recomputes (%(default)s)")
-    add("--attention", default=RankingWork.attention, help="of our side (%(default)s)")
+    add("--attention", help=ATTENTION_HELP)
 
 
 def work_from(given: argparse.Namespace) -> RankingWork:
@@ -82,7 +82,7 @@ def work_from(given: argparse.Namespace) -> RankingWork:
         list_size=default.list_size if given.list_size is None else given.list_size,
         steps=default.steps if given.steps is None else given.steps,
         remat=given.remat,
-        attention=given.attention,
+        attention=attention_of(given),
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from prorank_jax.benchmarks.options import BenchmarkOptions
+from prorank_jax.benchmarks.options import ATTENTION_HELP, BenchmarkOptions, attention_of
 from prorank_jax.benchmarks.peer_model import QWEN2_THIRD, PeerModel, export_peer_model
 from prorank_jax.benchmarks.work import shared_settings, write_settings
 from prorank_jax.config import ATTENTION_IMPLEMENTATIONS
@@ -60,7 +60,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--queries", type=int, help=f"queries ({ScoringWork.queries})")
     add("--top_k", type=int, help=f"candidates of each query, by BM25 ({ScoringWork.top_k})")
     add("--batch_size", type=int, default=ScoringWork.batch_size, help="of our side (%(default)s)")
-    add("--attention", default=ScoringWork.attention, help="of our side (%(default)s)")
+    add("--attention", help=ATTENTION_HELP)
     add("--peer_batches", type=int, nargs="+", help="batch sizes that the peer tries first (4 8 16 32)")
 
 
@@ -75,7 +75,7 @@ def work_from(given: argparse.Namespace) -> ScoringWork:
         queries=default.queries if given.queries is None else given.queries,
         top_k=default.top_k if given.top_k is None else given.top_k,
         batch_size=given.batch_size,
-        attention=given.attention,
+        attention=attention_of(given),
         peer_batches=default.peer_batches if given.peer_batches is None else tuple(given.peer_batches),
     )
 

@@ -13,6 +13,7 @@ from prorank_jax.aot.model_shapes import resolve_shape
 from prorank_jax.aot.programs import build_program
 from prorank_jax.config import MeshOptions, RunConfig
 from prorank_jax.config_files import config_from_flat
+from prorank_jax.models import layers, over_mesh, products
 from prorank_jax.models.attention import prompt_layout
 from prorank_jax.models.plain import CAUSAL_BLOCK
 from prorank_jax.models.transformer import Transformer
@@ -20,11 +21,18 @@ from prorank_jax.sharding import make_mesh
 from tests.cpu.tiny import tiny_model
 
 WIDTH = 512
-HEADS_PER_KV_HEAD = 7  # of Qwen2.5-0.5B
+HEADS_PER_KV_HEAD, LAYERS = 7, 24  # of Qwen2.5-0.5B
 KEYS = range(WIDTH, WIDTH + 65)  # of a prompt, and of a prompt and its completions
 FORWARD, BACKWARD = "__cudnn$fmhaSoftmax", "__cudnn$fmhaSoftmaxBackward"
 KERNELS = re.compile(r"@(__cudnn\$\w+)")
 FLOATS = re.compile(r"tensor<([\dx]+)xf32>")
+
+
+@pytest.fixture(autouse=True)
+def _traced_as_for_a_gpu(monkeypatch):
+    """The devices here are CPUs, for which products and what is kept are written otherwise."""
+    for module in (over_mesh, products, layers):
+        monkeypatch.setattr(module, "on_cpu", lambda: False)
 
 
 @pytest.fixture(autouse=True)
@@ -51,6 +59,11 @@ def largest_logits(text: str) -> int:
     return max((shape[-2] for shape in shapes if len(shape) >= 4 and shape[-1] in KEYS), default=0)
 
 
+def kept_in_float32(text: str) -> list[str]:
+    """Arrays of every layer and every token of a row, as the backward pass keeps them, in float32."""
+    return [found for found in FLOATS.findall(text) if f"{LAYERS}x4x{WIDTH}x" in f"{found}x"]
+
+
 def config(**changes: object) -> RunConfig:
     plain = {
         "model.source": "Qwen/Qwen2.5-0.5B-Instruct",
@@ -74,6 +87,7 @@ def test_steps_of_a_real_model_attend_through_cudnn_and_keep_no_logits(which, fo
     # Layers are scanned, so a kernel stands once: in stage 2 for what a list shares, and for the rest.
     assert kernels(text) == Counter({FORWARD: forward, BACKWARD: backward}) - Counter()
     assert largest_logits(text) <= chosen.grpo.group_size * HEADS_PER_KV_HEAD
+    assert not kept_in_float32(text)
 
 
 def test_plain_attention_does_keep_logits_of_whole_rows():

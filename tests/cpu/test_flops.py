@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+import prorank_jax.flops
 from prorank_jax.config import GrpoOptions
 from prorank_jax.flops import forward_flops, grpo_step_flops, inference_flops, layer_weights
 from prorank_jax.models.attention import prompt_layout
@@ -75,3 +76,16 @@ def test_frozen_matrices_have_no_gradient_of_their_own():
     matrices = 2 * (10 * 2 * config.layers * layer_weights(config) + head)
     assert saved(max_new_tokens=1) == matrices
     assert saved(max_new_tokens=1, updates_per_rollout=4, kl_coefficient=0.1) == 4 * matrices
+
+
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_peak_is_the_products_over_their_time(backend, dtype, monkeypatch):
+    """What an accelerator would run, here on the CPU."""
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    monkeypatch.setattr(prorank_jax.flops, "_CPU_PEAK", (64, 4))
+    monkeypatch.setattr(prorank_jax.flops, "_ACCELERATOR_PEAK", (32, 8))
+    clock = iter([0.0, 4.0, 10.0, 12.0, 20.0, 23.0])  # the fastest of three takes 2 seconds
+    monkeypatch.setattr(prorank_jax.flops.time, "perf_counter", lambda: next(clock))
+    products = 4 * 2 * 64**3 if backend == "cpu" else 8 * 2 * 32**3
+    assert prorank_jax.flops.measured_matmul_flops(dtype) == products / 2

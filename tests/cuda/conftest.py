@@ -13,6 +13,10 @@ import pytest
 
 MUST_RUN_VARIABLE = "PRORANK_CUDA_TESTS_MUST_RUN"
 HAS_OWN_PROCESS = "jax" not in sys.modules
+# The CPU is what a GPU is compared with, whichever platform was asked for.
+_PLATFORMS = os.environ.get("JAX_PLATFORMS", "")
+if _PLATFORMS and "cpu" not in _PLATFORMS.split(","):
+    os.environ["JAX_PLATFORMS"] = f"{_PLATFORMS},cpu"
 # Memory is measured, so it is not taken ahead.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 

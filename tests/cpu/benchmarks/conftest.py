@@ -12,5 +12,5 @@ import prorank_jax.flops
 @pytest.fixture(autouse=True, scope="module")
 def _small_products() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prorank_jax.flops, "_PEAK_SIZE", 64)
+        patch.setattr(prorank_jax.flops, "_CPU_PEAK", (64, 4))
         yield

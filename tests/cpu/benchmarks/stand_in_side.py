@@ -38,7 +38,10 @@ def prepare(work: Path) -> dict[str, Any]:
     note("prepare")
     if "seconds_of_batch" in SCRIPT:
         SCRIPT["seconds"] = [SCRIPT["seconds_of_batch"][str(read_settings(work)["peer_batch"])]]
-    return {"facts": {"pid": os.getpid(), "work": str(work)}, "compile_seconds": 2.5}
+    return {
+        "facts": {"pid": os.getpid(), "work": str(work), "device": SCRIPT.get("device", "cpu")},
+        "compile_seconds": 2.5,
+    }
 
 
 def check() -> dict[str, Any]:

@@ -7,6 +7,7 @@ import os
 import pytest
 from rich.console import Console
 
+import prorank_jax.benchmarks.options
 from prorank_jax.benchmarks import command
 from prorank_jax.benchmarks.command import ALONE, compare_sides, run_benchmark, side_environment, tune_peer
 from prorank_jax.benchmarks.options import BenchmarkOptions
@@ -69,6 +70,12 @@ def test_sides_that_disagree_are_not_measured(tmp_path):
     assert not [entry for entry in diary(tmp_path) if entry.endswith("round")]
 
 
+def test_sides_on_different_devices_are_not_compared(tmp_path):
+    with pytest.raises(ValueError, match=r"device: ours on cpu, trl on NVIDIA H100: .*make setup-cuda"):
+        _compare(tmp_path, peer={"device": "NVIDIA H100"})
+    assert not [entry for entry in diary(tmp_path) if entry.endswith("round")]
+
+
 def test_a_side_that_dies_ends_the_benchmark_and_the_other_side(tmp_path, capsys):
     with pytest.raises(ValueError, match="trl: asked to round: ended with exit code 7"):
         _compare(tmp_path, peer={"fault": "dies"})
@@ -89,6 +96,7 @@ def test_a_side_that_dies_ends_the_benchmark_and_the_other_side(tmp_path, capsys
         ("grpo --peer_batch 7", "peer_batch=[7]: each must divide the 128 sequences of a step"),
         ("grpo --dtype float16", "dtype='float16': choose one of float32, bfloat16"),
         ("grpo --remat some", "remat='some': choose one of"),
+        ("grpo --attention some", "attention='some': choose one of xla, splash, cudnn"),
         ("grpo --timeout 0", "timeout=0.0: must be a finite number above 0"),
         ("grpo --output nowhere/result.json", "there is no folder 'nowhere'; make it first"),
         ("grpo --output .", "output='.': is there already"),
@@ -121,6 +129,31 @@ def test_sides_get_the_same_threads_and_a_peer_no_foreign_packages():
     assert ours.pop("PYTHONPATH") == "/elsewhere"
     assert ours == peer
     assert (peer["OMP_NUM_THREADS"], peer["HOME"]) == ("2", "/home")
+
+
+@pytest.mark.parametrize(
+    ("given", "seen"),
+    [({}, "0"), ({"CUDA_VISIBLE_DEVICES": "3,1"}, "3"), ({"CUDA_VISIBLE_DEVICES": "-1"}, "-1")],
+)
+def test_sides_get_one_gpu_and_the_same(given, seen):
+    for keeps_path in (True, False):
+        assert side_environment(given, 2, keeps_path=keeps_path)["CUDA_VISIBLE_DEVICES"] == seen
+
+
+@pytest.mark.parametrize(
+    ("has_gpu", "line", "attention"),
+    [
+        (False, "{task}", "xla"),
+        (False, "{task} --attention cudnn --dtype bfloat16", "cudnn"),
+        (True, "{task} --dtype bfloat16", "cudnn"),
+        (True, "{task} --dtype float32", "xla"),
+        (True, "{task} --dtype bfloat16 --attention xla", "xla"),
+    ],
+)
+@pytest.mark.parametrize("task", TASKS)
+def test_our_side_attends_through_cudnn_where_it_can(has_gpu, line, attention, task, monkeypatch):
+    monkeypatch.setattr(prorank_jax.benchmarks.options, "has_cuda", lambda: has_gpu)
+    assert comparison(line.format(task=task))[2].attention == attention
 
 
 def test_the_launcher_says_what_is_wrong_in_one_line(capsys):
