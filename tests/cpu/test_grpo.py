@@ -197,3 +197,20 @@ def test_the_bonus_pulls_back_hardest_where_the_answer_is_constant(score):
 
     slope = jax.grad(bonus)(jnp.float32(score))
     np.testing.assert_allclose(slope, 1 / (1 + np.exp(-score)) - 0.5, atol=1e-6)
+
+
+@pytest.mark.parametrize("masks", [True, False])
+def test_the_metrics_of_a_loss_written_out(masks):
+    logits, _, rollout = _random_case()
+    options = GrpoOptions(group_size=4, mask_tied_groups=masks, forced_ends=0, entropy_coefficient=0.0)
+    loss, metrics = policy_loss(logits, rollout, ANSWERS, options, None)
+    ratio = np.exp(np.asarray(log_probs_of(logits, rollout.tokens)) - rollout.log_probs)
+    advantages = np.asarray(rollout.advantages)[..., None]
+    weight = np.asarray(rollout.mask) * ~(masks & np.asarray(rollout.tied))[:, None, None]
+    held = ((ratio < 0.8) & (advantages < 0)) | ((ratio > 1.28) & (advantages > 0))
+    surrogate = np.minimum(ratio * advantages, np.clip(ratio, 0.8, 1.28) * advantages)
+    np.testing.assert_allclose(loss, -np.average(surrogate, weights=weight), rtol=1e-5)
+    np.testing.assert_allclose(metrics["clip_fraction"], np.average(held, weights=weight), rtol=1e-5)
+    pair = answer_log_probs(logits.first, ANSWERS)
+    np.testing.assert_allclose(metrics["answer_entropy"], entropy(pair).mean(), rtol=1e-5)
+    np.testing.assert_allclose(metrics["entropy"], entropy(logits.first).mean(), rtol=1e-5)

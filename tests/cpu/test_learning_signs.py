@@ -118,3 +118,11 @@ def test_a_longer_history_never_changes_what_was_said(accuracies, rewards):
 def test_a_stage_without_groups_and_a_metric_that_was_not_finite():
     metrics = [{"step": step, "reward": None} for step in range(1, 30)]
     assert signs(metrics, [probe(0, 0.9), probe(29, 0.1)]) == {}
+
+
+@pytest.mark.parametrize(("errors", "is_told"), [(2.1, True), (1.9, False)])
+def test_a_fall_is_told_from_two_standard_errors_on(errors, is_told):
+    metrics = [{"step": step, "reward": 0.2 + 0.01 * step} for step in range(1, 41)]
+    fall = errors * math.sqrt(0.5 / 128)
+    probes = [probe(20, 0.8), probe(40, 0.8 - fall)]
+    assert bool(signs_of_trouble(metrics, probes, "reward", "accuracy")) == is_told

@@ -158,3 +158,10 @@ def test_the_static_lengths_hold_every_list(borrowed, max_length):
         whole = index.starts[first] + index.lengths[members] - index.starts[members]
         rests = np.where(members >= 0, np.minimum(whole, max_length) - index.shared(first), 0)
         assert order.bucket(rests) >= rests.max()
+
+
+def test_a_relevant_document_that_was_not_drawn_is_not_borrowed():
+    index = make_index([[3, 3, 3, 0], [2, 0]], documents=np.array([7, 8, 9, 1, 7, 4]), borrowing=True)
+    order = make_order(index, size=2, borrowed=3)
+    for epoch in range(8):
+        assert 4 not in order.members(np.array([0, 1]), epoch)[0, 2:]  # it has document 7

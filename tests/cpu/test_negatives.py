@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from prorank_jax.bm25 import Bm25Index
 from prorank_jax.collection import Collection
 from prorank_jax.config import DataOptions
 from prorank_jax.negatives import choose_negatives, make_groups
@@ -144,3 +145,15 @@ def test_a_document_that_says_what_is_asked_is_no_negative(hard_negatives: float
         assert len(said) == 3
         assert not said & set(ids)
         assert len(ids) >= 40  # the judged ones that were not drawn come behind
+
+
+def test_hard_negatives_are_no_deeper_than_asked():
+    collection = _collection()
+    options = DataOptions(negatives_per_query=4, hard_negatives=1.0, negative_depth=6)
+    ids = list(collection.documents)
+    index = Bm25Index([document.full_text for document in collection.documents.values()])
+    for query, found in _negative_ids(options, collection).items():
+        best = {ids[place] for place, _ in index.top(collection.queries[query], 6)}
+        judged = set(collection.qrels[query])
+        mined = [document for document in found if document not in judged]
+        assert set(mined[: len(best - judged)]) <= best

@@ -94,3 +94,24 @@ def test_three_updates_equal_adamw_written_out():
             leaves[i] = leaves[i] - rate * (direction + options.weight_decay * decayed[i] * leaves[i])
     expected = jax.tree.unflatten(tree, leaves)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), params, expected)
+
+
+def test_betas_and_eps_are_obeyed():
+    options = OptimizerOptions(
+        learning_rate=0.1,
+        schedule="constant",
+        warmup_steps=0,
+        weight_decay=0.0,
+        max_grad_norm=1e9,
+        b1=0.5,
+        b2=0.75,
+        eps=0.5,
+    )
+    optimizer = make_optimizer(options, 5)
+    params = {"kernel": jnp.array([1.0])}
+    state, first, second = optimizer.init(params), 0.0, 0.0
+    for number, gradient in enumerate((2.0, -1.0), start=1):
+        updates, state = optimizer.update({"kernel": jnp.array([gradient])}, state, params)
+        first, second = 0.5 * first + 0.5 * gradient, 0.75 * second + 0.25 * gradient**2
+        expected = -0.1 * (first / (1 - 0.5**number)) / (math.sqrt(second / (1 - 0.75**number)) + 0.5)
+        np.testing.assert_allclose(updates["kernel"], expected, rtol=1e-5)

@@ -175,3 +175,13 @@ def test_a_file_of_groups_asks_for_its_own_passages(tmp_path) -> None:
     assert given == load_groups(str(file), "train", dataclasses.replace(OPTIONS, pseudo_queries=0))
     passages = {candidate.document.id for group in given for candidate in group.candidates}
     assert {candidate.document.id for group in made for candidate in group.candidates} <= passages
+
+
+@pytest.mark.parametrize(("depth", "is_made"), [(1, False), (2, True)])
+def test_a_query_that_bm25_answers_with_other_documents_is_left_out(depth, is_made):
+    own = Document("d0", "copper silver iron zinc lead", "alpha beta gamma delta epsilon")
+    better = Document("d1", "epsilon delta gamma beta alpha " * 5)
+    collection = Collection("made up", {"d0": own, "d1": better}, {}, {})
+    options = DataOptions(pseudo_queries=2, negative_depth=depth, negatives_per_query=1)
+    made = {group.query_id for group in make_pseudo_groups(collection, options)}
+    assert (f"{PSEUDO_PREFIX}d0" in made) == is_made

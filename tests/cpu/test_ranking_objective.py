@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import re
+from types import SimpleNamespace
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from prorank_jax.config_files import load_config
-from prorank_jax.ranking_objective import check_losses
+from prorank_jax.ranking_losses import ListLabels
+from prorank_jax.ranking_objective import check_losses, make_objective
 
 TAUGHT = {"stage": 2, "data.teacher_scores": "scores.tsv"}
 
@@ -42,3 +47,28 @@ def test_a_teacher_that_no_loss_reads_is_refused(losses: str, more: dict[str, ob
 def test_a_loss_that_only_reports_reads_its_teacher_too(losses: str, soft_labels: str) -> None:
     given = {"ranking.losses": losses, "ranking.soft_labels": soft_labels}
     assert check_losses(load_config(None, TAUGHT | given))
+
+
+def test_the_objective_is_what_the_config_says_of_these_examples() -> None:
+    config = load_config(
+        None,
+        {
+            "stage": 2,
+            "ranking.losses": "pointwise=1, preference=1",
+            "ranking.preference_beta": 0.5,
+            "data.relevant_grade": 2,
+        },
+    )
+    examples = SimpleNamespace(name="x", scores=np.full(4, np.nan, np.float32), grades=np.array([4, 2, 1, 0]))
+    goal = make_objective(config, examples)  # type: ignore[arg-type]
+    assert goal.relevant_grade == 2.0
+    mask = np.ones((1, 3), bool)
+    unscored = np.full((1, 3), np.nan, np.float32)
+    labels = ListLabels(np.array([[4, 2, 1]], np.float32), unscored, mask, ~mask)
+    zero = jnp.zeros((1, 3))
+    slope = jax.grad(lambda scores: goal.losses["pointwise"](scores, None, labels)[0].sum() * 3)(zero)
+    np.testing.assert_allclose(0.5 - slope[0], [1.0, 0.5, 0.25], rtol=1e-5)  # shares of the highest grade
+    value = goal.losses["preference"](jnp.array([[4.0, 0.0, 0.0]]), zero, labels)[0][0]
+    np.testing.assert_allclose(value, (2 * np.log1p(np.exp(-2.0)) + np.log(2)) / 3, rtol=1e-5)
+    below = labels.replace(grades=np.array([[1, 0, 0]], np.float32))  # type: ignore[attr-defined]
+    assert goal.losses["info_nce"].weights(below) == 0

@@ -348,3 +348,20 @@ def test_ndcg_of_a_list_with_a_score_that_is_no_number_is_none():
     scores = jnp.array([[np.nan, 1.0, 0.0], [2.0, 1.0, np.nan]])
     grades, mask = jnp.array([[1.0, 0.0, 0.0]] * 2), jnp.array([[True, True, True], [True, True, False]])
     np.testing.assert_array_equal(list_ndcg(scores, grades, mask), [np.nan, 1.0])
+
+
+def test_an_empty_place_counts_in_no_metric_and_metrics_are_means_over_the_others():
+    model, params = tiny_model()
+    goal = objective(0.3, 0.5, listwise=1.0)
+    reference = jax.tree.map(lambda leaf: leaf * 1.1, params)
+    step, _ = build(model, params, goal)
+    told = []
+    for token in (1, 2):
+        lists = random_lists()
+        lists.tokens[0, 2, : lists.lengths[0, 2]] = token  # of a place that is masked
+        metrics = step(build(model, params, goal)[1], reference, lists)[1]
+        told.append({name: float(value) for name, value in metrics.items()})
+    assert told[1] == pytest.approx(told[0], rel=1e-5)
+    real = np.asarray(scores(model, params, lists))[lists.mask]
+    assert told[1]["score"] == pytest.approx(real.mean(), abs=1e-4)
+    assert told[1]["score_deviation"] == pytest.approx(real.std(), rel=1e-3)

@@ -115,3 +115,26 @@ def test_the_probe_mines_for_a_sample_of_many_held_out_queries(
     assert _queries(sample) < _queries(whole)
     assert _queries(sample) == _queries(again)
     assert sample.folder.name == again.folder.name != whole.folder.name
+
+
+@pytest.mark.parametrize("made", [0, 5])
+def test_made_queries_ask_nothing_that_is_held_out_and_are_not_probed(
+    made: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[tuple[DataOptions, QueryChoice]] = []
+
+    def fake(
+        _source: str, _split: str, data: DataOptions, *_: object, choice: QueryChoice, **__: object
+    ) -> str:
+        opened.append((data, choice))
+        return "examples"
+
+    monkeypatch.setattr(run_examples, "open_dataset", fake)
+    asked = {"train": {"q": "what is tea"}, "dev": {"h": "Who  drinks it", "i": "what is TEA"}}
+    monkeypatch.setattr(run_examples, "judged_queries", lambda _, split, *__: asked[split])
+    data = DataOptions(source="x", pseudo_queries=made, max_length=96)
+    open_examples(RunConfig(data=data), WordRenderer(), Console(quiet=True), tmp_path, is_leaders=True)
+    (trained, choice), (probed, _) = opened
+    assert choice.held_out == plain_texts(["what is tea"] + ["who drinks it"] * bool(made))
+    assert trained.pseudo_queries == made
+    assert (probed.pseudo_queries, probed.teacher_scores) == (0, "")

@@ -281,3 +281,11 @@ def test_a_reference_is_left_as_it_was():
     assert float(first["kl"]) == pytest.approx(0, abs=1e-6)
     assert float(second["kl"]) > 1e-4
     jax.tree.map(np.testing.assert_array_equal, reference, params)
+
+
+def test_the_metrics_of_several_updates_are_their_mean():
+    model, params = tiny_model()
+    options = GrpoOptions(group_size=4, kl_coefficient=0.5, updates_per_rollout=2)
+    step, state = build(model, params, options, reward=sum_of_digits)
+    _, metrics, _ = step(state, params, random_batch(), KEY)
+    assert float(metrics["kl"]) > 1e-4  # 0 in the first update, more in the second

@@ -60,9 +60,22 @@ def run(workshop: Path, output_dir: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(workshop) -> Path:
-    folder = workshop / "uninterrupted"
-    run(workshop, folder)
+def keys_of_steps() -> dict[int, list[int]]:
+    """What each step of the uninterrupted run drew its random numbers from."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(workshop, keys_of_steps) -> Path:
+    folder, run_step = workshop / "uninterrupted", prorank_jax.train._Loop._run_step
+
+    def noted(loop: Any, step: int, key: jax.Array, *more: Any) -> None:
+        keys_of_steps[step] = jax.random.key_data(key).tolist()
+        run_step(loop, step, key, *more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prorank_jax.train._Loop, "_run_step", noted)
+        run(workshop, folder)
     return folder
 
 
@@ -121,6 +134,14 @@ def test_a_run_logs_every_step_and_reports(uninterrupted):
     assert report["diagnosis"]["few examples"] in page
     assert page.count("data:image/png;base64,") == 1
     assert list((uninterrupted / "tensorboard").iterdir())
+
+
+@pytest.mark.usefixtures("uninterrupted")
+def test_each_step_has_random_numbers_of_its_own(keys_of_steps):
+    seed = jax.random.key(0)
+    expected = {step: jax.random.fold_in(seed, step) for step in range(1, STEPS + 1)}
+    assert keys_of_steps == {step: jax.random.key_data(key).tolist() for step, key in expected.items()}
+    assert len({tuple(key) for key in keys_of_steps.values()}) == STEPS
 
 
 def test_nothing_is_compiled_after_the_warm_up(uninterrupted):

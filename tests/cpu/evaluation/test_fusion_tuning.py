@@ -62,3 +62,7 @@ def test_measured_queries_are_left_out_however_they_are_written():
     collection = Collection("c", {}, {"a": "What  is BM25?", "b": "who wrote it"}, {})
     assert unmeasured_queries(collection, ["b", "a"], ["what is bm25? "]) == ["b"]
     assert unmeasured_queries(collection, ["b", "a"], []) == ["b", "a"]
+
+
+def test_means_that_differ_by_rounding_are_equally_good():
+    assert middle_of_best({0.0: 0.1 + 0.2, 0.5: 0.3, 1.0: 0.3}) == 0.5

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from prorank_jax.evaluation.ceiling import perfect_ranking, reach
 from prorank_jax.evaluation.comparison import comparison_table, draw_comparison, standings
 from prorank_jax.evaluation.first_stage import bm25_first_stage
 from prorank_jax.evaluation.fusion import Fusion
@@ -22,6 +23,7 @@ from prorank_jax.evaluation.output import metrics_content
 from prorank_jax.evaluation.page import dataset_section, largest_changes, render_page, sections_of
 from prorank_jax.evaluation.pictures import UNJUDGED, draw_gains, draw_scores, scores_by_grade
 from prorank_jax.evaluation.progress import ScoringProgress
+from prorank_jax.evaluation.significance import bootstrap_interval
 from prorank_jax.evaluation.summary import average, query_records, summarize
 from prorank_jax.evaluation.tables import results_table
 from prorank_jax.types import Document
@@ -273,3 +275,21 @@ def test_names_are_text_and_no_markup(collection, first_stage):
     shown = printed(comparison_table("on [red]data[/b]", standings(systems)))
     for name in ("on [red]data[/b]", "first[/b]", "base [old]"):
         assert name in shown
+
+
+def test_reach_and_ceiling_are_of_the_candidates(collection, first_stage):
+    scorer = chunk_by_chunk(CountingScorer())
+    found = evaluate_collection(scorer, collection, first_stage, top_k=2)
+    rankings = first_stage.rankings
+    assert found.reach == reach(rankings, collection.qrels, 2) != reach(rankings, collection.qrels, 100)
+    for query, ranking in rankings.items():
+        best = perfect_ranking(ranking, collection.qrels[query], 2)
+        assert list(found.ceiling.rankings[query]) == best
+
+
+def test_the_interval_of_a_standing_is_that_of_its_mean():
+    rng = np.random.default_rng(0)
+    systems = {name: {f"q{n}": value for n, value in enumerate(rng.random(30))} for name in "abc"}
+    for standing in standings(systems):
+        assert standing.interval == bootstrap_interval(np.array(list(systems[standing.name].values())))
+        assert standing.interval[0] <= standing.mean <= standing.interval[1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import time
 from collections import deque
 
 import numpy as np
@@ -211,3 +212,10 @@ def test_reranking_keeps_the_first_stages_order_in_ties_and_below_top_k():
     scored = QueryScores(("a", "b", "c"), (1.0, 2.0, 1.0), 0.0)
     assert rerank(["a", "b", "c", "d", "e"], scored) == ["b", "a", "c", "d", "e"]
     assert rerank(["a", "b"], None) == ["a", "b"]
+
+
+def test_the_seconds_of_a_chunk_are_shared_out_to_its_queries(collection, candidates):
+    started = time.perf_counter()
+    scored = score_candidates(chunk_by_chunk(CountingScorer()), collection, candidates, chunk_pairs=100)
+    elapsed = time.perf_counter() - started
+    assert 0 < sum(scores.seconds for scores in scored.values()) <= elapsed

@@ -120,3 +120,7 @@ def test_a_mean_of_seeds_that_all_tie_is_a_tie():
     assert pooled != old
     result = compare(pooled, old)
     assert (result.wins, result.ties, result.losses, result.p_value) == (0, 19, 0, 1.0)
+
+
+def test_a_p_value_of_random_flips_is_never_zero():
+    assert randomization_p_value(np.ones(40), flips=100) == pytest.approx(1 / 101)

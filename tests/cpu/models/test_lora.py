@@ -71,3 +71,7 @@ def test_a_rank_of_zero_adds_nothing():
     assert LoraOptions().scale == 0.0
     with pytest.raises(ValueError, match=r"lora\.rank=-1"):
         LoraOptions(rank=-1)
+
+
+def test_the_scale_is_alpha_over_the_rank():
+    assert LoraOptions(rank=4, alpha=32.0).scale == 8.0

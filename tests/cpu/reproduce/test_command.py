@@ -242,6 +242,19 @@ def test_a_finished_folder_gets_the_table_of_unseen_documents(tmp_path):
     assert "measured queries of dev" in (tmp_path / "out" / "ablation.md").read_text()
 
 
+def test_documents_that_made_queries_ask_for_are_seen(tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "documents_of_made_queries", lambda folder: {folder.parent.parent.name})
+    given, original = [], command.group_queries
+
+    def grouped(*parts):
+        given.append(parts[3])
+        return original(*parts)
+
+    monkeypatch.setattr(command, "group_queries", grouped)
+    work(tmp_path / "out", "--seeds", "0")
+    assert given[-1] == {STAGE1, STAGE2, BOTH}
+
+
 def with_model(folder: Path, model: Path | str) -> tuple[StandIns, dict, str]:
     return work(folder, "--only", "base", "--model", str(model))
 

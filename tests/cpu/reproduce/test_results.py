@@ -64,6 +64,7 @@ def test_rows_are_compared_query_by_query():
     assert [row["seeds"] for row in content["rows"]] == [[], [0, 1], [0, 1]]
     assert first["ndcg@10"]["of_each_seed"] == [0.25, 0.375]
     assert first["ndcg@10"]["mean"] == 0.3125
+    assert content["first_stage"]["mean"] == 0.25
     assert first["format_rate"] == {"mean": 0.875, "least": 0.75, "greatest": 1.0}
     pooled = {
         row: pool([one.reranked for one in MODELS if one.entry.row == row]) for row in (BASE, STAGE1, BOTH)
