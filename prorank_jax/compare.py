@@ -57,6 +57,11 @@ class ComparisonOptions:
         clashing = sorted({folder for folder in folders if folders.count(folder) > 1})
         if clashing:
             raise ValueError(f"models: two names give the folder {clashing[0]!r}; rename one of them")
+        if self.evaluation.compare:
+            raise ValueError(
+                f"compare={list(self.evaluation.compare)}: this puts models side by side; test one against a "
+                "run with launch/evaluate.py --compare"
+            )
         if len(self.evaluation.datasets) != 1:
             raise ValueError(f"dataset={list(self.evaluation.datasets)}: name one dataset to compare on")
 

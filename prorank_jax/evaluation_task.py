@@ -11,6 +11,7 @@ from prorank_jax.corpora import Collection, load_collection, source_fingerprint
 from prorank_jax.evaluation.first_stage import (
     BM25,
     FirstStage,
+    check_ranks_some,
     counted_queries,
     drop_queries_themselves,
     make_first_stage,
@@ -105,7 +106,9 @@ def prepare_task(dataset: DatasetName, position: int, options: EvaluationOptions
         compared = None
         if options.compare:
             file = options.compare[position]
-            run = read_run_of(Path(file).expanduser(), collection)
+            path = Path(file).expanduser()
+            run = read_run_of(path, collection)
+            check_ranks_some(path, run, collection, queries)
             compared = (file, drop_queries_themselves(collection, run))
         first_stage = make_first_stage(options.first_stage_of(position), collection, queries, options.top_k)
     return Task(dataset, collection, len(counted), first_stage, compared)

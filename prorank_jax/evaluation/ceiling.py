@@ -15,10 +15,12 @@ class Reach:
     Attributes:
         recall: share of a query's relevant documents that are among its candidates, mean over the queries.
         queries_without: queries with no relevant candidate, which score 0 whatever the reranker does.
+        deepest: documents of the longest ranking, of which `top_k` are reranked.
     """
 
     recall: float
     queries_without: int
+    deepest: int
 
 
 def perfect_ranking(ranking: Sequence[str], grades: Grades, top_k: int) -> list[str]:
@@ -40,4 +42,5 @@ def reach(rankings: Mapping[str, Sequence[str]], qrels: Mapping[str, Grades], to
     for query, ranking in rankings.items():
         relevant = {document for document, grade in qrels[query].items() if grade > 0}
         shares.append(len(relevant & set(ranking[:top_k])) / len(relevant))
-    return Reach(sum(shares) / len(shares), sum(share == 0 for share in shares))
+    deepest = max(map(len, rankings.values()))
+    return Reach(sum(shares) / len(shares), sum(share == 0 for share in shares), deepest)

@@ -126,6 +126,21 @@ def bm25_first_stage(collection: Collection, queries: Sequence[str], depth: int 
     return _without_itself(BM25, collection, scores, depth)
 
 
+def check_ranks_some(
+    file: Path, run: Mapping[str, object], collection: Collection, queries: Sequence[str]
+) -> None:
+    """Refuses a run of other queries: each of these would score 0.
+
+    Raises:
+        ValueError: it has none of them.
+    """
+    if run.keys().isdisjoint(queries):
+        raise ValueError(
+            f"{file}: ranks none of the {len(queries)} judged queries of {collection.name}; "
+            "give a run of this split"
+        )
+
+
 def run_first_stage(file: Path, collection: Collection, queries: Sequence[str]) -> FirstStage:
     """The rankings of a TREC run file, as deep as they are; queries it lacks get none.
 
@@ -133,11 +148,7 @@ def run_first_stage(file: Path, collection: Collection, queries: Sequence[str]) 
         ValueError: not a run of this collection, or one without any of the queries.
     """
     run = read_scores_of(file, collection)
-    if run.keys().isdisjoint(queries):
-        raise ValueError(
-            f"{file}: ranks none of the {len(queries)} judged queries of {collection.name}; "
-            "give a run of this split"
-        )
+    check_ranks_some(file, run, collection, queries)
     scores = {query: run.get(query, {}) for query in queries}
     return _without_itself(str(file), collection, scores, None)
 

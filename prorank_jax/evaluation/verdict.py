@@ -32,10 +32,11 @@ def verdict(entry: Entry, top_k: int) -> list[str]:
     sentences = [
         _trained_on(entry),
         _gain(entry, first),
-        _ceiling(entry, first),
+        _ceiling(entry, first, top_k),
         _recall(entry, top_k),
         _few(entry),
         _fused(entry, first),
+        _compared(entry),
     ]
     return [sentence for sentence in sentences if sentence]
 
@@ -81,7 +82,12 @@ def _gain(entry: Entry, first: str) -> str:
     )
 
 
-def _ceiling(entry: Entry, first: str) -> str:
+def _deeper(entry: Entry, top_k: int) -> str:
+    """The advice to rerank more, where the first stage has more."""
+    return "raise --top_k, or " if entry["ceiling"].get("deepest", top_k + 1) > top_k else ""
+
+
+def _ceiling(entry: Entry, first: str, top_k: int) -> str:
     if "ceiling" not in entry:
         return ""
     before, after = entry["first_stage"][MAIN_METRIC], entry["reranked"][MAIN_METRIC]
@@ -89,7 +95,7 @@ def _ceiling(entry: Entry, first: str) -> str:
     reached = f"{first} {before:.3f}, the model {after:.3f}"
     bound = f"A perfect reranker of these candidates would reach {best:.3f} ({reached})"
     if best - before < LITTLE_ROOM:
-        return f"{bound}: there is little left to gain; raise --top_k, or measure on harder queries."
+        return f"{bound}: there is little left to gain; {_deeper(entry, top_k)}measure on harder queries."
     share = (after - before) / (best - before)
     return f"{bound}: the model goes {share:.0%} of that way." if share > 0 else f"{bound}."
 
@@ -101,7 +107,8 @@ def _recall(entry: Entry, top_k: int) -> str:
     without = f" (none for {held['queries_without']} of the queries)" if held["queries_without"] else ""
     return (
         f"Of a query's relevant documents, {held['recall']:.0%} are among the best {top_k} of the first stage"
-        f"{without}. No reranker can bring back the others: raise --top_k, or take a better --first_stage."
+        f"{without}. No reranker can bring back the others: {_deeper(entry, top_k)}take a better "
+        "--first_stage."
     )
 
 
@@ -117,6 +124,11 @@ def _few(entry: Entry) -> str:
         f"{entry['queries']} queries are few: a difference must be about {(high - low) / 2:.3f} to show; "
         "measure on more."
     )
+
+
+def _compared(entry: Entry) -> str:
+    other = entry.get("compared")
+    return "" if other is None else f"Against {other['run']}: {_facts(other)}."
 
 
 def _fused(entry: Entry, first: str) -> str:

@@ -218,6 +218,15 @@ def test_the_first_stage_may_be_a_run_of_ones_own(workshop):
         assert entry["compared"]["delta"] == entry["delta"]
 
 
+def test_a_run_of_other_queries_is_nothing_to_compare_with(workshop, fake):
+    with (workshop / "one" / "queries.jsonl").open("a") as file:
+        file.write('{"_id": "other", "text": "of another split"}\n')
+    (workshop / "other.trec").write_text("other Q0 d0-0 1 1.0 x\n")
+    with pytest.raises(ValueError, match=r"other\.trec: ranks none of the 10 judged queries"):
+        run("--compare", "other.trec", "other.trec")
+    assert fake.scored == 0
+
+
 @pytest.mark.usefixtures("fake")
 def test_a_run_to_compare_with_is_freed_of_the_queries_themselves_too(workshop):
     """As the first stage is: the same run on both sides gives the same figures."""

@@ -96,6 +96,21 @@ def test_fewer_queries_than_any_p_value_needs(queries, too_few):
     assert (randomization_p_value(np.ones(queries)) >= SIGNIFICANT) == too_few
 
 
+def test_no_deeper_ranking_is_asked_for_than_there_is():
+    few = {"recall": 0.5, "queries_without": 0, "ndcg@10": 0.51}
+    for deepest, says in ((100, False), (101, True)):
+        ceiling, recall = said(**held(deepest=deepest, **few))[1:3]
+        assert ("raise --top_k" in ceiling) == ("raise --top_k" in recall) == says
+        assert "take a better --first_stage" in recall
+
+
+def test_another_run_has_its_facts():
+    other = {"run": "runs/other.trec", "delta": -0.02, "interval": [-0.05, 0.01], "p_value": 0.2}
+    assert said(compared=other)[-1] == (
+        "Against runs/other.trec: -0.020 nDCG@10, 95% interval -0.050 to +0.010, p 0.200."
+    )
+
+
 def fusion(delta=0.02, p_value=0.01, tuned_on=None):
     over = {"delta": delta, "p_value": p_value, "interval": [0.0, 0.04]}
     return {
