@@ -33,9 +33,11 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 def training_section(history: RunHistory) -> str:
     """The runs behind the weights: what the probe saw before and after each, and its config."""
-    if not history.runs:
+    if not history.stages:
         return "No run of prorank-jax is known for these weights: they are as they were loaded."
-    return "\n\n".join(_run(number, record) for number, record in enumerate(history.runs, start=1))
+    numbered = enumerate(history.runs, start=1 + len(history.earlier.stages))
+    parts = [history.earlier.text, *(_run(number, record) for number, record in numbered)]
+    return "\n\n".join(filter(None, parts))
 
 
 def _run(number: int, record: RunRecord) -> str:

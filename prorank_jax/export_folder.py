@@ -88,7 +88,7 @@ def export_folder(
             _write_sentence_transformers_layout(folder, renderer.answer_tokens)
         facts = _card_facts(model, settings, renderer, evaluations, dtype, license_id, renders_pairs)
         write_model_card(folder, name or output_dir.absolute().name, facts)
-        _check_prompts_survive(folder, settings, renderer)
+        _check_prompts_survive(folder, model.tokenizer, settings)
     return settings
 
 
@@ -193,8 +193,12 @@ def _card_facts(
     )
 
 
-def _check_prompts_survive(folder: Path, settings: PromptSettings, renderer: PromptRenderer) -> None:
-    reopened = make_renderer(load_tokenizer(str(folder)), **asdict(settings))
+def _check_prompts_survive(
+    folder: Path, tokenizer: PreTrainedTokenizerFast, settings: PromptSettings
+) -> None:
+    # Nothing is cut: that would be told of, and these queries are nobody's.
+    uncut = {**asdict(settings), "max_length": _ENDLESS}
+    reopened, renderer = (make_renderer(each, **uncut) for each in (load_tokenizer(str(folder)), tokenizer))
     same = reopened.answer_tokens == renderer.answer_tokens and all(
         reopened.render(*pair) == renderer.render(*pair) for pair in _SAMPLES
     )

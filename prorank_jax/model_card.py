@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from prorank_jax.card_history import TRAINING_HEADING
 from prorank_jax.card_results import evaluation_section, training_section
 from prorank_jax.chat_templates import ChatFrame
 from prorank_jax.model_history import Evaluation, RunHistory
@@ -77,7 +78,7 @@ def model_card(name: str, facts: CardFacts) -> str:
         vllm_usage(name, facts.model.family, facts.answer_names, facts.renders_pairs),
         "## Prompt",
         _prompt(facts),
-        "## Training",
+        TRAINING_HEADING,
         training_section(facts.history),
         "## Evaluation",
         evaluation_section(facts.evaluations),
@@ -107,7 +108,7 @@ def _introduction(facts: CardFacts) -> str:
         if facts.dtype == "float32"
         else f"Weights are rounded to {facts.dtype}: scores differ slightly from those of the trained model."
     )
-    stages = [str(record.config.stage) for record in facts.history.runs]
+    stages = facts.history.stages
     trained = f"trained with prorank-jax (stage {', then stage '.join(stages)})" if stages else "not trained"
     return (
         f"A reranker: a {facts.model.family} language model of {facts.model.layers} layers, {trained}, that "
@@ -150,7 +151,8 @@ def _limitations(facts: CardFacts) -> str:
         "unless a table above names them.",
         "A score orders documents; it is no probability. Scores of two models cannot be compared.",
         "A text that spells a control token of the chat format is plain text in prorank-jax. mxbai-rerank "
-        "and vLLM let it act as that token.",
+        "and vLLM let it act as that token. The code for transformers above leaves other added tokens that a "
+        "text spells, such as `<tool_call>`, in one piece, where prorank-jax spells them out.",
     ]
     if (facts.frame.prefix, facts.frame.suffix) != MXBAI_FRAME:
         points.append("mxbai-rerank's own prompt is another one: set this model's as shown above.")

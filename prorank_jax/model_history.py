@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from prorank_jax.card_history import NO_CARD, CardHistory, read_card_history
 from prorank_jax.config import RunConfig
 from prorank_jax.model_identity import model_identity
 from prorank_jax.models.sources import SMOLLM2_SOURCE
@@ -36,10 +37,22 @@ class RunRecord:
 
 @dataclass(frozen=True)
 class RunHistory:
-    """The runs of a model, the first one first, and the hub id they all started from (empty: not known)."""
+    """The runs of a model.
+
+    Attributes:
+        runs: whose folders are known, the first one first.
+        base_model: hub id they all started from; empty: not known.
+        earlier: the runs before those, as the card of the export that they started from has them.
+    """
 
     runs: tuple[RunRecord, ...]
     base_model: str
+    earlier: CardHistory = NO_CARD
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """Of all runs, the first one first."""
+        return (*self.earlier.stages, *(str(record.config.stage) for record in self.runs))
 
 
 @dataclass(frozen=True)
@@ -84,9 +97,12 @@ class Evaluation:
 
 
 def read_run_history(model: Pretrained) -> RunHistory:
-    """Follows `model.source` from run to run, as far as the folders are still there."""
-    runs, _ = runs_behind(model.path)
+    """Follows `model.source` from run to run, as far as the folders are still there, to an export's card."""
+    runs, origin = runs_behind(model.path)
     records = tuple(_read_record(folder, config) for folder, config in reversed(runs))
+    earlier = read_card_history(origin)
+    if earlier.stages:
+        return RunHistory(records, earlier.base_model, earlier)
     if not runs:
         return RunHistory(records, _hub_id(model.source))
     folder, first = runs[-1]

@@ -40,7 +40,7 @@ def transformers_usage(
     instruction = f"{INSTRUCTION_HEAD}{settings.instruction}{SEPARATOR}" if settings.instruction else ""
     return _section(
         "transformers",
-        "The pieces are encoded one by one, as in training.",
+        "The pieces are encoded one by one, as in training (of added tokens that a text spells, see below).",
         f"""\
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 
 import pytest
 import yaml
 
+from prorank_jax.card_history import NO_CARD, read_card_history
+from prorank_jax.card_results import training_section
 from prorank_jax.chat_templates import ChatFrame
 from prorank_jax.config_files import load_config
 from prorank_jax.model_card import CardFacts, model_card
@@ -17,6 +20,7 @@ from prorank_jax.pretrained import Pretrained
 from prorank_jax.prompt_settings import PromptSettings
 from prorank_jax.prompts import AnswerTokens
 from prorank_jax.run_folder import write_config, write_json
+from prorank_jax.trained_on import card_splits
 from tests.cpu.tiny import tiny_config
 
 METRICS = {
@@ -108,6 +112,41 @@ def test_the_runs_that_made_it():
     assert ["`model.source`", "`one`"] in rows(second)
     assert "/home/me" not in card
     assert "`mesh." not in card
+
+
+def test_what_is_made_from_an_export_tells_of_the_runs_before_it(tmp_path):
+    trained = (record(1, **{"data.source": "a"}), record(2, **{"data.source": "b"}))
+    card = model_card("one", facts(history=RunHistory(trained, "Qwen/Qwen2.5-0.5B")))
+    (tmp_path / "README.md").write_text(card)
+    exported = Pretrained(str(tmp_path), tmp_path, tiny_config(), None, None, None)
+    history = read_run_history(exported)
+    assert (history.runs, history.stages, history.base_model) == ((), ("1", "2"), "Qwen/Qwen2.5-0.5B")
+    again = model_card("two", facts(history=history))
+    assert training_section(history) == training_section(RunHistory(trained, ""))
+    assert "trained with prorank-jax (stage 1, then stage 2)" in again
+    assert head(again)["base_model"] == "Qwen/Qwen2.5-0.5B"
+    assert card_splits(again) == [("a", "train"), ("b", "train")]
+
+    (tmp_path / "README.md").write_text(again)
+    further = dataclasses.replace(read_run_history(exported), runs=(record(2, **{"data.source": "c"}),))
+    third = model_card("three", facts(history=further))
+    assert "(stage 1, then stage 2, then stage 2)" in third
+    assert re.findall("### Run ([0-9]): stage ([12])", third) == [("1", "1"), ("2", "2"), ("3", "2")]
+    assert card_splits(third) == [("a", "train"), ("b", "train"), ("c", "train")]
+
+
+@pytest.mark.parametrize(
+    "card",
+    [
+        "",
+        "# A model\n\n## Training\n\nOn the web.\n\n## Use\n",
+        "---\n: [\n---\n## Training\n\n### Run 1",
+    ],
+)
+def test_a_card_of_somebody_else_tells_of_no_runs(card, tmp_path):
+    (tmp_path / "README.md").write_text(card)
+    assert read_card_history(tmp_path) == NO_CARD
+    assert read_card_history(tmp_path / "README.md") == NO_CARD
 
 
 def test_a_run_without_a_report_says_so():
