@@ -10,6 +10,7 @@ from prorank_jax.jsonl import read_jsonl, read_lines, take_text
 from prorank_jax.source_names import TRAINED_ON, SourceFields
 from prorank_jax.types import Document
 
+LONGEST_GRADE = 9  # characters, so that it is an int32
 INTEGER = re.compile(r"[+-]?[0-9]+")
 LAYOUT = "a BEIR folder holds corpus.jsonl, queries.jsonl and qrels/<split>.tsv"
 
@@ -86,6 +87,8 @@ def read_qrels(path: Path) -> dict[str, dict[str, int]]:
             continue  # the header
         if not INTEGER.fullmatch(grade):
             raise ValueError(f"{place}: the grade {grade!r} is not an integer; write 0, 1, 2 ...")
+        if len(grade) > LONGEST_GRADE:
+            raise ValueError(f"{place}: the grade {grade[:20]!r} is too large; write 0, 1, 2 ...")
         grades = qrels.setdefault(query, {})
         if grades.setdefault(document, int(grade)) != int(grade):
             raise ValueError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import math
 import random
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 from prorank_jax.jsonl import read_jsonl, take_text, valid_text
 from prorank_jax.source_names import TRAINED_ON, SourceFields
+from prorank_jax.teacher_scores import LARGEST
 from prorank_jax.types import Candidate, Document, RankingGroup
 
 EVERYTHING = "all"
@@ -43,14 +43,14 @@ def _scores(record: dict[str, Any], name: str, count: int, place: str) -> list[f
         return [None] * count
     is_list = isinstance(scores, list)
     if not is_list or not all(_is_finite_number(score) for score in scores):
-        raise ValueError(f"{place}: {name} must be a list of finite numbers")
+        raise ValueError(f"{place}: {name} must be a list of finite numbers (float32)")
     if len(scores) != count:
         raise ValueError(f"{place}: {name} has {len(scores)} numbers for {count} passages; give one for each")
     return [float(score) for score in scores]
 
 
 def _is_finite_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
 
 
 def _scored_passages(record: dict[str, Any], name: str, place: str) -> dict[str, float | None]:

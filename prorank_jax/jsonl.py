@@ -43,8 +43,9 @@ def read_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         place = f"{path}, line {number}"
         try:
             record = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise ValueError(f"{place}: not JSON ({error}); write one JSON object on each line") from error
+        except (ValueError, RecursionError) as error:  # a ValueError of its own where a number is too long
+            told = str(error).partition(";")[0]
+            raise ValueError(f"{place}: not JSON ({told}); write one JSON object on each line") from error
         if not isinstance(record, dict):
             raise ValueError(f"{place}: {type(record).__name__} instead of an object; write {{...}}")
         yield place, record

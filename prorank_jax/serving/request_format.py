@@ -95,7 +95,7 @@ def parse_object(body: bytes) -> dict[str, Any]:
     except RecursionError as error:
         raise _no_json("nested too deeply") from error
     except ValueError as error:
-        raise _no_json(str(error)) from error
+        raise _no_json(str(error).partition(";")[0]) from error  # behind it stands advice to programmers
     if not isinstance(record, dict):
         raise _no_json(f"it is a JSON {_json_type(record)}, not an object")
     return record

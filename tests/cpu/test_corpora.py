@@ -52,6 +52,13 @@ def _replace_line(path: Path, number: int, line: bytes) -> None:
     ("file", "number", "line", "expected"),
     [
         ("corpus.jsonl", 2, b"{oops", "corpus.jsonl, line 2: not JSON"),
+        (
+            "corpus.jsonl",
+            2,
+            b'{"_id": ' + b"1" * 5000 + b"}",
+            "line 2: not JSON (Exceeds the limit (4300 digits) for integer string conversion: value has 5000 "
+            "digits); write one JSON object",
+        ),
         ("corpus.jsonl", 2, b"[1]", "corpus.jsonl, line 2: list instead of an object"),
         ("corpus.jsonl", 2, b'{"_id": "x", "text": "\xff"}', "corpus.jsonl, line 2: byte 23 is not UTF-8"),
         ("corpus.jsonl", 2, b'{"_id": "d0-0", "text": "x"}', "line 2: the id 'd0-0' was there before"),
@@ -64,6 +71,18 @@ def _replace_line(path: Path, number: int, line: bytes) -> None:
         ("queries.jsonl", 2, b'{"_id": "q1", "text": " "}', "line 2: the query 'q1' has an empty text"),
         ("queries.jsonl", 2, b'{"_id": "x", "text": "x"}', "name 1 absent queries ('q1')"),
         ("qrels/train.tsv", 3, b"q0\td0-0\t1.5", "train.tsv, line 3: the grade '1.5' is not an integer"),
+        (
+            "qrels/train.tsv",
+            3,
+            b"q0\td0-0\t3000000000",
+            "line 3: the grade '3000000000' is too large; write 0, 1",
+        ),
+        (
+            "qrels/train.tsv",
+            3,
+            b"q0\td0-0\t" + b"1" * 5000,
+            "line 3: the grade '11111111111111111111' is too",
+        ),
         ("qrels/train.tsv", 1, b"q0\td0-0\t2.5", "train.tsv, line 1: the grade '2.5' is not an integer"),
         ("qrels/train.tsv", 3, b"q0 d0-0 1", "train.tsv, line 3: 1 columns"),
         ("qrels/train.tsv", 3, b"q0\t0\td0-0\t1", "train.tsv, line 3: 4 columns"),
@@ -371,6 +390,8 @@ def test_embedding_splits_share_no_query_and_do_not_depend_on_the_order(tmp_path
         ({"pos_scores": [1, 2]}, "line 2: pos_scores has 2 numbers for 1 passages"),
         ({"neg_scores": ["a"] * 6}, "line 2: neg_scores must be a list of finite numbers"),
         ({"neg_scores": [float("nan")] * 6}, "line 2: neg_scores must be a list of finite numbers"),
+        ({"neg_scores": [1e39] * 6}, "line 2: neg_scores must be a list of finite numbers (float32)"),
+        ({"neg_scores": [10**400] * 6}, "line 2: neg_scores must be a list of finite numbers"),
         ({"id": [1]}, "line 2: id=[1] is list"),
     ],
 )
