@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--dtype", default="float32", help=f"{' or '.join(COMPUTE_DTYPES)} (%(default)s)")
     add("--remat", default="dots_no_batch", help="what the backward pass recomputes (%(default)s)")
     add("--attention", default="xla", help=f"{', '.join(ATTENTION_IMPLEMENTATIONS)} (%(default)s)")
-    help_temperature = "of the sampling: near 0 all completions of a prompt are alike (%(default)s)"
+    help_temperature = "of the sampling: at 1e-9 all completions of a prompt are alike (%(default)s)"
     add("--temperature", type=float, default=1.0, help=help_temperature)
     add("--rounds", type=int, default=5, help="runs of each point after one for warm-up (%(default)s)")
     add("--peaks", action="store_true", help="also run each point once in a process of its own, for its peak")
