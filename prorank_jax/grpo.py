@@ -33,11 +33,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from prorank_jax.answer_logits import AnswerLogits, log_probs_of
 from prorank_jax.completions import was_made_to_end
 from prorank_jax.config import GrpoOptions
 from prorank_jax.continuations import of_members
 from prorank_jax.prompts import AnswerTokens
-from prorank_jax.rollouts import AnswerLogits, log_probs_of
 from prorank_jax.types import Rollout
 
 ADVANTAGE_EPS = 1e-4  # TRL adds the same to the standard deviation

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from prorank_jax.answer_logits import AnswerLogits, log_probs_of
 from prorank_jax.completions import close_completions, completion_mask, end_some_after_answer
 from prorank_jax.config import GrpoOptions
 from prorank_jax.continuations import Fed, of_distinct_or_all
@@ -17,14 +18,12 @@ from prorank_jax.models.transformer import Transformer
 from prorank_jax.prompts import AnswerTokens
 from prorank_jax.rewards import RewardFunction, is_correct, is_formatted
 from prorank_jax.rollouts import (
-    AnswerLogits,
     Edit,
     Prompt,
     begin_completions,
     completion_logits,
     end_completions,
     fed_tokens,
-    log_probs_of,
     read_prompts,
 )
 from prorank_jax.train_state import Policy

@@ -16,6 +16,7 @@ import numpy as np
 import optax
 from side import MODEL_FOLDER, read_settings, serve
 
+from prorank_jax.answer_logits import log_probs_of
 from prorank_jax.config import GrpoOptions, MeshOptions, OptimizerOptions
 from prorank_jax.device_memory import peak_bytes
 from prorank_jax.flops import grpo_step_flops, measured_matmul_flops
@@ -25,7 +26,7 @@ from prorank_jax.models.weights import load_model_config, load_params
 from prorank_jax.optimizer import make_optimizer, make_schedule
 from prorank_jax.prompts import AnswerTokens
 from prorank_jax.rewards import answer_reward
-from prorank_jax.rollouts import log_probs_of, replay_logits
+from prorank_jax.rollouts import replay_logits
 from prorank_jax.sharding import batch_sharding, make_mesh, replicated
 from prorank_jax.steps import make_grpo_step
 from prorank_jax.train_state import init_state, pretrained_shardings, train_state_shardings

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from prorank_jax.answer_logits import AnswerLogits, log_probs_of
 from prorank_jax.config import GrpoOptions
 from prorank_jax.grpo import (
     answer_log_probs,
@@ -22,7 +23,6 @@ from prorank_jax.grpo import (
     policy_loss,
 )
 from prorank_jax.policy_gradient import rollout_metrics
-from prorank_jax.rollouts import AnswerLogits, log_probs_of
 from prorank_jax.types import Batch, Rollout
 from tests.cpu.tiny import ANSWERS
 
