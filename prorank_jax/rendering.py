@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 import numpy as np
@@ -88,6 +88,7 @@ def in_processes(renderer: PromptRenderer, processes: int) -> Iterator[Rendering
                 renderer.count_truncated(rendered.truncated)
                 found += np.split(rendered.tokens, rendered.ends[:-1])
         except BrokenProcessPool as error:
+            _let_go(pool)
             raise OutOfReachError(
                 f"one of {processes} processes that render prompts was killed, perhaps for want of memory; "
                 "give fewer (--render_processes; 0: none), and repeat the same command"
@@ -98,6 +99,17 @@ def in_processes(renderer: PromptRenderer, processes: int) -> Iterator[Rendering
         yield render
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _let_go(pool: ProcessPoolExecutor) -> None:
+    """Lets a broken pool end: a thread of it may be writing texts into a pipe that nobody reads any more.
+
+    As Python does by itself from 3.11.5 on (gh-94777): without a reader the write fails, and the thread ends.
+    """
+    reader = getattr(getattr(pool, "_call_queue", None), "_reader", None)
+    if reader is not None and not reader.closed:
+        with suppress(OSError):
+            reader.close()
 
 
 class _Rendered(NamedTuple):

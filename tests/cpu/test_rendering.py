@@ -46,6 +46,31 @@ if __name__ == "__main__":
 """
 
 
+KILLED = """
+import multiprocessing, os, signal, sys, threading
+from prorank_jax.models.tokenizer import load_tokenizer
+from prorank_jax.prompts import make_renderer
+from prorank_jax.rendering import in_processes
+from prorank_jax.storage_faults import OutOfReachError
+
+def kill():
+    for child in multiprocessing.active_children():
+        child.kill()
+
+if __name__ == "__main__":
+    renderer = make_renderer(load_tokenizer(sys.argv[1]), max_length=200)
+    with in_processes(renderer, 2) as render:
+        render([("a query", "a document")] * 200)
+        for child in multiprocessing.active_children():
+            os.kill(child.pid, signal.SIGSTOP)  # they read no more: the pipe fills up
+        threading.Timer(2, kill).start()
+        try:
+            render([("a query", f"{n} " * 3000) for n in range(500)])
+        except OutOfReachError as error:
+            print(error, flush=True)
+"""
+
+
 def renderer():
     return make_renderer(TOKENIZER, max_length=200, instruction="be brief", excerpts="key_sentences")
 
@@ -122,6 +147,21 @@ def test_a_killed_process_is_told_in_a_sentence():
             child.kill()
         with pytest.raises(OutOfReachError, match=r"one of 2 processes .* was killed.*--render_processes"):
             render(PAIRS)
+
+
+def test_a_pool_that_dies_while_texts_are_on_their_way_to_it_ends(tmp_path):
+    program = tmp_path / "killed.py"
+    program.write_text(KILLED)
+    tokenizer = Path(__file__).parent / "goldens" / "tiny_qwen"
+    ended = subprocess.run(
+        [sys.executable, program, tokenizer],
+        capture_output=True,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert "one of 2 processes that render prompts was killed" in ended.stdout
 
 
 def test_an_error_in_a_process_is_the_error_here():
