@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,7 @@ from prorank_jax.train_state import Policy
 from prorank_jax.types import Batch, Params, Rollout
 
 Metrics = dict[str, jax.Array]
+Aside = TypeVar("Aside")
 
 
 def sample_rollout(
@@ -142,19 +143,15 @@ def on_policy_gradients(
     begun = _begin(combine(frozen, trained), model, batch, prompt, uniform, answers, options)
     initial = _read_reference(reference, batch, options)
 
-    def learn(fed: Fed) -> tuple[Any, tuple[Params, Prompt]]:
-        def loss(trained: Params, prompt: Prompt) -> tuple[jax.Array, tuple[Metrics, Rollout]]:
-            params = combine(frozen, trained)
-            logits = completion_logits(model, params, batch, prompt, fed, options.temperature)
-            rollout = _finish(logits, begun, batch, uniform, reward, answers, options)
-            reference_logits = _reference_logits(initial, batch, fed, options)
-            total, metrics = policy_loss(logits, rollout, answers, options, reference_logits)
-            return total, (metrics, rollout)
+    def loss(trained: Params, prompt: Prompt, fed: Fed) -> tuple[jax.Array, tuple[Metrics, Rollout]]:
+        params = combine(frozen, trained)
+        logits = completion_logits(model, params, batch, prompt, fed, options.temperature)
+        rollout = _finish(logits, begun, batch, uniform, reward, answers, options)
+        reference_logits = _reference_logits(initial, batch, fed, options)
+        total, metrics = policy_loss(logits, rollout, answers, options, reference_logits)
+        return total, (metrics, rollout)
 
-        return jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(trained, prompt)
-
-    outcome, (direct, to_prompt) = of_distinct_or_all(fed_tokens(begun, uniform.shape[2]), learn)
-    return outcome, _sum(direct, through_prompt(to_prompt))
+    return _differentiate(loss, trained, prompt, through_prompt, fed_tokens(begun, uniform.shape[2]))
 
 
 def replayed_gradients(
@@ -181,22 +178,18 @@ def replayed_gradients(
     prompt, through_prompt = _read(trained, frozen, model, batch, options)
     initial = _read_reference(reference, batch, options)
 
-    def learn(fed: Fed) -> tuple[Any, tuple[Params, Prompt]]:
-        def loss(trained: Params, prompt: Prompt) -> tuple[jax.Array, Metrics]:
-            params = combine(frozen, trained)
-            logits = completion_logits(model, params, batch, prompt, fed, options.temperature)
-            stored = rollout
-            if on_policy:
-                own = jax.lax.stop_gradient(log_probs_of(logits, rollout.tokens))
-                stored = rollout.replace(log_probs=own)  # type: ignore[attr-defined]
-            reference_logits = _reference_logits(initial, batch, fed, options)
-            return policy_loss(logits, stored, answers, options, reference_logits, totals)
+    def loss(trained: Params, prompt: Prompt, fed: Fed) -> tuple[jax.Array, Metrics]:
+        params = combine(frozen, trained)
+        logits = completion_logits(model, params, batch, prompt, fed, options.temperature)
+        stored = rollout
+        if on_policy:
+            own = jax.lax.stop_gradient(log_probs_of(logits, rollout.tokens))
+            stored = rollout.replace(log_probs=own)  # type: ignore[attr-defined]
+        reference_logits = _reference_logits(initial, batch, fed, options)
+        return policy_loss(logits, stored, answers, options, reference_logits, totals)
 
-        return jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(trained, prompt)
-
-    fed = fed_tokens(rollout.tokens, rollout.tokens.shape[2])
-    outcome, (direct, to_prompt) = of_distinct_or_all(fed, learn)
-    return outcome, _sum(direct, through_prompt(to_prompt))
+    tokens = rollout.tokens
+    return _differentiate(loss, trained, prompt, through_prompt, fed_tokens(tokens, tokens.shape[2]))
 
 
 def _read(
@@ -215,8 +208,27 @@ def _read(
     return prompt, lambda cotangents: pull_back(cotangents)[0]
 
 
-def _sum(first: Params, second: Params) -> Params:
-    return jax.tree.map(jnp.add, first, second)
+def _differentiate(
+    loss: Callable[[Params, Prompt, Fed], tuple[jax.Array, Aside]],
+    trained: Params,
+    prompt: Prompt,
+    through_prompt: Callable[[Prompt], Params],
+    fed: jax.Array,
+) -> tuple[tuple[jax.Array, Aside], Params]:
+    """The loss over the completions [B, G, S] that are fed, what it gives besides, and all gradients.
+
+    Args:
+        prompt, through_prompt: of `_read`.
+    """
+
+    def learn(chosen: Fed) -> tuple[tuple[jax.Array, Aside], tuple[Params, Prompt]]:
+        def of_chosen(trained: Params, prompt: Prompt) -> tuple[jax.Array, Aside]:
+            return loss(trained, prompt, chosen)
+
+        return jax.value_and_grad(of_chosen, argnums=(0, 1), has_aux=True)(trained, prompt)
+
+    outcome, (direct, to_prompt) = of_distinct_or_all(fed, learn)
+    return outcome, jax.tree.map(jnp.add, direct, through_prompt(to_prompt))
 
 
 def _read_reference(
