@@ -169,12 +169,12 @@ def check_teacher(source: str, options: DataOptions) -> None:
     Raises:
         ValueError: no such file of scores, a flaw in it, or options that the source cannot follow.
     """
-    teacher_fingerprint(options)
+    file = _teacher_file(options)
     source = local_source(source)
     if _is_embedding_file(source):
         _check_file_options(source, options)
-    elif options.teacher_scores:
-        read_teacher_scores(local_source(options.teacher_scores, TEACHER))
+    elif file is not None:
+        read_teacher_scores(file)
 
 
 def has_own_scores(source: str, split: str) -> bool:
@@ -205,20 +205,30 @@ def _hash_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _teacher_file(options: DataOptions) -> Path | None:
+    """The file of the teacher's scores on this machine; None without a teacher.
+
+    Raises:
+        ValueError: no such file.
+    """
+    if not options.teacher_scores:
+        return None
+    file = Path(local_source(options.teacher_scores, TEACHER))
+    if not file.is_file():
+        raise ValueError(
+            f"data.teacher_scores={options.teacher_scores!r}: no such file; name a TREC run or a TSV"
+        )
+    return file
+
+
 def teacher_fingerprint(options: DataOptions) -> str:
     """What decides the content of the teacher's scores: empty without a teacher, else the file's hash.
 
     Raises:
         ValueError: no such file.
     """
-    if not options.teacher_scores:
-        return ""
-    file = Path(local_source(options.teacher_scores, TEACHER))
-    if not file.is_file():
-        raise ValueError(
-            f"data.teacher_scores={options.teacher_scores!r}: no such file; name a TREC run or a TSV"
-        )
-    return _hash_file(file)
+    file = _teacher_file(options)
+    return "" if file is None else _hash_file(file)
 
 
 def source_fingerprint(source: str, split: str, fields: SourceFields = TRAINED_ON) -> dict[str, str]:
