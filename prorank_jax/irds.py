@@ -11,7 +11,7 @@ from typing import Any
 from prorank_jax.collection import Collection, absent_ids, check_collection
 from prorank_jax.messages import name_a_few
 from prorank_jax.source_names import CATALOGUE_PREFIX, TRAINED_ON, find_dataset, nearest_ids
-from prorank_jax.storage_faults import UnfetchedError, is_outage
+from prorank_jax.storage_faults import refusal_of
 from prorank_jax.types import Document
 
 _TEXT_FIELDS = ("text", "body", "abstract", "contents")
@@ -98,7 +98,7 @@ def _saying_what_cannot_be_read(named: str) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:
-        raise (UnfetchedError if any(map(is_outage, _failures(error))) else ValueError)(
+        raise refusal_of(*_failures(error))(
             f"{named}: ir_datasets cannot read it ({error}); check the network, or give a local BEIR folder"
         ) from error
 

@@ -18,7 +18,7 @@ from etils import epath
 from etils.epath.backend import fsspec_backend  # its instance of a client, not one of another thread's
 
 from prorank_jax.messages import install_extra
-from prorank_jax.storage_faults import OutOfReachError, UnfetchedError, is_outage, storage_fault
+from prorank_jax.storage_faults import OutOfReachError, refusal_of, storage_fault
 
 Result = TypeVar("Result")
 
@@ -88,8 +88,7 @@ def with_url_errors(
                 f"{field}={url!r}: cannot be reached any more ({type(error).__name__}: {reason}); repeat the "
                 "same command when it can"
             ) from error
-        kind = UnfetchedError if is_outage(error) else ValueError
-        raise kind(
+        raise refusal_of(error)(
             f"{field}={url!r}: cannot be reached ({type(error).__name__}: {reason}); check the name, the "
             "network and the credentials (gcloud auth application-default login)"
         ) from error

