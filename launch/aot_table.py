@@ -1,4 +1,4 @@
-"""Compiles all configs for TPUs that are not there: `python launch/aot_table.py [CONFIG.yaml ...]`."""
+"""Compiles configs for TPUs or GPUs that are not there: `python launch/aot_table.py [CONFIG.yaml ...]`."""
 
 from __future__ import annotations
 
@@ -28,9 +28,10 @@ def main(arguments: list[str]) -> int:
     def command() -> int:
         options = parse_arguments(arguments)
         configs = options.configs or sorted(CONFIGS.glob("*.yaml"))
+        from prorank_jax.aot.chips import accelerator_of, parse_topology
         from prorank_jax.aot.environment import prepare_environment
 
-        prepare_environment()
+        prepare_environment({parse_topology(accelerator_of(file)).chip.platform for file in configs})
         from rich.console import Console
 
         from prorank_jax.aot.compile_table import TABLE_MARKDOWN, compile_all

@@ -10,6 +10,9 @@ from prorank_jax.aot.estimate import estimate_step
 from prorank_jax.config import REMAT_POLICIES, RunConfig
 from prorank_jax.models.config import ModelConfig
 
+# What a platform can compute attention with; the last needs the least memory.
+ATTENTION = {"tpu": ("xla", "splash"), "cuda": ("xla", "cudnn")}
+
 
 def with_changes(config: RunConfig, changes: dict[str, Any]) -> RunConfig | None:
     """The config with some fields of its sections changed, or None if it cannot work so."""
@@ -30,11 +33,11 @@ def divides_the_model(shape: ModelConfig, fsdp: int, tensor: int) -> bool:
     return shape.dim % fsdp == 0 and all(size % tensor == 0 for size in by_tensor)
 
 
-def knobs(config: RunConfig, shape: ModelConfig, mesh: dict[str, int]) -> list[dict[str, Any]]:
+def knobs(config: RunConfig, shape: ModelConfig, chip: Chip, mesh: dict[str, int]) -> list[dict[str, Any]]:
     """Changes that save memory, from the cheapest in time to the dearest."""
     changes: list[dict[str, Any]] = []
-    if config.model.attention != "splash":
-        changes.append({"model.attention": "splash"})
+    if config.model.attention == "xla":
+        changes.append({"model.attention": ATTENTION[chip.platform][-1]})
     ways = mesh["data"] * mesh["fsdp"]
     if mesh["data"] > 1 and divides_the_model(shape, ways, mesh["tensor"]):
         changes.append({"mesh.data": 1, "mesh.fsdp": ways})
@@ -63,7 +66,7 @@ def advise(
         return [(halves, f"{as_arguments(halves)} halves the activations")]
     now = estimate_step(config, which, shape, chip, mesh).bytes
     found = []
-    for change in knobs(config, shape, mesh):
+    for change in knobs(config, shape, chip, mesh):
         changed = with_changes(config, change)
         if changed is None:
             continue

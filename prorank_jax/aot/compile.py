@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import jax
+from jax._src.cudnn import fused_attention_stablehlo
 
 from prorank_jax.aot.chips import Topology
+from prorank_jax.aot.gpu_target import CUDNN_VERSION
 from prorank_jax.aot.hlo import parse_program
 from prorank_jax.aot.jaxpr_flops import count_flops
 from prorank_jax.aot.memory import TooLargeError, planned_memory, refusal
@@ -47,7 +51,8 @@ def compile_report(config: RunConfig, which: str, topology: Topology, shape: Mod
         shape: of the model.
 
     Raises:
-        ValueError: sizes that do not fit each other, or a slice that libtpu does not know.
+        ValueError: sizes that do not fit each other, a slice that libtpu does not know, or attention that the
+            chip does not have.
     """
     program = build_program(config, which, shape, topology_mesh(topology, config))
     chip = topology.chip
@@ -62,12 +67,13 @@ def compile_report(config: RunConfig, which: str, topology: Topology, shape: Mod
         "devices_per_chip": chip.devices,
         "parameters": program.parameters,
         "prompts": program.prompts,
-        "capacity": chip.hbm_bytes // chip.devices,
+        "capacity": chip.device_bytes,
         "model_flops": program.model_flops,
     }
     started = time.perf_counter()
     try:
-        traced, compiled, seconds = compile_program(program)
+        with _cudnn_of_the_target():
+            traced, compiled, seconds = compile_program(program)
     except TooLargeError as error:
         return StepReport(
             **facts,
@@ -105,6 +111,21 @@ def compile_report(config: RunConfig, which: str, topology: Topology, shape: Mod
             prompts=program.prompts,
         ),
     )
+
+
+@contextmanager
+def _cudnn_of_the_target() -> Iterator[None]:
+    """Tells jax the version of the target's cuDNN; it asks the one of this machine, which need not have any.
+
+    It does so when attention is traced, only to refuse what an old version lacks.
+    """
+    major, minor = CUDNN_VERSION
+    before = fused_attention_stablehlo.check_cudnn_version
+    fused_attention_stablehlo.check_cudnn_version = lambda: major * 10_000 + minor * 100
+    try:
+        yield
+    finally:
+        fused_attention_stablehlo.check_cudnn_version = before
 
 
 def _settings(config: RunConfig, which: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Compiles every config that names its slice in its file name, and writes one table of what they need.
+"""Compiles every config that names its slice or GPU in its file name, and writes one table of what they need.
 
 A figure is kept as long as config, package and compiler are the same: the command goes on where it stopped,
 and after a change compiles what the change may have touched.
@@ -15,7 +15,7 @@ from typing import Any
 
 from rich.console import Console
 
-from prorank_jax.aot.chips import ACCELERATORS, parse_topology
+from prorank_jax.aot.chips import accelerator_of, parse_topology
 from prorank_jax.aot.compile import compile_report
 from prorank_jax.aot.memory import Memory
 from prorank_jax.aot.model_shapes import resolve_shape
@@ -29,22 +29,10 @@ TABLE_JSON, TABLE_MARKDOWN = "table.json", "table.md"
 STAGES = ("1", "2")
 
 
-def slice_of(config_file: Path) -> str:
-    """The accelerator that a config is for: what follows the last `_` of its name.
-
-    Raises:
-        ValueError: a name that ends in no known accelerator.
-    """
-    name = config_file.stem.rpartition("_")[2]
-    if name not in ACCELERATORS:
-        raise ValueError(f"{config_file}: its name must end in _ and one of {', '.join(ACCELERATORS)}")
-    return name
-
-
 def fingerprint(config_file: Path) -> str:
-    """A hash of all that decides a report: the config, the package, jax and libtpu."""
+    """A hash of all that decides a report: the config, the package, jax and the compilers."""
     digest = hashlib.sha256(config_file.read_bytes() + code_digest().encode())
-    for package in ("jax", "libtpu"):
+    for package in ("jax", "libtpu", "jax-cuda13-pjrt", "jax-cuda12-pjrt"):
         try:
             digest.update(version(package).encode())
         except PackageNotFoundError:
@@ -67,7 +55,7 @@ def report_from_json(values: dict[str, Any]) -> StepReport:
 def compile_config(config_file: Path, stage: str) -> StepReport:
     """Compiles one stage of a config for the slice in its name."""
     config = load_config(config_file, {"stage": int(stage)})
-    topology = parse_topology(slice_of(config_file))
+    topology = parse_topology(accelerator_of(config_file))
     return compile_report(config, stage, topology, resolve_shape(config.model.source))
 
 
@@ -83,7 +71,7 @@ def compile_all(
         ValueError: a config that cannot work, or whose name says no slice.
     """
     for file in config_files:
-        slice_of(file)
+        accelerator_of(file)
     output_dir.mkdir(parents=True, exist_ok=True)
     found: list[tuple[str, StepReport]] = []
     jobs = [(file, stage) for file in config_files for stage in STAGES]

@@ -14,8 +14,9 @@ SEARCHES = ("fixed", "grow")
 USAGE = f"""usage: python launch/aot_compile.py --config FILE.yaml --topology CHIP:SHAPE [--topology ...]
            [--stage 1|2|score] [--output FILE.json] [--search fixed|grow] [--section.field VALUE ...]
 
-Compiles a step of a run for TPUs that are not there and says what memory and, at least, what time it needs.
-  --topology   e.g. v5e:2x4, v5p:2x2x1, v6e:2x4, v5e:16x16; chips: {", ".join(CHIPS)}; may be given repeatedly
+Compiles a step of a run for TPUs or GPUs that are not there and says what memory and, at least, what time it
+needs.
+  --topology   e.g. v5e:2x4, v5p:2x2x1, v5e:16x16, h100:1; chips: {", ".join(CHIPS)}; may be given repeatedly
   --stage      1, 2, or score for scoring in bfloat16 (default: the config's stage)
   --output     write everything as JSON too; an existing file is refused
   --search     look for the fastest settings that fit: `fixed` keeps the batch size, `grow` tries larger ones
@@ -37,6 +38,11 @@ class AotOptions:
     output: Path | None = None
     search: str = ""
 
+    @property
+    def platforms(self) -> frozenset[str]:
+        """Those that the compilers must be there for."""
+        return frozenset(topology.chip.platform for topology in self.topologies)
+
 
 def usage() -> str:
     """What `--help` prints."""
@@ -52,7 +58,7 @@ def parse_options(arguments: list[str]) -> AotOptions:
     rest, own = _take_own(arguments)
     names = own["--topology"]
     if not names:
-        raise ValueError("command line: no --topology; name a slice of chips such as v5e:2x4")
+        raise ValueError("command line: no --topology; name a slice of chips such as v5e:2x4, or h100:1")
     which = _one(own, "--stage", STEPS)
     search = _one(own, "--search", SEARCHES)
     output = Path(own["--output"][-1]) if own["--output"] else None

@@ -15,6 +15,7 @@ from jax.sharding import Mesh, NamedSharding
 from prorank_jax.aot.chips import Topology
 from prorank_jax.config import RunConfig
 from prorank_jax.flops import grpo_step_flops, ranking_step_flops, score_step_flops
+from prorank_jax.models.attention import check_implementation
 from prorank_jax.models.config import ModelConfig
 from prorank_jax.models.lora import split_factors
 from prorank_jax.models.transformer import Transformer, abstract_params
@@ -64,13 +65,16 @@ def topology_mesh(topology: Topology, config: RunConfig) -> Mesh:
     """The config's mesh over a slice that is not there.
 
     Raises:
-        ValueError: libtpu knows no such slice, or the mesh does not fit it.
+        ValueError: the compiler knows no such slice, the mesh does not fit it, or it lacks the config's
+            implementation of attention.
     """
     try:
         described = topologies.get_topology_desc(**topology.description)  # type: ignore[arg-type]
     except jax.errors.JaxRuntimeError as error:
         raise ValueError(f"--topology={topology.name!r}: {str(error).splitlines()[0]}") from error
-    return make_mesh(config.mesh, described.devices)
+    mesh = make_mesh(config.mesh, described.devices)
+    check_implementation(config.model.attention, config.model.compute_dtype, mesh)
+    return mesh
 
 
 def build_program(config: RunConfig, which: str, shape: ModelConfig, mesh: Mesh) -> StepProgram:

@@ -138,13 +138,23 @@ def step_title(step: str) -> str:
 def report_table(report: StepReport, chip: Chip) -> Table:
     """The table for a console; its caption says what the figures are not."""
     title = f"{step_title(report.step)} on {report.topology} ({report.chips} chips): {report.model}"
-    caption = f"Peaks: Google Cloud TPU documentation, {chip.source}. {NOT_A_MEASUREMENT}"
+    caption = f"Peaks: {chip.source}. {NOT_A_MEASUREMENT}{_of_gpus(chip)}"
     table = Table(title=title, caption=caption, show_header=False, title_justify="left")
     table.add_column(no_wrap=True)
     table.add_column()
     for name, value in report_rows(report):
         table.add_row(name, value)
     return table
+
+
+def _of_gpus(chip: Chip) -> str:
+    if chip.platform != "cuda":
+        return ""
+    return (
+        f" The capacity is the {chip.taken_share:.0%} that jax takes of a GPU ahead; "
+        "XLA_PYTHON_CLIENT_MEM_FRACTION changes it. Kernels are chosen without trying them out, which a GPU "
+        "would do."
+    )
 
 
 _COLUMNS = (

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from prorank_jax.aot.advice import divides_the_model, with_changes
+from prorank_jax.aot.advice import ATTENTION, divides_the_model, with_changes
 from prorank_jax.aot.chips import Topology
 from prorank_jax.aot.estimate import Estimate, estimate_step
 from prorank_jax.aot.report import StepReport
@@ -22,7 +22,6 @@ from prorank_jax.models.config import ModelConfig
 MOST_COMPILED = 6
 # The rough model may be wrong by this factor before it hides something that fits.
 MEMORY_DOUBT = 1.3
-_TPU_ATTENTION = ("xla", "splash")
 _ACCUMULATIONS = (1, 2, 4, 8)
 _GROWTH = (1, 2, 4, 8)
 
@@ -63,14 +62,14 @@ def candidates(
         grow: also try larger batches.
     """
     chip = topology.chip
-    capacity = chip.hbm_bytes / chip.devices * MEMORY_DOUBT
+    capacity = chip.device_bytes * MEMORY_DOUBT
     batches = [config.train.batch_size * times for times in (_GROWTH if grow else (1,))]
     found = []
     for mesh, batch, remat, attention, parts in itertools.product(
         mesh_shapes(topology.devices, shape),
         batches,
         REMAT_POLICIES,
-        _TPU_ATTENTION,
+        ATTENTION[chip.platform],
         _ACCUMULATIONS,
     ):
         if batch % (parts * mesh["data"] * mesh["fsdp"]):

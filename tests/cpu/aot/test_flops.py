@@ -167,3 +167,19 @@ def test_products_that_no_result_needs_are_not_counted():
 
     square = jnp.ones((8, 8))
     assert count_flops(jax.jit(twice).trace(square).jaxpr) == 2 * 8**3
+
+
+def test_cudnns_attention_counts_its_products_of_all_queries_and_keys(monkeypatch):
+    """Two forward; five backward: the logits again, and gradients of softmax, values, queries and keys."""
+    name = "jax._src.cudnn.fused_attention_stablehlo.check_cudnn_version"
+    monkeypatch.setattr(name, lambda: 91_000)
+    query = jax.ShapeDtypeStruct((2, 64, 4, 16), jnp.bfloat16)
+    key = jax.ShapeDtypeStruct((2, 96, 2, 16), jnp.bfloat16)
+
+    def attend(query, key, value):
+        return jax.nn.dot_product_attention(query, key, value, implementation="cudnn").sum()
+
+    one = 2 * 2 * 4 * 64 * 96 * 16
+    assert count_flops(jax.make_jaxpr(attend)(query, key, key)) == 2 * one
+    gradient = jax.make_jaxpr(jax.grad(attend, argnums=(0, 1, 2)))
+    assert count_flops(gradient(query, key, key)) == 7 * one

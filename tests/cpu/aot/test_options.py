@@ -13,6 +13,7 @@ from types import ModuleType
 import pytest
 
 from prorank_jax.aot.chips import ACCELERATORS, CHIPS, parse_topology
+from prorank_jax.aot.environment import cuda_compiler
 from prorank_jax.aot.model_shapes import PUBLISHED_SHAPES, resolve_shape
 from prorank_jax.aot.options import parse_options
 from prorank_jax.models.config import ModelConfig
@@ -25,16 +26,35 @@ CONFIG = str(ROOT / "configs" / "tpu" / "qwen2.5-0.5b_v5e-8.yaml")
 
 @pytest.mark.parametrize(
     ("name", "chips", "devices"),
-    [("v5e:2x4", 8, 8), ("v5e:16x16", 256, 256), ("v5p:2x2x1", 4, 4), ("tpu7x:2x2x1", 4, 8), ("v5p-8", 4, 4)],
+    [
+        ("v5e:2x4", 8, 8),
+        ("v5e:16x16", 256, 256),
+        ("v5p:2x2x1", 4, 4),
+        ("tpu7x:2x2x1", 4, 8),
+        ("v5p-8", 4, 4),
+        ("h100", 1, 1),
+        ("h100:8", 8, 8),
+    ],
 )
 def test_topologies(name, chips, devices):
     topology = parse_topology(name)
     assert (topology.chips, topology.devices) == (chips, devices)
     assert topology.description["topology_name"] == topology.name
+    assert topology.description["platform"] == topology.chip.platform
 
 
 def test_a_slice_of_one_chip_tells_libtpu_so():
     assert parse_topology("v5e:1x1").description["chips_per_host_bounds"] == (1, 1, 1)
+
+
+def test_gpus_are_described_to_xla_with_their_number_and_what_they_are():
+    described = parse_topology("h100:4").description
+    assert described["topology"] == "1x1x4"
+    target = str(described["target_config"])
+    assert "core_count: 132\n" in target
+    assert "shared_memory_per_block_optin: 232448\n" in target
+    assert "cuda_compute_capability { major: 9 }" in target
+    assert "runtime_version { major: 13 }" in target
 
 
 def test_every_accelerator_has_a_topology_with_published_peaks():
@@ -43,7 +63,7 @@ def test_every_accelerator_has_a_topology_with_published_peaks():
     for chip in CHIPS.values():
         assert chip.bf16_flops > 1e14
         assert chip.hbm_bandwidth > 5e11
-        assert chip.source.startswith("TPU")
+        assert chip.source.startswith("Google Cloud TPU" if chip.platform == "tpu" else "NVIDIA")
 
 
 @pytest.mark.parametrize(
@@ -52,6 +72,10 @@ def test_every_accelerator_has_a_topology_with_published_peaks():
         ("v5e", "write chip and shape"),
         ("v9:2x2", "chips known here"),
         ("v5e:0x4", "at least 1"),
+        ("v5e:8", "write its shape, e.g. v5e:2x2"),
+        ("h100:2x4", "write the number of GPUs, e.g. h100:1"),
+        ("h100:0", "at least 1"),
+        ("h100:16", "at most the 8 GPUs of one host"),
         ("", "e.g. v5e"),
     ],
 )
@@ -155,22 +179,46 @@ def test_a_process_with_jax_in_it_is_refused(name, tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_libtpu_there_is_one_line_with_the_remedy(tmp_path):
-    """A process of its own, from which libtpu is hidden."""
-    hidden = tmp_path / "sitecustomize.py"
-    hidden.write_text(
+@pytest.mark.parametrize(
+    ("topology", "hidden", "said"),
+    [
+        ("v5e:2x4", "libtpu", r"libtpu is not installed[^\n]+make aot`[^\n]+"),
+        ("h100:1", "jax_plugins.xla_cuda", r"no compiler for NVIDIA GPUs[^\n]+make aot-gpu`[^\n]+"),
+    ],
+)
+def test_without_a_compiler_there_is_one_line_with_the_remedy(topology, hidden, said, tmp_path):
+    """A process of its own, from which the compiler is hidden."""
+    (tmp_path / "sitecustomize.py").write_text(
         "import importlib.util as u\nfind = u.find_spec\n"
-        "u.find_spec = lambda name, *rest: None if name == 'libtpu' else find(name, *rest)\n"
+        f"u.find_spec = lambda name, *rest: None if name.startswith('{hidden}') else find(name, *rest)\n"
     )
     finished = subprocess.run(
-        [sys.executable, str(LAUNCHER), "--config", CONFIG, "--topology", "v5e:2x4"],
+        [sys.executable, str(LAUNCHER), "--topology", topology, "--mesh.data", "1"],
         capture_output=True,
         text=True,
         check=False,
         env={"PYTHONPATH": str(tmp_path), "PATH": ""},
     )
     assert finished.returncode == 2
-    assert re.fullmatch(r"error: libtpu is not installed[^\n]+make aot[^\n]+\n", finished.stderr)
+    assert re.fullmatch(rf"error: {said}\n", finished.stderr)
+
+
+@pytest.mark.parametrize(
+    ("plugin", "folder", "major"), [("xla_cuda13", "cu13", 13), ("xla_cuda12", "cuda_nvcc", 12)]
+)
+def test_the_compiler_for_gpus_is_found_on_the_path_only_with_its_assembler(
+    plugin, folder, major, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    for package in ("jax_plugins", "nvidia"):  # where a real one is installed
+        monkeypatch.delitem(sys.modules, package, raising=False)
+    (tmp_path / "jax_plugins" / plugin).mkdir(parents=True)
+    (tmp_path / "jax_plugins" / plugin / "__init__.py").touch()
+    with pytest.raises(ValueError, match="no compiler for NVIDIA GPUs"):
+        cuda_compiler()
+    (tmp_path / "nvidia" / folder / "bin").mkdir(parents=True)
+    (tmp_path / "nvidia" / folder / "bin" / "ptxas").touch()
+    assert cuda_compiler() == (major, tmp_path / "nvidia" / folder)
 
 
 def test_help_names_options_and_fields(capsys):

@@ -11,8 +11,8 @@ import pytest
 from rich.console import Console
 
 from prorank_jax.aot import command, compile_table
-from prorank_jax.aot.chips import CHIPS
-from prorank_jax.aot.compile_table import TABLE_JSON, TABLE_MARKDOWN, compile_all, report_from_json, slice_of
+from prorank_jax.aot.chips import CHIPS, accelerator_of
+from prorank_jax.aot.compile_table import TABLE_JSON, TABLE_MARKDOWN, compile_all, report_from_json
 from prorank_jax.aot.memory import COMPILER, SUM, planned_memory, refusal
 from prorank_jax.aot.options import parse_options
 from prorank_jax.aot.report import markdown_table, report_table
@@ -69,6 +69,14 @@ def test_tables_say_that_bounds_are_no_measurements():
     rows = [line for line in table.splitlines() if line.startswith("|")]
     assert len({row.count("|") for row in rows}) == 1
     assert "does not fit" in rows[-1]
+
+
+def test_a_table_for_a_gpu_says_whose_share_the_capacity_is_and_that_no_kernel_was_tried():
+    said = render(report_table(make_report(), CHIPS["h100"]))
+    assert "75% that jax takes of a GPU" in said
+    assert "without trying them out" in said
+    assert "NVIDIA H100" in said
+    assert "of a GPU" not in render(report_table(make_report(), CHIPS["v5e"]))
 
 
 def test_a_report_survives_json():
@@ -154,5 +162,5 @@ def test_a_config_whose_name_says_no_slice_is_refused_before_anything_is_compile
     with pytest.raises(ValueError, match=r"model\.yaml.*must end in"):
         compile_all([*configs, stranger], tmp_path / "out", Console(), lambda *_: make_report())
     assert not (tmp_path / "out").exists()
-    assert slice_of(configs[0]) == "v5e-8"
+    assert accelerator_of(configs[0]) == "v5e-8"
     assert compile_table.fingerprint(configs[0]) == compile_table.fingerprint(configs[1])

@@ -15,7 +15,7 @@ from prorank_jax.aot.estimate import Estimate, estimate_step
 from prorank_jax.aot.model_shapes import PUBLISHED_SHAPES
 from prorank_jax.aot.programs import SHARED_TOKENS
 from prorank_jax.aot.roofline import roofline_bound
-from prorank_jax.aot.search import Candidate, candidates, mesh_shapes, search
+from prorank_jax.aot.search import MEMORY_DOUBT, Candidate, candidates, mesh_shapes, search
 from prorank_jax.config import REMAT_POLICIES
 from prorank_jax.config_files import config_from_flat
 from prorank_jax.flops import ranking_step_flops
@@ -115,9 +115,26 @@ def test_advice_names_knobs_that_save_memory_and_can_be_pasted():
         assert with_changes(config, changes) is not None
         assert sentence.startswith(as_arguments(changes))
     assert as_arguments({"mesh.data": 1, "mesh.fsdp": 8}) == "--mesh.data 1 --mesh.fsdp 8"
-    sharding = knobs(CONFIG, QWEN, {"data": 8, "fsdp": 1, "tensor": 1})
+    sharding = knobs(CONFIG, QWEN, CHIPS["v5e"], {"data": 8, "fsdp": 1, "tensor": 1})
     assert {"mesh.data": 1, "mesh.fsdp": 8} in sharding
-    assert all("mesh.fsdp" not in each for each in knobs(CONFIG, QWEN, {"data": 16, "fsdp": 16, "tensor": 1}))
+    uneven = knobs(CONFIG, QWEN, CHIPS["v5e"], {"data": 16, "fsdp": 16, "tensor": 1})
+    assert all("mesh.fsdp" not in each for each in uneven)
+
+
+@pytest.mark.parametrize(("topology", "kernel"), [("v5e:1x1", "splash"), ("h100:1", "cudnn")])
+def test_only_attention_that_the_chip_has_is_advised_and_tried(topology, kernel):
+    slice_ = parse_topology(topology)
+    advised = knobs(CONFIG, QWEN, slice_.chip, {"data": 1, "fsdp": 1, "tensor": 1})
+    assert [each for each in advised if "model.attention" in each] == [{"model.attention": kernel}]
+    found = candidates(CONFIG, "1", slice_, QWEN, grow=False)
+    assert {each.config.model.attention for each in found} == {"xla", kernel}
+
+
+def test_a_search_counts_only_the_share_of_a_gpu_that_jax_takes():
+    half = dataclasses.replace(CHIPS["h100"], taken_share=CHIPS["h100"].taken_share / 2)
+    assert half.device_bytes * 2 == CHIPS["h100"].device_bytes == 60 * 10**9
+    found = candidates(CONFIG, "1", parse_topology("h100"), QWEN, grow=True)
+    assert max(each.estimate.bytes for each in found) <= CHIPS["h100"].device_bytes * MEMORY_DOUBT
 
 
 Settings = st.lists(
