@@ -39,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--model", default=SMOLLM2_SOURCE, help="whose sizes the step has; no weights are read (%(default)s)")
     add("--programs", nargs="+", default=list(PROGRAMS), help="of 1, 2 and score (all)")
+    add("--curves", nargs="+", default=list(AXES), help=f"sizes that grow, of {', '.join(AXES)} (all)")
     add("--longest", type=int, default=4096, help="longest prompt of the curves over length (%(default)s)")
     add("--max_length", type=int, default=128, help="prompt of the other curves, in tokens (%(default)s)")
     add("--dtype", default="float32", help=f"{' or '.join(COMPUTE_DTYPES)} (%(default)s)")
@@ -69,7 +70,7 @@ def run(arguments: argparse.Namespace, console: Console | None = None) -> list[M
     folder: Path = arguments.output_dir
     remedy = "holds a result already; name another folder or remove it"
     require(not (folder / RESULT_FILE).exists(), "output_dir", str(folder), remedy)
-    points = points_of(arguments.programs, arguments.longest, arguments.max_length)
+    points = points_of(arguments.programs, arguments.longest, arguments.max_length, arguments.curves)
     shape = resolve_shape(arguments.model)
     longest = max(point.size.length for point in points)
     remedy = f"the model has {shape.max_positions} positions; give --longest and --max_length below that"

@@ -93,21 +93,27 @@ CURVES: Mapping[tuple[str, str], tuple[tuple[int, ...], Mapping[str, Any]]] = {
 }
 
 
-def points_of(programs: Iterable[str], longest: int, length: int) -> list[Point]:
+def points_of(
+    programs: Iterable[str], longest: int, length: int, axes: Sequence[str] = tuple(AXES)
+) -> list[Point]:
     """Every point of the curves of some programs.
 
     Args:
+        axes: the sizes whose curves are wanted.
         longest: prompts no longer than this are on the curves over length.
         length: of prompts on the other curves.
 
     Raises:
-        ValueError: an unknown program, or lengths that leave no curve.
+        ValueError: an unknown program or size, lengths that leave no curve, or sizes over which the programs
+            have none.
     """
+    for axis in axes:
+        require_choice("curves", axis, tuple(AXES))
     points = []
     for program in programs:
         require_choice("program", program, tuple(PROGRAMS))
         for (of, axis), (values, others) in CURVES.items():
-            if of != program:
+            if of != program or axis not in axes:
                 continue
             kept = [value for value in values if axis != LENGTH or value <= longest]
             remedy = "at least 256, so that a curve over the length has two points"
@@ -116,4 +122,5 @@ def points_of(programs: Iterable[str], longest: int, length: int) -> list[Point]
                 Point(program, axis, value, Size(**{"length": length, **others, axis: value}))
                 for value in kept
             ]
+    require(bool(points), "curves", " ".join(axes), "none of the programs asked for has a curve over these")
     return points

@@ -60,6 +60,15 @@ def test_a_shorter_longest_prompt_leaves_shorter_curves():
         points_of(["3"], 256, 128)
 
 
+def test_only_the_curves_that_are_asked_for_are_measured():
+    points = points_of(PROGRAMS, 512, 128, ["length"])
+    assert {(point.program, point.axis) for point in points} == {("1", "length"), ("score", "length")}
+    assert [point for point in points_of(PROGRAMS, 512, 128) if point.axis == "length"] == points
+    assert len(points_of(["1"], 128, 128, ["group"])) == 7  # no length is asked for that could be too short
+    with pytest.raises(ValueError, match="curves='length': none of the programs asked for"):
+        points_of(["2"], 512, 128, ["length"])
+
+
 @pytest.mark.parametrize("point", [Point("1", "group", 1, Size(group=1, batch=2, length=32))])
 def test_a_step_trains_its_state_and_takes_time_and_memory(point, model_folder):
     shape = resolve_shape(str(model_folder))
@@ -146,6 +155,7 @@ def test_a_folder_that_cannot_be_made_is_refused_before_any_point_is_measured(
         (("--attention", "flash"), "attention='flash'"),
         (("--remat", "some"), "remat='some'"),
         (("--programs", "serve"), "program='serve'"),
+        (("--curves", "width"), "curves='width'"),
     ],
 )
 def test_options_that_cannot_work_are_refused_before_any_compute(given, message, tmp_path):
