@@ -13,20 +13,24 @@ import itertools
 import json
 import logging
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
+from prorank_jax.launching import AgreedOutageError
 from prorank_jax.processes import gather_texts, leads, succeed_together
 from prorank_jax.run_folder import CHECKPOINTS_FOLDER
 from prorank_jax.state_digest import state_digests
 from prorank_jax.storage_faults import check_room, obstacle, storage_fault, within_reach
 from prorank_jax.types import TrainState
+
+Result = TypeVar("Result")
 
 DAMAGED = ".damaged"
 # What a checkpoint takes beside its arrays: descriptions, and the ends of many small files.
@@ -117,17 +121,28 @@ class Checkpoints:
             DamagedCheckpointError: it cannot be read anywhere, or is not what was saved.
             OSError: this machine cannot read it at present.
         """
+        read = self._read(step, like)
+        self._compare(step, *read)
+        return read[0]
+
+    def _read(self, step: int, like: TrainState) -> tuple[Restored, dict[str, int]]:
+        """A step and the fingerprints that were saved with it; waits for no other process."""
         wanted = ocp.args.Composite(
             state=ocp.args.StandardRestore(like),
             iterator=ocp.args.JsonRestore(),
             digests=ocp.args.JsonRestore(),
         )
-        with refusing_damage(self._folder / str(step)), within_reach(self._folder / str(step)):
-            restored = self._manager.restore(step, args=wanted)
-        state, iterator, expected = restored["state"], restored["iterator"], restored["digests"]
-        found = state_digests(state) | {"iterator": _text_digest(iterator)}
+        folder = self._folder / str(step)
+        # Not by the manager: it ends with a barrier, where the others would wait for one that cannot read.
+        reader = ocp.CompositeCheckpointHandler()
+        with closing(reader), refusing_damage(folder), within_reach(folder):
+            restored = reader.restore(folder, args=wanted)
+            return Restored(restored["state"], restored["iterator"]), restored["digests"]
+
+    def _compare(self, step: int, restored: Restored, expected: dict[str, int]) -> None:
+        """Refuses what is not as it was saved; every process calls it, for each holds a part of the state."""
+        found = state_digests(restored.state) | {"iterator": _text_digest(restored.iterator)}
         compare_digests(self._folder / str(step), found, expected)
-        return Restored(state, iterator)
 
     def restore_newest(self, like: TrainState) -> tuple[Restored, int] | None:
         """The newest step that is intact, with its number; None where there is no step at all.
@@ -136,20 +151,18 @@ class Checkpoints:
 
         Raises:
             ValueError: every step is damaged; nothing was changed.
-            OSError: this machine cannot read a step at present; nothing was changed.
+            OSError: this machine cannot read a step at present, or the processes see other steps; nothing
+                was changed.
         """
         damaged: list[int] = []
-        for step in sorted(self._manager.all_steps(), reverse=True):
-            failure, restored = "", None
-            try:
-                restored = self.restore(step, like)
-            except DamagedCheckpointError as error:
-                failure = str(error)
-            failures = [text for text in gather_texts(failure) if text]
-            if restored is not None and not failures:
-                self._set_aside(damaged)
-                return restored, step
-            _log.warning("skipping a damaged checkpoint: %s", failures[0])
+        for step in self._steps_seen_by_all():
+            read, failure = _damage_told(partial(self._read, step, like))
+            if read is not None and not failure:
+                _, failure = _damage_told(partial(self._compare, step, *read))
+                if not failure:
+                    self._set_aside(damaged)
+                    return read[0], step
+            _log.warning("skipping a damaged checkpoint: %s", failure)
             damaged.append(step)
         if damaged:
             raise ValueError(
@@ -158,12 +171,33 @@ class Checkpoints:
             )
         return None
 
+    def _steps_seen_by_all(self) -> list[int]:
+        """The complete steps, newest first."""
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        seen = gather_texts(json.dumps(steps))
+        if differing := next((other for other in seen if other != seen[0]), None):
+            raise AgreedOutageError(
+                f"{self._folder}: process 0 sees the checkpoints {seen[0]}, another one {differing}; mount "
+                "one folder for all, and start again when all see the same"
+            )
+        return steps
+
     def _set_aside(self, steps: list[int]) -> None:
         with succeed_together():
             for step in steps if leads() else ():
                 (self._folder / str(step)).rename(_free_name(self._folder, f"{step}{DAMAGED}"))
         if steps:
             self._manager.reload()
+
+
+def _damage_told(work: Callable[[], Result]) -> tuple[Result | None, str]:
+    """What the work gives here, and the damage that it met in this process or in another; empty if none."""
+    result, failure = None, ""
+    try:
+        result = work()
+    except DamagedCheckpointError as error:
+        failure = str(error)
+    return result, next(filter(None, gather_texts(failure)), "")
 
 
 def _free_name(folder: epath.Path, name: str) -> epath.Path:

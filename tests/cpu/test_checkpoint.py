@@ -17,6 +17,7 @@ import orbax.checkpoint as ocp
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
+import prorank_jax.checkpoint
 from prorank_jax.checkpoint import Checkpoints, DamagedCheckpointError
 from prorank_jax.checkpoint_params import restore_params
 from prorank_jax.config import MeshOptions
@@ -188,7 +189,7 @@ def test_a_step_that_cannot_be_read_at_present_is_not_taken_for_damaged(tmp_path
         save(checkpoints, 1)
         save(checkpoints, 2)
         for error, expected, message in NOT_NOW:
-            monkeypatch.setattr(ocp.CheckpointManager, "restore", Mock(side_effect=error))
+            monkeypatch.setattr(ocp.CompositeCheckpointHandler, "restore", Mock(side_effect=error))
             with pytest.raises(expected, match=message):
                 checkpoints.restore_newest(abstract)
             with pytest.raises(expected, match=message):
@@ -196,11 +197,22 @@ def test_a_step_that_cannot_be_read_at_present_is_not_taken_for_damaged(tmp_path
     assert sorted(path.name for path in (tmp_path / CHECKPOINTS_FOLDER).iterdir()) == ["1", "2"]
 
 
+def test_processes_that_see_other_steps_do_not_go_on_from_different_ones(tmp_path, monkeypatch):
+    """As a shared folder may show for a while, or folders of the same name that are not shared."""
+    with Checkpoints(tmp_path, keep=3) as checkpoints:
+        save(checkpoints, 1)
+        save(checkpoints, 2)
+        monkeypatch.setattr(prorank_jax.checkpoint, "gather_texts", lambda mine: [mine, "[1]"])
+        with pytest.raises(OutOfReachError, match=r"checkpoints \[2, 1\], another one \[1\]"):
+            checkpoints.restore_newest(some_state(1)[1])
+    assert sorted(path.name for path in (tmp_path / CHECKPOINTS_FOLDER).iterdir()) == ["1", "2"]
+
+
 def test_a_place_on_the_disk_that_has_gone_bad_is_damage(tmp_path, monkeypatch):
     with Checkpoints(tmp_path, keep=3) as checkpoints:
         save(checkpoints, 1)
         bad = OSError(errno.EIO, "Input/output error")
-        monkeypatch.setattr(ocp.CheckpointManager, "restore", Mock(side_effect=bad))
+        monkeypatch.setattr(ocp.CompositeCheckpointHandler, "restore", Mock(side_effect=bad))
         with pytest.raises(DamagedCheckpointError, match=r"/1: .*Input/output"):
             checkpoints.restore(1, some_state(1)[1])
 
