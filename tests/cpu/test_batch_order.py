@@ -14,6 +14,10 @@ from prorank_jax.batch_order import BalancedOrder, choose_buckets, permutation
 
 BUCKETS = (16, 32, 64)
 PINNED = [1, 2, 4, 6, 5, 0, 7, 3]
+PINNED_EPOCHS = [
+    [[3, 4, 13, 12], [2, 7, 1, 10], [9, 0, 14, 5]],
+    [[1, 6, 14, 0], [8, 5, 3, 11], [2, 13, 4, 7]],
+]
 
 
 @st.composite
@@ -96,6 +100,12 @@ def test_permutation_is_pinned() -> None:
     """Guards resumed runs against a change of the order, in numpy or here."""
     assert permutation(8, 1, 2, 3).tolist() == PINNED
     assert sorted(permutation(100, 0)) == list(range(100))
+
+
+def test_epochs_are_pinned() -> None:
+    """As above; the second epoch begins in the first pass through the frequent label and ends in the next."""
+    order = BalancedOrder(np.full(15, 8), np.repeat([1, 0], [6, 9]), (16,), 4, 7)
+    assert [order.epoch(number).examples.tolist() for number in (0, 1)] == PINNED_EPOCHS
 
 
 @given(st.lists(st.integers(1, 300), min_size=1, max_size=50))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -64,3 +66,21 @@ def test_many_queries_at_once_are_the_same_in_their_order(
     assert [next(found) for _ in range(3)] + list(found) == [index.top(query, 7) for query in queries]
     first = next(index.top_of_each((query for query in queries), 7))  # whoever stops early waits for little
     assert first == index.top(queries[0], 7)
+
+
+@pytest.mark.parametrize(
+    ("query", "words"), [("the tea of a boat", ["tea", "boat"]), ("Rivers", ["river"]), ("the of a", [])]
+)
+def test_scores_are_lucenes_bm25_with_k1_of_0_9_and_b_of_0_4(query: str, words: list[str]) -> None:
+    """Written out over stems: stop words are neither found nor counted in a document's length."""
+    texts = ["Tea and tea for the boats", "tea", "a horse, the piano by a stone river", "boats on the river"]
+    stems = [["tea", "tea", "boat"], ["tea"], ["hors", "piano", "stone", "river"], ["boat", "river"]]
+    mean = np.mean([len(stem) for stem in stems])
+    expected = np.zeros(4)
+    for word in words:
+        holding = sum(word in document for document in stems)
+        weight = math.log(1 + (4 - holding + 0.5) / (holding + 0.5))
+        for place, document in enumerate(stems):
+            count = document.count(word)
+            expected[place] += weight * count / (count + 0.9 * (1 - 0.4 + 0.4 * len(document) / mean))
+    np.testing.assert_allclose(Bm25Index(texts).scores(query), expected, rtol=1e-5)

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prorank_jax.excerpts import CountTokens, _best_first, key_sentences, split_sentences
+from prorank_jax.excerpts import EXCERPT_VERSION, CountTokens, _best_first, key_sentences, split_sentences
 from prorank_jax.models.tokenizer import load_tokenizer
 from prorank_jax.prompts import PromptRenderer, make_renderer
 
@@ -176,3 +176,24 @@ def test_a_huge_document_costs_little(sentence: str) -> None:
     began = time.process_time()
     assert len(renderer().render("tea boat " + " ".join(map(str, range(20))), document)) <= 330
     assert time.process_time() - began < 10  # seconds; it took 34 where every choice compared all sentences
+
+
+@pytest.mark.parametrize("query", ["WATER", "How is WATERED land used?", "Is the water in it?"])
+def test_words_are_compared_by_stem_without_case_and_stop_words(query: str) -> None:
+    """There is room for one sentence beside the title, and one holds every stop word of the last query."""
+    document = f"{TITLE}. {FILLER} It is in the one that was. {ANSWER} {FILLER}"
+    assert excerpt(query, document, 18) == f"{TITLE}. {ANSWER}"
+
+
+def test_what_decides_an_excerpt_is_pinned() -> None:
+    """Only `EXCERPT_VERSION` tells fingerprints of other excerpts apart: whoever changes these raises it."""
+    assert EXCERPT_VERSION == 2
+    assert count_words(split_sentences("word " * 130)) == [60, 60, 10]
+    first = " ".join(f"word{number}" for number in range(30))
+    assert excerpt("water", f"{first}. {ANSWER} {FILLER}", 27) == f"{' '.join(first.split()[:20])} {ANSWER}"
+    sparse = f"In dry places. {first}. {ANSWER}"
+    assert excerpt("water", sparse, 20) == f"In dry places. {ANSWER}"  # half of the room
+    assert excerpt("water", sparse, 21) == sparse
+    read = (f"{TITLE}. {FILLER * 20}")[: 512 * 40 - len(ANSWER) - 1]
+    assert ANSWER in excerpt("water", f"{read}\n{ANSWER} {FILLER}", 40)
+    assert ANSWER not in excerpt("water", f"{read}\n\n{ANSWER} {FILLER}", 40)

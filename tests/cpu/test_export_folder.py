@@ -10,6 +10,7 @@ import re
 import shutil
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import ml_dtypes
@@ -18,12 +19,12 @@ import pytest
 from tokenizers.normalizers import Lowercase
 
 import prorank_jax.export_folder
-from prorank_jax.export_folder import SENTENCE_TRANSFORMERS_VERSION, export_folder
+from prorank_jax.export_folder import SENTENCE_TRANSFORMERS_VERSION, export_folder, generation_config
 from prorank_jax.models.export import save_params
 from prorank_jax.models.tokenizer import load_tokenizer
 from prorank_jax.pretrained import open_pretrained
 from prorank_jax.prompt_settings import PromptSettings, read_prompt_settings
-from prorank_jax.prompts import make_renderer
+from prorank_jax.prompts import AnswerTokens, make_renderer
 from prorank_jax.relevance_template import JOINT, pair_ids
 from tests.cpu.joining_tokenizer import JOINING_SIZE, write_joining_tokenizer
 from tests.cpu.models.checkpoint_files import assert_bit_equal
@@ -103,6 +104,18 @@ def test_the_answers_and_the_end_of_a_turn_are_those_of_the_tokenizer(exported):
     assert answers.end in generation["eos_token_id"]
     assert generation["do_sample"] is False
     assert generation["max_new_tokens"] == 2
+
+
+@pytest.mark.parametrize(
+    ("end_of_text", "padding", "ends", "pads_with"),
+    [(2, 0, [2, 7], 0), (9, None, [7, 9], 7), (7, 1, [7], 1), (None, None, [7], 7)],
+)
+def test_generation_stops_at_the_end_of_turn_or_text_and_pads_as_the_tokenizer(
+    end_of_text, padding, ends, pads_with
+):
+    tokenizer = SimpleNamespace(eos_token_id=end_of_text, pad_token_id=padding)
+    made = generation_config(tokenizer, AnswerTokens(zero=3, one=5, end=7))
+    assert (made["eos_token_id"], made["pad_token_id"]) == (ends, pads_with)
 
 
 def test_the_layout_of_a_cross_encoder(exported):

@@ -350,6 +350,23 @@ def test_ndcg_of_a_list_with_a_score_that_is_no_number_is_none():
     np.testing.assert_array_equal(list_ndcg(scores, grades, mask), [np.nan, 1.0])
 
 
+def format_and_kl(model: Transformer, params, reference, lists: ListBatch) -> tuple[np.ndarray, np.ndarray]:
+    """What a whole answer costs at each document, and KL(policy ‖ reference) there: [Q, K] both."""
+    asked = np.where(lists.grades >= 1, ANSWERS.one, ANSWERS.zero).astype(np.int32)
+
+    @jax.jit
+    def both(params, reference):
+        states = (*answered_list_hidden(model, params, lists, asked), list_hidden(model, reference, lists))
+        logits, after, start = (
+            model.apply({"params": used}, state, method="answer_logits")
+            for used, state in zip((params, params, reference), states, strict=True)
+        )
+        log_p, log_q = jax.nn.log_softmax(logits), jax.nn.log_softmax(start)
+        return format_loss(logits, after, ANSWERS), (jnp.exp(log_p) * (log_p - log_q)).sum(-1)
+
+    return tuple(map(np.asarray, both(params, reference)))
+
+
 def test_an_empty_place_counts_in_no_metric_and_metrics_are_means_over_the_others():
     model, params = tiny_model()
     goal = objective(0.3, 0.5, listwise=1.0)
@@ -365,3 +382,8 @@ def test_an_empty_place_counts_in_no_metric_and_metrics_are_means_over_the_other
     real = np.asarray(scores(model, params, lists))[lists.mask]
     assert told[1]["score"] == pytest.approx(real.mean(), abs=1e-4)
     assert told[1]["score_deviation"] == pytest.approx(real.std(), rel=1e-3)
+    missed, divergence = format_and_kl(model, params, reference, lists)
+    assert told[1]["format_loss"] == pytest.approx(missed[lists.mask].mean(), rel=1e-4)
+    assert told[1]["kl"] == pytest.approx(divergence[lists.mask].mean(), rel=1e-4)
+    whole = told[1]["listwise"] + 0.3 * told[1]["kl"] + 0.5 * told[1]["format_loss"]
+    assert told[1]["loss"] == pytest.approx(whole, rel=1e-5)

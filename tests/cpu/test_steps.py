@@ -289,3 +289,4 @@ def test_the_metrics_of_several_updates_are_their_mean():
     step, state = build(model, params, options, reward=sum_of_digits)
     _, metrics, _ = step(state, params, random_batch(), KEY)
     assert float(metrics["kl"]) > 1e-4  # 0 in the first update, more in the second
+    assert 0 < float(metrics["clip_fraction"]) < 1  # of the second: ratios are to the policy that sampled

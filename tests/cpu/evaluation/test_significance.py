@@ -124,3 +124,4 @@ def test_a_mean_of_seeds_that_all_tie_is_a_tie():
 
 def test_a_p_value_of_random_flips_is_never_zero():
     assert randomization_p_value(np.ones(40), flips=100) == pytest.approx(1 / 101)
+    assert randomization_p_value(np.ones(40)) == pytest.approx(1 / 100_001)  # unless it is told otherwise

@@ -75,3 +75,12 @@ def test_a_rank_of_zero_adds_nothing():
 
 def test_the_scale_is_alpha_over_the_rank():
     assert LoraOptions(rank=4, alpha=32.0).scale == 8.0
+
+
+def test_factors_are_drawn_apart_each_with_the_variance_of_its_fan_in():
+    shapes, _ = split_factors(nn.unbox(abstract_params(tiny_model()[0].clone(lora=LORA))))
+    attention = initial_factors(shapes, 1)["layers"]["attention"]
+    key, value, output = (np.asarray(attention[name]["lora_a"]) for name in ("key", "value", "output"))
+    assert key.shape == value.shape
+    assert not np.array_equal(key, value)
+    assert 0.8 < output.std() * 4 < 1.25  # 16 numbers in: those of 4 heads of 4

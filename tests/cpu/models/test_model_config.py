@@ -68,6 +68,18 @@ def test_absent_kv_heads_and_head_dim_follow_from_the_heads():
     assert (config.kv_heads, config.head_dim) == (14, 64)
 
 
+def test_what_a_config_leaves_out_is_what_transformers_takes():
+    optional = ("rope_theta", "rms_norm_eps", "tie_word_embeddings")
+    config = ModelConfig.from_hf({name: value for name, value in LLAMA.items() if name not in optional})
+    assert (config.rope_theta, config.norm_eps, config.tied) == (10_000.0, 1e-6, False)
+
+
+def test_the_rotary_base_beside_others_of_its_kind_comes_before_the_one_at_the_top():
+    """As in transformers 5, which reads both."""
+    both = {**LLAMA, "rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}
+    assert ModelConfig.from_hf(both).rope_theta == 5e5
+
+
 @pytest.mark.parametrize("family", ["qwen2", "qwen3", "llama"])
 def test_the_family_decides_biases_and_head_norms(family):
     config = dataclasses.replace(ModelConfig.from_hf(QWEN25_05B), family=family)
