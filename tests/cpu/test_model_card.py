@@ -281,6 +281,10 @@ def test_the_vllm_command_is_json_in_quotes(family):
     assert overrides["classifier_from_token"] == ["0", "1"]
 
 
+def test_the_card_tells_the_longest_prompt_and_not_the_room_in_it():
+    assert "Longest prompt: 224 tokens, all included." in model_card("small", facts())
+
+
 def test_the_card_says_how_documents_are_cut():
     plain = model_card("small", facts())
     assert "key_sentences" not in plain

@@ -21,7 +21,9 @@ from prorank_jax.config import (
 )
 from prorank_jax.run_folder import (
     CONFIG_FILE,
+    LEASE_FILE,
     LOCK_FILE,
+    MARKER,
     check_same_run,
     only_run_in,
     write_config,
@@ -54,7 +56,7 @@ def test_what_decides_nothing_may_change(tmp_path):
     other = dataclasses.replace(
         CONFIG,
         output_dir="elsewhere",
-        train=TrainOptions(sample_every=3),
+        train=TrainOptions(sample_every=3, max_skipped=9, profile_steps=2),
         checkpoint=CheckpointOptions(every=7, keep=9),
         mesh=MeshOptions(data=2, fsdp=2),
     )
@@ -106,7 +108,10 @@ def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path):
         check_same_run(tmp_path / "thesis.txt", CONFIG)
 
 
-@pytest.mark.parametrize("leftover", ["data", LOCK_FILE, f".{CONFIG_FILE}.123.tmp"])
+@pytest.mark.parametrize(
+    "leftover",
+    ["data", LOCK_FILE, LEASE_FILE, f"{MARKER}0f3a", f".{CONFIG_FILE}.123.tmp", f".{LEASE_FILE}.123.tmp"],
+)
 def test_what_a_run_leaves_that_was_stopped_early_is_no_obstacle(tmp_path, leftover):
     (tmp_path / leftover).mkdir()
     check_same_run(tmp_path, CONFIG)

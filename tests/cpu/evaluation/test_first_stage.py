@@ -114,6 +114,12 @@ def test_a_run_keeps_its_depth_and_its_gaps(tmp_path):
         run_first_stage(tmp_path / "run", collection, ["q2"])
 
 
+def test_ids_that_a_run_file_cannot_hold_are_refused_before_anything_is_scored():
+    documents = {name: Document(name, "cat") for name in ("a", "b c")}
+    with pytest.raises(ValueError, match="'b c' holds white space"):
+        bm25_first_stage(Collection("c", documents, {"q": "cats"}, {"q": {"a": 1}}), ["q"])
+
+
 def test_bm25_is_as_deep_as_recall_needs():
     collection = small_collection(queries=1, documents=150)
     shallow = make_first_stage("bm25", collection, ["q0"], top_k=5)
