@@ -152,6 +152,14 @@ def test_a_chunk_that_was_cut_is_scored_as_a_whole(collection, candidates, tmp_p
     assert resumed.calls == whole.calls[1:]
 
 
+def test_scores_of_other_candidates_are_not_taken_for_those_of_a_query(collection, candidates, tmp_path):
+    """Each score stands beside its document: in another order they would be those of others."""
+    for ranked in ({query: names[::-1] for query, names in candidates.items()}, candidates):
+        log = ScoreLog(tmp_path / "scores.jsonl", HEADER)
+        scored = score_candidates(chunk_by_chunk(CountingScorer()), collection, ranked, log=log)
+        assert {query: list(scores.documents) for query, scores in scored.items()} == ranked
+
+
 @given(scores=st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=6))
 def test_scores_are_kept_to_the_last_bit(scores, tmp_path_factory):
     file = tmp_path_factory.mktemp("log") / "scores.jsonl"

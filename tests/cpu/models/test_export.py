@@ -57,6 +57,16 @@ def test_bfloat16_export_rounds_to_nearest(qwen2, tmp_path):
     assert_bit_equal(load_params(tmp_path / "out", qwen2.config), rounded)
 
 
+def test_shards_of_bfloat16_are_planned_by_its_own_size(qwen2, tmp_path):
+    size = sum(2 * leaf.size for leaf in jax.tree.leaves(qwen2.params))
+    save_params(qwen2.params, qwen2.config, tmp_path, dtype="bfloat16", max_shard_bytes=size)
+    assert (tmp_path / "model.safetensors").is_file()  # one shard holds it
+    save_params(qwen2.params, qwen2.config, tmp_path / "two", dtype="bfloat16", max_shard_bytes=size - 1)
+    index = json.loads((tmp_path / "two" / "model.safetensors.index.json").read_text())
+    assert index["metadata"]["total_size"] == size
+    assert len(set(index["weight_map"].values())) == 2
+
+
 def test_export_refuses_to_overwrite_and_leaves_nothing_behind(qwen2, tmp_path):
     save_params(qwen2.params, qwen2.config, tmp_path / "out")
     before = (tmp_path / "out" / "model.safetensors").read_bytes()
