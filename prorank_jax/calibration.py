@@ -40,6 +40,26 @@ class Calibration:
         return (1 - _ORDER_SHARE) * sigmoid + _ORDER_SHARE * _place_among_floats(scores)
 
 
+def checked_labels(labels: Sequence[int] | np.ndarray, pairs: int) -> np.ndarray:
+    """The labels of so many pairs, which a calibration can be fitted to: [pairs].
+
+    Raises:
+        ValueError: labels of another length or other values, or only one label.
+    """
+    try:
+        relevant = np.asarray(labels)
+    except ValueError as error:  # lists of different lengths
+        raise ValueError("labels: a list within the list; give one number for each pair") from error
+    if relevant.shape != (pairs,):
+        raise ValueError(f"labels: {relevant.shape} for {pairs} pairs; give a list with one for each pair")
+    if not np.isin(relevant, (0, 1)).all():
+        raise ValueError("labels: each must be 0 (not relevant) or 1 (relevant)")
+    positives, negatives = int(np.sum(relevant == 1)), int(np.sum(relevant == 0))
+    if not positives or not negatives:
+        raise ValueError(f"labels: {positives} relevant and {negatives} not; calibration needs both")
+    return relevant
+
+
 def fit_calibration(scores: np.ndarray, labels: Sequence[int] | np.ndarray) -> Calibration:
     """Platt scaling (Platt 1999, "Probabilistic outputs for support vector machines", section 2.2).
 
@@ -54,14 +74,8 @@ def fit_calibration(scores: np.ndarray, labels: Sequence[int] | np.ndarray) -> C
         ValueError: labels of another length or other values, only one label, or scores that fall with
             relevance.
     """
-    relevant = np.asarray(labels)
-    if relevant.shape != scores.shape:
-        raise ValueError(f"labels: {relevant.shape} for {scores.shape} pairs; give one label for each pair")
-    if not np.isin(relevant, (0, 1)).all():
-        raise ValueError("labels: each must be 0 (not relevant) or 1 (relevant)")
+    relevant = checked_labels(labels, len(scores))
     positives, negatives = int(np.sum(relevant == 1)), int(np.sum(relevant == 0))
-    if not positives or not negatives:
-        raise ValueError(f"labels: {positives} relevant and {negatives} not; calibration needs both")
     targets = np.where(relevant == 1, (positives + 1) / (positives + 2), 1 / (negatives + 2))
     # Standard scores condition the problem alike for every model.
     center, spread = float(scores.mean(dtype=np.float64)), float(scores.std(dtype=np.float64)) or 1.0

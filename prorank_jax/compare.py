@@ -57,6 +57,9 @@ class ComparisonOptions:
         clashing = sorted({folder for folder in folders if folders.count(folder) > 1})
         if clashing:
             raise ValueError(f"models: two names give the folder {clashing[0]!r}; rename one of them")
+        own = [folder for folder in folders if folder in (COMPARISON_FILE, PICTURE_FILE)]
+        if own:
+            raise ValueError(f"models: {own[0]!r} is a file of the comparison itself; rename that model")
         if self.evaluation.compare:
             raise ValueError(
                 f"compare={list(self.evaluation.compare)}: this puts models side by side; test one against a "
@@ -108,12 +111,21 @@ def _check_folder(options: ComparisonOptions) -> None:
     """Refuses a folder with the comparison of another dataset, which would be overwritten."""
     file = options.output_dir / COMPARISON_FILE
     dataset = options.evaluation.datasets[0]
-    before = json.loads(file.read_text(encoding="utf-8"))["dataset"] if file.is_file() else dataset
+    before = _dataset_of(file) if file.is_file() else dataset
     if before != dataset:
         raise ValueError(
             f"output_dir={str(options.output_dir)!r}: holds the comparison on {before!r}; name another for "
             f"the one on {dataset!r}"
         )
+
+
+def _dataset_of(comparison: Path) -> str:
+    try:
+        return str(json.loads(comparison.read_text(encoding="utf-8"))["dataset"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{comparison}: is damaged; remove it, the evaluations beside it are kept"
+        ) from error
 
 
 def compare_models(options: ComparisonOptions, console: Console | None = None) -> dict[str, Any]:

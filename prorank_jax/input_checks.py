@@ -6,6 +6,8 @@ import operator
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
 
+import numpy as np
+
 Pair = tuple[str, str]
 
 
@@ -75,6 +77,8 @@ def checked_count(count: int | None, name: str) -> int | None:
 
 
 def _checked_pair(pair: object, place: int) -> Pair:
+    if isinstance(pair, np.ndarray):  # a row of an array of pairs
+        pair = pair.tolist()
     if not isinstance(pair, tuple | list) or len(pair) != 2:
         raise ValueError(f"pairs[{place}]: no pair of texts; give a list such as [(query, document)]")
     query, document = pair
@@ -84,7 +88,8 @@ def _checked_pair(pair: object, place: int) -> Pair:
 
 
 def _check_listed(values: object, name: str, wanted: str) -> None:
-    if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
+    is_one = isinstance(values, str | bytes | Mapping) or (isinstance(values, np.ndarray) and not values.ndim)
+    if is_one or not isinstance(values, Iterable):
         raise ValueError(f"{name}: {type(values).__name__} is no list; give a list of {wanted}")
 
 

@@ -9,7 +9,7 @@ from pathlib import PurePath
 
 import numpy as np
 
-from prorank_jax.calibration import Calibration, fit_calibration
+from prorank_jax.calibration import Calibration, checked_labels, fit_calibration
 from prorank_jax.config import MeshOptions
 from prorank_jax.input_checks import (
     Pair,
@@ -238,7 +238,9 @@ class Reranker:
         Raises:
             ValueError: labels that do not fit the pairs, or scores that do not rise with them.
         """
-        self.calibration = fit_calibration(self.predict(pairs), labels)
+        checked = checked_pairs(pairs)
+        judged = checked_labels(labels, len(checked))
+        self.calibration = fit_calibration(self.predict(checked), judged)
         return self.calibration
 
     def _score_with_progress(

@@ -64,7 +64,8 @@ def test_separable_labels_give_finite_parameters():
 @pytest.mark.parametrize(
     ("scores", "labels", "said"),
     [
-        ([1, 2, 3], [0, 1], "one label for each pair"),
+        ([1, 2, 3], [0, 1], "one for each pair"),
+        ([1, 2], [[0], [1, 0]], "a list within the list"),
         ([1, 2, 3], [0, 1, 2], "must be 0"),
         ([1, 2, 3], [1, 1, 1], "3 relevant and 0 not"),
         ([], [], "0 relevant"),

@@ -221,6 +221,9 @@ def test_bad_input_to_rank_is_one_clear_error(reranker, query, documents, option
     [
         (("query", "document"), r"pairs\[0\]: no pair.*\[\(query, document\)\]"),
         ("text", "pairs: str is no list"),
+        (np.array("text"), "pairs: ndarray is no list"),
+        (np.array([["q", "d", "e"]]), r"pairs\[0\]: no pair of texts"),
+        (np.array([[1, 2]]), r"query of pairs\[0\]: int, not a text"),
         ([("q", "d"), ("q",)], r"pairs\[1\]: no pair"),
         ([("q", "d", "e")], r"pairs\[0\]: no pair"),
         ([("q", "d"), ("", "d")], r"query of pairs\[1\]=''"),
@@ -346,6 +349,12 @@ def test_a_source_that_names_nothing_is_refused(source):
         Reranker.from_pretrained(source)
 
 
+@pytest.mark.parametrize("dtype", [str, object])
+def test_rows_of_an_array_are_pairs(reranker, dtype):
+    """As `numpy` columns side by side, or the values of a data frame."""
+    np.testing.assert_array_equal(reranker.predict(np.array(PAIRS, dtype)), reranker.predict(PAIRS))
+
+
 def test_calibrated_scores_keep_the_order(reranker):
     scores = reranker.predict(PAIRS)
     probabilities = reranker.predict(PAIRS, calibrated=True)
@@ -356,7 +365,7 @@ def test_calibrated_scores_keep_the_order(reranker):
     assert all(0 < result.score < 1 for result in calibrated)
 
 
-def test_calibrate_fits_this_reranker_only(model_folder, reranker):
+def test_calibrate_fits_this_reranker_only(model_folder, reranker, monkeypatch):
     fitted = Reranker.from_pretrained(str(model_folder))
     labels = (fitted.predict(PAIRS) > np.median(fitted.predict(PAIRS))).astype(int)
     calibration = fitted.calibrate(PAIRS, labels)
@@ -366,6 +375,9 @@ def test_calibrate_fits_this_reranker_only(model_folder, reranker):
     assert probabilities[labels == 1].min() > probabilities[labels == 0].max()
     with pytest.raises(ValueError, match="do not rise"):
         fitted.calibrate(PAIRS, 1 - labels)
+    monkeypatch.setattr(fitted, "predict", lambda *_: pytest.fail("scored before the labels were looked at"))
+    with pytest.raises(ValueError, match="one for each pair"):
+        fitted.calibrate(iter(PAIRS), labels[1:])
     assert fitted.calibration is calibration
 
 

@@ -95,6 +95,7 @@ def test_a_model_that_cannot_be_evaluated_is_refused_before_any_is(models, more,
         (["=model"], "write NAME=MODEL"),
         (["a=x", "a=y"], "the name 'a' is given twice"),
         (["a b=x", "a-b=y"], "two names give the folder 'a-b'"),
+        (["comparison.json=x"], "'comparison.json' is a file of the comparison"),
         (["a=x", "a, fused=y", "--fusion", "rrf"], "'a, fused' is what a fusion is called"),
         (["BM25=x", "b=y"], "'BM25' is what the first stage is called"),
         (
@@ -123,6 +124,13 @@ def test_names_of_models_are_text_and_no_markup(workshop, tmp_path):
 def test_the_comparison_on_another_dataset_is_not_overwritten(tmp_path):
     (tmp_path / COMPARISON_FILE).write_text('{"dataset": "demo:dev"}')
     with pytest.raises(ValueError, match=r"holds the comparison on 'demo:dev'; name another .* 'demo'"):
+        compare_models(parse_options(["a=x", "--dataset", "demo", "--output_dir", str(tmp_path)]))
+
+
+@pytest.mark.parametrize("content", ["", "{", "{}", "[]", "null", '{"systems": []}'])
+def test_a_damaged_comparison_is_named_before_any_model_is_evaluated(content, tmp_path):
+    (tmp_path / COMPARISON_FILE).write_text(content)
+    with pytest.raises(ValueError, match=r"comparison\.json: is damaged; remove it"):
         compare_models(parse_options(["a=x", "--dataset", "demo", "--output_dir", str(tmp_path)]))
 
 
