@@ -22,13 +22,15 @@ def beir_files(folder: Path, split: str, fields: SourceFields = TRAINED_ON) -> t
         fields: that named the folder and the split.
 
     Raises:
-        ValueError: one of them is missing; a missing split lists those there are.
+        ValueError: one of them is missing; a missing split lists those there are. Or a split that is a path.
     """
     corpus, queries, qrels = folder / "corpus.jsonl", folder / "queries.jsonl", folder / "qrels"
     missing = [path.name for path in (corpus, queries) if not path.is_file()]
     missing += [] if qrels.is_dir() else ["qrels/"]
     if missing:
         raise ValueError(f"{fields.source}={str(folder)!r}: {', '.join(missing)} missing; {LAYOUT}")
+    if split != Path(split).name:  # one split by two names would be trained on and measured
+        raise ValueError(f"{fields.split}={split!r}: is a path; name a split, as the files of qrels/ are")
     judgements = qrels / f"{split}.tsv"
     if not judgements.is_file():
         splits = sorted(path.stem for path in qrels.glob("*.tsv"))

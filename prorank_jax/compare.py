@@ -19,10 +19,10 @@ from prorank_jax.evaluation.fusion_options import NO_FUSION
 from prorank_jax.evaluation.metrics import MAIN_METRIC
 from prorank_jax.evaluation.names import parse_datasets, slug
 from prorank_jax.evaluation.options import EvaluationOptions, add_options, options_from
-from prorank_jax.evaluation.output import METRICS_FILE, QUERIES_FILE
+from prorank_jax.evaluation.output import METRICS_FILE, QUERIES_FILE, check_known, read_settings
 from prorank_jax.evaluation.significance import as_json
 from prorank_jax.messages import say
-from prorank_jax.model_identity import model_identity
+from prorank_jax.model_identity import known_as, model_identity
 from prorank_jax.model_prompt import open_with_prompts
 from prorank_jax.run_folder import write_json
 
@@ -93,8 +93,11 @@ def _check_models(options: ComparisonOptions) -> None:
     """Refuses a model that is not there or does not fit the options: the ones before it take hours."""
     given = options.evaluation
     for name, source in options.models.items():
+        folder = options.output_dir / slug(name)
+        known = known_as(source, read_settings(folder).get("model"))
         try:
-            model_identity(source)
+            settings = dataclasses.replace(given, model=known, output_dir=folder).settings
+            check_known(folder, {**model_identity(known), **settings})
             open_with_prompts(
                 source,
                 max_length=given.max_length,
@@ -108,20 +111,23 @@ def _check_models(options: ComparisonOptions) -> None:
 
 
 def _check_folder(options: ComparisonOptions) -> None:
-    """Refuses a folder with the comparison of another dataset, which would be overwritten."""
+    """Refuses a folder with the comparison of another dataset or depth, which would be overwritten."""
     file = options.output_dir / COMPARISON_FILE
-    dataset = options.evaluation.datasets[0]
-    before = _dataset_of(file) if file.is_file() else dataset
-    if before != dataset:
+    asked = (options.evaluation.datasets[0], options.evaluation.top_k)
+    before = _subject_of(file, asked) if file.is_file() else asked
+    if before != asked:
+        there, here = (f"{dataset!r} (top_k {top_k})" for dataset, top_k in (before, asked))
         raise ValueError(
-            f"output_dir={str(options.output_dir)!r}: holds the comparison on {before!r}; name another for "
-            f"the one on {dataset!r}"
+            f"output_dir={str(options.output_dir)!r}: holds the comparison on {there}; name another for the "
+            f"one on {here}"
         )
 
 
-def _dataset_of(comparison: Path) -> str:
+def _subject_of(comparison: Path, asked: tuple[str, int]) -> tuple[str, int]:
+    """Its dataset and depth; earlier versions did not write the second."""
     try:
-        return str(json.loads(comparison.read_text(encoding="utf-8"))["dataset"])
+        content = json.loads(comparison.read_text(encoding="utf-8"))
+        return content["dataset"], content.get("top_k", asked[1])
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{comparison}: is damaged; remove it, the evaluations beside it are kept"

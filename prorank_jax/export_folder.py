@@ -69,7 +69,7 @@ def export_folder(
     Raises:
         ValueError: a wrong argument, no such model, or a folder that holds something.
     """
-    _check_arguments(output_dir, dtype, license_id)
+    _check_arguments(output_dir, dtype, license_id, name)
     evaluations = tuple(read_evaluation(file) for file in metrics_files)
     model = open_pretrained(source)
     evaluations = evaluations_of(source, evaluations)
@@ -104,10 +104,12 @@ def generation_config(tokenizer: PreTrainedTokenizerFast, answers: AnswerTokens)
     }
 
 
-def _check_arguments(output_dir: Path, dtype: str, license_id: str) -> None:
+def _check_arguments(output_dir: Path, dtype: str, license_id: str, name: str | None) -> None:
     require_choice("dtype", dtype, tuple(EXPORT_DTYPES))
     if not license_id.strip() or set(license_id) & set("\r\n"):
         raise ValueError(f"license={license_id!r}: name one licence, e.g. apache-2.0")
+    if name is not None and len(name.splitlines()) > 1:
+        raise ValueError(f"name={name!r}: it is the card's heading; write it on one line")
     if output_dir.exists() and not output_dir.is_dir():
         raise ValueError(f"output_dir={str(output_dir)!r}: is a file; name a folder")
     there = sorted(path.name for path in output_dir.iterdir()) if output_dir.is_dir() else []

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+_GZIP = b"\x1f\x8b"
 MAX_LINE_BYTES = 64 << 20
 
 
@@ -26,8 +27,9 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
             try:
                 line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
+                remedy = "unpack it with gunzip" if raw.startswith(_GZIP) else "save the file as UTF-8"
                 raise ValueError(
-                    f"{path}, line {number}: byte {error.start + 1} is not UTF-8; save the file as UTF-8"
+                    f"{path}, line {number}: byte {error.start + 1} is not UTF-8; {remedy}"
                 ) from error
             if line.strip():
                 yield number, line.rstrip("\r\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 
 from prorank_jax.chat_templates import QWEN_SYSTEM, TURN_END, TURN_START, ChatFrame
 from prorank_jax.prompt_settings import PromptSettings
@@ -135,7 +136,7 @@ def vllm_usage(name: str, family: str, answer_names: tuple[str, ...], renders_pa
         "classifier_from_token": list(answer_names),
         "method": "from_2_way_softmax",
     }
-    command = f"vllm serve {name} --runner pooling --hf-overrides '{json.dumps(overrides)}'"
+    command = f"vllm serve {shlex.quote(name)} --runner pooling --hf-overrides '{json.dumps(overrides)}'"
     template = (
         " The folder's chat template renders a query and a document; vLLM tokenizes the prompt as one text, "
         "so that a text which ends in punctuation or blanks may get other ids than in training, and a "

@@ -30,6 +30,8 @@ from prorank_jax.benchmarks.side_process import SideProcess
 from prorank_jax.benchmarks.tasks import TASKS, Task
 from prorank_jax.benchmarks.tuning import fastest_batch
 from prorank_jax.command_line import CommandParser
+from prorank_jax.evaluation.names import parse_datasets
+from prorank_jax.evaluation_task import check_split
 from prorank_jax.messages import say
 from prorank_jax.run_folder import write_json
 
@@ -97,6 +99,8 @@ def run_comparison(name: str, options: BenchmarkOptions, size: Any, console: Con
     Raises:
         ValueError: a peer that cannot be set up, a side that fails, or sides that disagree.
     """
+    for dataset in parse_datasets([options.dataset]):
+        check_split(dataset)  # before the peer is installed, which takes minutes
     task, peers = TASKS[name], ROOT / "launch" / "peers"
     python = peer_python(
         environments_folder(ROOT) / options.peer, requirement_files(peers, options.peer, cuda=has_cuda())

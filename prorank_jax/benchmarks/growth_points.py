@@ -80,6 +80,7 @@ class Measured:
         return statistics.median(self.seconds)
 
 
+_LONGEST = 4096
 # Which sizes grow, and the others: long rows come few at a time, so that memory holds the longest.
 _SCALE = (1, 2, 4, 8, 16, 32, 64)
 CURVES: Mapping[tuple[str, str], tuple[tuple[int, ...], Mapping[str, Any]]] = {
@@ -116,8 +117,8 @@ def points_of(
             if of != program or axis not in axes:
                 continue
             kept = [value for value in values if axis != LENGTH or value <= longest]
-            remedy = "at least 256, so that a curve over the length has two points"
-            require(len(kept) > 1, "longest", longest, remedy)
+            remedy = f"from 256, so that a curve over the length has two points, to {_LONGEST}"
+            require(len(kept) > 1 and longest <= _LONGEST, "longest", longest, remedy)
             points += [
                 Point(program, axis, value, Size(**{"length": length, **others, axis: value}))
                 for value in kept

@@ -48,6 +48,13 @@ def _replace_line(path: Path, number: int, line: bytes) -> None:
     path.write_bytes(b"\n".join(lines))
 
 
+@pytest.mark.parametrize("split", ["./train", "../qrels/train", "train/", ""])
+def test_a_split_has_one_name(split: str, tmp_path: Path) -> None:
+    """By two names a split could be trained on and measured."""
+    with pytest.raises(ValueError, match=rf"data\.split='{split}': "):
+        load_collection(str(write_beir_folder(tmp_path / "beir")), split)
+
+
 @pytest.mark.parametrize(
     ("file", "number", "line", "expected"),
     [
@@ -61,6 +68,12 @@ def _replace_line(path: Path, number: int, line: bytes) -> None:
         ),
         ("corpus.jsonl", 2, b"[1]", "corpus.jsonl, line 2: list instead of an object"),
         ("corpus.jsonl", 2, b'{"_id": "x", "text": "\xff"}', "corpus.jsonl, line 2: byte 23 is not UTF-8"),
+        (
+            "corpus.jsonl",
+            1,
+            b"\x1f\x8b\x08",
+            "corpus.jsonl, line 1: byte 2 is not UTF-8; unpack it with gunzip",
+        ),
         ("corpus.jsonl", 2, b'{"_id": "d0-0", "text": "x"}', "line 2: the id 'd0-0' was there before"),
         ("corpus.jsonl", 2, b'{"_id": 7, "text": "x"}', "line 2: _id=7 is int; write it as a string"),
         ("corpus.jsonl", 2, b'{"_id": "", "text": "x"}', "line 2: _id is empty"),

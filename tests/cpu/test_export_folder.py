@@ -221,6 +221,7 @@ def test_the_launcher_exports(exported, tmp_path, capsys):
         ({"--metrics": "{root}/none.json"}, "no such file"),
         ({"--metrics": "{root}/full/thesis.txt"}, r"is no metrics\.json"),
         ({"--license": " "}, "license=' '"),
+        ({"--name": "my\nreranker"}, r"name='my\\nreranker'.*on one line"),
         ({"--model": "{root}/broken"}, r"prorank\.json"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import shlex
 
 import pytest
 import yaml
@@ -279,6 +280,11 @@ def test_the_vllm_command_is_json_in_quotes(family):
     overrides = json.loads(command.split("'")[1])
     assert overrides["architectures"] == [f"{family.capitalize()}ForSequenceClassification"]
     assert overrides["classifier_from_token"] == ["0", "1"]
+
+
+def test_the_vllm_command_serves_a_model_of_any_name():
+    command = model_card("Jo's: a #1", facts()).split("```bash\n")[1].split("\n```")[0]
+    assert shlex.split(command, comments=True)[:4] == ["vllm", "serve", "Jo's: a #1", "--runner"]
 
 
 def test_the_card_tells_the_longest_prompt_and_not_the_room_in_it():

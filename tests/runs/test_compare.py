@@ -122,9 +122,21 @@ def test_names_of_models_are_text_and_no_markup(workshop, tmp_path):
 
 
 def test_the_comparison_on_another_dataset_is_not_overwritten(tmp_path):
-    (tmp_path / COMPARISON_FILE).write_text('{"dataset": "demo:dev"}')
-    with pytest.raises(ValueError, match=r"holds the comparison on 'demo:dev'; name another .* 'demo'"):
-        compare_models(parse_options(["a=x", "--dataset", "demo", "--output_dir", str(tmp_path)]))
+    given = ["a=x", "--dataset", "demo", "--top_k", "7", "--output_dir", str(tmp_path)]
+    for before in ({"dataset": "demo:dev"}, {"dataset": "demo", "top_k": 20}):
+        (tmp_path / COMPARISON_FILE).write_text(json.dumps(before))
+        with pytest.raises(ValueError, match=r"holds the comparison on 'demo.*'demo' \(top_k 7"):
+            compare_models(parse_options(given))
+
+
+def test_a_later_models_folder_of_another_evaluation_is_refused_before_any_is_measured(workshop, tmp_path):
+    before = arguments(workshop, tmp_path / "out")
+    compare_models(parse_options(before), Console(file=io.StringIO()))
+    (tmp_path / "out" / COMPARISON_FILE).unlink()
+    again = [f"new={workshop / 'model'}", *before, "--top_k", "2"]
+    with pytest.raises(ValueError, match=r"one: .*belongs to another evaluation \(top_k is 3 there, 2 here"):
+        compare_models(parse_options(again), Console(file=io.StringIO()))
+    assert not (tmp_path / "out" / "new").exists()
 
 
 @pytest.mark.parametrize("content", ["", "{", "{}", "[]", "null", '{"systems": []}'])

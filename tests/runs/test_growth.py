@@ -54,8 +54,9 @@ def test_a_curve_differs_in_one_size_only():
 def test_a_shorter_longest_prompt_leaves_shorter_curves():
     lengths = [point.value for point in points_of(["score"], 1000, 128) if point.axis == "length"]
     assert lengths == [128, 256, 512]
-    with pytest.raises(ValueError, match="longest=128: at least 256"):
-        points_of(["score"], 128, 128)
+    for longest in (128, 5000):
+        with pytest.raises(ValueError, match=f"longest={longest}: from 256, .* to 4096"):
+            points_of(["score"], longest, 128)
     with pytest.raises(ValueError, match="program='3'"):
         points_of(["3"], 256, 128)
 

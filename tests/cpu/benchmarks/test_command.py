@@ -30,6 +30,12 @@ def _compare(folder, ours=None, peer=None, rounds=3):
     return compare_sides("grpo", TASKS["grpo"], options, SETTINGS, commands, folder, QUIET)
 
 
+def test_a_dataset_that_is_not_there_is_refused_before_the_peer_is_installed(monkeypatch):
+    monkeypatch.setattr(command, "peer_python", lambda *_: pytest.fail("installed"))
+    with pytest.raises(ValueError, match="'nowhere:dev'"):
+        command.run_comparison(*comparison("grpo --dataset nowhere:dev"), QUIET)
+
+
 def test_both_sides_are_prepared_checked_and_measured_in_turn(tmp_path):
     result = _compare(tmp_path, {"seconds": [9, 1, 2, 4]}, {"seconds": [9, 4, 4, 4]})
     asked = diary(tmp_path)

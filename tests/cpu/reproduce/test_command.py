@@ -209,6 +209,15 @@ def test_a_length_that_cannot_work_leaves_the_folder_to_the_corrected_command(
     assert work(tmp_path / "out", *given)[0].launchers == MODEL_STEPS
 
 
+@pytest.mark.parametrize("row", ["stage2", "both"])
+def test_losses_that_the_data_cannot_feed_are_refused_before_any_model_is_measured(row, tmp_path):
+    run = StandIns()
+    with pytest.raises(ValueError, match=r"ranking\.losses='margin_mse=1'.*needs teacher scores, and demo"):
+        work(tmp_path / "out", "--stage2.ranking.losses", "margin_mse=1", "--only", "base", row, run=run)
+    assert run.ran == []
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_recipe_may_change_while_no_run_of_it_is_there(tmp_path):
     work(tmp_path / "out", "--seeds", "0", "--only", "base", "stage1")
     run, _, _ = work(
