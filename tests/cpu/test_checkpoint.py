@@ -107,6 +107,26 @@ def cut_off(file: Path) -> None:
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
 
+def test_a_data_position_that_is_not_what_was_saved_is_damage(tmp_path):
+    """Of a digit that becomes another one nothing but the fingerprint tells."""
+    with Checkpoints(tmp_path, keep=2) as checkpoints:
+        save(checkpoints, 1)
+        files = [
+            file for file in (tmp_path / CHECKPOINTS_FOLDER / "1" / "iterator").rglob("*") if file.is_file()
+        ]
+        (position,) = (file for file in files if b'"next_index"' in file.read_bytes())
+        position.write_bytes(position.read_bytes().replace(b"12", b"13"))
+        with pytest.raises(DamagedCheckpointError, match="iterator is not what was saved"):
+            checkpoints.restore(1, some_state(1)[1])
+
+
+def test_a_save_is_complete_when_it_returns(tmp_path):
+    """On a CPU: the next step's donation overwrites the arrays that a save in the background would read."""
+    with Checkpoints(tmp_path, keep=2) as checkpoints:
+        save(checkpoints, 1)
+        assert [path.name for path in (tmp_path / CHECKPOINTS_FOLDER).iterdir()] == ["1"]
+
+
 @pytest.mark.parametrize("damage", [Path.unlink, flip_a_bit, cut_off])
 def test_whichever_file_is_damaged_what_is_restored_is_what_was_saved(tmp_path, damage, caplog):
     """Either the step is intact all the same, or the one before it is taken and the damage is named."""

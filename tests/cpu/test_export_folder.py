@@ -20,6 +20,7 @@ from tokenizers.normalizers import Lowercase
 
 import prorank_jax.export_folder
 from prorank_jax.export_folder import SENTENCE_TRANSFORMERS_VERSION, export_folder, generation_config
+from prorank_jax.model_identity import model_identity
 from prorank_jax.models.export import save_params
 from prorank_jax.models.tokenizer import load_tokenizer
 from prorank_jax.pretrained import open_pretrained
@@ -157,6 +158,20 @@ def test_bfloat16_is_rounded_to_nearest(tmp_path):
     )
     assert_bit_equal(open_pretrained(str(tmp_path / "out")).load_params(None), rounded)
     assert "rounded to bfloat16" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_the_card_has_evaluations_of_these_weights_alone(exported, tmp_path):
+    own = model_identity(str(exported[0]))["model_fingerprint"]
+    files = []
+    for name, fingerprint in (("measured-here", own), ("measured-elsewhere", "0" * len(own))):
+        entry = {"first_stage": {"ndcg@10": 0.5}, "reranked": {"ndcg@10": 0.625}, "queries": 10}
+        content = {"model": "m", "model_fingerprint": fingerprint, "top_k": 100, "datasets": {name: entry}}
+        files.append(tmp_path / f"{name}.json")
+        files[-1].write_text(json.dumps(content))
+    export_folder(str(exported[0]), tmp_path / "out", metrics_files=files)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "measured-here" in card
+    assert "measured-elsewhere" not in card
 
 
 @pytest.mark.parametrize("exists", [True, False])

@@ -19,7 +19,7 @@ from prorank_jax.evaluation.first_stage import (
     sample_queries,
 )
 from prorank_jax.evaluation.harness import measure
-from prorank_jax.evaluation.metrics import means
+from prorank_jax.evaluation.metrics import METRICS, means
 from prorank_jax.evaluation.trec import write_run
 from prorank_jax.self_retrieval import is_the_query
 from prorank_jax.types import Document
@@ -124,6 +124,7 @@ def test_bm25_is_as_deep_as_recall_needs():
     collection = small_collection(queries=1, documents=150)
     shallow = make_first_stage("bm25", collection, ["q0"], top_k=5)
     deep = make_first_stage("bm25", collection, ["q0"], top_k=120)
+    assert f"recall@{LEAST_DEPTH}" in METRICS
     assert len(shallow.rankings["q0"]) <= LEAST_DEPTH
     assert list(shallow.rankings["q0"]) == list(deep.rankings["q0"])[:LEAST_DEPTH]
 

@@ -220,6 +220,8 @@ def test_reranking_keeps_the_first_stages_order_in_ties_and_below_top_k():
     scored = QueryScores(("a", "b", "c"), (1.0, 2.0, 1.0), 0.0)
     assert rerank(["a", "b", "c", "d", "e"], scored) == ["b", "a", "c", "d", "e"]
     assert rerank(["a", "b"], None) == ["a", "b"]
+    nearly = QueryScores(("a", "b"), (1.0, float(np.nextafter(np.float32(1), np.float32(2)))), 0.0)
+    assert rerank(["a", "b"], nearly) == ["b", "a"]  # no tie
 
 
 def test_the_seconds_of_a_chunk_are_shared_out_to_its_queries(collection, candidates):

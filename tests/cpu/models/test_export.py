@@ -96,6 +96,19 @@ def test_export_keeps_other_files_of_the_folder(qwen2, tmp_path):
     ]
 
 
+def test_the_config_comes_last_into_a_folder_that_is_there(qwen2, tmp_path, monkeypatch):
+    """A folder without it is not taken for a model, should the others not all arrive."""
+    moved, replace = [], Path.replace
+
+    def noted(file: Path, target: Path) -> Path:
+        moved.append(file.name)
+        return replace(file, target)
+
+    monkeypatch.setattr(Path, "replace", noted)
+    save_params(qwen2.params, qwen2.config, tmp_path)
+    assert moved == ["model.safetensors", "config.json"]
+
+
 def test_an_interrupted_export_leaves_no_model(qwen2, tmp_path, monkeypatch):
     def fail(*_args, **_options):
         raise OSError("disk full")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from prorank_jax.models.layers import Projection
+from prorank_jax.models.attention import prompt_layout
+from prorank_jax.models.layers import Projection, RMSNorm
+from tests.cpu.tiny import tiny_model
 
 TOKENS, INNER, OUTER = 16_384, 4, 3
 
@@ -33,3 +36,19 @@ def test_gradients_are_summed_over_many_tokens_in_float32(mean):
     np.testing.assert_allclose(got["bias"], wide.sum(axis=0), rtol=1e-4)
     kernel = np.asarray(x, np.float64).reshape(TOKENS, INNER).T @ wide
     np.testing.assert_allclose(got["kernel"], kernel, rtol=2**-7, atol=1)
+
+
+def test_every_norm_takes_the_eps_of_the_config():
+    model, _ = tiny_model("qwen3", norm_eps=0.25)
+    found = {}
+
+    def noted(call, arguments, options, context):
+        if isinstance(context.module, RMSNorm):
+            found[context.module.name] = context.module.eps
+        return call(*arguments, **options)
+
+    tokens, layout = jnp.zeros((1, 3), jnp.int32), prompt_layout(jnp.array([3]), 3)
+    with nn.intercept_methods(noted):
+        jax.eval_shape(model.init, jax.random.key(0), tokens, layout)
+    names = ("attention_norm", "query_norm", "key_norm", "mlp_norm", "final_norm")
+    assert found == dict.fromkeys(names, 0.25)
