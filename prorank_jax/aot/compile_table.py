@@ -32,7 +32,7 @@ STAGES = ("1", "2")
 def fingerprint(config_file: Path) -> str:
     """A hash of all that decides a report: the config, the package, jax and the compilers."""
     digest = hashlib.sha256(config_file.read_bytes() + code_digest().encode())
-    for package in ("jax", "libtpu", "jax-cuda13-pjrt", "jax-cuda12-pjrt"):
+    for package in ("jax", "libtpu", "jax-cuda13-pjrt"):
         try:
             digest.update(version(package).encode())
         except PackageNotFoundError:

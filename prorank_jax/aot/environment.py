@@ -17,8 +17,8 @@ TPU_ENVIRONMENT = {
     "TPU_LOG_DIR": "disabled",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
-# jax's plugin of each CUDA, and where NVIDIA's packages of it put ptxas and libdevice.
-CUDA_PLUGINS = {13: ("jax_plugins.xla_cuda13", "cu13"), 12: ("jax_plugins.xla_cuda12", "cuda_nvcc")}
+# jax's plugin, and where NVIDIA's packages of the same CUDA put ptxas and libdevice.
+CUDA_PLUGIN, CUDA_FOLDER = "jax_plugins.xla_cuda13", "cu13"
 
 
 def prepare_environment(platforms: Collection[str] = ("tpu",)) -> None:
@@ -31,9 +31,9 @@ def prepare_environment(platforms: Collection[str] = ("tpu",)) -> None:
         ValueError: jax is imported already, or a compiler is not installed.
     """
     if "jax" in sys.modules:
-        raise ValueError("jax was imported before the TPU environment was set; start a process of its own")
+        raise ValueError("jax was imported before the compiler was told of it; start a process of its own")
     if "cuda" in platforms:
-        _, data = cuda_compiler()
+        data = cuda_compiler()
         # With no GPU there is nothing to try kernels out on.
         flags = f"--xla_gpu_autotune_level=0 --xla_gpu_cuda_data_dir={data}"
         before = os.environ.get("XLA_FLAGS", "")
@@ -47,17 +47,16 @@ def prepare_environment(platforms: Collection[str] = ("tpu",)) -> None:
         os.environ.update(TPU_ENVIRONMENT)
 
 
-def cuda_compiler() -> tuple[int, Path]:
-    """The CUDA version of the installed plugin of jax, and the folder with NVIDIA's assembler.
+def cuda_compiler() -> Path:
+    """The folder with NVIDIA's assembler, where jax's plugin for CUDA 13 is installed too.
 
     Raises:
         ValueError: one of the two is not installed.
     """
-    for major, (plugin, folder) in CUDA_PLUGINS.items():
-        if _is_installed(plugin):
-            data = next((root / folder for root in _nvidia_folders() if _has_ptxas(root / folder)), None)
-            if data is not None:
-                return major, data
+    if _is_installed(CUDA_PLUGIN):
+        for folder in (root / CUDA_FOLDER for root in _nvidia_folders()):
+            if (folder / "bin" / "ptxas").is_file():
+                return folder
     raise ValueError(
         "no compiler for NVIDIA GPUs is installed (jax's CUDA plugin and ptxas): `make aot-gpu` installs "
         "both beside the environment; no GPU is needed"
@@ -74,7 +73,3 @@ def _is_installed(module: str) -> bool:
 def _nvidia_folders() -> list[Path]:
     spec = importlib.util.find_spec("nvidia")
     return [Path(root) for root in (spec.submodule_search_locations or [])] if spec else []
-
-
-def _has_ptxas(folder: Path) -> bool:
-    return (folder / "bin" / "ptxas").is_file()

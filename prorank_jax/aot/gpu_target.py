@@ -6,6 +6,7 @@ Limits of the multiprocessor are those of compute capability 9.0 in NVIDIA's CUD
 
 from __future__ import annotations
 
+CUDA_VERSION = 13
 # A cuDNN that has every kernel used here; the compiler only asks whether it is recent enough.
 CUDNN_VERSION = (9, 10)
 _LIMITS_9_0 = {
@@ -33,19 +34,18 @@ _DEVICES: dict[str, dict[str, float]] = {
 }
 
 
-def gpu_target_config(chip_name: str, cuda_major: int = 13) -> str:
+def gpu_target_config(chip_name: str) -> str:
     """The text form of XLA's `GpuTargetConfigProto` of a GPU.
 
     Args:
         chip_name: a GPU of `chips.CHIPS`.
-        cuda_major: of the runtime.
     """
     limits = "\n".join(f"  {name}: {value}" for name, value in (_LIMITS_9_0 | _DEVICES[chip_name]).items())
     major, minor = CUDNN_VERSION
     return (
         f"gpu_device_info {{\n{limits}\n  cuda_compute_capability {{ major: 9 }}\n}}\n"
         f'platform_name: "CUDA"\n'
-        f"runtime_version {{ major: {cuda_major} }}\n"
+        f"runtime_version {{ major: {CUDA_VERSION} }}\n"
         f"dnn_version_info {{ major: {major} minor: {minor} }}\n"
         f'device_description_str: "{chip_name}"\n'
     )

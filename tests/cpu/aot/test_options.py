@@ -203,22 +203,17 @@ def test_without_a_compiler_there_is_one_line_with_the_remedy(topology, hidden, 
     assert re.fullmatch(rf"error: {said}\n", finished.stderr)
 
 
-@pytest.mark.parametrize(
-    ("plugin", "folder", "major"), [("xla_cuda13", "cu13", 13), ("xla_cuda12", "cuda_nvcc", 12)]
-)
-def test_the_compiler_for_gpus_is_found_on_the_path_only_with_its_assembler(
-    plugin, folder, major, tmp_path, monkeypatch
-):
+def test_the_compiler_for_gpus_is_found_on_the_path_only_with_its_assembler(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
     for package in ("jax_plugins", "nvidia"):  # where a real one is installed
         monkeypatch.delitem(sys.modules, package, raising=False)
-    (tmp_path / "jax_plugins" / plugin).mkdir(parents=True)
-    (tmp_path / "jax_plugins" / plugin / "__init__.py").touch()
+    (tmp_path / "jax_plugins" / "xla_cuda13").mkdir(parents=True)
+    (tmp_path / "jax_plugins" / "xla_cuda13" / "__init__.py").touch()
     with pytest.raises(ValueError, match="no compiler for NVIDIA GPUs"):
         cuda_compiler()
-    (tmp_path / "nvidia" / folder / "bin").mkdir(parents=True)
-    (tmp_path / "nvidia" / folder / "bin" / "ptxas").touch()
-    assert cuda_compiler() == (major, tmp_path / "nvidia" / folder)
+    (tmp_path / "nvidia" / "cu13" / "bin").mkdir(parents=True)
+    (tmp_path / "nvidia" / "cu13" / "bin" / "ptxas").touch()
+    assert cuda_compiler() == tmp_path / "nvidia" / "cu13"
 
 
 def test_help_names_options_and_fields(capsys):
