@@ -123,7 +123,7 @@ test-cuda-compile: $(CUDA_COMPILER)/.ready
 
 # As `make aot`; the table is runs/aot_gpu/table.md.
 aot-gpu: $(CUDA_COMPILER)/.ready
-	PYTHONPATH=$(CUDA_COMPILER) $(BIN)/python launch/aot_table.py configs/gpu/*.yaml --output_dir runs/aot_gpu
+	PYTHONPATH=$(CUDA_COMPILER) $(BIN)/python launch/aot_table.py $(wildcard configs/gpu/*.yaml) --output_dir runs/aot_gpu
 
 # A process of its own that tests/conftest.py does not reach: see tests/cuda/conftest.py.
 test-cuda: $(VENV)/.ready-cuda

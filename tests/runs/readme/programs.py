@@ -73,7 +73,7 @@ def check_accepted(name: str, arguments: Sequence[str], capsys: pytest.CaptureFi
     """Fails with the program's own words unless its command line leads to its work."""
     with pytest.MonkeyPatch.context() as patch:
         # It refuses a process that has jax already, and looks for libtpu; neither is in the command line.
-        patch.setattr("prorank_jax.aot.environment.prepare_environment", lambda: None)
+        patch.setattr("prorank_jax.aot.environment.prepare_environment", lambda _: None)
         for place in WORK[name]:
             patch.setattr(place, _accept)
         if name == "load_server":
