@@ -117,13 +117,15 @@ class Checkpoints:
     def restore(self, step: int, like: TrainState) -> Restored:
         """Reads a step into the shapes, dtypes and shardings of `like` (abstract or concrete arrays).
 
+        Every process calls it.
+
         Raises:
-            DamagedCheckpointError: it cannot be read anywhere, or is not what was saved.
+            DamagedCheckpointError: in all of them, where one cannot read it or it is not what was saved.
             OSError: this machine cannot read it at present.
         """
-        read = self._read(step, like)
-        self._compare(step, *read)
-        return read[0]
+        restored, expected = _refused_by_all(partial(self._read, step, like))
+        _refused_by_all(partial(self._compare, step, restored, expected))
+        return restored
 
     def _read(self, step: int, like: TrainState) -> tuple[Restored, dict[str, int]]:
         """A step and the fingerprints that were saved with it; waits for no other process."""
@@ -132,12 +134,8 @@ class Checkpoints:
             iterator=ocp.args.JsonRestore(),
             digests=ocp.args.JsonRestore(),
         )
-        folder = self._folder / str(step)
-        # Not by the manager: it ends with a barrier, where the others would wait for one that cannot read.
-        reader = ocp.CompositeCheckpointHandler()
-        with closing(reader), refusing_damage(folder), within_reach(folder):
-            restored = reader.restore(folder, args=wanted)
-            return Restored(restored["state"], restored["iterator"]), restored["digests"]
+        restored = read_items(self._folder / str(step), wanted)
+        return Restored(restored["state"], restored["iterator"]), restored["digests"]
 
     def _compare(self, step: int, restored: Restored, expected: dict[str, int]) -> None:
         """Refuses what is not as it was saved; every process calls it, for each holds a part of the state."""
@@ -156,14 +154,14 @@ class Checkpoints:
         """
         damaged: list[int] = []
         for step in self._steps_seen_by_all():
-            read, failure = _damage_told(partial(self._read, step, like))
-            if read is not None and not failure:
-                _, failure = _damage_told(partial(self._compare, step, *read))
-                if not failure:
-                    self._set_aside(damaged)
-                    return read[0], step
-            _log.warning("skipping a damaged checkpoint: %s", failure)
-            damaged.append(step)
+            try:
+                restored = self.restore(step, like)
+            except DamagedCheckpointError as error:
+                _log.warning("skipping a damaged checkpoint: %s", error)
+                damaged.append(step)
+            else:
+                self._set_aside(damaged)
+                return restored, step
         if damaged:
             raise ValueError(
                 f"{self._folder}: none of the checkpoints {sorted(damaged)} can be read; bring one back "
@@ -190,14 +188,33 @@ class Checkpoints:
             self._manager.reload()
 
 
-def _damage_told(work: Callable[[], Result]) -> tuple[Result | None, str]:
-    """What the work gives here, and the damage that it met in this process or in another; empty if none."""
-    result, failure = None, ""
+def _refused_by_all(work: Callable[[], Result]) -> Result:
+    """What the work gives, unless it meets damage in this process or in another."""
+    result: list[Result] = []
+    damage: DamagedCheckpointError | None = None
     try:
-        result = work()
+        result.append(work())
     except DamagedCheckpointError as error:
-        failure = str(error)
-    return result, next(filter(None, gather_texts(failure)), "")
+        damage = error
+    told = next(filter(None, gather_texts("" if damage is None else str(damage))), "")
+    if told:
+        raise DamagedCheckpointError(told) from damage
+    return result[0]
+
+
+def read_items(folder: Path | epath.Path, wanted: ocp.args.Composite) -> dict[str, Any]:
+    """Items of a complete step by name, each as `wanted` says; waits for no other process.
+
+    A `CheckpointManager` would end with a barrier, where the others wait for one that cannot read.
+
+    Raises:
+        DamagedCheckpointError: an item is missing or cannot be read anywhere.
+        OSError: this machine cannot read it at present.
+    """
+    reader = ocp.CompositeCheckpointHandler()
+    with closing(reader), refusing_damage(folder), within_reach(folder):
+        restored = reader.restore(folder, args=wanted)
+        return {name: restored[name] for name in wanted}
 
 
 def _free_name(folder: epath.Path, name: str) -> epath.Path:

@@ -10,7 +10,7 @@ import jax
 import orbax.checkpoint as ocp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from prorank_jax.checkpoint import DamagedCheckpointError, compare_digests, refusing_damage
+from prorank_jax.checkpoint import DamagedCheckpointError, compare_digests, read_items
 from prorank_jax.models.config import ModelConfig
 from prorank_jax.models.lora import combine, merge_factors, split_factors
 from prorank_jax.models.transformer import Transformer, abstract_params
@@ -18,7 +18,6 @@ from prorank_jax.models.weights import default_sharding
 from prorank_jax.run_folder import CHECKPOINTS_FOLDER
 from prorank_jax.stage_options import LoraOptions
 from prorank_jax.state_digest import state_digests
-from prorank_jax.storage_faults import within_reach
 from prorank_jax.types import Params
 
 
@@ -69,8 +68,7 @@ def _restore_state(output_dir: Path, item: dict[str, Any]) -> dict[str, Any]:
         )
         wanted = ocp.args.Composite(state=how, digests=ocp.args.JsonRestore())
         try:
-            with refusing_damage(folder / str(step)), within_reach(folder / str(step)):
-                restored = manager.restore(step, args=wanted)
+            restored = read_items(folder / str(step), wanted)
             compare_digests(folder / str(step), state_digests(restored["state"]), restored["digests"])
         except DamagedCheckpointError as error:
             raise DamagedCheckpointError(
