@@ -19,6 +19,7 @@ from prorank_jax.processes import check_equal, leads, succeed_together
 from prorank_jax.prompts import PromptRenderer
 from prorank_jax.query_choice import ALL_QUERIES, QueryChoice
 from prorank_jax.query_texts import plain, plain_texts
+from prorank_jax.ranking_objective import check_own_scores
 from prorank_jax.source_names import CATALOGUE_PREFIX, TRAINED_ON, SourceFields
 
 # Negatives are mined for at most so many held-out queries, or one for each prompt of the probe.
@@ -79,17 +80,19 @@ def _open_here(
     return examples, held_out
 
 
-def check_sources(data: DataOptions) -> None:
+def check_sources(config: RunConfig) -> None:
     """Refuses what `open_examples` would refuse for its names, queries, judgements or teacher's scores.
 
-    It looks at no documents of a collection, whose flaws are left to `open_examples`.
+    It looks at no documents of a collection, whose flaws are left to `open_examples`, and asks for no device.
 
     Raises:
-        ValueError: a source, split or file of scores that cannot work, or a probe that would see training
-            queries.
+        ValueError: a source, split or file of scores that cannot work, a probe that would see training
+            queries, or losses of stage 2 that the data cannot feed.
     """
-    _named_queries(data)
-    check_teacher(data.source, data)
+    _named_queries(config.data)
+    check_teacher(config.data.source, config.data)
+    if config.stage == 2:
+        check_own_scores(config)
 
 
 def _named_queries(data: DataOptions) -> tuple[list[str], list[str]]:

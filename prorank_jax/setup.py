@@ -27,7 +27,7 @@ from prorank_jax.pretrained import Pretrained, check_tokenizer, open_pretrained
 from prorank_jax.probe import ProbeStep
 from prorank_jax.processes import leads, succeed_together
 from prorank_jax.prompts import PromptRenderer, make_renderer
-from prorank_jax.ranking_objective import check_losses, check_own_scores
+from prorank_jax.ranking_objective import check_losses
 from prorank_jax.run_examples import check_sources, open_examples
 from prorank_jax.run_folder import DATA_FOLDER, MODEL_CONFIG_FILE, TOKENIZER_FOLDER, write_json
 from prorank_jax.run_inputs import fingerprint_inputs
@@ -117,9 +117,7 @@ def check_later_run(config: RunConfig, first: RunConfig) -> None:
         start = dataclasses.replace(config.model, source=first.model.source)
         _open_model(dataclasses.replace(config, model=start))
         make_schedule(config.optimizer, config.updates)
-        check_sources(config.data)
-        if config.stage == 2:
-            check_own_scores(config)
+        check_sources(config)
 
 
 class _Opened(NamedTuple):

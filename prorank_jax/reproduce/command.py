@@ -75,7 +75,7 @@ def reproduce(
     # The table is of all that the folder holds, not of this command's seeds alone.
     whole = Plan(dataclasses.replace(options, seeds=seeds_there(options)))
     check_runs(whole)
-    check_training(Plan(dataclasses.replace(options, seeds=options.seeds[:1])), options.only)
+    check_training(options)
     if not is_claimed(options.output_dir):
         check_recipes(options)  # or the corrected command would find the folder of another ablation
     with only_run_in(options.output_dir):

@@ -13,10 +13,9 @@ from prorank_jax.corpora import source_fingerprint
 from prorank_jax.evaluation.output import check_owner, read_settings
 from prorank_jax.model_identity import known_as, model_identity
 from prorank_jax.model_prompt import open_with_prompts
-from prorank_jax.ranking_objective import check_own_scores
 from prorank_jax.reproduce.options import ReproduceOptions
 from prorank_jax.reproduce.plan import RUN_FOLDER, Entry, Plan
-from prorank_jax.reproduce.rows import BOTH, ROWS, STAGE1, TRAINED
+from prorank_jax.reproduce.rows import BOTH, ROWS, STAGE1, STAGE2, TRAINED
 from prorank_jax.run_examples import check_sources
 from prorank_jax.run_folder import CONFIG_FILE, check_same_run, write_json
 from prorank_jax.source_names import SourceFields
@@ -112,23 +111,18 @@ def check_recipes(options: ReproduceOptions) -> None:
         )
 
 
-def check_training(plan: Plan, rows: Sequence[str]) -> None:
+def check_training(options: ReproduceOptions) -> None:
     """Refuses what a run would be refused for once those before it have ended, hours later.
 
     It asks for no device, which is for the runs.
 
-    Args:
-        rows: those that are asked for.
-
     Raises:
         ValueError: data, splits or losses that cannot work.
     """
-    needed = [row for row in TRAINED if row in rows or (row == STAGE1 and BOTH in rows)]
-    for entry in plan.entries(needed):
-        config = plan.run_config(entry)
-        check_sources(config.data)
-        if config.stage == 2:
-            check_own_scores(config)
+    plan = Plan(options)
+    for row in (STAGE1, STAGE2):  # both stages follow the recipes of each
+        if not {row, BOTH}.isdisjoint(options.only):
+            check_sources(plan.run_config(Entry(row, options.seeds[0])))
 
 
 def seeds_there(options: ReproduceOptions) -> tuple[int, ...]:
