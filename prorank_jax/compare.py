@@ -13,16 +13,16 @@ from rich.console import Console
 from rich.text import Text
 
 from prorank_jax.command_line import CommandParser
-from prorank_jax.evaluate import evaluate
+from prorank_jax.evaluate import as_named_before, evaluate
 from prorank_jax.evaluation.comparison import comparison_table, draw_comparison, standings
 from prorank_jax.evaluation.fusion_options import NO_FUSION
 from prorank_jax.evaluation.metrics import MAIN_METRIC
 from prorank_jax.evaluation.names import parse_datasets, slug
 from prorank_jax.evaluation.options import EvaluationOptions, add_options, options_from
-from prorank_jax.evaluation.output import METRICS_FILE, QUERIES_FILE, check_known, read_settings
+from prorank_jax.evaluation.output import METRICS_FILE, QUERIES_FILE, check_known
 from prorank_jax.evaluation.significance import as_json
 from prorank_jax.messages import say
-from prorank_jax.model_identity import known_as, model_identity
+from prorank_jax.model_identity import model_identity
 from prorank_jax.model_prompt import open_with_prompts
 from prorank_jax.run_folder import write_json
 
@@ -94,10 +94,9 @@ def _check_models(options: ComparisonOptions) -> None:
     given = options.evaluation
     for name, source in options.models.items():
         folder = options.output_dir / slug(name)
-        known = known_as(source, read_settings(folder).get("model"))
         try:
-            settings = dataclasses.replace(given, model=known, output_dir=folder).settings
-            check_known(folder, {**model_identity(known), **settings})
+            its = as_named_before(dataclasses.replace(given, model=source, output_dir=folder))
+            check_known(folder, {**model_identity(its.model), **its.settings})
             open_with_prompts(
                 source,
                 max_length=given.max_length,

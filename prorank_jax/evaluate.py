@@ -147,6 +147,12 @@ def _render_processes(options: EvaluationOptions) -> int:
     return useful_processes(is_accelerated=jax.default_backend() != "cpu")
 
 
+def as_named_before(options: EvaluationOptions) -> EvaluationOptions:
+    """The options with the model's name as their folder has it, where both name the same files."""
+    earlier = read_settings(options.folder).get("model")
+    return dataclasses.replace(options, model=known_as(options.model, earlier), output_dir=options.folder)
+
+
 def evaluate(options: EvaluationOptions, console: Console | None = None) -> dict[str, Any]:
     """Evaluates a model on all datasets, resuming what an earlier call left; returns metrics.json's content.
 
@@ -164,8 +170,7 @@ def evaluate(options: EvaluationOptions, console: Console | None = None) -> dict
     for dataset in datasets:
         check_split(dataset)
     tuning = tuning_datasets(options, datasets)
-    earlier = read_settings(options.folder).get("model")
-    options = dataclasses.replace(options, model=known_as(options.model, earlier), output_dir=options.folder)
+    options = as_named_before(options)
     identity, splits = model_identity(options.model), training_splits(options.model)
     for line in training_warnings(datasets, tuning, splits):
         say(console, line)
