@@ -90,11 +90,13 @@ test-runs: $(READY)
 test-robustness: $(READY)
 	$(BIN)/python -m pytest tests/robustness
 
-# Beside the environment, not in it: with libtpu installed, jax looks for a TPU whenever it starts.
+# Beside the environment, not in it: with libtpu or the plugin for GPUs, jax looks for a device whenever it starts.
 $(LIBTPU)/.ready: tests/tpu/requirements.txt $(READY)
-	@echo "installing libtpu into $(LIBTPU)"
-	@rm -rf $(LIBTPU)
-	@$(BIN)/python $(PIP_INSTALL) --no-deps --target $(LIBTPU) -r tests/tpu/requirements.txt
+$(CUDA_COMPILER)/.ready: tests/cuda_compile/requirements.txt $(READY)
+$(LIBTPU)/.ready $(CUDA_COMPILER)/.ready:
+	@echo "installing $< into $(@D)"
+	@rm -rf $(@D)
+	@$(BIN)/python $(PIP_INSTALL) --no-deps --target $(@D) -r $<
 	@touch $@
 
 # For what only computes, beside tests that look at the clock: `make GIVING_WAY="nice -n 15" ...`.
@@ -108,13 +110,6 @@ test-tpu: $(LIBTPU)/.ready
 # Goes on where it stopped; after a change compiles again. The table is runs/aot/table.md.
 aot: $(LIBTPU)/.ready
 	PYTHONPATH=$(LIBTPU) $(BIN)/python launch/aot_table.py
-
-# Beside the environment: with the plugin installed, jax would look for a GPU whenever it starts.
-$(CUDA_COMPILER)/.ready: tests/cuda_compile/requirements.txt $(READY)
-	@echo "installing XLA's compiler for NVIDIA GPUs into $(CUDA_COMPILER)"
-	@rm -rf $(CUDA_COMPILER)
-	@$(BIN)/python $(PIP_INSTALL) --no-deps --target $(CUDA_COMPILER) -r tests/cuda_compile/requirements.txt
-	@touch $@
 
 # A process of its own that tests/conftest.py does not reach: see tests/cuda_compile/conftest.py.
 test-cuda-compile: $(CUDA_COMPILER)/.ready

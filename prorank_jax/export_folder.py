@@ -106,9 +106,9 @@ def generation_config(tokenizer: PreTrainedTokenizerFast, answers: AnswerTokens)
 
 def _check_arguments(output_dir: Path, dtype: str, license_id: str, name: str | None) -> None:
     require_choice("dtype", dtype, tuple(EXPORT_DTYPES))
-    if not license_id.strip() or set(license_id) & set("\r\n"):
+    if not license_id.strip() or not _is_one_line(license_id):
         raise ValueError(f"license={license_id!r}: name one licence, e.g. apache-2.0")
-    if name is not None and len(name.splitlines()) > 1:
+    if name and not _is_one_line(name):
         raise ValueError(f"name={name!r}: it is the card's heading; write it on one line")
     if output_dir.exists() and not output_dir.is_dir():
         raise ValueError(f"output_dir={str(output_dir)!r}: is a file; name a folder")
@@ -117,6 +117,10 @@ def _check_arguments(output_dir: Path, dtype: str, license_id: str, name: str | 
         killed = f", or delete it if no export is running: {there[0]!r} is what a killed one left"
         remedy = f"name a new or empty folder{killed if there[0].startswith(UNFINISHED) else ''}"
         raise ValueError(f"output_dir={str(output_dir)!r}: already holds {there[0]!r}; {remedy}")
+
+
+def _is_one_line(text: str) -> bool:
+    return text.splitlines() == [text]
 
 
 def _renders_the_same(

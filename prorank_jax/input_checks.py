@@ -88,8 +88,7 @@ def _checked_pair(pair: object, place: int) -> Pair:
 
 
 def _check_listed(values: object, name: str, wanted: str) -> None:
-    is_one = isinstance(values, str | bytes | Mapping) or (isinstance(values, np.ndarray) and not values.ndim)
-    if is_one or not isinstance(values, Iterable):
+    if isinstance(values, str | bytes | Mapping) or not np.iterable(values):
         raise ValueError(f"{name}: {type(values).__name__} is no list; give a list of {wanted}")
 
 

@@ -21,7 +21,7 @@ TPU_ENVIRONMENT = {
 CUDA_PLUGIN, CUDA_FOLDER = "jax_plugins.xla_cuda13", "cu13"
 
 
-def prepare_environment(platforms: Collection[str] = ("tpu",)) -> None:
+def prepare_environment(platforms: Collection[str]) -> None:
     """Sets the variables for this process.
 
     Args:

@@ -80,16 +80,16 @@ class Measured:
         return statistics.median(self.seconds)
 
 
-_LONGEST = 4096
+_LENGTHS = (128, 256, 512, 1024, 2048, 4096)
 # Which sizes grow, and the others: long rows come few at a time, so that memory holds the longest.
 _SCALE = (1, 2, 4, 8, 16, 32, 64)
 CURVES: Mapping[tuple[str, str], tuple[tuple[int, ...], Mapping[str, Any]]] = {
     ("1", GROUP): (_SCALE, {"batch": 8}),
-    ("1", LENGTH): ((128, 256, 512, 1024, 2048, 4096), {"batch": 2}),
+    ("1", LENGTH): (_LENGTHS, {"batch": 2}),
     ("1", BATCH): (_SCALE[1:5], {}),
     ("2", LIST_SIZE): (_SCALE[1:5], {"batch": 1}),
     ("2", BATCH): (_SCALE[:4], {"list_size": 4}),
-    ("score", LENGTH): ((128, 256, 512, 1024, 2048, 4096), {"batch": 2}),
+    ("score", LENGTH): (_LENGTHS, {"batch": 2}),
     ("score", BATCH): (_SCALE[:6], {}),
 }
 
@@ -117,8 +117,8 @@ def points_of(
             if of != program or axis not in axes:
                 continue
             kept = [value for value in values if axis != LENGTH or value <= longest]
-            remedy = f"from 256, so that a curve over the length has two points, to {_LONGEST}"
-            require(len(kept) > 1 and longest <= _LONGEST, "longest", longest, remedy)
+            remedy = f"from 256, so that a curve over the length has two points, to {_LENGTHS[-1]}"
+            require(len(kept) > 1 and longest <= _LENGTHS[-1], "longest", longest, remedy)
             points += [
                 Point(program, axis, value, Size(**{"length": length, **others, axis: value}))
                 for value in kept

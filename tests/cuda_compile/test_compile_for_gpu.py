@@ -56,7 +56,7 @@ def test_every_step_of_qwen_fits_one_h100(which: str, forward: int, backward: in
     assert report.sent_bytes == {}
     assert report.bound is not None
     assert 0 < report.bound.mfu <= 1
-    if which != "score":  # what the configs' sizes were chosen by
+    if which != "score":  # by which the search leaves out what would not fit
         frozen = 4 * report.parameters if which == "2" else 0
         estimate = estimate_step(config, which, shape, TOPOLOGY.chip, report.mesh).bytes + frozen
         assert report.needed == pytest.approx(estimate, rel=0.15)
