@@ -11,17 +11,20 @@ import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
+from prorank_jax.models.over_mesh import on_one_cpu
 from prorank_jax.models.products import product_over_rows
 from prorank_jax.models.remat import ATTENDED, named_flat
-from prorank_jax.models.row_parts import in_row_parts
+from prorank_jax.models.row_parts import OfRows, fits_caches, in_row_parts
 from prorank_jax.types import Array
 
 # Rows longer than this attend in blocks of queries, so that memory grows with the length, not its square.
 LONGEST_AT_ONCE = 2048
 QUERY_BLOCK = 512
-# Shorter rows that are longer than this attend in blocks too, each without the keys that stand behind it.
+# Rows of one sequence that are longer than this attend in blocks without the keys that stand behind them.
+# More blocks leave out more, and take longer to compile: on a CPU they are worth it for long rows only.
 CAUSAL_BLOCK = 128
 MOST_CAUSAL_BLOCKS = 8
+MOST_BLOCKS_OF_LONG_ROWS = 16
 _HIDDEN = float(np.finfo(np.float32).min)
 
 
@@ -41,7 +44,7 @@ class CausalBlocks:
 
 def leaves_blocks_out(queries: int) -> bool:
     """Whether rows of so many tokens are for `causal_attention`."""
-    return CAUSAL_BLOCK < queries <= LONGEST_AT_ONCE
+    return queries > CAUSAL_BLOCK
 
 
 def dot_product_attention(query: Array, key: Array, value: Array, visible: Array) -> jax.Array:
@@ -54,9 +57,14 @@ def dot_product_attention(query: Array, key: Array, value: Array, visible: Array
     Returns:
         [B, Q, H, C] in the dtype of `value`.
     """
-    queries = query.shape[1]
-    if queries <= LONGEST_AT_ONCE:
+    if query.shape[1] <= LONGEST_AT_ONCE:
         return _attend(query, key, value, visible)
+    return _attend_in_turn(query, key, value, visible)
+
+
+def _attend_in_turn(query: Array, key: Array, value: Array, visible: Array) -> jax.Array:
+    """As `dot_product_attention`, `QUERY_BLOCK` queries after the others; `visible` may be [1, Q, S]."""
+    queries = query.shape[1]
     blocks = -(-queries // QUERY_BLOCK)
     missing = blocks * QUERY_BLOCK - queries
 
@@ -83,7 +91,9 @@ def causal_attention(query: Array, key: Array, value: Array, seen: CausalBlocks)
     """
     queries = query.shape[1]
     prefix = key.shape[1] - queries
-    block = CAUSAL_BLOCK * -(-queries // (CAUSAL_BLOCK * MOST_CAUSAL_BLOCKS))
+    most = MOST_CAUSAL_BLOCKS if queries <= LONGEST_AT_ONCE else MOST_BLOCKS_OF_LONG_ROWS
+    block = CAUSAL_BLOCK * -(-queries // (CAUSAL_BLOCK * most))
+    attend = _attend if block <= QUERY_BLOCK else _attend_in_turn
     mixed = []
     for start in range(0, queries, block):
         end = min(start + block, queries)
@@ -94,7 +104,7 @@ def causal_attention(query: Array, key: Array, value: Array, seen: CausalBlocks)
             of_row = jnp.broadcast_to(visible, (len(slots), *visible.shape[1:]))
             visible = jnp.concatenate([of_prefix, of_row], axis=2)
         keys, values = key[:, : prefix + end], value[:, : prefix + end]
-        mixed.append(_attend(query[:, start:end], keys, values, visible))
+        mixed.append(attend(query[:, start:end], keys, values, visible))
     return jnp.concatenate(mixed, axis=1)
 
 
@@ -164,21 +174,51 @@ def _mix(visible: Any, query: Any, key: Any, value: Any) -> tuple[jax.Array, jax
     return _by_token(mixed.astype(value.dtype), query.shape[1]), (highest + jnp.log(total))[..., 0]
 
 
-def _logit_bytes(query: Any, key: Any) -> int:
-    """Of the logits of one row."""
-    return 4 * query.shape[1] * query.shape[2] * key.shape[1]
+def _in_parts(of_rows: OfRows, visible: Any, query: Any, key: Any, *others: Any) -> tuple[jax.Array, ...]:
+    """`of_rows(visible, query, key, *others)`, on one CPU what its caches hold after the other.
+
+    That is a few rows, or, where they cannot hold the logits of one, its KV heads.
+
+    Args:
+        others: of tokens [B, T, heads, C], or of heads [B, J, ...]; so are the results.
+    """
+    arrays, batch, kv_heads = (query, key, *others), len(query), key.shape[2]
+    logit_bytes = 4 * query.shape[1] * query.shape[2] * key.shape[1]  # of one row
+    if not on_one_cpu() or fits_caches(logit_bytes):
+        return in_row_parts(of_rows, logit_bytes, visible, *arrays)
+    if len(visible) > 1:
+        visible = jnp.repeat(jnp.asarray(visible), kv_heads, axis=0)
+    arrays = tuple(_heads_as_rows(array, kv_heads) for array in arrays)
+    results = in_row_parts(of_rows, logit_bytes // kv_heads, visible, *arrays)
+    return tuple(_rows_as_heads(result, batch) for result in results)
+
+
+def _heads_as_rows(array: Any, kv_heads: int) -> jax.Array:
+    """[B, T, J·G, C] → [B·J, T, G, C], or [B, J, N] → [B·J, 1, N]."""
+    if array.ndim == 3:
+        return jnp.asarray(array).reshape(-1, 1, array.shape[2])
+    batch, tokens, heads, head_dim = array.shape
+    grouped = jnp.asarray(array).reshape(batch, tokens, kv_heads, heads // kv_heads, head_dim)
+    return jnp.swapaxes(grouped, 1, 2).reshape(-1, tokens, heads // kv_heads, head_dim)
+
+
+def _rows_as_heads(rows: jax.Array, batch: int) -> jax.Array:
+    """The inverse of `_heads_as_rows`."""
+    by_row = rows.reshape(batch, -1, *rows.shape[1:])
+    if rows.ndim == 3:
+        return by_row[:, :, 0]
+    return jnp.swapaxes(by_row, 1, 2).reshape(batch, rows.shape[1], -1, rows.shape[3])
 
 
 def _attend_forward(query: Any, key: Any, value: Any, visible: Any) -> tuple[jax.Array, _Kept]:
-    mixed, log_sums = in_row_parts(_mix, _logit_bytes(query, key), visible, query, key, value)
+    mixed, log_sums = _in_parts(_mix, visible, query, key, value)
     mixed, log_sums = named_flat(mixed, ATTENDED), checkpoint_name(log_sums, ATTENDED)
     return mixed, _Kept(query, key, value, visible, log_sums)
 
 
 def _attend_backward(kept: _Kept, gradient: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, None]:
     query, key, value, visible, log_sums = kept
-    arrays = (query, key, value, log_sums, gradient)
-    of_query, of_key, of_value = in_row_parts(_gradients, _logit_bytes(query, key), visible, *arrays)
+    of_query, of_key, of_value = _in_parts(_gradients, visible, query, key, value, log_sums, gradient)
     return of_query, of_key, of_value, None
 
 

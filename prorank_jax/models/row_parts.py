@@ -17,10 +17,14 @@ CACHED_BYTES_OF_A_CORE = 2 * 2**20
 OfRows = Callable[..., tuple[jax.Array, ...]]
 
 
+def fits_caches(size: int) -> bool:
+    """Whether the caches of all cores hold so many bytes."""
+    return size <= CACHED_BYTES_OF_A_CORE * (os.cpu_count() or 1)
+
+
 def rows_at_once(rows: int, bytes_of_row: int) -> int:
     """The largest divisor of `rows` of which the caches hold so many bytes each; at least 1."""
-    held = CACHED_BYTES_OF_A_CORE * (os.cpu_count() or 1)
-    fitting = (some for some in range(1, rows + 1) if rows % some == 0 and some * bytes_of_row <= held)
+    fitting = (some for some in range(1, rows + 1) if rows % some == 0 and fits_caches(some * bytes_of_row))
     return max(fitting, default=1)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from functools import partial
 
 import jax
@@ -163,9 +164,16 @@ def _positions_seen(lengths, width, prefix_lengths, prefix_width):
 
 
 @pytest.mark.parametrize(("width", "prefix_width"), [(9, 0), (8, 7)])
-def test_causal_blocks_give_values_and_gradients_of_the_whole_mask(width, prefix_width, monkeypatch):
+@pytest.mark.parametrize("query_block", [512, 2], ids=["blocks at once", "blocks in turn"])
+@pytest.mark.parametrize("longest_at_once", [2048, 4])
+def test_causal_blocks_give_values_and_gradients_of_the_whole_mask(
+    width, prefix_width, query_block, longest_at_once, monkeypatch
+):
     monkeypatch.setattr(plain, "CAUSAL_BLOCK", 1)
     monkeypatch.setattr(plain, "MOST_CAUSAL_BLOCKS", 3)
+    monkeypatch.setattr(plain, "MOST_BLOCKS_OF_LONG_ROWS", 2)
+    monkeypatch.setattr(plain, "LONGEST_AT_ONCE", longest_at_once)
+    monkeypatch.setattr(plain, "QUERY_BLOCK", query_block)
     rng = np.random.default_rng(width)
 
     @jax.jit
@@ -209,10 +217,17 @@ def test_what_stands_at_padding_changes_no_real_token(monkeypatch):
     np.testing.assert_array_equal(before[1, :3], after[1, :3])
 
 
-@pytest.mark.parametrize("blocks", [2, 4, 8])
-def test_causal_blocks_leave_out_what_they_say(blocks):
-    width = blocks * plain.CAUSAL_BLOCK
+@pytest.mark.parametrize(("width", "blocks"), [(256, 2), (512, 4), (2048, 8), (4096, 16), (16384, 16)])
+def test_causal_blocks_leave_out_what_they_say(width, blocks):
     shapes = [jax.ShapeDtypeStruct((1, width, heads, 8), jnp.float32) for heads in (4, 2, 2)]
     traced = jax.make_jaxpr(partial(attend, visible=CausalBlocks(None)))(*shapes)
     left_out = (blocks - 1) / (2 * blocks)
     assert count_flops(traced) == 4 * 4 * 8 * width**2 * (1 - left_out)
+
+
+@pytest.mark.parametrize("width", [2048, 8192, 32768])
+def test_rows_of_any_length_have_the_logits_of_a_query_block_at_most(width):
+    shapes = [jax.ShapeDtypeStruct((1, width, heads, 8), jnp.float32) for heads in (4, 2, 2)]
+    text = jax.jit(partial(attend, visible=CausalBlocks(None))).lower(*shapes).as_text()
+    logits = {int(rows) * int(keys) for rows, keys in re.findall(r"tensor<1x2x(\d+)x(\d+)xf32>", text)}
+    assert max(logits) <= 2 * plain.QUERY_BLOCK * width

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 
-from prorank_jax.models import row_parts
+from prorank_jax.models import plain, row_parts
 from prorank_jax.models.plain import CausalBlocks, causal_attention, dot_product_attention
 from prorank_jax.models.row_parts import rows_at_once
 
@@ -61,9 +61,53 @@ def test_parts_give_the_values_and_gradients_of_all_rows(kind, dtype, tolerance,
         np.testing.assert_allclose(part, whole, rtol=tolerance, atol=tolerance)
 
 
-def test_over_several_devices_rows_stay_together(arrays, monkeypatch):
+@pytest.fixture
+def attended(monkeypatch):
+    """Rows and heads of the queries that are attended at once, as they come."""
+    seen: set[tuple[int, int]] = set()
+    in_row_parts = plain.in_row_parts
+
+    def noting(of_rows, bytes_of_row, visible, query, *others):
+        seen.add((query.shape[0], query.shape[2]))
+        return in_row_parts(of_rows, bytes_of_row, visible, query, *others)
+
+    monkeypatch.setattr(plain, "in_row_parts", noting)
+    return seen
+
+
+@pytest.mark.parametrize("kind", ["causal", "a mask for each row", "one mask"])
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-6), ("bfloat16", 0.02)])
+def test_heads_apart_give_the_values_and_gradients_of_whole_rows(
+    kind, dtype, tolerance, arrays, attended, monkeypatch
+):
+    arrays = [array.astype(dtype) for array in arrays]
+    _, of_rows = values_and_gradients(attention(kind), arrays)
+    assert attended == {(ROWS, 4)}
+    attended.clear()
+    monkeypatch.setattr(plain, "fits_caches", lambda _: False)
+    _, by_head = values_and_gradients(attention(kind), arrays)
+    assert attended == {(2 * ROWS, 2)}  # two KV heads, each with two heads of queries
+    for part, whole in zip(by_head, of_rows, strict=True):
+        assert part.dtype == whole.dtype
+        np.testing.assert_allclose(part, whole, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize(("missing_bytes", "wanted"), [(0, (ROWS, 4)), (1, (2 * ROWS, 2))])
+def test_heads_are_apart_where_the_caches_cannot_hold_a_row(
+    missing_bytes, wanted, arrays, attended, monkeypatch
+):
+    monkeypatch.setattr(row_parts.os, "cpu_count", lambda: 2)
+    logits_of_row = 4 * WIDTH * (PREFIX + WIDTH)
+    monkeypatch.setattr(row_parts, "CACHED_BYTES_OF_A_CORE", 4 * logits_of_row // 2 - missing_bytes)
+    values_and_gradients(attention("one mask"), arrays)
+    assert attended == {wanted}
+
+
+def test_over_several_devices_rows_and_heads_stay_together(arrays, attended, monkeypatch):
     monkeypatch.setattr(row_parts, "rows_at_once", lambda *_: 1)
+    monkeypatch.setattr(plain, "fits_caches", lambda _: False)
     assert values_and_gradients(attention("causal"), arrays, devices=2)[0] == 0
+    assert attended == {(ROWS, 4)}
     step = jax.jit(attention("causal"))
     assert "stablehlo.while" not in step.lower(arrays).as_text()  # no mesh: for no device in particular
 
