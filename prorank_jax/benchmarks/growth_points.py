@@ -88,6 +88,7 @@ CURVES: Mapping[tuple[str, str], tuple[tuple[int, ...], Mapping[str, Any]]] = {
     ("1", LENGTH): (_LENGTHS, {"batch": 2}),
     ("1", BATCH): (_SCALE[1:5], {}),
     ("2", LIST_SIZE): (_SCALE[1:5], {"batch": 1}),
+    ("2", LENGTH): (_LENGTHS, {"batch": 1, "list_size": 2}),
     ("2", BATCH): (_SCALE[:4], {"list_size": 4}),
     ("score", LENGTH): (_LENGTHS, {"batch": 2}),
     ("score", BATCH): (_SCALE[:6], {}),

@@ -63,11 +63,11 @@ def test_a_shorter_longest_prompt_leaves_shorter_curves():
 
 def test_only_the_curves_that_are_asked_for_are_measured():
     points = points_of(PROGRAMS, 512, 128, ["length"])
-    assert {(point.program, point.axis) for point in points} == {("1", "length"), ("score", "length")}
+    assert {(point.program, point.axis) for point in points} == {(of, "length") for of in ("1", "2", "score")}
     assert [point for point in points_of(PROGRAMS, 512, 128) if point.axis == "length"] == points
     assert len(points_of(["1"], 128, 128, ["group"])) == 7  # no length is asked for that could be too short
-    with pytest.raises(ValueError, match="curves='length': none of the programs asked for"):
-        points_of(["2"], 512, 128, ["length"])
+    with pytest.raises(ValueError, match="curves='group': none of the programs asked for"):
+        points_of(["2"], 512, 128, ["group"])
 
 
 @pytest.mark.parametrize("point", [Point("1", "group", 1, Size(group=1, batch=2, length=32))])
@@ -133,7 +133,8 @@ def test_what_was_measured_before_an_end_is_kept(fault, small_scoring, tmp_path,
 
 def test_a_point_that_cannot_work_is_refused_before_any_is_measured(small_scoring, tmp_path, monkeypatch):
     monkeypatch.setattr(growth, "prepare", lambda *_, **__: pytest.fail("compiled"))
-    small_scoring.programs, small_scoring.max_length = ["score", "2"], 64
+    small_scoring.programs, small_scoring.curves = ["score", "2"], ["batch"]
+    small_scoring.max_length = 64
     with pytest.raises(ValueError, match=r"data\.max_length=64: lists are compiled with 64 shared tokens"):
         run(small_scoring, Console(quiet=True))
     assert not (tmp_path / "out").exists()
