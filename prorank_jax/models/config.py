@@ -16,6 +16,12 @@ _REQUIRED = (
     "intermediate_size",
 )
 
+# What transformers takes where config.json leaves a field out; all else it takes alike for these families.
+_LEFT_OUT: dict[str, dict[str, int]] = {
+    "qwen2": {"num_key_value_heads": 32, "max_position_embeddings": 32768},
+    "qwen3": {"num_key_value_heads": 32, "max_position_embeddings": 32768, "head_dim": 128},
+    "llama": {"max_position_embeddings": 2048},
+}
 
 # Far above any model's: the names of all layers are listed before a file can show that they are not there.
 _MOST_LAYERS = 1000
@@ -91,6 +97,7 @@ class ModelConfig:
         missing = [name for name in _REQUIRED if name not in values]
         if missing:
             raise ValueError(f"config.json: {', '.join(missing)} missing; take the model's own config.json")
+        values = {**_LEFT_OUT[family], **values}
         _refuse_unsupported_variants(family, values)
         heads = values["num_attention_heads"]
         for name in ("hidden_size", "num_attention_heads"):  # divided below, before the sizes are checked
@@ -108,7 +115,7 @@ class ModelConfig:
             rope_theta=_number("rope_theta", _rope_parameters(values).get("rope_theta", 10_000.0)),
             norm_eps=_number("rms_norm_eps", values.get("rms_norm_eps", 1e-6)),
             tied=bool(values.get("tie_word_embeddings", False)),
-            max_positions=values.get("max_position_embeddings", 2048),
+            max_positions=values["max_position_embeddings"],
         )
 
     def to_hf(self) -> dict[str, Any]:
@@ -141,14 +148,14 @@ def _number(name: str, value: Any) -> float:
 
 
 def _rope_parameters(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Rotary settings from either place: top level (transformers 4) or `rope_parameters` (5)."""
+    """Rotary settings from the place that transformers 5 reads, which knows the places of 4, too."""
     for name in ("rope_parameters", "rope_scaling"):
         nested = values.get(name) or {}
         # transformers 5 allows one mapping for each kind of layer; those models need more than this port.
         if not isinstance(nested, Mapping) or any(isinstance(v, Mapping) for v in nested.values()):
             raise ValueError(f"config.json: {name}={nested!r} is not supported; one flat mapping is")
-    legacy = {"rope_theta": values["rope_theta"]} if "rope_theta" in values else {}
-    return {**(values.get("rope_scaling") or {}), **legacy, **(values.get("rope_parameters") or {})}
+    top = {"rope_theta": values["rope_theta"]} if "rope_theta" in values else {}
+    return {**top, **(values.get("rope_scaling") or values.get("rope_parameters") or {})}
 
 
 def _partial_rotary_factor(values: Mapping[str, Any]) -> Any:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 
 import pytest
+from transformers import CONFIG_MAPPING
 
 from prorank_jax.models.config import ModelConfig
 from prorank_jax.models.weights import load_model_config
@@ -68,16 +70,44 @@ def test_absent_kv_heads_and_head_dim_follow_from_the_heads():
     assert (config.kv_heads, config.head_dim) == (14, 64)
 
 
-def test_what_a_config_leaves_out_is_what_transformers_takes():
-    optional = ("rope_theta", "rms_norm_eps", "tie_word_embeddings")
-    config = ModelConfig.from_hf({name: value for name, value in LLAMA.items() if name not in optional})
-    assert (config.rope_theta, config.norm_eps, config.tied) == (10_000.0, 1e-6, False)
+OPTIONAL = (
+    "rope_theta",
+    "rms_norm_eps",
+    "tie_word_embeddings",
+    "num_key_value_heads",
+    "head_dim",
+    "max_position_embeddings",
+)
 
 
-def test_the_rotary_base_beside_others_of_its_kind_comes_before_the_one_at_the_top():
-    """As in transformers 5, which reads both."""
-    both = {**LLAMA, "rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}
-    assert ModelConfig.from_hf(both).rope_theta == 5e5
+@pytest.mark.parametrize("family", ["qwen2", "qwen3", "llama"])
+@pytest.mark.parametrize("left_out", [*((name,) for name in OPTIONAL), OPTIONAL])
+def test_what_a_config_leaves_out_is_what_transformers_takes(family, left_out):
+    whole = {
+        **QWEN25_05B,
+        "model_type": family,
+        "num_attention_heads": 64,
+        "hidden_size": 2048,
+        "head_dim": 48,
+    }
+    values = {name: value for name, value in whole.items() if name not in left_out}
+    ours, theirs = ModelConfig.from_hf(values), CONFIG_MAPPING[family](**values)
+    assert ours.kv_heads == theirs.num_key_value_heads
+    assert ours.head_dim == (getattr(theirs, "head_dim", None) or 2048 // 64)
+    assert ours.max_positions == theirs.max_position_embeddings
+    assert ours.rope_theta == theirs.rope_parameters["rope_theta"]
+    assert (ours.norm_eps, ours.tied) == (theirs.rms_norm_eps, theirs.tie_word_embeddings)
+
+
+@pytest.mark.parametrize("family", ["qwen2", "qwen3", "llama"])
+@pytest.mark.parametrize("at_the_top", [{}, {"rope_theta": 5e5}])
+@pytest.mark.parametrize("parameters", [{}, {"rope_theta": 6e5}, {"rope_type": "default"}])
+@pytest.mark.parametrize("scaling", [{}, {"rope_theta": 7e5}, {"rope_type": "default"}])
+def test_of_several_rotary_bases_the_one_of_transformers_counts(family, at_the_top, parameters, scaling):
+    values = {name: value for name, value in QWEN25_05B.items() if name != "rope_theta"}
+    values |= {**at_the_top, "model_type": family, "rope_parameters": parameters, "rope_scaling": scaling}
+    theirs = CONFIG_MAPPING[family](**copy.deepcopy(values))
+    assert ModelConfig.from_hf(values).rope_theta == theirs.rope_parameters["rope_theta"]
 
 
 @pytest.mark.parametrize("family", ["qwen2", "qwen3", "llama"])
