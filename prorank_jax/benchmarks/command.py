@@ -157,6 +157,7 @@ def compare_sides(
             sides.append(running.enter_context(make_side(options, work, side_name, command)))
             prepared[side_name] = sides[-1].ask("prepare", work=str(work))
         _check_same_device(prepared)
+        _check_dtype(prepared, options.dtype)
         mine, theirs = (side.ask("check").get("values", []) for side in sides)
         agreement = compare_values((first, second), mine, theirs, task.tolerance[options.dtype])
         rounds = alternate(sides, options.rounds, options.warmup, show)
@@ -189,6 +190,17 @@ def _check_same_device(prepared: Mapping[str, Answer]) -> None:
             f"device: {told}: their times say nothing of each other; install jax for GPUs "
             "(make setup-cuda), or hide the GPU from both with CUDA_VISIBLE_DEVICES=-1"
         )
+
+
+def _check_dtype(prepared: Mapping[str, Answer], asked: str) -> None:
+    """mxbai-rerank makes float32 of bfloat16 on a CPU, and says nothing."""
+    for side, answer in prepared.items():
+        computed = answer.get("facts", {}).get("dtype", asked)
+        if computed != asked:
+            raise ValueError(
+                f"dtype={asked!r}: {side} computes in {computed} here, so the sides would not do the same "
+                f"work; give --dtype {computed}"
+            )
 
 
 def make_side(options: BenchmarkOptions, work: Path, name: str, command: Sequence[str]) -> SideProcess:

@@ -39,7 +39,12 @@ def prepare(work: Path) -> dict[str, Any]:
     if "seconds_of_batch" in SCRIPT:
         SCRIPT["seconds"] = [SCRIPT["seconds_of_batch"][str(read_settings(work)["peer_batch"])]]
     return {
-        "facts": {"pid": os.getpid(), "work": str(work), "device": SCRIPT.get("device", "cpu")},
+        "facts": {
+            "pid": os.getpid(),
+            "work": str(work),
+            "device": SCRIPT.get("device", "cpu"),
+            "dtype": SCRIPT.get("dtype", "float32"),
+        },
         "compile_seconds": 2.5,
     }
 

@@ -82,6 +82,11 @@ def test_sides_on_different_devices_are_not_compared(tmp_path):
     assert not [entry for entry in diary(tmp_path) if entry.endswith("round")]
 
 
+def test_a_side_that_computes_in_another_dtype_is_not_compared(tmp_path):
+    with pytest.raises(ValueError, match=r"dtype='float32': trl computes in bfloat16 here.*--dtype bfloat16"):
+        _compare(tmp_path, peer={"dtype": "bfloat16"})
+
+
 def test_a_side_that_dies_ends_the_benchmark_and_the_other_side(tmp_path, capsys):
     with pytest.raises(ValueError, match="trl: asked to round: ended with exit code 7"):
         _compare(tmp_path, peer={"fault": "dies"})
