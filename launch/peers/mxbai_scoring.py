@@ -22,9 +22,9 @@ from tuning import fastest
 class MxbaiSide:
     """The state of this side between requests."""
 
-    def prepare(self, work: Path) -> dict[str, Any]:
-        """Loads the model with the chat format and the room of all sides, and chooses the batch size."""
-        settings = read_settings(work)
+    def load(self, work: Path) -> dict[str, Any]:
+        """Loads the model with the chat format and the room of all sides."""
+        self.settings = settings = read_settings(work)
         torch.set_num_threads(settings["threads"])
         frame = settings["frame"]
         MxbaiRerankV2.chat_template = {"prefix": frame["prefix"], "suffix": frame["suffix"]}
@@ -34,22 +34,26 @@ class MxbaiSide:
             max_length=frame["room"],
             disable_transformers_warnings=True,
         )
+        return {
+            "facts": {
+                "mxbai-rerank": version("mxbai-rerank"),
+                "transformers": version("transformers"),
+                **torch_facts(self.model.device),
+                "dtype": str(self.model.model.dtype).removeprefix("torch."),
+                "attention": self.model.model.config._attn_implementation,
+            }
+        }
+
+    def prepare(self) -> dict[str, Any]:
+        """Chooses the batch size."""
+        settings = self.settings
         self.pairs, self.checked = settings["pairs"], settings["check"]
         sample = [self.pairs[place] for place in settings["tuning"]]
         sizes = settings["batch_sizes"]
         self.batch_size, seconds = fastest(sizes, lambda size: self._scores(sample, size))
         forget_peak()
-        device = self.model.device
         return {
-            "facts": {
-                "mxbai-rerank": version("mxbai-rerank"),
-                "transformers": version("transformers"),
-                **torch_facts(device),
-                "dtype": str(self.model.model.dtype).removeprefix("torch."),
-                "attention": self.model.model.config._attn_implementation,
-                "batch_size": self.batch_size,
-                "seconds_by_batch_size": seconds,
-            },
+            "facts": {"batch_size": self.batch_size, "seconds_by_batch_size": seconds},
             "compile_seconds": 0.0,
         }
 
@@ -75,4 +79,4 @@ class MxbaiSide:
 
 if __name__ == "__main__":
     side = MxbaiSide()
-    serve(side.prepare, side.check, side.run_round)
+    serve(side.load, side.prepare, side.check, side.run_round)

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from our_facts import our_facts
 from side import MODEL_FOLDER, read_settings, serve
 
 from prorank_jax.answer_logits import log_probs_of
@@ -39,9 +40,14 @@ UPDATES = 10**6  # of a constant rate: how many changes nothing
 class OurSide:
     """The state of this side between requests."""
 
-    def prepare(self, work: Path) -> dict[str, Any]:
+    def load(self, work: Path) -> dict[str, Any]:
+        """Reads what is to be done; `prepare` loads the weights."""
+        self.work, self.settings = work, read_settings(work)
+        return {"facts": our_facts(self.settings)}
+
+    def prepare(self) -> dict[str, Any]:
         """Loads, checks, and compiles the one step."""
-        self.settings = settings = read_settings(work)
+        work, settings = self.work, self.settings
         ours = settings["ours"]
         model = Transformer(
             load_model_config(work / MODEL_FOLDER),
@@ -75,9 +81,6 @@ class OurSide:
         rows = settings["prompts_per_step"]
         return {
             "facts": {
-                "jax": jax.__version__,
-                "device": jax.devices()[0].device_kind,
-                "dtype": settings["dtype"],
                 "remat": model.remat,
                 "attention": model.attention,
                 "flops_per_round": grpo_step_flops(model.config, options, rows, settings["width"]),
@@ -179,4 +182,4 @@ def checked_values(model: Transformer, params: Params, settings: Settings) -> li
 
 if __name__ == "__main__":
     side = OurSide()
-    serve(side.prepare, side.check, side.run_round)
+    serve(side.load, side.prepare, side.check, side.run_round)

@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the repository n
 import jax
 import numpy as np
 from compile_clock import CompileClock
+from our_facts import our_facts
 from rich.console import Console
 from side import read_settings, serve
 
@@ -27,9 +28,14 @@ from prorank_jax.types import ListBatch
 class OurSide:
     """The state of this side between requests."""
 
-    def prepare(self, work: Path) -> dict[str, Any]:
+    def load(self, work: Path) -> dict[str, Any]:
+        """Reads what is to be done; `prepare` loads the weights."""
+        self.settings = read_settings(work)
+        return {"facts": our_facts(self.settings)}
+
+    def prepare(self) -> dict[str, Any]:
         """Sets the run up as training does, and takes a step of each shape with a state of its own."""
-        self.settings = settings = read_settings(work)
+        settings = self.settings
         self.clock = CompileClock()
         config = config_from_flat(flatten(settings["ours"]["config"]), "work.json")
         self.run = run = prepare_run(config, Console(stderr=True))
@@ -47,9 +53,6 @@ class OurSide:
         self.programs = self.clock.count
         return {
             "facts": {
-                "jax": jax.__version__,
-                "device": jax.devices()[0].device_kind,
-                "dtype": settings["dtype"],
                 "remat": config.model.remat,
                 "shapes": sorted({batch.tokens.shape for batch in ahead}),
                 "flops_per_round": sum(least_flops(run.model_config, batch) for batch in ahead),
@@ -100,4 +103,4 @@ def least_flops(config: ModelConfig, batch: ListBatch) -> int:
 
 if __name__ == "__main__":
     side = OurSide()
-    serve(side.prepare, side.check, side.run_round)
+    serve(side.load, side.prepare, side.check, side.run_round)

@@ -9,8 +9,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the repository need not be installed
 
-import jax
 from compile_clock import CompileClock
+from our_facts import our_facts
 from side import MODEL_FOLDER, read_settings, serve
 
 from prorank_jax.device_memory import peak_bytes
@@ -21,9 +21,14 @@ from prorank_jax.reranker import Reranker
 class OurSide:
     """The state of this side between requests."""
 
-    def prepare(self, work: Path) -> dict[str, Any]:
+    def load(self, work: Path) -> dict[str, Any]:
+        """Reads what is to be done; `prepare` loads the weights."""
+        self.work, self.settings = work, read_settings(work)
+        return {"facts": our_facts(self.settings)}
+
+    def prepare(self) -> dict[str, Any]:
         """Loads the model as an evaluation does, and scores everything once, which compiles."""
-        settings = read_settings(work)
+        work, settings = self.work, self.settings
         self.clock = CompileClock()
         self.reranker = Reranker.from_pretrained(
             str(work / MODEL_FOLDER),
@@ -40,9 +45,6 @@ class OurSide:
         self.programs = self.clock.count
         return {
             "facts": {
-                "jax": jax.__version__,
-                "device": jax.devices()[0].device_kind,
-                "dtype": settings["dtype"],
                 "batch_size": settings["ours"]["batch_size"],
                 "programs": programs,
                 "flops_per_round": settings["flops_per_round"],
@@ -70,4 +72,4 @@ class OurSide:
 
 if __name__ == "__main__":
     side = OurSide()
-    serve(side.prepare, side.check, side.run_round)
+    serve(side.load, side.prepare, side.check, side.run_round)

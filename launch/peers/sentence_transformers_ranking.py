@@ -27,7 +27,7 @@ from side import MODEL_FOLDER, read_settings, serve
 from stepper import Stepper
 from stop_after_step import StopAfterStep
 from torch.utils.data import SequentialSampler
-from torch_device import forget_peak, torch_facts, torch_peak_bytes
+from torch_device import computed_dtype, forget_peak, torch_facts, torch_peak_bytes
 from tuning import fastest
 
 Settings = dict[str, Any]
@@ -65,32 +65,35 @@ class InOrder(CrossEncoderTrainer):
 class SentenceTransformersSide:
     """The state of this side between requests."""
 
-    def prepare(self, work: Path) -> dict[str, Any]:
-        """Builds the trainer and chooses how many pairs run at once."""
+    def load(self, work: Path) -> dict[str, Any]:
+        """Builds the trainer."""
         self.settings = settings = read_settings(work)
         torch.set_num_threads(settings["threads"])
         self.model = CrossEncoder(
             str(work / MODEL_FOLDER), model_kwargs={"dtype": torch.float32}, local_files_only=True
         )
         self.loss = RecordedLoss(self.model)
-        at_once, seconds = self._choose_pairs_at_once()
-        forget_peak()
         callback = StopAfterStep()
         trainer = make_trainer(self.model, self.loss, settings, callback)
         callback.stepper = self.stepper = Stepper(trainer.train)
-        self.loss.values.clear()
-        model, device = self.model[0].model, self.model.device
+        model = self.model[0].model
         return {
             "facts": {
                 "sentence-transformers": sentence_transformers.__version__,
                 "transformers": transformers.__version__,
-                **torch_facts(device),
-                "dtype": settings["dtype"],
+                **torch_facts(self.model.device),
+                "dtype": computed_dtype(trainer.accelerator, model),
                 "attention": model.config._attn_implementation,
                 "optimizer": trainer.args.optim,
-                "pairs_at_once": at_once,
-                "seconds_by_pairs_at_once": seconds,
-            },
+            }
+        }
+
+    def prepare(self) -> dict[str, Any]:
+        """Chooses how many pairs run at once."""
+        at_once, seconds = self._choose_pairs_at_once()
+        forget_peak()
+        return {
+            "facts": {"pairs_at_once": at_once, "seconds_by_pairs_at_once": seconds},
             "compile_seconds": 0.0,
         }
 
@@ -172,4 +175,4 @@ def make_trainer(
 
 if __name__ == "__main__":
     side = SentenceTransformersSide()
-    serve(side.prepare, side.check, side.run_round)
+    serve(side.load, side.prepare, side.check, side.run_round)

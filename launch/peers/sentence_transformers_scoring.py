@@ -24,31 +24,36 @@ from tuning import fastest
 class SentenceTransformersSide:
     """The state of this side between requests."""
 
-    def prepare(self, work: Path) -> dict[str, Any]:
-        """Loads the folder and chooses the batch size."""
-        settings = read_settings(work)
+    def load(self, work: Path) -> dict[str, Any]:
+        """Loads the folder."""
+        self.settings = settings = read_settings(work)
         torch.set_num_threads(settings["threads"])
         self.model = CrossEncoder(
             str(work / MODEL_FOLDER),
             model_kwargs={"dtype": getattr(torch, settings["dtype"])},
             local_files_only=True,
         )
+        model = self.model[0].model
+        return {
+            "facts": {
+                "sentence-transformers": sentence_transformers.__version__,
+                "transformers": transformers.__version__,
+                **torch_facts(self.model.device),
+                "dtype": str(model.dtype).removeprefix("torch."),
+                "attention": model.config._attn_implementation,
+            }
+        }
+
+    def prepare(self) -> dict[str, Any]:
+        """Chooses the batch size."""
+        settings = self.settings
         self.pairs, self.checked = list(map(tuple, settings["pairs"])), settings["check"]
         sample = [self.pairs[place] for place in settings["tuning"]]
         sizes = settings["batch_sizes"]
         self.batch_size, seconds = fastest(sizes, lambda size: self._scores(sample, size))
         forget_peak()
-        model, device = self.model[0].model, self.model.device
         return {
-            "facts": {
-                "sentence-transformers": sentence_transformers.__version__,
-                "transformers": transformers.__version__,
-                **torch_facts(device),
-                "dtype": str(model.dtype).removeprefix("torch."),
-                "attention": model.config._attn_implementation,
-                "batch_size": self.batch_size,
-                "seconds_by_batch_size": seconds,
-            },
+            "facts": {"batch_size": self.batch_size, "seconds_by_batch_size": seconds},
             "compile_seconds": 0.0,
         }
 
@@ -70,4 +75,4 @@ class SentenceTransformersSide:
 
 if __name__ == "__main__":
     side = SentenceTransformersSide()
-    serve(side.prepare, side.check, side.run_round)
+    serve(side.load, side.prepare, side.check, side.run_round)

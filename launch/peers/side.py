@@ -4,7 +4,8 @@ Standard library only, so that each side's own interpreter can import it. The ha
 `python SCRIPT.py`, writes one JSON object a line to its stdin, and reads one JSON line for each from its
 stdout:
 
-    {"do": "prepare", "work": FOLDER} → {"facts": {...}, "compile_seconds": s}
+    {"do": "load", "work": FOLDER} → {"facts": {"device": NAME, "dtype": NAME, ...}}
+    {"do": "prepare"} → {"facts": {...}, "compile_seconds": s}
     {"do": "check"} → {"values": [...]}
     {"do": "round"} → {"seconds": s, "units": n, "peak_bytes": n}
     {"do": "end"} → nothing; the program ends, as it does when its stdin ends
@@ -40,15 +41,19 @@ def peak_bytes() -> int:
 
 
 def serve(
-    prepare: Callable[[Path], Answer], check: Callable[[], Answer], run_round: Callable[[], Answer]
+    load: Callable[[Path], Answer],
+    prepare: Callable[[], Answer],
+    check: Callable[[], Answer],
+    run_round: Callable[[], Answer],
 ) -> None:
     """Answers the harness until it says `end` or goes away.
 
     Whatever libraries print to stdout goes to stderr: only answers reach the harness.
 
     Args:
-        prepare: loads and compiles for a work folder; returns `facts` (versions, device, dtype and
-            settings) and `compile_seconds`.
+        load: takes a work folder; returns `facts`: versions, the device and the dtype in which it will
+            compute, which the harness compares before anything takes long.
+        prepare: compiles, and chooses what is fastest; returns `facts` (settings) and `compile_seconds`.
         check: returns `values`, floats that both sides compute from the same input.
         run_round: returns `seconds` and `units` of one measured round, and `peak_bytes` if it is known.
 
@@ -62,13 +67,15 @@ def serve(
         wanted = request["do"]
         if wanted == "end":
             return
-        if wanted == "prepare":
-            answer = prepare(Path(request["work"]))
+        if wanted == "load":
+            answer = load(Path(request["work"]))
+        elif wanted == "prepare":
+            answer = prepare()
         elif wanted == "check":
             answer = check()
         elif wanted == "round":
             answer = run_round()
         else:
-            raise ValueError(f"do={wanted!r}: prepare, check, round or end")
+            raise ValueError(f"do={wanted!r}: load, prepare, check, round or end")
         answers.write(json.dumps(answer) + "\n")
         answers.flush()

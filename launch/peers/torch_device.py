@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from side import peak_bytes
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator  # the side of mxbai-rerank has none
 
 
 def torch_facts(device: torch.device) -> dict[str, Any]:
@@ -15,6 +18,12 @@ def torch_facts(device: torch.device) -> dict[str, Any]:
         "device": torch.cuda.get_device_name() if device.type == "cuda" else str(device),
         "threads": torch.get_num_threads(),
     }
+
+
+def computed_dtype(accelerator: Accelerator, model: torch.nn.Module) -> str:
+    """The dtype of a trainer's matrix products: autocast's where it is on, else the parameters'."""
+    autocast = {"bf16": "bfloat16", "fp16": "float16"}.get(accelerator.mixed_precision)
+    return autocast or str(next(model.parameters()).dtype).removeprefix("torch.")
 
 
 def forget_peak() -> None:

@@ -19,7 +19,7 @@ from datasets import Dataset
 from side import MODEL_FOLDER, read_settings, serve
 from stepper import Stepper
 from stop_after_step import StopAfterStep
-from torch_device import torch_facts, torch_peak_bytes
+from torch_device import computed_dtype, torch_facts, torch_peak_bytes
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 Settings = dict[str, Any]
@@ -37,26 +37,29 @@ class KnownPrompts(trl.GRPOTrainer):
 class TrlSide:
     """The state of this side between requests."""
 
-    def prepare(self, work: Path) -> dict[str, Any]:
-        """Builds the trainer and computes the checked values, which training would change."""
+    def load(self, work: Path) -> dict[str, Any]:
+        """Builds the trainer."""
         self.settings = settings = read_settings(work)
         torch.set_num_threads(settings["threads"])
         callback = StopAfterStep()
         self.trainer = make_trainer(work / MODEL_FOLDER, settings, callback)
         callback.stepper = self.stepper = Stepper(self.trainer.train)
-        self.values = checked_values(self.trainer, settings["check"])
-        device = self.trainer.accelerator.device
+        accelerator = self.trainer.accelerator
         return {
             "facts": {
                 "trl": trl.__version__,
                 "transformers": transformers.__version__,
-                **torch_facts(device),
-                "dtype": settings["dtype"],
+                **torch_facts(accelerator.device),
+                "dtype": computed_dtype(accelerator, self.trainer.model),
                 "micro_batch": self.trainer.args.per_device_train_batch_size,
                 "attention": self.trainer.model.config._attn_implementation,
-            },
-            "compile_seconds": 0.0,
+            }
         }
+
+    def prepare(self) -> dict[str, Any]:
+        """Computes the checked values, which training would change."""
+        self.values = checked_values(self.trainer, self.settings["check"])
+        return {"facts": {}, "compile_seconds": 0.0}
 
     def check(self) -> dict[str, Any]:
         """Log-probabilities, loss and gradient norm of the given completions."""
@@ -177,4 +180,4 @@ def checked_values(trainer: KnownPrompts, given: dict[str, Any]) -> list[float]:
 if __name__ == "__main__":
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     side = TrlSide()
-    serve(side.prepare, side.check, side.run_round)
+    serve(side.load, side.prepare, side.check, side.run_round)

@@ -63,29 +63,35 @@ class KnownTokens:
 class TunixSide:
     """The state of this side between requests."""
 
-    def prepare(self, work: Path) -> dict[str, Any]:
-        """Loads, checks, and takes one step, which compiles."""
+    def load(self, work: Path) -> dict[str, Any]:
+        """Loads the policy, and the reference where there is one."""
         self.settings = settings = read_settings(work)
-        mesh = jax.make_mesh((1, 1), ("fsdp", "tp"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
-        with mesh:
-            model = load_model(work / MODEL_FOLDER, settings, mesh)
-            reference = None
+        self.mesh = jax.make_mesh((1, 1), ("fsdp", "tp"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+        self.reference = None
+        with self.mesh:
+            self.model = load_model(work / MODEL_FOLDER, settings, self.mesh)
             if settings["kl_coefficient"]:
-                reference = load_model(work / MODEL_FOLDER, settings, mesh)
-            self.values = checked_values(model, settings)
-            self.learner = make_learner(model, reference, settings, mesh)
-        self.stepper = Stepper(self._train)
-        started = time.perf_counter()
-        self.stepper.step()
+                self.reference = load_model(work / MODEL_FOLDER, settings, self.mesh)
         return {
             "facts": {
                 "tunix": version("google-tunix"),
                 "jax": jax.__version__,
                 "device": jax.devices()[0].device_kind,
-                "dtype": settings["dtype"],
+                "dtype": str(jax.tree.leaves(nnx.state(self.model, nnx.Param))[0].dtype),
                 "micro_batch": _whole_groups(settings) * settings["group_size"],
-                "compile_seconds_are": "the first step, compilation included",
-            },
+            }
+        }
+
+    def prepare(self) -> dict[str, Any]:
+        """Checks, and takes one step, which compiles."""
+        with self.mesh:
+            self.values = checked_values(self.model, self.settings)
+            self.learner = make_learner(self.model, self.reference, self.settings, self.mesh)
+        self.stepper = Stepper(self._train)
+        started = time.perf_counter()
+        self.stepper.step()
+        return {
+            "facts": {"compile_seconds_are": "the first step, compilation included"},
             "compile_seconds": time.perf_counter() - started,
         }
 
@@ -265,4 +271,4 @@ def checked_values(model: llama.Llama3, settings: Settings) -> list[float]:
 
 if __name__ == "__main__":
     side = TunixSide()
-    serve(side.prepare, side.check, side.run_round)
+    serve(side.load, side.prepare, side.check, side.run_round)

@@ -23,9 +23,10 @@ from prorank_jax.benchmarks.environments import (
     peer_python,
     requirement_files,
 )
+from prorank_jax.benchmarks.loading import check_same_device, load_side
 from prorank_jax.benchmarks.options import BenchmarkOptions, add_options, options_from
 from prorank_jax.benchmarks.report import BenchmarkResult, SideResult, as_json, result_table, verdict
-from prorank_jax.benchmarks.rounds import Answer, Round, alternate
+from prorank_jax.benchmarks.rounds import Round, alternate
 from prorank_jax.benchmarks.side_process import SideProcess
 from prorank_jax.benchmarks.tasks import TASKS, Task
 from prorank_jax.benchmarks.tuning import fastest_batch
@@ -150,24 +151,24 @@ def compare_sides(
 
     first, second = commands
     sides: list[SideProcess] = []
-    prepared: dict[str, Answer] = {}
+    facts: dict[str, dict[str, Any]] = {}
+    compile_seconds: dict[str, float] = {}
     with contextlib.ExitStack() as running:
-        for side_name, command in commands.items():  # the second starts once the first is ready
-            console.print(f"{side_name}: loading and compiling", highlight=False)
+        for side_name, command in commands.items():
+            console.print(f"{side_name}: loading", highlight=False)
             sides.append(running.enter_context(make_side(options, work, side_name, command)))
-            prepared[side_name] = sides[-1].ask("prepare", work=str(work))
-        _check_same_device(prepared)
-        _check_dtype(prepared, options.dtype)
+            facts[side_name] = load_side(sides[-1], work, options.dtype)
+        check_same_device(facts)
+        for side in sides:  # one after the other: both use the whole machine
+            console.print(f"{side.name}: compiling and warming up", highlight=False)
+            prepared = side.ask("prepare")
+            facts[side.name] |= prepared.get("facts", {})
+            compile_seconds[side.name] = float(prepared.get("compile_seconds", 0.0))
         mine, theirs = (side.ask("check").get("values", []) for side in sides)
         agreement = compare_values((first, second), mine, theirs, task.tolerance[options.dtype])
         rounds = alternate(sides, options.rounds, options.warmup, show)
     results = [
-        SideResult(
-            side.name,
-            prepared[side.name].get("facts", {}),
-            float(prepared[side.name].get("compile_seconds", 0.0)),
-            rounds[side.name],
-        )
+        SideResult(side.name, facts[side.name], compile_seconds[side.name], rounds[side.name])
         for side in sides
     ]
     work_facts = {key: settings[key] for key in task.summarized if key in settings}
@@ -180,27 +181,6 @@ def compare_sides(
         "quick": options.quick,
     }
     return BenchmarkResult(name, task.unit, shared | work_facts, results[0], results[1], agreement)
-
-
-def _check_same_device(prepared: Mapping[str, Answer]) -> None:
-    devices = {side: answer.get("facts", {}).get("device") for side, answer in prepared.items()}
-    if len(set(devices.values())) > 1:
-        told = ", ".join(f"{side} on {device}" for side, device in devices.items())
-        raise ValueError(
-            f"device: {told}: their times say nothing of each other; install jax for GPUs "
-            "(make setup-cuda), or hide the GPU from both with CUDA_VISIBLE_DEVICES=-1"
-        )
-
-
-def _check_dtype(prepared: Mapping[str, Answer], asked: str) -> None:
-    """mxbai-rerank makes float32 of bfloat16 on a CPU, and says nothing."""
-    for side, answer in prepared.items():
-        computed = answer.get("facts", {}).get("dtype", asked)
-        if computed != asked:
-            raise ValueError(
-                f"dtype={asked!r}: {side} computes in {computed} here, so the sides would not do the same "
-                f"work; give --dtype {computed}"
-            )
 
 
 def make_side(options: BenchmarkOptions, work: Path, name: str, command: Sequence[str]) -> SideProcess:
@@ -224,7 +204,7 @@ def tune_peer(
         console.print(f"{options.peer}: micro-batch {size}, {done.seconds:.3g} s", highlight=False)
 
     start = functools.partial(make_side, options, work, options.peer, command)
-    return fastest_batch(settings, sizes, work, start, show)
+    return fastest_batch(settings, sizes, work, options.dtype, start, show)
 
 
 def side_environment(environment: Mapping[str, str], threads: int, *, keeps_path: bool) -> dict[str, str]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from prorank_jax.benchmarks.loading import load_side
 from prorank_jax.benchmarks.rounds import Round, read_round
 from prorank_jax.benchmarks.side_process import SideProcess
 from prorank_jax.benchmarks.work import write_settings
@@ -17,6 +18,7 @@ def fastest_batch(
     settings: dict[str, Any],
     sizes: Sequence[int],
     work: Path,
+    dtype: str,
     start: Callable[[], SideProcess],
     show: Callable[[int, Round], None] = lambda *_: None,
 ) -> dict[int, float]:
@@ -27,6 +29,7 @@ def fastest_batch(
     Args:
         settings: of `work.json`; `peer_batch` is set to the fastest size.
         sizes: micro-batches to try, in sequences.
+        dtype: that the peer must compute in.
         start: makes the peer's process, not started yet.
         show: called with each size and its round.
 
@@ -34,13 +37,14 @@ def fastest_batch(
         Size → seconds of its round.
 
     Raises:
-        ValueError: the peer fails with a size.
+        ValueError: the peer fails with a size, or computes in another dtype.
     """
     seconds: dict[int, float] = {}
     for size in sizes:
         write_settings(work, settings | {TRIED: size})
         with start() as peer:
-            peer.ask("prepare", work=str(work))
+            load_side(peer, work, dtype)
+            peer.ask("prepare")
             peer.ask("round")
             done = read_round(peer.name, peer.ask("round"))
         seconds[size] = done.seconds

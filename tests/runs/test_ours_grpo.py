@@ -33,7 +33,9 @@ def prepared(tmp_path_factory):
     )
     settings = write_grpo_work(options, SIZE, folder / "work")
     side = load_peer("ours_grpo").OurSide()
-    return side, side.prepare(folder / "work"), settings, folder / "work"
+    facts = side.load(folder / "work")["facts"]
+    answer = side.prepare()
+    return side, answer | {"facts": facts | answer["facts"]}, settings, folder / "work"
 
 
 def _log_probs_of_whole_rows(work, prompts, completions):

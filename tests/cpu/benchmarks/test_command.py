@@ -39,9 +39,10 @@ def test_a_dataset_that_is_not_there_is_refused_before_the_peer_is_installed(mon
 def test_both_sides_are_prepared_checked_and_measured_in_turn(tmp_path):
     result = _compare(tmp_path, {"seconds": [9, 1, 2, 4]}, {"seconds": [9, 4, 4, 4]})
     asked = diary(tmp_path)
-    assert asked[:4] == ["ours prepare", "trl prepare", "ours check", "trl check"]
+    ready = ["ours load", "trl load", "ours prepare", "trl prepare", "ours check", "trl check"]
+    assert asked[:6] == ready
     turns = ["ours", "trl", "trl", "ours", "ours", "trl", "trl", "ours"]
-    assert asked[4:] == [f"{side} round" for side in turns]
+    assert asked[6:] == [f"{side} round" for side in turns]
     assert (result.ratio.median, result.ratio.min, result.ratio.max) == (2, 1, 4)
     assert (result.ours.seconds, result.peer.seconds) == (2, 4)
     assert "ours ÷ trl: 2.00 (1.00 to 4.00) in prompts/s; 2 checked values" in verdict(result)
@@ -67,7 +68,7 @@ def test_the_peer_is_measured_with_its_fastest_micro_batch(tmp_path):
     tuned = tune_peer(options, settings, (8, 16, 32), alone, tmp_path, QUIET)
     assert tuned == {8: 3.0, 16: 1.0, 32: 2.0}
     assert settings == json.loads((tmp_path / "work.json").read_text()) == {"peer_batch": 16}
-    assert diary(tmp_path) == ["trl prepare", "trl round", "trl round"] * 3
+    assert diary(tmp_path) == ["trl load", "trl prepare", "trl round", "trl round"] * 3
 
 
 def test_sides_that_disagree_are_not_measured(tmp_path):
@@ -79,12 +80,27 @@ def test_sides_that_disagree_are_not_measured(tmp_path):
 def test_sides_on_different_devices_are_not_compared(tmp_path):
     with pytest.raises(ValueError, match=r"device: ours on cpu, trl on NVIDIA H100: .*make setup-cuda"):
         _compare(tmp_path, peer={"device": "NVIDIA H100"})
-    assert not [entry for entry in diary(tmp_path) if entry.endswith("round")]
+    assert diary(tmp_path) == ["ours load", "trl load"]  # preparing takes minutes
 
 
 def test_a_side_that_computes_in_another_dtype_is_not_compared(tmp_path):
     with pytest.raises(ValueError, match=r"dtype='float32': trl computes in bfloat16 here.*--dtype bfloat16"):
         _compare(tmp_path, peer={"dtype": "bfloat16"})
+    assert diary(tmp_path) == ["ours load", "trl load"]
+
+
+def test_a_peer_that_computes_in_another_dtype_is_not_tuned(tmp_path):
+    options, settings = BenchmarkOptions(peer="trl", timeout=PATIENCE), {"peer_batch": 8}
+    alone = stand_in_command("trl", tmp_path, dtype="bfloat16")
+    with pytest.raises(ValueError, match="trl computes in bfloat16 here"):
+        tune_peer(options, settings, (8, 16), alone, tmp_path, QUIET)
+    assert diary(tmp_path) == ["trl load"]
+
+
+def test_a_result_has_what_a_side_says_when_loaded_and_when_ready(tmp_path):
+    facts = _compare(tmp_path).peer.facts
+    assert facts["device"] == "cpu"
+    assert facts["tried"] == 3
 
 
 def test_a_side_that_dies_ends_the_benchmark_and_the_other_side(tmp_path, capsys):

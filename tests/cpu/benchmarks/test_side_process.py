@@ -20,12 +20,12 @@ def _is_running(pid: int) -> bool:
 
 def test_a_side_answers_each_request_and_ends_with_the_block(tmp_path):
     with stand_in("a", tmp_path, seconds=[0.5]) as side:
-        prepared = side.ask("prepare", work="here")
-        assert prepared["facts"]["work"] == "here"
+        loaded = side.ask("load", work="here")
+        assert loaded["facts"]["work"] == "here"
         assert side.ask("check") == {"values": [1.0, -20.0]}
         assert side.ask("round") == {"seconds": 0.5, "units": 4, "peak_bytes": 2**30}
-    assert diary(tmp_path) == ["a prepare", "a check", "a round"]
-    assert not _is_running(prepared["facts"]["pid"])
+    assert diary(tmp_path) == ["a load", "a check", "a round"]
+    assert not _is_running(loaded["facts"]["pid"])
 
 
 def test_what_libraries_print_to_stdout_is_no_answer(tmp_path):
@@ -47,7 +47,7 @@ def test_a_side_that_dies_shows_its_last_words(tmp_path, capsys):
 
 def test_a_side_that_was_killed_before_a_request_is_reported(tmp_path):
     with stand_in("a", tmp_path) as side:
-        os.kill(side.ask("prepare", work="")["facts"]["pid"], signal.SIGKILL)
+        os.kill(side.ask("load", work="")["facts"]["pid"], signal.SIGKILL)
         with pytest.raises(ValueError, match=r"exit code -9; it wrote nothing to stderr"):
             side.ask("check")
 
@@ -55,7 +55,7 @@ def test_a_side_that_was_killed_before_a_request_is_reported(tmp_path):
 def test_a_side_that_hangs_is_given_up_and_killed(tmp_path, monkeypatch):
     monkeypatch.setattr(side_process, "END_SECONDS", 1)
     with stand_in("slow", tmp_path, fault="hangs") as side:
-        pid = side.ask("prepare", work="")["facts"]["pid"]
+        pid = side.ask("load", work="")["facts"]["pid"]
         side.ask("round")
         side._timeout = 0.5  # not from the start: a process may take seconds to begin
         with pytest.raises(ValueError, match=r"slow: asked to round: no answer within 0.5 seconds"):
@@ -76,7 +76,7 @@ def test_an_unknown_request_is_the_sides_error(tmp_path, capsys):
         pytest.raises(ValueError, match="asked to dance: ended with exit code 1"),
     ):
         side.ask("dance")
-    assert "do='dance': prepare, check, round or end" in capsys.readouterr().err
+    assert "do='dance': load, prepare, check, round or end" in capsys.readouterr().err
 
 
 def test_a_program_that_is_not_there_is_named(tmp_path):

@@ -1,0 +1,16 @@
+"""What this project's sides say of themselves before they load anything."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+
+
+def our_facts(settings: dict[str, Any]) -> dict[str, Any]:
+    """The version of jax, the device's name, and the dtype, which is the one asked for."""
+    return {
+        "jax": jax.__version__,
+        "device": jax.devices()[0].device_kind,
+        "dtype": settings["dtype"],
+    }

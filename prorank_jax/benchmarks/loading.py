@@ -1,0 +1,42 @@
+"""What a side says once it has loaded, checked before anything that takes minutes: device and dtype."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from prorank_jax.benchmarks.rounds import Side
+
+Facts = dict[str, Any]
+
+
+def load_side(side: Side, work: Path, dtype: str) -> Facts:
+    """Lets a side load, and returns what it says of itself.
+
+    Args:
+        work: folder with `work.json` and the model.
+        dtype: asked for; mxbai-rerank, say, makes float32 of bfloat16 on a CPU without a word.
+
+    Raises:
+        ValueError: it would compute in another dtype.
+    """
+    facts: Facts = side.ask("load", work=str(work)).get("facts", {})
+    computed = facts.get("dtype", dtype)
+    if computed != dtype:
+        raise ValueError(
+            f"dtype={dtype!r}: {side.name} computes in {computed} here, so the sides would not do the same "
+            f"work; give --dtype {computed}"
+        )
+    return facts
+
+
+def check_same_device(facts: Mapping[str, Facts]) -> None:
+    """Raises a ValueError for sides, by name, on different devices."""
+    devices = {side: told.get("device") for side, told in facts.items()}
+    if len(set(devices.values())) > 1:
+        told = ", ".join(f"{side} on {device}" for side, device in devices.items())
+        raise ValueError(
+            f"device: {told}: their times say nothing of each other; install jax for GPUs "
+            "(make setup-cuda), or hide the GPU from both with CUDA_VISIBLE_DEVICES=-1"
+        )
