@@ -29,25 +29,36 @@ def forward_flops(config: ModelConfig, queries: int, keys: int) -> int:
     A multiply and an add count two; every key counts, masked or not, as dense attention computes it. Plain
     attention makes fewer products on rows beyond its first block (`attention.causal_attention`).
     """
-    return _matrix_flops(config, queries) + _attention_flops(config, queries, keys)
+    return read_flops(config, queries, keys, queries)
 
 
-def _matrix_flops(config: ModelConfig, queries: int) -> int:
-    return config.layers * 2 * layer_weights(config) * queries
+def read_flops(config: ModelConfig, queries: int, keys: int, read: int) -> int:
+    """`forward_flops` where only the states of `read` tokens are wanted.
 
-
-def _attention_flops(config: ModelConfig, queries: int, keys: int) -> int:
-    return config.layers * 4 * config.heads * config.head_dim * queries * keys
-
-
-def _trained_flops(config: ModelConfig, queries: int, keys: int, low_rank: bool) -> int:
-    """FLOPs of the forward and backward pass of such tokens.
-
-    A frozen matrix needs no gradient of its own, so beside low-rank factors, which are not counted, one
-    product of the backward pass is left; attention has no weights and keeps both.
+    The last layer makes keys and values of all of them, and the rest for those (`Transformer.states_at`).
     """
-    matrices = (1 + _matrix_factor(low_rank)) * _matrix_flops(config, queries)
-    return matrices + (1 + BACKWARD_FACTOR) * _attention_flops(config, queries, keys)
+    return _matrix_flops(config, queries, read) + _attention_flops(config, queries, keys, read)
+
+
+def _matrix_flops(config: ModelConfig, queries: int, read: int) -> int:
+    whole, key_values = layer_weights(config), 2 * config.dim * config.head_dim * config.kv_heads
+    last = key_values * queries + (whole - key_values) * read
+    return 2 * ((config.layers - 1) * whole * queries + last)
+
+
+def _attention_flops(config: ModelConfig, queries: int, keys: int, read: int) -> int:
+    return 4 * config.heads * config.head_dim * keys * ((config.layers - 1) * queries + read)
+
+
+def trained_flops(config: ModelConfig, queries: int, keys: int, read: int, low_rank: bool = False) -> int:
+    """FLOPs of the forward and backward pass of `queries` tokens of one row, of which `read` are wanted.
+
+    What a loss needs: a CPU runs the whole last layer and executes more. A frozen matrix needs no gradient
+    of its own, so beside low-rank factors, which are not counted, one product of the backward pass is left;
+    attention has no weights and keeps both.
+    """
+    matrices = (1 + _matrix_factor(low_rank)) * _matrix_flops(config, queries, read)
+    return matrices + (1 + BACKWARD_FACTOR) * _attention_flops(config, queries, keys, read)
 
 
 def _matrix_factor(low_rank: bool) -> int:
@@ -68,34 +79,24 @@ def grpo_step_flops(
     """
     later = min(options.group_size, MOST_DISTINCT) * (options.max_new_tokens - 1)
     head = 2 * config.dim * config.vocab_size * (1 + later)
-    forward = head + sum(forward_flops(config, *sizes) for sizes in ((width, width), (later, width + later)))
+    passes = ((width, width, 1), (later, width + later, later))  # of a prompt, its last token is read
+    forward = head + sum(read_flops(config, *sizes) for sizes in passes)
     trained = (1 + _matrix_factor(low_rank)) * head
-    trained += _trained_flops(config, width, width, low_rank)
-    trained += _trained_flops(config, later, width + later, low_rank)
+    trained += sum(trained_flops(config, *sizes, low_rank) for sizes in passes)
     updates = options.updates_per_rollout
     only_forward = (1 if updates > 1 else 0) + (updates if options.kl_coefficient > 0 else 0)
     return rows * (updates * trained + only_forward * forward)
 
 
-def inference_flops(config: ModelConfig, queries: int, keys: int, read: int) -> int:
-    """FLOPs of `queries` tokens of one row where the states of `read` of them are wanted.
-
-    The last layer makes keys and values of all of them, and the rest for those (`Transformer.states_at`).
-    """
-    key_values = 2 * config.dim * config.head_dim * config.kv_heads
-    of_token = 2 * (layer_weights(config) - key_values) + 4 * config.heads * config.head_dim * keys
-    return forward_flops(config, queries, keys) - (queries - read) * of_token
-
-
 def score_step_flops(config: ModelConfig, rows: int, width: int) -> int:
     """FLOPs of scoring `rows` prompts padded to `width` tokens; the two rows of the head are not counted."""
-    return rows * inference_flops(config, width, width, read=1)
+    return rows * read_flops(config, width, width, read=1)
 
 
 def list_score_flops(config: ModelConfig, lists: int, documents: int, prefix: int, rest: int) -> int:
     """FLOPs of scoring lists of `documents` prompts that share `prefix` tokens and have `rest` more."""
-    shared = inference_flops(config, prefix, prefix, read=0)
-    return lists * (shared + documents * inference_flops(config, rest, prefix + rest, read=1))
+    shared = read_flops(config, prefix, prefix, read=0)
+    return lists * (shared + documents * read_flops(config, rest, prefix + rest, read=1))
 
 
 def ranking_step_flops(
@@ -107,16 +108,19 @@ def ranking_step_flops(
     *,
     low_rank: bool = False,
     uses_reference: bool = False,
+    reads_answer: bool = False,
 ) -> int:
     """FLOPs of one step on lists of `documents` prompts that share `prefix` tokens and have `rest` more.
 
     One forward and one backward pass, the reference's forward pass where it is used. With low-rank
     factors the backward pass leaves out the frozen matrices' own gradients; the factors themselves, the
     heads, and what remat recomputes are not counted.
+
+    Args:
+        reads_answer: whether a term of the loss reads what follows an answer, as well as the prompt's end.
     """
-    own = (rest, prefix + rest)
-    count = _trained_flops(config, prefix, prefix, low_rank)
-    count += documents * _trained_flops(config, *own, low_rank)
+    count = trained_flops(config, prefix, prefix, 0, low_rank)
+    count += documents * trained_flops(config, rest, prefix + rest, 2 if reads_answer else 1, low_rank)
     if uses_reference:
         count += list_score_flops(config, 1, documents, prefix, rest)
     return lists * count

@@ -202,7 +202,7 @@ def _read(
     """
 
     def read(trained: Params) -> Prompt:
-        return read_prompts(model, combine(frozen, trained), batch, options.temperature)
+        return read_prompts(model, combine(frozen, trained), batch, options.temperature, trains=True)
 
     prompt, pull_back = jax.vjp(read, trained)
     return prompt, lambda cotangents: pull_back(cotangents)[0]

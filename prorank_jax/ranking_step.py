@@ -24,7 +24,7 @@ from prorank_jax.ranking_losses import (
     needs_reference,
     weight_totals,
 )
-from prorank_jax.scoring import answered_list_hidden, list_hidden, list_states, score_from_hidden
+from prorank_jax.scoring import answered_list_hidden, list_states, score_from_hidden
 from prorank_jax.sharding import batch_sharding, logical_axes, logical_rules, replicated
 from prorank_jax.train_state import (
     Policy,
@@ -136,7 +136,7 @@ def _part_loss(
         given = _label_answers(labels.grades, objective.relevant_grade, answers)
         hidden, answered = answered_list_hidden(model, params, part, given)
     else:
-        hidden, answered = list_hidden(model, params, part), None
+        hidden, answered = list_states(model, params, part, trains=True), None
     scores = score_from_hidden(model, params, hidden, answers)
     initial = None if reference is None else list_states(*reference, part)
     initial_scores = None

@@ -21,8 +21,9 @@ from prorank_jax.models.attention import (
     prompt_layout,
 )
 from prorank_jax.models.layers import KeyValues
-from prorank_jax.models.transformer import Transformer, last_positions
+from prorank_jax.models.transformer import Transformer
 from prorank_jax.sampling import sample_categorical
+from prorank_jax.scoring import states_behind
 from prorank_jax.types import Array, Batch, Params
 
 
@@ -54,10 +55,17 @@ def _layout(batch: Batch) -> TokenLayout:
     return prompt_layout(batch.lengths, batch.tokens.shape[1])
 
 
-def read_prompts(model: Transformer, params: Params, batch: Batch, temperature: float) -> Prompt:
-    """Runs the prompts, once for all completions."""
-    hidden, keyvalues = _apply(model, params, batch.tokens, _layout(batch))
-    return Prompt(_head(model, params, last_positions(hidden, batch.lengths), temperature), keyvalues)
+def read_prompts(
+    model: Transformer, params: Params, batch: Batch, temperature: float, *, trains: bool = False
+) -> Prompt:
+    """Runs the prompts, once for all completions.
+
+    Args:
+        trains: whether gradients will be asked for; see `Transformer.states_at`.
+    """
+    lengths = batch.lengths[:, None]
+    last, keyvalues = states_behind(model, params, batch.tokens, _layout(batch), lengths, trains=trains)
+    return Prompt(_head(model, params, last[:, 0], temperature), keyvalues)
 
 
 def completion_logits(
@@ -237,6 +245,6 @@ def replay_logits(
     model: Transformer, params: Params, batch: Batch, tokens: Array, temperature: float = 1.0
 ) -> AnswerLogits:
     """The logits behind given completions [B, G, L], with one copy of the prompt."""
-    prompt = read_prompts(model, params, batch, temperature)
+    prompt = read_prompts(model, params, batch, temperature, trains=True)
     fed = Fed(fed_tokens(tokens, tokens.shape[2]))
     return completion_logits(model, params, batch, prompt, fed, temperature)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from prorank_jax.models.attention import TokenLayout, prompt_layout
 from prorank_jax.models.layers import KeyValues
-from prorank_jax.models.transformer import Transformer, last_positions
+from prorank_jax.models.transformer import Transformer
 from prorank_jax.prompts import AnswerTokens
 from prorank_jax.types import Array, Batch, ListBatch, Params
 
@@ -22,8 +22,8 @@ def relevance_scores(model: Transformer, params: Params, batch: Batch, answers: 
     last layer, what the last token asks for. For inference: see `Transformer.states_at`.
     """
     layout = prompt_layout(batch.lengths, batch.tokens.shape[1])
-    last = _states_at(model, params, batch.tokens, layout, batch.lengths)[0]
-    return score_from_hidden(model, params, last, answers)
+    last, _ = states_behind(model, params, batch.tokens, layout, batch.lengths[:, None])
+    return score_from_hidden(model, params, last[:, 0], answers)
 
 
 def list_scores(model: Transformer, params: Params, batch: ListBatch, answers: AnswerTokens) -> jax.Array:
@@ -38,40 +38,23 @@ def score_from_hidden(model: Transformer, params: Params, last: Array, answers: 
     return jnp.einsum("...d,d->...", wide, direction, precision=jax.lax.Precision.HIGHEST)
 
 
-def list_states(model: Transformer, params: Params, batch: ListBatch) -> jax.Array:
-    """What `list_hidden` gives, for inference: [Q, K, D]."""
-    prefix_layout = prompt_layout(batch.prefix_lengths, batch.prefix.shape[1])
-    # Where lists share nothing, a place is outside its row: it is moved into it, and nobody reads the state.
-    shared = jnp.maximum(batch.prefix_lengths, 1)
-    _, keyvalues = _states_at(model, params, batch.prefix, prefix_layout, shared)
-    rest = _rest_of(batch, keyvalues, prefix_layout)
-    last, _ = _states_at(model, params, rest.tokens, rest.layout, rest.lengths, *rest.prefix)
-    return last.reshape(*batch.lengths.shape, -1)
-
-
-def _states_at(
-    model: Transformer, params: Params, tokens: Array, layout: TokenLayout, lengths: Array, *prefix: Any
-) -> tuple[jax.Array, KeyValues]:
-    """The hidden state of the last of so many tokens [B, D], and the keys and values of all."""
-    places = jnp.asarray(lengths)[:, None] - 1
-    states: Any = model.apply({"params": params}, tokens, layout, places, *prefix, method="states_at")
-    return states[0][:, 0], states[1]
-
-
-def list_hidden(model: Transformer, params: Params, batch: ListBatch) -> jax.Array:
+def list_states(model: Transformer, params: Params, batch: ListBatch, *, trains: bool = False) -> jax.Array:
     """The hidden state at the last position of each prompt of each list: [Q, K, D].
 
     What the prompts of a list share runs once; the rest of each attends to its keys and values.
+
+    Args:
+        trains: whether gradients will be asked for; see `Transformer.states_at`.
     """
-    return _last_of_lists(_rest_hidden(model, params, batch), batch.lengths)
+    return _states_of_lists(model, params, batch, batch.lengths[..., None], trains)[:, :, 0]
 
 
 def answered_list_hidden(
     model: Transformer, params: Params, batch: ListBatch, answers: Array
 ) -> tuple[jax.Array, jax.Array]:
-    """`list_hidden`, and the hidden state at an answer that follows each prompt: [Q, K, D] both.
+    """`list_states`, and the hidden state at an answer that follows each prompt: [Q, K, D] both.
 
-    The answer is one more token of the same forward pass, which no prompt sees.
+    The answer is one more token of the same forward pass, which no prompt sees. For training.
 
     Args:
         batch: `tokens` has a free place behind the longest prompt.
@@ -81,22 +64,40 @@ def answered_list_hidden(
     answered = dataclasses.replace(
         batch, tokens=jnp.where(behind, answers[..., None], batch.tokens), lengths=batch.lengths + 1
     )
-    hidden = _rest_hidden(model, params, answered)
-    return _last_of_lists(hidden, batch.lengths), _last_of_lists(hidden, answered.lengths)
+    both = jnp.stack([batch.lengths, answered.lengths], axis=-1)
+    states = _states_of_lists(model, params, answered, both, trains=True)
+    return states[:, :, 0], states[:, :, 1]
 
 
-def _last_of_lists(hidden: jax.Array, lengths: Array) -> jax.Array:
-    """The hidden state of the last of so many tokens: [Q·K, S, D] and [Q, K] → [Q, K, D]."""
-    return last_positions(hidden, lengths.reshape(-1)).reshape(*lengths.shape, -1)
-
-
-def _rest_hidden(model: Transformer, params: Params, batch: ListBatch) -> jax.Array:
-    """The hidden states of each prompt beyond what its list shares: [Q·K, S, D]."""
+def _states_of_lists(
+    model: Transformer, params: Params, batch: ListBatch, lengths: Array, trains: bool
+) -> jax.Array:
+    """The hidden states behind so many tokens of each prompt: [Q, K, R] → [Q, K, R, D]."""
     prefix_layout = prompt_layout(batch.prefix_lengths, batch.prefix.shape[1])
-    of_prefix: Any = model.apply({"params": params}, batch.prefix, prefix_layout)
-    rest = _rest_of(batch, of_prefix[1], prefix_layout)
-    hidden, _ = model.apply({"params": params}, rest.tokens, rest.layout, *rest.prefix)
-    return hidden
+    # Where lists share nothing, a place is outside its row: it is moved into it, and nobody reads the state.
+    shared = jnp.maximum(batch.prefix_lengths, 1)[:, None]
+    _, keyvalues = states_behind(model, params, batch.prefix, prefix_layout, shared, trains=trains)
+    rest = _rest_of(batch, keyvalues, prefix_layout)
+    flat = lengths.reshape(-1, lengths.shape[-1])
+    states, _ = states_behind(model, params, rest.tokens, rest.layout, flat, *rest.prefix, trains=trains)
+    return states.reshape(*lengths.shape, -1)
+
+
+def states_behind(
+    model: Transformer,
+    params: Params,
+    tokens: Array,
+    layout: TokenLayout,
+    lengths: Array,
+    *prefix: Any,
+    trains: bool = False,
+) -> tuple[jax.Array, KeyValues]:
+    """The hidden states behind so many tokens, [B, R] → [B, R, D], and the keys and values of all."""
+    places = jnp.asarray(lengths) - 1
+    states: Any = model.apply(
+        {"params": params}, tokens, layout, places, *prefix, trains=trains, method="states_at"
+    )
+    return states
 
 
 class _Rest(NamedTuple):

@@ -18,7 +18,7 @@ from side import read_settings, serve
 
 from prorank_jax.config_files import config_from_flat, flatten
 from prorank_jax.device_memory import peak_bytes
-from prorank_jax.flops import BACKWARD_FACTOR, forward_flops, measured_matmul_flops
+from prorank_jax.flops import measured_matmul_flops, trained_flops
 from prorank_jax.models.config import ModelConfig
 from prorank_jax.setup import prepare_run
 from prorank_jax.sharding import put_batch
@@ -94,11 +94,11 @@ def least_flops(config: ModelConfig, batch: ListBatch) -> int:
     """FLOPs of a step without padding; what remat recomputes is not counted."""
     prefixes = np.asarray(batch.prefix_lengths).tolist()
     rests = [lengths[real].tolist() for lengths, real in zip(batch.lengths, batch.mask, strict=True)]
-    once = sum(
-        forward_flops(config, prefix, prefix) + sum(forward_flops(config, one, prefix + one) for one in rest)
+    return sum(
+        trained_flops(config, prefix, prefix, 0)
+        + sum(trained_flops(config, one, prefix + one, 1) for one in rest)
         for prefix, rest in zip(prefixes, rests, strict=True)
     )
-    return (1 + BACKWARD_FACTOR) * once
 
 
 if __name__ == "__main__":

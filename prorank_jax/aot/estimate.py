@@ -16,6 +16,7 @@ from prorank_jax.flops import (
     layer_weights,
     list_score_flops,
     ranking_step_flops,
+    read_flops,
 )
 from prorank_jax.models.config import ModelConfig
 from prorank_jax.ranking_losses import needs_reference, parse_losses
@@ -59,7 +60,7 @@ def _saved_values(config: RunConfig, shape: ModelConfig) -> float:
 
 
 def recomputed_share(config: RunConfig, shape: ModelConfig, tokens: int, keys: int) -> float:
-    """What the backward pass computes again, as a share of the layers' forward pass."""
+    """What the backward pass computes again, as a share of the layers' forward pass: not of the last one."""
     whole = forward_flops(shape, tokens, keys) / shape.layers
     mixing = 4.0 * shape.heads * shape.head_dim * tokens * keys
     one_mlp = 2.0 * shape.dim * shape.mlp_dim * tokens
@@ -74,7 +75,7 @@ def recomputed_share(config: RunConfig, shape: ModelConfig, tokens: int, keys: i
         "none": 0.0,
     }[config.model.remat]
     softmax = mixing / 2 if config.model.attention == "xla" else 0.0  # which plain attention never keeps
-    return (again + softmax) / whole
+    return (shape.layers - 1) * (again + softmax) / read_flops(shape, tokens, keys, read=1)
 
 
 def _batch_of(config: RunConfig, which: str, ways: int) -> _Batch:
@@ -97,7 +98,13 @@ def _model_flops(config: RunConfig, which: str, shape: ModelConfig) -> int:
     documents = config.ranking.documents
     rest = config.data.max_length - SHARED_TOKENS
     return ranking_step_flops(
-        shape, config.train.batch_size, documents, SHARED_TOKENS, rest, low_rank=low_rank
+        shape,
+        config.train.batch_size,
+        documents,
+        SHARED_TOKENS,
+        rest,
+        low_rank=low_rank,
+        reads_answer=config.ranking.format_coefficient > 0,
     )
 
 

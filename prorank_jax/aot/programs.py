@@ -213,6 +213,7 @@ def _ranking(config: RunConfig, model: Transformer, mesh: Mesh) -> StepProgram:
             rest,
             low_rank=config.lora.rank > 0,
             uses_reference=objective.uses_reference,
+            reads_answer=objective.format_coefficient > 0,
         ),
         prompts=lists * documents,
         tokens=lists * (SHARED_TOKENS + documents * rest),

@@ -19,7 +19,7 @@ from prorank_jax.config_checks import require, require_at_least, require_choice
 from prorank_jax.corpora import load_collection
 from prorank_jax.evaluation.first_stage import counted_queries, make_first_stage, sample_queries
 from prorank_jax.evaluation.names import PARTS, naming, parse_dataset
-from prorank_jax.flops import inference_flops
+from prorank_jax.flops import read_flops
 from prorank_jax.input_checks import Pair
 from prorank_jax.models.config import ModelConfig
 from prorank_jax.shared_prefix import shared_length
@@ -147,6 +147,6 @@ def least_flops(config: ModelConfig, queries: Sequence[str], prompts: Sequence[n
     for _, group in itertools.groupby(range(len(prompts)), key=lambda place: queries[place]):
         members = [prompts[place] for place in group]
         shared = shared_length(members) if len(members) > 1 else 0
-        total += inference_flops(config, shared, shared, read=0)
-        total += sum(inference_flops(config, len(one) - shared, len(one), read=1) for one in members)
+        total += read_flops(config, shared, shared, read=0)
+        total += sum(read_flops(config, len(one) - shared, len(one), read=1) for one in members)
     return total

@@ -32,6 +32,7 @@ from prorank_jax.models.layers import (
     rotary_angles,
     rows_at,
 )
+from prorank_jax.models.over_mesh import on_cpu
 from prorank_jax.models.products import wide_on_cpu, wide_product
 from prorank_jax.models.remat import POLICIES
 from prorank_jax.stage_options import LoraOptions
@@ -139,38 +140,60 @@ class Transformer(nn.Module):
         places: Array,
         prefix: KeyValues | None = None,
         prefix_layout: TokenLayout | None = None,
+        *,
+        trains: bool = False,
     ) -> tuple[jax.Array, KeyValues]:
-        """`__call__` for inference, at a few places of each row: [B, R, D], and all keys and values.
+        """`__call__` at a few places of each row: [B, R, D], and all keys and values.
 
         The last layer makes keys and values of every token, and all else of those at `places` only: of N
         layers about 1/N of the work is left out. A scan's layers are all alike, so the last one stands
-        behind it, and each takes its parameters out of the stack by number. The gradient of that would add
-        up whole stacks.
+        behind it.
 
         Args:
             places: [B, R] int32, of the tokens of each row.
+            trains: whether gradients will be asked for. Without them each layer takes its parameters out of
+                the stack by number, which copies nothing; the gradient of that would add up whole stacks.
+                So training copies the stacks, and on a CPU, where memory that is touched for the first time
+                in a step costs more than it saves, it runs the whole last layer.
         """
+        if trains and on_cpu():
+            states, keyvalues = self(tokens, layout, prefix, prefix_layout)
+            return rows_at(states, places), keyvalues
         c = self.config
         angles = rotary_angles(layout.positions, c.head_dim, c.rope_theta)
         block = Block(c, self.compute_dtype, self.lora, parent=None)
+        visible = visibility_for(self.attention, layout, prefix_layout)
         stacks = (self.layers.variables["params"], prefix)
 
-        def run(x: jax.Array, layer: Any, visible: Visibility, *only: Array) -> tuple[jax.Array, KeyValues]:
-            params, before = jax.tree.map(
-                lambda stack: jax.lax.dynamic_index_in_dim(stack, layer, keepdims=False), stacks
-            )
+        def run(
+            x: jax.Array, layer: tuple[Any, KeyValues | None], visible: Visibility, *only: Array
+        ) -> tuple[jax.Array, KeyValues]:
+            params, before = layer
             result: Any = block.apply({"params": params}, x, angles, visible, before, *only)
             return result
 
-        visible = visibility_for(self.attention, layout, prefix_layout)
-        x, keyvalues = jax.lax.scan(
-            lambda x, layer: run(x, layer, visible),
-            wide_on_cpu(self._embed(tokens)),
-            jnp.arange(c.layers - 1),
-        )
+        def layer(number: Any) -> Any:
+            return jax.tree.map(
+                lambda stack: jax.lax.dynamic_index_in_dim(stack, number, keepdims=False), stacks
+            )
+
+        def run_whole(x: jax.Array, layer: tuple[Any, KeyValues | None]) -> tuple[jax.Array, KeyValues]:
+            return run(x, layer, visible)
+
+        x = wide_on_cpu(self._embed(tokens))
+        if trains:
+            if self.remat != "none":
+                run_whole = jax.checkpoint(run_whole, policy=POLICIES[self.remat], prevent_cse=False)
+            x, keyvalues = jax.lax.scan(run_whole, x, jax.tree.map(lambda stack: stack[:-1], stacks))
+            last_layer = jax.tree.map(lambda stack: stack[-1], stacks)
+        else:
+            x, keyvalues = jax.lax.scan(
+                lambda x, number: run_whole(x, layer(number)), x, jnp.arange(c.layers - 1)
+            )
+            last_layer = layer(c.layers - 1)
         read = TokenLayout(rows_at(layout.positions, places), rows_at(layout.segments, places))
         keys = layout if prefix_layout is None else concatenate_layouts(prefix_layout, layout)
-        x, last = run(x, c.layers - 1, visibility(read, keys), places)
+        x, last = run(x, last_layer, visibility(read, keys), places)
         keyvalues = jax.tree.map(lambda stack, one: jnp.concatenate([stack, one[None]]), keyvalues, last)
         return self.final_norm(x), keyvalues
 

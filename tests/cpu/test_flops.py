@@ -10,7 +10,7 @@ import pytest
 
 import prorank_jax.flops
 from prorank_jax.config import GrpoOptions
-from prorank_jax.flops import forward_flops, grpo_step_flops, inference_flops, layer_weights
+from prorank_jax.flops import forward_flops, grpo_step_flops, layer_weights, read_flops
 from prorank_jax.models.attention import prompt_layout
 from prorank_jax.models.transformer import Transformer
 from tests.cpu.tiny import tiny_config
@@ -37,8 +37,8 @@ def test_forward_count_is_close_to_xlas_own():
 @pytest.mark.parametrize("read", [1, 3])
 def test_inference_count_is_close_to_xlas_own(read):
     counted = xlas_count(jnp.arange(read)[None], method="states_at")
-    assert inference_flops(WIDE, WIDTH, WIDTH, read) == pytest.approx(counted, rel=XLA_ADDS)
-    assert inference_flops(WIDE, WIDTH, WIDTH, WIDTH) == forward_flops(WIDE, WIDTH, WIDTH)
+    assert read_flops(WIDE, WIDTH, WIDTH, read) == pytest.approx(counted, rel=XLA_ADDS)
+    assert read_flops(WIDE, WIDTH, WIDTH, WIDTH) == forward_flops(WIDE, WIDTH, WIDTH)
 
 
 def test_layer_weights_are_the_matrices():
@@ -53,7 +53,7 @@ def test_a_step_is_three_forwards_and_grows_only_with_the_later_tokens():
         return grpo_step_flops(config, GrpoOptions(**options), rows=2, width=10)
 
     head = 2 * config.dim * config.vocab_size
-    forward = 2 * (forward_flops(config, 10, 10) + head)
+    forward = 2 * (read_flops(config, 10, 10, 1) + head)
     assert flops(group_size=8, max_new_tokens=1) == 3 * forward
     assert flops(group_size=64, max_new_tokens=1) == 3 * forward
     assert flops(group_size=4, max_new_tokens=2) > flops(group_size=2, max_new_tokens=2) > 3 * forward
@@ -73,7 +73,9 @@ def test_frozen_matrices_have_no_gradient_of_their_own():
         return counts[0] - counts[1]
 
     head = 2 * config.dim * config.vocab_size
-    matrices = 2 * (10 * 2 * config.layers * layer_weights(config) + head)
+    key_values = 2 * config.dim * config.head_dim * config.kv_heads
+    last = 10 * key_values + layer_weights(config) - key_values
+    matrices = 2 * (2 * ((config.layers - 1) * 10 * layer_weights(config) + last) + head)
     assert saved(max_new_tokens=1) == matrices
     assert saved(max_new_tokens=1, updates_per_rollout=4, kl_coefficient=0.1) == 4 * matrices
 

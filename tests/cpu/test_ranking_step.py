@@ -25,7 +25,7 @@ from prorank_jax.ranking_step import (
     list_ndcg,
     make_ranking_step,
 )
-from prorank_jax.scoring import answered_list_hidden, list_hidden, relevance_scores, score_from_hidden
+from prorank_jax.scoring import answered_list_hidden, list_states, relevance_scores, score_from_hidden
 from prorank_jax.sharding import make_mesh
 from prorank_jax.train_state import all_params, init_state, train_state_shardings
 from prorank_jax.types import Batch, ListBatch
@@ -72,7 +72,7 @@ def as_prompts(lists: ListBatch) -> Batch:
 
 
 def scores(model: Transformer, params, lists: ListBatch) -> jax.Array:
-    return jax.jit(lambda p: score_from_hidden(model, p, list_hidden(model, p, lists), ANSWERS))(params)
+    return jax.jit(lambda p: score_from_hidden(model, p, list_states(model, p, lists), ANSWERS))(params)
 
 
 def objective(kl: float = 0.0, held_format: float = 0.0, **weights: float) -> RankingObjective:
@@ -120,7 +120,8 @@ def test_gradients_flow_through_the_shared_prefix_as_through_whole_prompts():
     weights = np.random.default_rng(1).normal(size=(Q, K)).astype(np.float32)
 
     def shared(params):
-        return (score_from_hidden(model, params, list_hidden(model, params, lists), ANSWERS) * weights).sum()
+        states = list_states(model, params, lists, trains=True)
+        return (score_from_hidden(model, params, states, ANSWERS) * weights).sum()
 
     def apart(params):
         return (relevance_scores(model, params, as_prompts(lists), ANSWERS).reshape(Q, K) * weights).sum()
@@ -302,11 +303,11 @@ def test_gradients_of_factors_are_those_of_the_merged_maps():
 
     def loss(factors):
         whole = combine(params, factors)
-        return score_from_hidden(model, whole, list_hidden(model, whole, lists), ANSWERS).sum()
+        return score_from_hidden(model, whole, list_states(model, whole, lists, trains=True), ANSWERS).sum()
 
     def merged_loss(factors):
         whole = merge_factors(combine(params, factors), LORA.scale)
-        return score_from_hidden(plain, whole, list_hidden(plain, whole, lists), ANSWERS).sum()
+        return score_from_hidden(plain, whole, list_states(plain, whole, lists), ANSWERS).sum()
 
     ours, wanted = (jax.jit(jax.grad(f))(factors) for f in (loss, merged_loss))
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(wanted), strict=True):
@@ -356,7 +357,7 @@ def format_and_kl(model: Transformer, params, reference, lists: ListBatch) -> tu
 
     @jax.jit
     def both(params, reference):
-        states = (*answered_list_hidden(model, params, lists, asked), list_hidden(model, reference, lists))
+        states = (*answered_list_hidden(model, params, lists, asked), list_states(model, reference, lists))
         logits, after, start = (
             model.apply({"params": used}, state, method="answer_logits")
             for used, state in zip((params, params, reference), states, strict=True)

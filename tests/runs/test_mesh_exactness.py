@@ -17,6 +17,7 @@ import jax
 import numpy as np
 import pytest
 
+import prorank_jax.models.transformer
 from tests.cpu.mesh_runs import (
     LORA,
     MESHES,
@@ -77,6 +78,20 @@ def test_a_run_on_a_mesh_is_the_run_on_one_device(case, sizes):
     assert worst_difference(ours.mu, theirs.mu) <= moments
     assert worst_difference(ours.nu, theirs.nu) <= moments
     np.testing.assert_allclose(got.scores, expected.scores, rtol=RELATIVE, atol=RELATIVE)
+
+
+@pytest.mark.parametrize("case", ["stage 1", "stage 2 in parts"])
+def test_a_run_whose_last_layer_is_trained_for_a_few_tokens_is_the_same(case, monkeypatch):
+    """As accelerators train; here on a mesh of CPUs."""
+    wanted = CASES[case]
+    expected = alone(wanted.stage, wanted.updates, wanted.lora == LORA)
+    monkeypatch.setattr(prorank_jax.models.transformer, "on_cpu", lambda: False)
+    got = run_on(eight_devices(2, 2, 2), wanted)
+    for ours, theirs in zip(got.completions, expected.completions, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert got.metrics[-1]["loss"] == pytest.approx(expected.metrics[-1]["loss"], rel=RELATIVE)
+    assert worst_difference(got.first_gradients, expected.first_gradients) <= RELATIVE
+    assert worst_difference(got.movement, expected.movement) <= MOVEMENT
 
 
 def test_the_criteria_would_notice_a_part_that_is_left_out():

@@ -15,7 +15,7 @@ from prorank_jax.config import REMAT_POLICIES, GrpoOptions, MeshOptions
 from prorank_jax.models.attention import check_implementation, prompt_layout
 from prorank_jax.models.remat import POLICIES
 from prorank_jax.reranker import Reranker
-from prorank_jax.scoring import list_hidden
+from prorank_jax.scoring import list_states
 from prorank_jax.sharding import make_mesh, put_batch
 from prorank_jax.steps import make_grpo_step, make_score_step
 from prorank_jax.train_state import init_state, train_state_shardings
@@ -111,7 +111,7 @@ def test_lists_after_a_shared_prefix_give_the_same_states_and_gradients():
         model, params = model_with(attention)
 
         def weighted(params):
-            hidden = list_hidden(model, params, batch)
+            hidden = list_states(model, params, batch, trains=True)
             return (hidden * weights).sum(), hidden
 
         return jax.jit(jax.grad(weighted, has_aux=True))(params)

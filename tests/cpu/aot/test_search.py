@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import pytest
@@ -62,6 +63,12 @@ def test_candidates_are_configs_that_fit_the_mesh_the_most_promising_first(which
     assert {each.config.train.batch_size for each in grown} >= {256, 512}
 
 
+def stage_2_seconds(**changes: Any) -> float:
+    config = with_changes(dataclasses.replace(CONFIG, stage=2), changes)
+    assert config is not None
+    return estimate_step(config, "2", QWEN, CHIPS["v5e"], {"data": 8, "fsdp": 1, "tensor": 1}).seconds
+
+
 @pytest.mark.parametrize("low_rank", [0, 4])
 @pytest.mark.parametrize(
     ("changes", "passes"),
@@ -70,19 +77,19 @@ def test_candidates_are_configs_that_fit_the_mesh_the_most_promising_first(which
         ({"ranking.losses": "listwise=1, preference=0.5"}, 1),
         ({"ranking.losses": "preference=1", "ranking.kl_coefficient": 0.1}, 1),
         ({"ranking.losses": "pairwise=1"}, 0),
-        ({"ranking.format_coefficient": 0.1}, 0),
     ],
 )
 def test_a_reference_costs_stage_2_another_forward_pass(changes: dict[str, Any], passes: int, low_rank: int):
-    def seconds(**others: Any) -> float:
-        config = with_changes(dataclasses.replace(CONFIG, stage=2), {"lora.rank": low_rank, **others})
-        assert config is not None
-        return estimate_step(config, "2", QWEN, CHIPS["v5e"], {"data": 8, "fsdp": 1, "tensor": 1}).seconds
-
+    seconds = functools.partial(stage_2_seconds, **{"lora.rank": low_rank})
     sizes = (CONFIG.train.batch_size, CONFIG.ranking.documents, SHARED_TOKENS, 512 - SHARED_TOKENS)
     bare, with_reference = (ranking_step_flops(QWEN, *sizes, uses_reference=used) for used in (False, True))
     peak = 8 * CHIPS["v5e"].bf16_flops / CHIPS["v5e"].devices
     assert seconds(**changes) - seconds() == pytest.approx(passes * (with_reference - bare) / peak)
+
+
+def test_a_format_term_costs_one_more_token_of_each_prompt_in_the_last_layer():
+    bare = stage_2_seconds()
+    assert 0 < stage_2_seconds(**{"ranking.format_coefficient": 0.1}) - bare < bare / 1000
 
 
 def test_the_rough_model_orders_what_is_known():

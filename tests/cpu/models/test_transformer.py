@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 
 import flax.linen as nn
 import jax
@@ -10,9 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from prorank_jax.aot.jaxpr_flops import count_flops
+from prorank_jax.config import MeshOptions
+from prorank_jax.flops import forward_flops, read_flops
 from prorank_jax.models.attention import completion_layout, prompt_layout
 from prorank_jax.models.key_table import at_path, key_table
+from prorank_jax.models.remat import POLICIES
 from prorank_jax.models.transformer import Transformer, last_positions
+from prorank_jax.sharding import make_mesh
 
 # Logits of the goldens are up to 11. bfloat16 keeps 8 bits: a few percent after 3 layers of random weights.
 PARITY = 2e-4
@@ -163,6 +170,7 @@ def test_recomputing_changes_no_gradient(qwen2, all_logits, remat):
         np.testing.assert_allclose(gradient, reference, atol=1e-6, err_msg=str(path))
 
 
+@pytest.mark.parametrize("trains", [False, True])
 @pytest.mark.parametrize(
     ("options", "tolerance"),
     [
@@ -173,7 +181,7 @@ def test_recomputing_changes_no_gradient(qwen2, all_logits, remat):
     ],
     ids=str,
 )
-def test_states_at_a_few_places_are_those_of_all(golden, options, tolerance):
+def test_states_at_a_few_places_are_those_of_all(golden, options, tolerance, trains):
     """Alone, and behind a prefix, whose keys and values are those of all tokens too."""
     model = Transformer(golden.config, **options)
     variables, width, split = {"params": golden.params}, golden.tokens.shape[1], 4
@@ -182,16 +190,17 @@ def test_states_at_a_few_places_are_those_of_all(golden, options, tolerance):
     before = prompt_layout(jnp.full(len(lengths), split), split)
     after = prompt_layout(lengths - split, width - split)
     after = dataclasses.replace(after, positions=after.positions + split)
+    states_at = functools.partial(model.apply, method="states_at", trains=trains)
 
     @jax.jit
     def run(variables):
         whole, own = model.apply(variables, golden.tokens, prompt_layout(lengths, width))
         layout = prompt_layout(lengths, width)
-        few, own_of_few = model.apply(variables, golden.tokens, layout, places, method="states_at")
+        few, own_of_few = states_at(variables, golden.tokens, layout, places)
         start = (variables, golden.tokens[:, :split], before, jnp.zeros((len(lengths), 1), jnp.int32))
-        _, prefix = model.apply(*start, method="states_at")
+        _, prefix = states_at(*start)
         end = (golden.tokens[:, split:], after, places[:, :1] - split, prefix, before)
-        behind, _ = model.apply(variables, *end, method="states_at")
+        behind, _ = states_at(variables, *end)
         return jnp.take_along_axis(whole, places[:, :, None], axis=1), few, own, own_of_few, behind
 
     wanted, few, own, own_of_few, behind = jax.tree.map(np.asarray, run(variables))
@@ -200,6 +209,53 @@ def test_states_at_a_few_places_are_those_of_all(golden, options, tolerance):
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=tolerance, rtol=tolerance), own_of_few, own
     )
+
+
+@pytest.mark.parametrize("remat", ["none", *POLICIES])
+@pytest.mark.parametrize("golden", ["qwen2_tied", "qwen3"], indirect=True)
+def test_gradients_through_a_few_places_are_those_through_all(golden, remat):
+    """A prompt of a list: its last token, and an earlier one, behind a prefix that is trained too."""
+    model, width, split = Transformer(golden.config, remat=remat), golden.tokens.shape[1], 4
+    lengths = jnp.maximum(golden.lengths, split + 2)
+    places = jnp.stack([lengths - 1, lengths - 2], axis=1) - split
+    before = prompt_layout(jnp.full(len(lengths), split), split)
+    after = prompt_layout(lengths - split, width - split)
+    after = dataclasses.replace(after, positions=after.positions + split)
+    weights = np.random.default_rng(3).normal(size=(*places.shape, golden.config.dim)).astype(np.float32)
+
+    def few(params):
+        states_at = functools.partial(model.apply, {"params": params}, method="states_at", trains=True)
+        start = jnp.zeros((len(lengths), 1), jnp.int32)
+        _, prefix = states_at(golden.tokens[:, :split], before, start)
+        return (states_at(golden.tokens[:, split:], after, places, prefix, before)[0] * weights).sum()
+
+    def whole(params):
+        states, _ = model.apply({"params": params}, golden.tokens, prompt_layout(lengths, width))
+        return (jnp.take_along_axis(states, (places + split)[:, :, None], axis=1) * weights).sum()
+
+    ours, wanted = (jax.jit(jax.grad(loss))(golden.params) for loss in (few, whole))
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5 * float(jnp.abs(b).max() + 1))
+
+
+def test_training_runs_the_whole_last_layer_on_a_cpu_only(golden):
+    model, width = Transformer(golden.config), golden.tokens.shape[1]
+    layout = prompt_layout(jnp.asarray(golden.lengths), width)
+    places = jnp.asarray(golden.lengths)[:, None] - 1
+
+    def multiplied(mesh) -> int:
+        def states(params):
+            with mesh:
+                return model.apply(
+                    {"params": params}, golden.tokens, layout, places, method="states_at", trains=True
+                )[0]
+
+        return count_flops(jax.make_jaxpr(states)(golden.params))
+
+    rows, few = len(golden.lengths), read_flops(golden.config, width, width, 1)
+    assert multiplied(contextlib.nullcontext()) == rows * few
+    cpu = jax.sharding.use_abstract_mesh(make_mesh(MeshOptions(data=1), jax.devices()[:1]).abstract_mesh)
+    assert multiplied(cpu) == rows * forward_flops(golden.config, width, width)
 
 
 def test_last_positions_and_direction_give_the_logit_difference(golden):
