@@ -147,7 +147,7 @@ class Transformer(nn.Module):
 
         The last layer makes keys and values of every token, and all else of those at `places` only: of N
         layers about 1/N of the work is left out. A scan's layers are all alike, so the last one stands
-        behind it.
+        behind it, and keeps what its backward pass needs.
 
         Args:
             places: [B, R] int32, of the tokens of each row.
@@ -232,8 +232,3 @@ def abstract_params(model: Transformer) -> Any:
         return model.init(jax.random.key(0), tokens, prompt_layout(jnp.array([8]), 8))
 
     return jax.eval_shape(init)["params"]
-
-
-def last_positions(hidden: Array, lengths: Array) -> jax.Array:
-    """The hidden state of each row's last real token: [B, T, D] and [B] → [B, D]."""
-    return rows_at(hidden, (lengths - 1)[:, None])[:, 0]

@@ -23,7 +23,8 @@ from prorank_jax.config import MeshOptions
 from prorank_jax.flops import forward_flops
 from prorank_jax.metrics_log import CompilationCounter
 from prorank_jax.models.attention import prompt_layout
-from prorank_jax.models.transformer import abstract_params, last_positions
+from prorank_jax.models.layers import rows_at
+from prorank_jax.models.transformer import abstract_params
 from prorank_jax.scorer import PairScorer
 from prorank_jax.sharding import make_mesh, state_shardings
 from tests.cpu.tiny import ANSWERS, VOCABULARY, tiny_config, tiny_model
@@ -70,7 +71,9 @@ def expected() -> np.ndarray:
     @jax.jit
     def answer_logits(params):
         hidden, _ = model.apply({"params": params}, tokens, prompt_layout(lengths, MAX_LENGTH))
-        return model.apply({"params": params}, last_positions(hidden, lengths), method="answer_logits")
+        return model.apply(
+            {"params": params}, rows_at(hidden, lengths[:, None] - 1)[:, 0], method="answer_logits"
+        )
 
     logits = np.asarray(answer_logits(params))
     return logits[:, ANSWERS.one] - logits[:, ANSWERS.zero]

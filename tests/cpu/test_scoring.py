@@ -8,7 +8,7 @@ import pytest
 
 from prorank_jax.config import MeshOptions
 from prorank_jax.models.attention import prompt_layout
-from prorank_jax.models.transformer import last_positions
+from prorank_jax.models.layers import rows_at
 from prorank_jax.sharding import make_mesh
 from prorank_jax.steps import make_probe_step, make_score_step
 from prorank_jax.types import Batch
@@ -27,7 +27,9 @@ def logit_differences(model, params, batch: Batch) -> np.ndarray:
     @jax.jit
     def answer_logits(params):
         hidden, _ = model.apply({"params": params}, batch.tokens, layout)
-        return model.apply({"params": params}, last_positions(hidden, batch.lengths), method="answer_logits")
+        return model.apply(
+            {"params": params}, rows_at(hidden, batch.lengths[:, None] - 1)[:, 0], method="answer_logits"
+        )
 
     logits = answer_logits(params)
     return np.asarray(logits[:, ANSWERS.one] - logits[:, ANSWERS.zero])

@@ -17,8 +17,9 @@ from prorank_jax.config import MeshOptions
 from prorank_jax.flops import forward_flops, read_flops
 from prorank_jax.models.attention import completion_layout, prompt_layout
 from prorank_jax.models.key_table import at_path, key_table
+from prorank_jax.models.layers import rows_at
 from prorank_jax.models.remat import POLICIES
-from prorank_jax.models.transformer import Transformer, last_positions
+from prorank_jax.models.transformer import Transformer
 from prorank_jax.sharding import make_mesh
 
 # Logits of the goldens are up to 11. bfloat16 keeps 8 bits: a few percent after 3 layers of random weights.
@@ -258,14 +259,16 @@ def test_training_runs_the_whole_last_layer_on_a_cpu_only(golden):
     assert multiplied(cpu) == rows * forward_flops(golden.config, width, width)
 
 
-def test_last_positions_and_direction_give_the_logit_difference(golden):
+def test_the_last_state_and_the_direction_give_the_logit_difference(golden):
     model, variables = Transformer(golden.config), {"params": golden.params}
     width = golden.tokens.shape[1]
 
     @jax.jit
     def score(tokens, lengths):
         hidden, _ = model.apply(variables, tokens, prompt_layout(lengths, width))
-        return last_positions(hidden, lengths) @ model.apply(variables, 7, 9, method="answer_direction")
+        return rows_at(hidden, lengths[:, None] - 1)[:, 0] @ model.apply(
+            variables, 7, 9, method="answer_direction"
+        )
 
     logits = golden.logits[np.arange(len(golden.lengths)), golden.lengths - 1]
     np.testing.assert_allclose(
