@@ -212,8 +212,11 @@ def test_states_at_a_few_places_are_those_of_all(golden, options, tolerance, tra
     )
 
 
-@pytest.mark.parametrize("remat", ["none", *POLICIES])
-@pytest.mark.parametrize("golden", ["qwen2_tied", "qwen3"], indirect=True)
+@pytest.mark.parametrize(
+    ("golden", "remat"),
+    [("qwen2_tied", "none"), *(("qwen3", remat) for remat in POLICIES)],
+    indirect=["golden"],
+)
 def test_gradients_through_a_few_places_are_those_through_all(golden, remat):
     """A prompt of a list: its last token, and an earlier one, behind a prefix that is trained too."""
     model, width, split = Transformer(golden.config, remat=remat), golden.tokens.shape[1], 4
