@@ -21,9 +21,9 @@ from prorank_jax.models.attention import (
     prompt_layout,
 )
 from prorank_jax.models.layers import KeyValues
+from prorank_jax.models.reading import states_behind
 from prorank_jax.models.transformer import Transformer
 from prorank_jax.sampling import sample_categorical
-from prorank_jax.scoring import states_behind
 from prorank_jax.types import Array, Batch, Params
 
 

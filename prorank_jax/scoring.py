@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from prorank_jax.models.attention import TokenLayout, prompt_layout
 from prorank_jax.models.layers import KeyValues
+from prorank_jax.models.reading import states_behind
 from prorank_jax.models.transformer import Transformer
 from prorank_jax.prompts import AnswerTokens
 from prorank_jax.types import Array, Batch, ListBatch, Params
@@ -81,23 +82,6 @@ def _states_of_lists(
     flat = lengths.reshape(-1, lengths.shape[-1])
     states, _ = states_behind(model, params, rest.tokens, rest.layout, flat, *rest.prefix, trains=trains)
     return states.reshape(*lengths.shape, -1)
-
-
-def states_behind(
-    model: Transformer,
-    params: Params,
-    tokens: Array,
-    layout: TokenLayout,
-    lengths: Array,
-    *prefix: Any,
-    trains: bool = False,
-) -> tuple[jax.Array, KeyValues]:
-    """The hidden states behind so many tokens, [B, R] → [B, R, D], and the keys and values of all."""
-    places = jnp.asarray(lengths) - 1
-    states: Any = model.apply(
-        {"params": params}, tokens, layout, places, *prefix, trains=trains, method="states_at"
-    )
-    return states
 
 
 class _Rest(NamedTuple):
