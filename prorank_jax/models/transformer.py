@@ -154,7 +154,7 @@ class Transformer(nn.Module):
             trains: whether gradients will be asked for. Without them each layer takes its parameters out of
                 the stack by number, which copies nothing; the gradient of that would add up whole stacks.
                 So training copies the stacks, and on a CPU, where memory that is touched for the first time
-                in a step costs more than it saves, it runs the whole last layer.
+                in a step costs about what is saved, it runs the whole last layer.
         """
         if trains and on_cpu():
             states, keyvalues = self(tokens, layout, prefix, prefix_layout)
