@@ -6,7 +6,6 @@ those that work.json names.
 
 from __future__ import annotations
 
-import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,11 @@ import numpy as np
 import torch
 from mxbai_rerank import MxbaiRerankV2
 from side import MODEL_FOLDER, read_settings, serve
-from torch_device import forget_peak, torch_facts, torch_peak_bytes
-from tuning import fastest
+from torch_device import torch_facts
+from torch_scoring import TorchScoringSide
 
 
-class MxbaiSide:
+class MxbaiSide(TorchScoringSide):
     """The state of this side between requests."""
 
     def load(self, work: Path) -> dict[str, Any]:
@@ -34,6 +33,7 @@ class MxbaiSide:
             max_length=frame["room"],
             disable_transformers_warnings=True,
         )
+        self.pairs = settings["pairs"]
         return {
             "facts": {
                 "mxbai-rerank": version("mxbai-rerank"),
@@ -44,32 +44,7 @@ class MxbaiSide:
             }
         }
 
-    def prepare(self) -> dict[str, Any]:
-        """Chooses the batch size."""
-        settings = self.settings
-        self.pairs, self.checked = settings["pairs"], settings["check"]
-        sample = [self.pairs[place] for place in settings["tuning"]]
-        sizes = settings["batch_sizes"]
-        self.batch_size, seconds = fastest(sizes, lambda size: self._scores(sample, size))
-        forget_peak()
-        return {
-            "facts": {"batch_size": self.batch_size, "seconds_by_batch_size": seconds},
-            "compile_seconds": 0.0,
-        }
-
-    def check(self) -> dict[str, Any]:
-        """Scores of the checked pairs."""
-        scores = self._scores([self.pairs[place] for place in self.checked], self.batch_size)
-        return {"values": scores.astype(float).tolist()}
-
-    def run_round(self) -> dict[str, Any]:
-        """All pairs, from texts to scores."""
-        started = time.perf_counter()
-        scores = self._scores(self.pairs, self.batch_size)
-        seconds = time.perf_counter() - started
-        return {"seconds": seconds, "units": len(scores), "peak_bytes": torch_peak_bytes()}
-
-    def _scores(self, pairs: list[list[str]], batch_size: int) -> np.ndarray:
+    def scores(self, pairs: list[list[str]], batch_size: int) -> np.ndarray:
         """Not `rank`, which takes one query: what it calls takes pairs of many."""
         queries, documents = map(list, zip(*pairs, strict=True))
         return self.model._compute_scores(

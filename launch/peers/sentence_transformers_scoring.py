@@ -7,7 +7,6 @@ batch size is the fastest of those that work.json names.
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,11 @@ import torch
 import transformers
 from sentence_transformers import CrossEncoder
 from side import MODEL_FOLDER, read_settings, serve
-from torch_device import forget_peak, torch_facts, torch_peak_bytes
-from tuning import fastest
+from torch_device import torch_facts
+from torch_scoring import TorchScoringSide
 
 
-class SentenceTransformersSide:
+class SentenceTransformersSide(TorchScoringSide):
     """The state of this side between requests."""
 
     def load(self, work: Path) -> dict[str, Any]:
@@ -34,6 +33,7 @@ class SentenceTransformersSide:
             local_files_only=True,
         )
         model = self.model[0].model
+        self.pairs = list(map(tuple, settings["pairs"]))
         return {
             "facts": {
                 "sentence-transformers": sentence_transformers.__version__,
@@ -44,32 +44,8 @@ class SentenceTransformersSide:
             }
         }
 
-    def prepare(self) -> dict[str, Any]:
-        """Chooses the batch size."""
-        settings = self.settings
-        self.pairs, self.checked = list(map(tuple, settings["pairs"])), settings["check"]
-        sample = [self.pairs[place] for place in settings["tuning"]]
-        sizes = settings["batch_sizes"]
-        self.batch_size, seconds = fastest(sizes, lambda size: self._scores(sample, size))
-        forget_peak()
-        return {
-            "facts": {"batch_size": self.batch_size, "seconds_by_batch_size": seconds},
-            "compile_seconds": 0.0,
-        }
-
-    def check(self) -> dict[str, Any]:
-        """Scores of the checked pairs."""
-        scores = self._scores([self.pairs[place] for place in self.checked], self.batch_size)
-        return {"values": scores.astype(float).tolist()}
-
-    def run_round(self) -> dict[str, Any]:
-        """All pairs, from texts to scores."""
-        started = time.perf_counter()
-        scores = self._scores(self.pairs, self.batch_size)
-        seconds = time.perf_counter() - started
-        return {"seconds": seconds, "units": len(scores), "peak_bytes": torch_peak_bytes()}
-
-    def _scores(self, pairs: list[tuple[str, str]], batch_size: int) -> np.ndarray:
+    def scores(self, pairs: list[tuple[str, str]], batch_size: int) -> np.ndarray:
+        """By its own `predict`."""
         return self.model.predict(pairs, batch_size=batch_size, show_progress_bar=False)
 
 
