@@ -172,7 +172,7 @@ class Transformer(nn.Module):
             result: Any = block.apply({"params": params}, x, angles, visible, before, *only)
             return result
 
-        def layer(number: Any) -> Any:
+        def numbered(number: Any) -> Any:
             return jax.tree.map(
                 lambda stack: jax.lax.dynamic_index_in_dim(stack, number, keepdims=False), stacks
             )
@@ -188,9 +188,9 @@ class Transformer(nn.Module):
             last_layer = jax.tree.map(lambda stack: stack[-1], stacks)
         else:
             x, keyvalues = jax.lax.scan(
-                lambda x, number: run_whole(x, layer(number)), x, jnp.arange(c.layers - 1)
+                lambda x, number: run_whole(x, numbered(number)), x, jnp.arange(c.layers - 1)
             )
-            last_layer = layer(c.layers - 1)
+            last_layer = numbered(c.layers - 1)
         read = TokenLayout(rows_at(layout.positions, places), rows_at(layout.segments, places))
         keys = layout if prefix_layout is None else concatenate_layouts(prefix_layout, layout)
         x, last = run(x, last_layer, visibility(read, keys), places)
