@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Any
@@ -37,7 +38,12 @@ def make_app(service: Service, count_connections: Callable[[], int]) -> ASGIApp:
         options = service.options
         open_now, limit = count_connections(), options.max_connections
         if open_now > limit:
-            await discard_body(request, max_bytes=options.max_body_bytes, timeout_s=options.client_timeout_s)
+            await discard_body(
+                request,
+                service.client_waits,
+                max_bytes=options.max_body_bytes,
+                timeout_s=options.client_timeout_s,
+            )
             raise too_many_connections(open_now, limit)
 
     async def rerank(scope: Scope, receive: Receive, send: Send) -> None:
@@ -49,13 +55,18 @@ def make_app(service: Service, count_connections: Callable[[], int]) -> ASGIApp:
         async with held_body(
             request,
             service.held_bytes,
+            service.client_waits,
             max_bytes=options.max_body_bytes,
             timeout_s=options.client_timeout_s,
         ) as body:
             asked = parse_request(body, options)
             scores = await service.score(asked.pairs, asked.instruction, _client_leaves(request))
             # Within: what a client does not read may take no more memory than what it sent was allowed.
-            await _send_in_pieces(JSONResponse(make_answer(asked, scores, options.model)), send)
+            answer = JSONResponse(make_answer(asked, scores, options.model))
+            # Who reads too slowly until the server must leave gets a part, which uvicorn notes in its log.
+            with contextlib.suppress(TimeoutError):
+                async with service.client_waits.at_most(None):
+                    await _send_in_pieces(answer, send)
 
     async def health(_: Request) -> Response:
         status = 200 if service.state == "ok" else 503

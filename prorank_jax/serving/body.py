@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from starlette.requests import ClientDisconnect, Request
 
-from prorank_jax.serving.errors import RequestError, client_gone, unavailable
+from prorank_jax.serving.client_waits import ClientWaits
+from prorank_jax.serving.errors import RequestError, client_gone, draining, unavailable
 from prorank_jax.serving.metrics import ServerMetrics
 
 
@@ -60,14 +60,14 @@ def check_content_type(request: Request) -> None:
         )
 
 
-async def discard_body(request: Request, *, max_bytes: int, timeout_s: float) -> None:
+async def discard_body(request: Request, waits: ClientWaits, *, max_bytes: int, timeout_s: float) -> None:
     """Reads and forgets what a client still sends, within bounds, so that it gets the answer.
 
     Where a connection is closed with unread bytes, the client's system sees a reset and drops the answer.
     """
     seen = 0
     with contextlib.suppress(TimeoutError, ClientDisconnect):
-        async with asyncio.timeout(timeout_s):
+        async with waits.at_most(timeout_s):
             async for piece in request.stream():
                 seen += len(piece)
                 if seen > max_bytes:
@@ -76,13 +76,13 @@ async def discard_body(request: Request, *, max_bytes: int, timeout_s: float) ->
 
 @asynccontextmanager
 async def held_body(
-    request: Request, held: HeldBytes, *, max_bytes: int, timeout_s: float
+    request: Request, held: HeldBytes, waits: ClientWaits, *, max_bytes: int, timeout_s: float
 ) -> AsyncIterator[bytes]:
     """The body of a request, counted as held until the context ends.
 
     Raises:
         RequestError: 413 above `max_bytes`, 408 when it takes longer than `timeout_s`, 503 when too much
-            is held already, 499 when the client has gone.
+            is held already or the server must leave, 499 when the client has gone.
     """
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared[:20]) > max_bytes:
@@ -90,13 +90,15 @@ async def held_body(
     body = bytearray()  # a list of pieces takes many times their size where they are of a byte or two
     try:
         try:
-            async with asyncio.timeout(timeout_s):
+            async with waits.at_most(timeout_s):
                 async for piece in request.stream():
                     if len(body) + len(piece) > max_bytes:
                         raise _too_large(max_bytes)
                     held.take(len(piece))
                     body += piece
         except TimeoutError as error:
+            if waits.are_over:
+                raise draining() from error
             raise RequestError(
                 408,
                 "request_timeout",

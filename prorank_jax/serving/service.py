@@ -11,6 +11,7 @@ import numpy as np
 from prorank_jax.input_checks import Pair
 from prorank_jax.serving.batcher import Batcher
 from prorank_jax.serving.body import HeldBytes
+from prorank_jax.serving.client_waits import ClientWaits
 from prorank_jax.serving.errors import client_gone, draining, loading, timed_out
 from prorank_jax.serving.metrics import ServerMetrics
 from prorank_jax.serving.one_thread import OneThread
@@ -33,6 +34,7 @@ class Service:
         self.options = options
         self.metrics = ServerMetrics()
         self.held_bytes = HeldBytes(options.max_held_bytes, self.metrics)
+        self.client_waits = ClientWaits()
         self.state: Literal["loading", "ok", "draining"] = "loading"
         self._thread = OneThread()
         self._score: ScorePairs | None = None
@@ -99,7 +101,11 @@ class Service:
         self.state = "draining"
         self._batcher.close()
         loop = asyncio.get_running_loop()
-        loop.call_later(self.options.shutdown_timeout_s * LAST_ANSWERS_SHARE, self._batcher.abort)
+        loop.call_later(self.options.shutdown_timeout_s * LAST_ANSWERS_SHARE, self._abort)
+
+    def _abort(self) -> None:
+        self.client_waits.end()
+        self._batcher.abort()
 
     def stop_thread(self, timeout_s: float) -> bool:
         """Whether the model's thread has ended in time; if not, it still computes."""
