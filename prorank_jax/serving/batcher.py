@@ -153,6 +153,8 @@ class Batcher:
             scores = await self._run_batch(pairs, batch[0][0].instruction)
             if scores.shape != (len(pairs),):
                 raise ValueError(f"scores of shape {scores.shape} for {len(pairs)} pairs")
+        except RequestError:
+            raise
         except Exception:
             self._metrics.batch_failures.inc()
             raise

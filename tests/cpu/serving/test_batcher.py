@@ -40,8 +40,8 @@ class Model:
 
 
 def make_batcher(model: Any, **changes: Any) -> Batcher:
-    options = {"max_batch_pairs": 4, "max_queue_pairs": 100, "batch_wait_s": 0.0} | changes
-    return Batcher(model, metrics=ServerMetrics(), **options)
+    options = {"max_batch_pairs": 4, "max_queue_pairs": 100, "batch_wait_s": 0.0, "metrics": ServerMetrics()}
+    return Batcher(model, **options | changes)
 
 
 def run(scenario: Callable[[], Awaitable[None]]) -> None:
@@ -302,13 +302,15 @@ def test_an_instruction_that_cannot_work_is_not_tried_for_each_request():
         raise RequestError(422, "x", "y")
 
     async def scenario() -> None:
-        batcher = make_batcher(model)
+        metrics = ServerMetrics()
+        batcher = make_batcher(model, metrics=metrics)
         jobs = [asyncio.create_task(batcher.score(pairs_of(name, 1))) for name in "ab"]
         await settle()
         batcher.close()
         await batcher.run()
         answers = await asyncio.gather(*jobs, return_exceptions=True)
         assert [answer.status for answer in answers] == [422, 422]
+        assert "prorank_batch_failures_total 0.0" in metrics.render().decode()  # it is the client's
         assert calls == [2]
 
     run(scenario)
