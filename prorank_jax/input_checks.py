@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
+from typing import Any
 
 import numpy as np
 
@@ -28,6 +29,8 @@ def checked_documents(documents: Iterable[str]) -> list[str]:
         ValueError: no list, or something in it that is no text.
     """
     _check_listed(documents, "documents", "texts")
+    if getattr(documents, "ndim", 1) != 1:  # a DataFrame, say, of which a loop gives the names of the columns
+        raise ValueError("documents: a table, no list; give one column, e.g. frame['document'].tolist()")
     checked = list(documents)
     for place, document in enumerate(checked):
         _check_text(document, f"documents[{place}]")
@@ -57,6 +60,11 @@ def checked_source(source: object) -> str:
         return str(source)
     _check_text(source, "source", "give a folder, a URL or a hub id")
     return str(source)
+
+
+def plain_number(value: Any) -> Any:
+    """A whole number of NumPy as one of Python; anything else as it is."""
+    return int(value) if isinstance(value, np.integer) else value
 
 
 def checked_count(count: int | None, name: str) -> int | None:

@@ -98,7 +98,13 @@ class PromptRenderer:
         Raises:
             ValueError: the instruction leaves no room for text.
         """
-        return dataclasses.replace(self, query_head=_query_head(instruction))
+        try:
+            return dataclasses.replace(self, query_head=_query_head(instruction))
+        except ValueError as error:  # which names fields of a config, and these are others' to set
+            raise ValueError(
+                f"an instruction of {len(instruction)} characters leaves no room for text in "
+                f"max_length={self.max_length}; shorten it"
+            ) from error
 
     def render(self, query: str, document: str) -> list[int]:
         """The prompt's token ids, at most `max_length`: first a too long query is cut, then the document."""

@@ -19,6 +19,7 @@ from prorank_jax.input_checks import (
     checked_documents,
     checked_pairs,
     checked_source,
+    plain_number,
 )
 from prorank_jax.model_prompt import open_with_prompts
 from prorank_jax.models.config import ModelConfig
@@ -104,6 +105,7 @@ class Reranker:
                 cannot work.
         """
         source = checked_source(source)
+        max_length, batch_size = plain_number(max_length), plain_number(batch_size)
         device_mesh = make_mesh(mesh or MeshOptions())
         check_scoring(batch_size, compute_dtype, attention, device_mesh)
         pretrained, renderer = open_with_prompts(
