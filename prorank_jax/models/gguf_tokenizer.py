@@ -46,6 +46,10 @@ PRE_TOKENIZERS: dict[str, Callable[[], pre_tokenizers.PreTokenizer]] = {
 }
 PRE_TOKENIZERS["default"] = PRE_TOKENIZERS["gpt-2"]
 _COMPOSES_UNICODE = {"qwen2"}
+_SPECIAL_TOKENS = {
+    f"{short}_token": f"ggml.{long}_token_id"
+    for short, long in {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}.items()
+}
 _PREFERS_WHOLE_WORDS = {"llama-bpe"}  # Llama 3 takes a word that is a token as that token, merges or not.
 
 
@@ -76,27 +80,59 @@ def _read_fields(path: Path) -> dict[str, Any]:
             f"model.source={str(path)!r}: its vocabulary is of kind {kind!r}, and only byte-level BPE "
             f"('gpt2', with merges) can be read; use the model's Hugging Face folder instead"
         )
-    if pre not in PRE_TOKENIZERS:
+    if not isinstance(pre, str) or pre not in PRE_TOKENIZERS:
         raise ValueError(
             f"model.source={str(path)!r}: unknown pre-tokenizer {pre!r}, not one of "
             f"{', '.join(PRE_TOKENIZERS)}; use the model's Hugging Face folder instead"
         )
     if pre == "default":
         _log.warning("%s does not name its pre-tokenizer: taking GPT-2's", path)
+    _check_lists(path, fields)
     return fields
+
+
+def _check_lists(path: Path, fields: dict[str, Any]) -> None:
+    """Refuses what would be read wrongly, or only fail inside a parser that does not say where."""
+
+    def require(holds: bool, name: str, wanted: str) -> None:
+        if not holds:
+            raise ValueError(
+                f"model.source={str(path)!r}: tokenizer.{name} must be {wanted}; convert the model again, "
+                "or use its Hugging Face folder"
+            )
+
+    tokens: Any = fields.get("ggml.tokens")
+    merges: Any = fields.get("ggml.merges")
+    kinds: Any = fields.get("ggml.token_type")
+    require(_all_are(str, tokens), "ggml.tokens", "a list of texts")
+    require(len(set(tokens)) == len(tokens), "ggml.tokens", "a list that does not hold a token twice")
+    pairs = _all_are(str, merges) and all(len(merge.split(" ")) == 2 for merge in merges)
+    require(pairs, "ggml.merges", "a list of two tokens and a blank between them each")
+    # Without it the chat format's marks would be split like any text.
+    each = _all_are(int, kinds) and len(kinds) == len(tokens)
+    require(each, "ggml.token_type", f"a list of {len(tokens)} whole numbers, one for each token")
+    require(isinstance(fields.get("chat_template", ""), str), "chat_template", "a text")
+    for name in _SPECIAL_TOKENS.values():
+        index = fields.get(name)
+        known = index is None or (type(index) is int and 0 <= index < len(tokens))
+        require(known, name, f"a whole number below {len(tokens)}, the number of tokens")
+
+
+def _all_are(kind: type, values: Any) -> bool:
+    return isinstance(values, list) and all(type(value) is kind for value in values)
 
 
 def _build_backend(path: Path, fields: dict[str, Any]) -> Tokenizer:
     tokens, pre = fields["ggml.tokens"], fields["ggml.pre"]
-    if len(set(tokens)) != len(tokens):
-        raise ValueError(f"model.source={str(path)!r}: its vocabulary holds a token twice")
-    backend = Tokenizer(
-        models.BPE(
+    try:
+        model = models.BPE(
             vocab={token: index for index, token in enumerate(tokens)},
-            merges=[tuple(merge.split(" ", 1)) for merge in fields["ggml.merges"]],
+            merges=[tuple(merge.split(" ")) for merge in fields["ggml.merges"]],
             ignore_merges=pre in _PREFERS_WHOLE_WORDS,
         )
-    )
+    except Exception as error:  # the Rust parser raises plain Exception
+        raise ValueError(f"model.source={str(path)!r}: its vocabulary cannot be read ({error})") from error
+    backend = Tokenizer(model)
     if pre in _COMPOSES_UNICODE:
         backend.normalizer = normalizers.NFC()
     backend.pre_tokenizer = PRE_TOKENIZERS[pre]()
@@ -107,16 +143,14 @@ def _build_backend(path: Path, fields: dict[str, Any]) -> Tokenizer:
 
 def _added_tokens(tokens: list[str], fields: dict[str, Any]) -> list[AddedToken]:
     """The control and user-defined tokens, which are looked for in the text before it is split."""
-    kinds = fields.get("ggml.token_type") or [TokenType.NORMAL] * len(tokens)
     return [
         AddedToken(token, special=kind == TokenType.CONTROL, normalized=False)
-        for token, kind in zip(tokens, kinds, strict=True)
+        for token, kind in zip(tokens, fields["ggml.token_type"], strict=True)
         if kind in (TokenType.CONTROL, TokenType.USER_DEFINED)
     ]
 
 
 def _special_tokens(tokens: list[str], fields: dict[str, Any]) -> dict[str, str]:
     """`bos_token`, `eos_token`, ... as far as the file names them."""
-    keys = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
-    ids = {short: fields.get(f"ggml.{long}_token_id") for short, long in keys.items()}
-    return {f"{short}_token": tokens[index] for short, index in ids.items() if index is not None}
+    ids = {token: fields.get(name) for token, name in _SPECIAL_TOKENS.items()}
+    return {token: tokens[index] for token, index in ids.items() if index is not None}

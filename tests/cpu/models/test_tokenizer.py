@@ -50,6 +50,16 @@ def _write_gguf(path: Path, pre: str | None, **changes: Any) -> Path:
     writer.add_eos_token_id(vocabulary["<|im_end|>"])
     writer.add_pad_token_id(vocabulary["<|endoftext|>"])
     writer.add_chat_template("{{ messages }}")
+    for name, value in changes.get("fields", {}).items():
+        del writer.kv_data[0][f"tokenizer.{name}"]
+        if value is not None:
+            add = {
+                int: writer.add_int32,
+                float: writer.add_float32,
+                str: writer.add_string,
+                list: writer.add_array,
+            }
+            add[type(value)](f"tokenizer.{name}", value)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -115,6 +125,31 @@ def test_vocabularies_that_cannot_be_read_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=said):
         _load_gguf(tmp_path, pre, **changes)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        *(("eos_token_id", value, "a whole number below 496") for value in (496, -1, 2.0, "2")),
+        ("padding_token_id", 999_999, "a whole number below 496"),
+        ("tokens", 5, "a list of texts"),
+        ("tokens", [1, 2], "a list of texts"),
+        *(("merges", value, "two tokens and a blank") for value in (["a"], [""], ["a b c"], [1], 7, "a b")),
+        ("merges", ["a nowhere"], "cannot be read"),
+        # Its chat format's marks would be split like any text, without a word.
+        *(("token_type", value, "496 whole numbers") for value in (None, 1, [1], [1.0] * 496, ["1"] * 496)),
+    ],
+)
+def test_metadata_that_would_be_read_wrongly_is_refused(
+    tmp_path: Path, name: str, value: Any, said: str
+) -> None:
+    with pytest.raises(ValueError, match=rf"model\.gguf.*{said}"):
+        _load_gguf(tmp_path, "qwen2", fields={f"ggml.{name}": value})
+
+
+def test_a_chat_template_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"model\.gguf.*chat_template must be a text"):
+        _load_gguf(tmp_path, "qwen2", fields={"chat_template": 7})
 
 
 @pytest.mark.parametrize("content", [b"", b"GGUF", b"no gguf at all" * 10])
