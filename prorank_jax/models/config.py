@@ -144,7 +144,10 @@ class ModelConfig:
 def _number(name: str, value: Any) -> float:
     if type(value) not in (int, float):
         raise ValueError(f"config.json: {name}={value!r} must be a number")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise ValueError(f"config.json: {name} is too large; take the model's own config.json") from error
 
 
 def _rope_parameters(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -165,6 +168,7 @@ def _partial_rotary_factor(values: Mapping[str, Any]) -> Any:
 def _refuse_unsupported_variants(family: str, values: Mapping[str, Any]) -> None:
     rope = _rope_parameters(values)
     rope_type = rope.get("rope_type", rope.get("type", "default"))
+    kinds = values.get("layer_types") or []
     refused = {
         "hidden_act": values.get("hidden_act", "silu") != "silu",
         "rope_scaling": rope_type != "default",
@@ -172,7 +176,7 @@ def _refuse_unsupported_variants(family: str, values: Mapping[str, Any]) -> None
         "attention_bias": family != "qwen2" and bool(values.get("attention_bias")),
         "mlp_bias": bool(values.get("mlp_bias")),
         "is_causal": values.get("is_causal") is False,  # transformers then attends to what follows, too
-        "layer_types": any(kind != "full_attention" for kind in values.get("layer_types") or ()),
+        "layer_types": not isinstance(kinds, list | tuple) or any(kind != "full_attention" for kind in kinds),
         "partial_rotary_factor": _partial_rotary_factor(values) != 1.0,
     }
     for name, is_refused in refused.items():
