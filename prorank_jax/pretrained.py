@@ -60,6 +60,7 @@ def open_pretrained(source: str) -> Pretrained:
     if is_run_directory(path):
         return _open_run(source, path)
     _refuse_holder_of_runs(source, path)
+    _refuse_part_of_run(source, path)
     config = load_model_config(path)
     check_weights(path, config)
     return Pretrained(
@@ -78,6 +79,12 @@ def _refuse_holder_of_runs(source: str, path: Path) -> None:
     if runs and not (path / "config.json").is_file():
         names = " or ".join(f"{source.rstrip('/')}/{folder.name}" for folder in runs)
         raise ValueError(f"model.source={source!r}: holds runs and is none itself; name {names}")
+
+
+def _refuse_part_of_run(source: str, path: Path) -> None:
+    if (path / CHECKPOINTS_FOLDER).is_dir() and not (path / "config.json").is_file():
+        gone = ", ".join(name for name in (CONFIG_FILE, MODEL_CONFIG_FILE) if not (path / name).is_file())
+        raise ValueError(f"model.source={source!r}: a run whose {gone} is gone; put it back")
 
 
 def is_run_directory(path: Path) -> bool:

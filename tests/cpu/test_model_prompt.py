@@ -39,6 +39,15 @@ def test_a_folder_with_two_stages_names_them(tmp_path):
         open_pretrained(f"{tmp_path}/")
 
 
+@pytest.mark.parametrize("gone", ["config.yaml", "model_config.json"])
+def test_a_run_without_one_of_its_files_names_it(gone, tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    for name in {"config.yaml", "model_config.json"} - {gone}:
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(ValueError, match=rf"a run whose {gone} is gone; put it back"):
+        open_pretrained(str(tmp_path))
+
+
 def write_settings(folder: Path, settings: PromptSettings) -> Path:
     (folder / "prorank.json").write_text(json.dumps(dataclasses.asdict(settings)))
     return folder
