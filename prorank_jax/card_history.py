@@ -12,7 +12,7 @@ from prorank_jax.model_urls import CARD_FILE
 
 TRAINING_HEADING = "## Training"
 _SECTION = re.compile(rf"^{TRAINING_HEADING}\n\n(.*?)\n\n## ", re.MULTILINE | re.DOTALL)
-_RUN = re.compile(r"^### Run (\d+): stage ([12]), \d+ steps$", re.MULTILINE)
+_RUN = re.compile(r"^### Run (\d+): stage ([12]), \d+(?: of \d+)? steps$", re.MULTILINE)
 _FRONT = re.compile(r"\A---\n(.*?)\n---\n", re.DOTALL)
 
 

@@ -41,8 +41,10 @@ def training_section(history: RunHistory) -> str:
 
 
 def _run(number: int, record: RunRecord) -> str:
-    steps = record.config.train.steps
-    title = f"### Run {number}: stage {record.config.stage}, {steps} steps"
+    planned = record.config.train.steps
+    steps = planned if record.step is None else record.step
+    counted = f"{steps} of {planned}" if steps < planned else f"{steps}"
+    title = f"### Run {number}: stage {record.config.stage}, {counted} steps"
     config = table(
         ("field", "value"), [(f"`{name}`", _shown(value)) for name, value in _told_fields(record.config)]
     )
@@ -52,7 +54,7 @@ def _run(number: int, record: RunRecord) -> str:
         if name in record.before and name in record.after
     ]
     if not rows:
-        return f"{title}\n\nThe run left no report of held-out probes.\n\n{config}"
+        return f"{title}\n\nThe run left no report of a held-out probe of these weights.\n\n{config}"
     examples = int(record.after.get("examples", 0))
     last = int(record.after.get("step", steps))
     probes = table(("held-out probe", "before", f"after {last} steps"), rows)

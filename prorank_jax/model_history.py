@@ -7,13 +7,13 @@ import logging
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from prorank_jax.card_history import NO_CARD, CardHistory, read_card_history
 from prorank_jax.config import RunConfig
-from prorank_jax.model_identity import model_identity
+from prorank_jax.model_identity import model_identity, newest_step
 from prorank_jax.models.sources import SMOLLM2_SOURCE
 from prorank_jax.pretrained import Pretrained, runs_behind, seen_by_run
 from prorank_jax.run_folder import REPORT_FILE
@@ -28,11 +28,17 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One training run: its config, and the probes before and after it (empty: no report was left)."""
+    """One training run.
+
+    Attributes:
+        before, after: the held-out probes before it, and of its weights; empty: none is known.
+        step: of the weights; None: its checkpoints are gone, so it is taken to have ended.
+    """
 
     config: RunConfig
     before: Mapping[str, float]
     after: Mapping[str, float]
+    step: int | None = None
 
 
 @dataclass(frozen=True)
@@ -200,16 +206,25 @@ def _probe(values: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _read_record(folder: Path, config: RunConfig) -> RunRecord:
+    step = newest_step(folder)
     try:
         report = json.loads((folder / REPORT_FILE).read_text(encoding="utf-8"))
-        return RunRecord(config, _probe(report["before"]), _probe(report["after"]))
+        record = RunRecord(config, _probe(report["before"]), _probe(report["after"]), step)
     except FileNotFoundError:  # the run has not ended yet
-        return RunRecord(config, {}, {})
+        return RunRecord(config, {}, {}, step)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{folder / REPORT_FILE}: cannot be read ({type(error).__name__}: {error}); "
             "repeat the run's command, which writes it again"
         ) from error
+    probed = int(record.after.get("step", config.train.steps))
+    if step is None or step == probed:
+        return record
+    _log.warning(
+        "%s: its probe after step %d is left out of the card: the weights are those of step %d",
+        *(folder / REPORT_FILE, probed, step),
+    )
+    return replace(record, after={})
 
 
 def _hub_id(source: str) -> str:

@@ -28,18 +28,24 @@ def model_identity(source: str) -> dict[str, Any]:
     if not is_run_directory(path):
         files = [*path.glob("*.safetensors"), *path.glob("*.json"), *path.glob("*.jinja")]
         return {**identity, "model_fingerprint": fingerprint_files(files, path)}
-    steps = [int(folder.name) for folder in (path / CHECKPOINTS_FOLDER).glob("*") if folder.name.isdigit()]
-    if not steps:
+    step = newest_step(path)
+    if step is None:
         raise ValueError(f"model={source!r}: a run without a checkpoint; let it train first")
     # The rest of a run directory (logs, data) does not decide a score, and may be written meanwhile.
-    files = [file for file in (path / CHECKPOINTS_FOLDER / str(max(steps))).rglob("*") if file.is_file()]
+    files = [file for file in (path / CHECKPOINTS_FOLDER / str(step)).rglob("*") if file.is_file()]
     files += [file for name in (CONFIG_FILE, MODEL_CONFIG_FILE) for file in path.glob(name)]
     files += [file for file in (path / TOKENIZER_FOLDER).glob("*") if file.is_file()]
     return {
         "model": source,
-        "model_step": max(steps),
+        "model_step": step,
         "model_fingerprint": fingerprint_files(files, path),
     }
+
+
+def newest_step(run: Path) -> int | None:
+    """The step of the newest checkpoint in a run directory; None where there is none."""
+    names = [folder.name for folder in (run / CHECKPOINTS_FOLDER).glob("*")]
+    return max((int(name) for name in names if name.isdigit()), default=None)
 
 
 def known_as(source: str, earlier: Any) -> str:

@@ -220,6 +220,35 @@ def test_the_history_goes_back_to_the_base_model(tmp_path):
     assert history.base_model == "Qwen/Qwen2.5-0.5B"
 
 
+def write_checkpoint(folder, step: int) -> None:
+    (folder / "checkpoints" / str(step)).mkdir(parents=True)
+
+
+def test_a_probe_of_other_weights_is_not_told(tmp_path, caplog):
+    """The newest checkpoint is another one where a later one was taken away."""
+    run = write_run(tmp_path / "one", "Qwen/Qwen2.5-0.5B", {"before": BEFORE, "after": AFTER | {"step": 4}})
+    run = dataclasses.replace(run, train=dataclasses.replace(run.train, steps=4))
+    for step, told in ((2, False), (4, True)):
+        write_checkpoint(tmp_path / "one", step)
+        write_config(tmp_path / "one", run)
+        card = model_card("small", facts(history=read_run_history(opened(tmp_path / "one", run))))
+        assert ("AUC of the score" in card) is told
+        assert ("after 4 steps" in card) is told
+        assert ("### Run 1: stage 1, 2 of 4 steps" in card) is not told
+        assert ("is left out of the card: the weights are those of step 2" in caplog.text) is not told
+        caplog.clear()
+    assert "### Run 1: stage 1, 4 steps" in card
+
+
+def test_the_card_of_an_unfinished_run_counts_the_steps_it_made(tmp_path):
+    run = write_run(tmp_path / "one", "Qwen/Qwen2.5-0.5B", None)
+    write_checkpoint(tmp_path / "one", 5)
+    card = model_card("small", facts(history=read_run_history(opened(tmp_path / "one", run))))
+    assert f"### Run 1: stage 1, 5 of {run.train.steps} steps" in card
+    (tmp_path / "README.md").write_text(card)
+    assert read_card_history(tmp_path).stages == ("1",)
+
+
 def test_an_auc_that_was_no_number_is_not_told(tmp_path):
     report = {"before": BEFORE | {"auc": None}, "after": AFTER}
     run = write_run(tmp_path / "one", "Qwen/Qwen2.5-0.5B", report)
