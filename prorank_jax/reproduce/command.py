@@ -37,7 +37,7 @@ from prorank_jax.reproduce.place import (
 )
 from prorank_jax.reproduce.plan import Entry, Job, Plan
 from prorank_jax.reproduce.results import Measured, ablation_content, pool_rows, read_measured
-from prorank_jax.reproduce.rows import BOTH, ROWS, TRAINED
+from prorank_jax.reproduce.rows import BOTH, ROWS, STAGE1, TRAINED
 from prorank_jax.reproduce.tables import ablation_markdown
 from prorank_jax.run_folder import REPORT_FILE, only_run_in, write_json, write_text_atomically
 from prorank_jax.run_report import PROBES_FILE
@@ -171,7 +171,10 @@ def _training_overlap(options: ReproduceOptions, plan: Plan, measured: Sequence[
     trained, judged = (
         read_judgements(options.split(name)) for name in (options.train_split, options.test_split)
     )
-    runs = [plan.run_folder(one.entry) for one in measured if one.entry.row in TRAINED]
+    trained_entries = [one.entry for one in measured if one.entry.row in TRAINED]
+    # Both stages begin with a run of stage 1, which need not be measured itself.
+    begun = [Entry(STAGE1, entry.seed) for entry in trained_entries if entry.row == BOTH]
+    runs = [plan.run_folder(entry) for entry in dict.fromkeys([*trained_entries, *begun])]
     made = set[str]().union(*map(documents_of_made_queries, runs))
     first_stage = measured[0].first_stage
     groups = group_queries(first_stage, judged, trained, made)

@@ -262,6 +262,8 @@ def test_documents_that_made_queries_ask_for_are_seen(tmp_path, monkeypatch):
     monkeypatch.setattr(command, "group_queries", grouped)
     work(tmp_path / "out", "--seeds", "0")
     assert given[-1] == {STAGE1, STAGE2, BOTH}
+    work(tmp_path / "alone", "--seeds", "0", "--only", "both")
+    assert given[-1] == {STAGE1, BOTH}
 
 
 def with_model(folder: Path, model: Path | str) -> tuple[StandIns, dict, str]:
