@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -20,7 +21,8 @@ def peak_memory() -> tuple[int, str]:
     of_device = (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
     if of_device:
         return int(of_device), OF_DEVICE
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, OF_PROCESS
+    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return (largest if sys.platform == "darwin" else largest * 1024), OF_PROCESS
 
 
 def peak_bytes() -> int:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import pytest
 
+from prorank_jax import device_memory
 from prorank_jax.command_line import run_command
 from prorank_jax.device_memory import OF_DEVICE, OF_PROCESS, naming_memory, peak_bytes, peak_memory
 
@@ -32,6 +35,14 @@ def test_else_it_is_the_process(statistics, monkeypatch):
     taken, whose = peak_memory()
     assert whose == OF_PROCESS
     assert 10 << 20 < taken < 1 << 44
+
+
+@pytest.mark.parametrize(("system", "unit"), [("linux", 1024), ("darwin", 1)])
+def test_a_process_is_counted_in_the_unit_of_its_system(system, unit, monkeypatch):
+    monkeypatch.setattr(jax, "local_devices", lambda: [Device(None)])
+    monkeypatch.setattr(device_memory.resource, "getrusage", lambda _: SimpleNamespace(ru_maxrss=7 << 20))
+    monkeypatch.setattr(device_memory.sys, "platform", system)
+    assert peak_memory() == (unit * 7 << 20, OF_PROCESS)
 
 
 def test_what_finds_no_room_is_one_line_with_the_remedy(capsys):
