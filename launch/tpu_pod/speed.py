@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 import statistics
 import subprocess
 import sys
@@ -28,6 +27,7 @@ def main(arguments: list[str]) -> int:
 def _compare_with_bound(topology: str, *rest: str) -> int:
     from etils import epath
 
+    from prorank_jax.aot.chips import parse_topology
     from prorank_jax.config_files import load_config, parse_command_line
     from prorank_jax.metrics_log import METRICS_FILE
 
@@ -38,11 +38,15 @@ def _compare_with_bound(topology: str, *rest: str) -> int:
     warm = [new for old, new in itertools.pairwise(records) if _same_programs(old, new)]
     if not warm:
         raise ValueError(f"{output_dir}: no step ran without compiling; take more steps")
-    speed = statistics.median(record["tokens_per_second"] for record in warm)
-    chips = math.prod(int(size) for size in topology.partition(":")[2].split("x"))
+    slice_ = parse_topology(topology)
+    tokens, tflops = (
+        statistics.median(record[name] for record in warm) for name in ("tokens_per_second", "model_tflops")
+    )
+    # The bound's tokens count padding, these do not; both MFUs count it.
+    mfu = tflops * 1e12 / slice_.chips / slice_.chip.bf16_flops
     print(
-        f"measured on {topology}: {speed:,.0f} tokens/s, {speed / chips:,.0f} a chip "
-        f"(median of {len(warm)} steps)",
+        f"measured on {topology}: MFU {mfu:.1%}; {tokens:,.0f} tokens/s without padding, "
+        f"{tokens / slice_.chips:,.0f} a chip (medians of {len(warm)} steps)",
         flush=True,
     )
     program = [sys.executable, str(LAUNCH / "aot_compile.py"), "--topology", topology, *rest]
