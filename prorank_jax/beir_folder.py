@@ -100,11 +100,14 @@ def read_qrels(path: Path) -> dict[str, dict[str, int]]:
     return qrels
 
 
-def read_beir_folder(folder: Path, split: str, fields: SourceFields = TRAINED_ON) -> Collection:
+def read_beir_folder(
+    folder: Path, split: str, fields: SourceFields = TRAINED_ON, *, measured: bool = False
+) -> Collection:
     """The collection of a BEIR folder with the judgements of one split.
 
     Args:
         fields: that named the folder and the split.
+        measured: see `check_collection`.
 
     Raises:
         ValueError: the folder is no BEIR folder, the split is missing, or a file has a flaw.
@@ -116,4 +119,5 @@ def read_beir_folder(folder: Path, split: str, fields: SourceFields = TRAINED_ON
         queries=read_queries(queries),
         documents=read_documents(corpus),
     )
-    return check_collection(collection, f"check {corpus.name}, {queries.name} and {judgements}")
+    remedy = f"check {corpus.name}, {queries.name} and {judgements}"
+    return check_collection(collection, remedy, measured=measured)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 from prorank_jax.messages import name_a_few
 from prorank_jax.types import Document
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -29,11 +32,15 @@ def absent_ids(collection: Collection) -> tuple[set[str], set[str]]:
     """The query ids and the document ids that are judged but not there."""
     queries = set(collection.qrels) - set(collection.queries)
     judged = {document for grades in collection.qrels.values() for document in grades}
-    return queries, judged - set(collection.documents)
+    return queries, {document for document in judged if document not in collection.documents}
 
 
-def check_collection(collection: Collection, remedy: str) -> Collection:
-    """Returns the collection when it can be trained on and measured on.
+def check_collection(collection: Collection, remedy: str, *, measured: bool = False) -> Collection:
+    """Returns the collection when it can be trained on, or measured on.
+
+    Args:
+        measured: judgements of some absent documents are told of and stay: as trec_eval and BEIR count
+            them, no ranking finds these documents. ArguAna has such.
 
     Raises:
         ValueError: no documents, queries or judgements, an empty query, or judgements that name
@@ -54,7 +61,15 @@ def check_collection(collection: Collection, remedy: str) -> Collection:
             f"{collection.name}: the judgements name {len(absent_queries)} absent queries "
             f"({name_a_few(absent_queries)}); {remedy}"
         )
-    if absent_documents:
+    some_are_there = any(
+        document in collection.documents for g in collection.qrels.values() for document in g
+    )
+    if absent_documents and measured and some_are_there:
+        _log.warning(
+            "%s: %d judged documents are absent, and count as not found: %s",
+            *(collection.name, len(absent_documents), name_a_few(absent_documents)),
+        )
+    elif absent_documents:
         raise ValueError(
             f"{collection.name}: the judgements name {len(absent_documents)} absent documents "
             f"({name_a_few(absent_documents)}); {remedy}"

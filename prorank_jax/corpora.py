@@ -55,13 +55,16 @@ def _reject_unknown(source: str, field: str) -> None:
         raise ValueError(f"{field}={source!r}: not a kind of source; {SOURCES}")
 
 
-def load_collection(source: str, split: str, fields: SourceFields = TRAINED_ON) -> Collection:
+def load_collection(
+    source: str, split: str, fields: SourceFields = TRAINED_ON, *, measured: bool = False
+) -> Collection:
     """The documents, queries and judgements of a source.
 
     Args:
         source: `demo`, a BEIR folder, or `ir_datasets:ID`.
         split: the judgements to load; ignored for ir_datasets, whose ids name their own split.
         fields: that named them.
+        measured: it is measured on, not trained on; see `check_collection`.
 
     Raises:
         ValueError: an unknown source or split, or a flaw in its files.
@@ -70,14 +73,14 @@ def load_collection(source: str, split: str, fields: SourceFields = TRAINED_ON) 
     if source == DEMO:
         return demo_collection(split, fields.split)
     if source.startswith(CATALOGUE_PREFIX):
-        return read_ir_dataset(source.removeprefix(CATALOGUE_PREFIX), fields.source)
+        return read_ir_dataset(source.removeprefix(CATALOGUE_PREFIX), fields.source, measured=measured)
     if _is_embedding_file(source):
         raise ValueError(
             f"{fields.source}={source!r}: a FlagEmbedding file holds training groups, no collection; "
             "give a BEIR folder"
         )
     _reject_unknown(source, fields.source)
-    return read_beir_folder(Path(source), split, fields)
+    return read_beir_folder(Path(source), split, fields, measured=measured)
 
 
 def judged_queries(source: str, split: str, fields: SourceFields = TRAINED_ON) -> dict[str, str]:

@@ -100,7 +100,7 @@ def prepare_task(dataset: DatasetName, position: int, options: EvaluationOptions
         ValueError: it cannot be loaded or measured, or a run of it is flawed; names the dataset.
     """
     with naming(dataset):
-        collection = load_collection(dataset.source, dataset.split, PARTS)
+        collection = load_collection(dataset.source, dataset.split, PARTS, measured=True)
         counted = counted_queries(collection)
         queries = sample_queries(counted, options.queries)
         compared = None
@@ -121,7 +121,7 @@ def prepare_tuning(dataset: DatasetName, measured: Collection, options: Evaluati
         ValueError: it cannot be loaded, or all of its queries are measured; names the dataset.
     """
     with naming(dataset, "fusion_tune"):
-        collection = load_collection(dataset.source, dataset.split, PARTS)
+        collection = load_collection(dataset.source, dataset.split, PARTS, measured=True)
         counted = counted_queries(collection)
         free = unmeasured_queries(collection, counted, (measured.queries[query] for query in measured.qrels))
         if not free:

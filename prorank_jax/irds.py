@@ -47,9 +47,11 @@ def _query_text(record: Any) -> str:
     return text if isinstance(text, str) else record.default_text()
 
 
-def _without_absent(collection: Collection) -> Collection:
+def _without_absent(collection: Collection, measured: bool) -> Collection:
     """Some public judgements name documents that their corpus lacks; nobody here can repair those."""
     queries, documents = absent_ids(collection)
+    if measured:
+        documents = set()
     if not queries and not documents:
         return collection
     if documents:
@@ -138,13 +140,14 @@ def read_ir_queries(identifier: str, field: str = TRAINED_ON.source) -> dict[str
         return {query: text for query, text in texts if query in judged}
 
 
-def read_ir_dataset(identifier: str, field: str = TRAINED_ON.source) -> Collection:
+def read_ir_dataset(identifier: str, field: str = TRAINED_ON.source, *, measured: bool = False) -> Collection:
     """The collection with this id, e.g. `beir/nfcorpus/train`; the id names its own split.
 
     Judgements of documents or queries that the collection lacks are left out with a warning.
 
     Args:
         field: that named it.
+        measured: those of documents stay; see `check_collection`.
 
     Raises:
         ValueError: an unknown id (the nearest ones are named), an id without documents, queries or
@@ -158,4 +161,4 @@ def read_ir_dataset(identifier: str, field: str = TRAINED_ON.source) -> Collecti
         queries = {record.query_id: _query_text(record) for record in dataset.queries_iter()}
         documents = {record.doc_id: _to_document(record) for record in dataset.docs_iter()}
     collection = Collection(f"{CATALOGUE_PREFIX}{identifier}", documents, queries, qrels)
-    return check_collection(_without_absent(collection), "choose another id")
+    return check_collection(_without_absent(collection, measured), "choose another id", measured=measured)

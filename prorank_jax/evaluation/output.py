@@ -139,5 +139,5 @@ def metrics_content(
     """The content of metrics.json; with several datasets, their average too."""
     content = {**settings, "versions": dict(versions), "datasets": dict(datasets)}
     if len(datasets) > 1:
-        content["average"] = average(list(datasets.values()))
+        content["average"] = average(datasets)
     return content

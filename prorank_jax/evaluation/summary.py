@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from prorank_jax.evaluation.harness import Evaluation, Fused
 from prorank_jax.evaluation.metrics import MAIN_METRIC, means
 from prorank_jax.evaluation.significance import as_json
+
+# Of CQADupStack, which is twelve ids of ir_datasets and one dataset of BEIR.
+FORUMS = "beir/cqadupstack/"
 
 
 def summarize(evaluation: Evaluation) -> dict[str, Any]:
@@ -66,18 +69,27 @@ def query_records(evaluation: Evaluation) -> list[dict[str, Any]]:
     ]
 
 
-def average(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def average(datasets: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """The plain mean over datasets, as BEIR averages: metrics of each system, and delta.
 
-    `fused` is there where every dataset has a fusion, and all by the same method.
+    The forums of CQADupStack count as one dataset together. `fused` is there where every dataset has a
+    fusion, and all by the same method.
     """
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for name, entry in datasets.items():
+        groups.setdefault(FORUMS if name.startswith(FORUMS) else name, []).append(entry)
+
+    def mean(part: Callable[[Mapping[str, Any]], Mapping[str, float]]) -> dict[str, float]:
+        return _mean_metrics([_mean_metrics([part(entry) for entry in group]) for group in groups.values()])
+
     result: dict[str, Any] = {
-        part: _mean_metrics([entry[part] for entry in entries]) for part in ("first_stage", "reranked")
+        "first_stage": mean(lambda entry: entry["first_stage"]),
+        "reranked": mean(lambda entry: entry["reranked"]),
+        **mean(lambda entry: {"delta": entry["delta"]}),
     }
-    result["delta"] = sum(entry["delta"] for entry in entries) / len(entries)
-    methods = {entry["fusion"]["method"] if "fusion" in entry else None for entry in entries}
+    methods = {entry["fusion"]["method"] if "fusion" in entry else None for entry in datasets.values()}
     if len(methods) == 1 and None not in methods:
-        result["fused"] = _mean_metrics([entry["fusion"]["metrics"] for entry in entries])
+        result["fused"] = mean(lambda entry: entry["fusion"]["metrics"])
     return result
 
 

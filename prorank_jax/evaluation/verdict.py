@@ -22,7 +22,7 @@ def verdict(entry: Entry, top_k: int) -> list[str]:
     """Sentences about the entry of a dataset in metrics.json, the main one first of what it shows.
 
     Args:
-        entry: as `summary.summarize` makes it; `first_stage_name`, `sampled_from` and
+        entry: as `summary.summarize` makes it; `first_stage_name`, `sampled_from`, `absent_documents` and
             `trained_on` may be missing.
         top_k: documents reranked for each query.
     """
@@ -34,6 +34,7 @@ def verdict(entry: Entry, top_k: int) -> list[str]:
         _gain(entry, first),
         _ceiling(entry, first, top_k),
         _recall(entry, top_k),
+        _absent(entry),
         _few(entry),
         _fused(entry, first),
         _compared(entry),
@@ -110,6 +111,11 @@ def _recall(entry: Entry, top_k: int) -> str:
         f"{without}. No reranker can bring back the others: {_deeper(entry, top_k)}take a better "
         "--first_stage."
     )
+
+
+def _absent(entry: Entry) -> str:
+    count = entry.get("absent_documents", 0)
+    return f"{count} judged documents are not in the collection: they count as not found." if count else ""
 
 
 def _few(entry: Entry) -> str:

@@ -126,6 +126,19 @@ def test_absent_documents_are_counted_and_some_named(tmp_path: Path) -> None:
         load_collection(str(folder), "train")
 
 
+def test_what_is_measured_keeps_judgements_of_absent_documents(tmp_path: Path, caplog: Any) -> None:
+    """As trec_eval counts them: nothing finds these documents. ArguAna has such."""
+    folder = write_beir_folder(tmp_path / "beir")
+    _replace_line(folder / "corpus.jsonl", 1, b'{"_id": "x", "text": "x"}')
+    collection = load_collection(str(folder), "train", measured=True)
+    assert collection.qrels["q0"] == {"d0-0": 2, "d0-1": 1}
+    assert "d0-0" not in collection.documents
+    assert "1 judged documents are absent, and count as not found: 'd0-0'" in caplog.text
+    write_jsonl(folder / "corpus.jsonl", [{"_id": "other", "text": "x"}])
+    with pytest.raises(ValueError, match="20 absent documents"):
+        load_collection(str(folder), "train", measured=True)
+
+
 def test_folder_that_is_not_beir_says_what_is_missing(tmp_path: Path) -> None:
     (tmp_path / "queries.jsonl").write_text("")
     with pytest.raises(ValueError, match=r"corpus.jsonl, qrels/ missing; a BEIR folder holds"):
@@ -251,6 +264,7 @@ def test_ir_datasets_judgements_of_absent_documents_are_left_out(
     assert load_collection("ir_datasets:fake", "").qrels == {"1": {"a": 1}}
     assert "1 judged documents are absent: 'gone'" in caplog.text
     assert "1 judged queries are absent: '9'" in caplog.text
+    assert load_collection("ir_datasets:fake", "", measured=True).qrels == {"1": {"a": 1, "gone": 1}}
 
 
 def test_ir_datasets_without_judgements_or_network(serve_dataset: Any) -> None:

@@ -13,9 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import pytrec_eval
 from rich.console import Console
 
 from prorank_jax import evaluate as module
+from prorank_jax.corpora import load_collection
 from prorank_jax.evaluate import evaluate
 from prorank_jax.evaluation.options import EvaluationOptions, parse_options
 from prorank_jax.evaluation.page import sections_of
@@ -216,6 +218,28 @@ def test_the_first_stage_may_be_a_run_of_ones_own(workshop):
             == json.loads((workshop / "out/metrics.json").read_text())["datasets"][name]["first_stage"]
         )
         assert entry["compared"]["delta"] == entry["delta"]
+
+
+@pytest.mark.usefixtures("fake")
+def test_judged_documents_that_are_absent_count_as_trec_eval_counts_them(workshop):
+    folder = workshop / "one"
+    lines = (folder / "corpus.jsonl").read_text().splitlines(keepends=True)
+    gone = ("d0-0", "d1-0", "d1-1")  # one relevant document of q0, both of q1
+    (folder / "corpus.jsonl").write_text(
+        "".join(line for line in lines if json.loads(line)["_id"] not in gone)
+    )
+    entry = run()["datasets"]["one"]
+    qrels = load_collection("one", "test", measured=True).qrels
+    ranked = read_run(workshop / "out" / "one" / "reranked.trec")
+    scores = {
+        query: {d: 1.0 / place for place, d in enumerate(documents, 1)} for query, documents in ranked.items()
+    }
+    found = pytrec_eval.RelevanceEvaluator(qrels, {"ndcg_cut_10"}).evaluate(scores)
+    assert set(qrels) == set(found)
+    expected = np.mean([values["ndcg_cut_10"] for values in found.values()])
+    assert entry["reranked"]["ndcg@10"] == pytest.approx(expected, abs=1e-6)
+    assert found["q1"]["ndcg_cut_10"] == 0
+    assert (entry["queries"], entry["absent_documents"]) == (10, 3)
 
 
 def test_a_run_of_other_queries_is_nothing_to_compare_with(workshop, fake):

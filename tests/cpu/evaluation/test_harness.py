@@ -127,14 +127,31 @@ def test_the_summary_has_the_documented_fields(collection, first_stage):
 
 
 def test_the_average_is_over_datasets_not_queries():
-    entries = [
-        {"first_stage": {"map": 0.2}, "reranked": {"map": 0.4}, "delta": 0.1, "queries": 1000},
-        {"first_stage": {"map": 0.4}, "reranked": {"map": 0.5}, "delta": 0.3, "queries": 1},
-    ]
+    entries = {
+        "a": {"first_stage": {"map": 0.2}, "reranked": {"map": 0.4}, "delta": 0.1, "queries": 1000},
+        "b": {"first_stage": {"map": 0.4}, "reranked": {"map": 0.5}, "delta": 0.3, "queries": 1},
+    }
     mean = average(entries)
     assert mean["first_stage"]["map"] == pytest.approx(0.3)
     assert mean["reranked"]["map"] == pytest.approx(0.45)
     assert mean["delta"] == pytest.approx(0.2)
+
+
+def test_the_forums_of_cqadupstack_count_as_one_dataset():
+    def entry(value: float) -> dict:
+        return {
+            "first_stage": {"map": value},
+            "reranked": {"map": value + 0.1},
+            "delta": value,
+            "fusion": {"method": "rrf", "metrics": {"map": value}},
+        }
+
+    forums = {
+        f"beir/cqadupstack/{name}": entry(value) for name, value in (("android", 0.2), ("wordpress", 0.4))
+    }
+    mean = average({**forums, "beir/scifact/test": entry(0.7)})
+    assert mean["first_stage"]["map"] == mean["delta"] == mean["fused"]["map"] == pytest.approx(0.5)
+    assert mean["reranked"]["map"] == pytest.approx(0.6)
 
 
 def printed(table):

@@ -142,6 +142,13 @@ def test_nothing_to_rerank_and_an_entry_of_an_older_version():
     assert len(verdict(old, 100)) == 1
 
 
+def test_judged_documents_that_are_absent_are_told_of():
+    assert "3 judged documents are not in the collection: they count as not found." in said(
+        absent_documents=3
+    )
+    assert said(absent_documents=0) == said()
+
+
 def test_a_model_measured_or_tuned_on_its_training_split_is_told_so():
     sentences = said(trained_on=True)
     assert sentences[0].startswith("The model was trained on this very split")
