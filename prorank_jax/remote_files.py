@@ -10,7 +10,9 @@ import logging
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,6 +27,9 @@ Result = TypeVar("Result")
 SCHEMES = ("gs", "file")
 # Times are whole seconds: a small file that changed twice in one must not be mistaken for the first.
 _ALWAYS_READ_BYTES = 1 << 20
+_UNFINISHED = ".tmp"
+# Nobody writes one file for so long: its process was killed.
+_LEFT_BEHIND_SECONDS = 24 * 3600
 
 
 def open_url(field: str, url: str) -> epath.Path:
@@ -135,8 +140,17 @@ def fetch_folder(source: epath.Path, target: Path, wanted: Callable[[str], bool]
         fetch_file(source / name, target / name)
     for path in list(target.rglob("*")) if target.is_dir() else []:
         name = path.relative_to(target).as_posix()
-        if path.is_file() and name not in names and wanted(name):
-            path.unlink()
+        if path.is_file() and name not in names and wanted(name) and not _is_being_written(path):
+            path.unlink(missing_ok=True)
+
+
+def _is_being_written(path: Path) -> bool:
+    """Whether another process that fetches the same folder may be at this file."""
+    if not (path.name.startswith(".") and path.name.endswith(_UNFINISHED)):
+        return False
+    with suppress(FileNotFoundError):
+        return time.time() - path.stat().st_mtime < _LEFT_BEHIND_SECONDS
+    return True
 
 
 def fetch_file(source: epath.Path, target: Path) -> None:
@@ -147,11 +161,12 @@ def fetch_file(source: epath.Path, target: Path) -> None:
         if (here.st_size, int(here.st_mtime)) == (there.length, int(there.mtime)):
             return
     target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    unfinished = target.with_name(f".{target.name}.{os.getpid()}{_UNFINISHED}")
     with source.open("rb") as reader, unfinished.open("wb") as writer:
         shutil.copyfileobj(reader, writer, 1 << 20)
-    os.utime(unfinished, (there.mtime, there.mtime))
     unfinished.replace(target)
+    # Only now: with an old time, what is unfinished would be taken for left behind.
+    os.utime(target, (there.mtime, there.mtime))
 
 
 def send_file(source: Path, target: epath.Path) -> None:

@@ -126,6 +126,19 @@ def test_a_folder_comes_and_goes_as_it_is_there(tmp_path):
     assert (here / "a.txt").read_text() == "4"
 
 
+def test_what_another_process_is_writing_is_left_to_it(tmp_path):
+    there, here = tmp_path / "there", tmp_path / "here"
+    for folder in (there, here):
+        (folder / "checkpoints").mkdir(parents=True)
+    (there / "checkpoints" / "d").write_text("1")
+    fresh, old = (here / "checkpoints" / f".d.{number}.tmp" for number in (1, 2))
+    for file in (fresh, old):
+        file.write_text("half")
+    os.utime(old, (1, 1))
+    fetch_folder(epath.Path(there), here, lambda _: True)
+    assert sorted(path.name for path in (here / "checkpoints").iterdir()) == [fresh.name, "d"]
+
+
 class KeepingListings(LocalFileSystem):
     """Stands in for a bucket's client: keeps what it listed until it is told to forget."""
 
