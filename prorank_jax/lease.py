@@ -19,7 +19,7 @@ from pathlib import Path
 
 from etils import epath
 
-from prorank_jax.remote_files import has_no_folders, with_url_errors, write_whole
+from prorank_jax.remote_files import forget_listings, has_no_folders, with_url_errors, write_whole
 from prorank_jax.run_folder import LEASE_FILE
 
 RENEW_SECONDS = 10.0
@@ -73,7 +73,7 @@ class Lease:
     def _keep_renewing(self) -> None:
         while not self._stop.wait(RENEW_SECONDS):
             with suppress(Exception):  # a bucket that does not answer now may answer the next time
-                if _read(self._file).get("holder", self._holder) != self._holder:
+                if (_read(self._file) or {}).get("holder", self._holder) != self._holder:
                     self.is_lost = True
                     return
                 self._write()
@@ -95,28 +95,37 @@ def _where() -> dict[str, object]:
     return {"host": socket.gethostname(), "boot": boot, "pid_namespace": pid_namespace}
 
 
-def _read(file: epath.Path) -> dict[str, object]:
+def _read(file: epath.Path) -> dict[str, object] | None:
+    """The lease; empty where it cannot be read, None where there is none."""
     try:
         content = json.loads(file.read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
+    except FileNotFoundError:
+        return None
+    except json.JSONDecodeError:
         return {}
     return content if isinstance(content, dict) else {}
 
 
+def _read_anew(file: epath.Path) -> dict[str, object] | None:
+    """`_read`, not in the length that a bucket's client once listed: a lease that grew would be cut off."""
+    forget_listings(file)
+    return _read(file)
+
+
 def _refuse_while_held(file: epath.Path, output_dir: str) -> None:
     """Watches a lease that is there until it is clear whether its holder lives."""
-    seen = with_url_errors("output_dir", output_dir, lambda: _read(file))
+    seen = with_url_errors("output_dir", output_dir, lambda: _read_anew(file))
     end = time.monotonic() + WATCH_SECONDS
-    while seen and not _is_dead_here(seen) and time.monotonic() < end:
+    while seen is not None and not _is_dead_here(seen) and time.monotonic() < end:
         time.sleep(_LOOK_SECONDS)
-        now = _read(file)
-        if now and now != seen:
+        now = _read_anew(file)
+        if now is None:
+            return
+        if now != seen:
             raise ValueError(
                 f"output_dir={output_dir!r}: another run is writing there (process {now.get('pid')} on "
                 f"{now.get('host')}); wait for it or name another"
             )
-        if not now:
-            return
 
 
 def _is_dead_here(seen: dict[str, object]) -> bool:

@@ -105,6 +105,17 @@ def test_a_torn_lease_is_none(content, tmp_path):
         pass
 
 
+def test_a_lease_that_is_torn_while_it_is_watched_is_held(tmp_path, monkeypatch):
+    """A bucket's client may cut off what has grown since it listed it."""
+    told = [{"holder": "x", "renewals": 9}, {}, {"holder": "x", "renewals": 10}]
+    monkeypatch.setattr(lease_module, "_read", lambda _: told.pop(0))
+    with (
+        pytest.raises(ValueError, match="another run is writing there"),
+        only_run_at(epath.Path(tmp_path), "x"),
+    ):
+        pass
+
+
 def test_a_run_that_lost_its_folder_is_told(tmp_path):
     with only_run_at(epath.Path(tmp_path), "gs://b/run") as lease:
         lease.check()
