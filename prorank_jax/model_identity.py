@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from prorank_jax.models.sources import resolve_source
-from prorank_jax.pretrained import is_run_directory
+from prorank_jax.pretrained import is_run_directory, read_run_config
 from prorank_jax.run_folder import CHECKPOINTS_FOLDER, CONFIG_FILE, MODEL_CONFIG_FILE, TOKENIZER_FOLDER
 
 IDENTITY = ("model", "model_step", "model_fingerprint")
@@ -32,14 +34,36 @@ def model_identity(source: str) -> dict[str, Any]:
     if step is None:
         raise ValueError(f"model={source!r}: a run without a checkpoint; let it train first")
     # The rest of a run directory (logs, data) does not decide a score, and may be written meanwhile.
-    files = [file for file in (path / CHECKPOINTS_FOLDER / str(step)).rglob("*") if file.is_file()]
-    files += [file for name in (CONFIG_FILE, MODEL_CONFIG_FILE) for file in path.glob(name)]
+    files = _files_of_weights(path, step)
+    files += list(path.glob(CONFIG_FILE))
     files += [file for file in (path / TOKENIZER_FOLDER).glob("*") if file.is_file()]
     return {
         "model": source,
         "model_step": step,
         "model_fingerprint": fingerprint_files(files, path),
     }
+
+
+def weights_fingerprint(source: str) -> str:
+    """A hash of what decides the parameters that a model is loaded with, in hexadecimal.
+
+    Of a run's config only the low-rank factors do: it is written anew where the run goes on elsewhere.
+
+    Raises:
+        ValueError: as `model_identity`.
+    """
+    path = resolve_source(source)
+    step = newest_step(path) if is_run_directory(path) else None
+    if step is None:
+        return str(model_identity(source)["model_fingerprint"])
+    lora = json.dumps(asdict(read_run_config(path).lora), sort_keys=True)
+    weights = fingerprint_files(_files_of_weights(path, step), path)
+    return hashlib.sha256(f"{weights}\n{lora}".encode()).hexdigest()
+
+
+def _files_of_weights(run: Path, step: int) -> list[Path]:
+    files = [file for file in (run / CHECKPOINTS_FOLDER / str(step)).rglob("*") if file.is_file()]
+    return [*files, *run.glob(MODEL_CONFIG_FILE)]
 
 
 def newest_step(run: Path) -> int | None:

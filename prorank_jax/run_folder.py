@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,6 +60,12 @@ def _is_left_by_an_early_stop(name: str) -> bool:
     return name.startswith((f".{CONFIG_FILE}.", f".{LEASE_FILE}.")) and name.endswith(".tmp")
 
 
+def _source_beside(fields: Mapping[str, Any]) -> str:
+    """Where a run starts from the run beside it, its folder's name: both may have been moved together."""
+    source, folder = Path(fields["model.source"]), Path(fields["output_dir"])
+    return source.name if source.parent == folder.parent and source != folder else ""
+
+
 def check_same_run(output_dir: Path | epath.Path, config: RunConfig) -> None:
     """Refuses to go on in a directory, here or in a bucket, that holds another run or anything else.
 
@@ -86,6 +92,8 @@ def check_same_run(output_dir: Path | epath.Path, config: RunConfig) -> None:
     current = flatten(config_to_dict(config))
     # A field that came later has the meaning that a run without it had.
     saved = flatten(config_to_dict(RunConfig())) | saved
+    if (beside := _source_beside(saved)) and beside == _source_beside(current):
+        current["model.source"] = saved["model.source"]
     differing = [
         name
         for name in sorted(saved | current)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from prorank_jax.config import RunConfig
 from prorank_jax.examples import ExampleSet
-from prorank_jax.model_identity import model_identity
+from prorank_jax.model_identity import weights_fingerprint
 from prorank_jax.models.config import ModelConfig
 from prorank_jax.models.weights import read_model_config
 from prorank_jax.run_folder import MODEL_CONFIG_FILE
@@ -26,7 +26,7 @@ def fingerprint_inputs(
     """
     found = {TRAINED_ON: examples.digest, HELD_OUT: held_out.digest}
     if uses_reference:
-        found[REFERENCE] = str(model_identity(config.model.source)["model_fingerprint"])
+        found[REFERENCE] = weights_fingerprint(config.model.source)
     return found
 
 

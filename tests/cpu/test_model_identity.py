@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
-from prorank_jax.model_identity import fingerprint_files, model_identity
-from prorank_jax.run_folder import CHECKPOINTS_FOLDER
+from prorank_jax.config import MeshOptions
+from prorank_jax.config_files import load_config
+from prorank_jax.model_identity import fingerprint_files, model_identity, weights_fingerprint
+from prorank_jax.run_folder import CHECKPOINTS_FOLDER, write_config
 
 
 def test_identity_of_a_run_is_its_newest_checkpoint(tmp_path):
@@ -24,6 +28,25 @@ def test_identity_of_a_run_is_its_newest_checkpoint(tmp_path):
     assert model_identity(str(tmp_path)) == identities[1] == identities[2]
     (tmp_path / CHECKPOINTS_FOLDER / "56" / "data").write_text("other bytes")
     assert model_identity(str(tmp_path)) != identities[1]
+
+
+def test_weights_of_a_run_stay_the_same_where_it_goes_on_elsewhere(tmp_path):
+    """It writes its config anew then; a run that starts from it must still know it."""
+    run = load_config(None, {"output_dir": "runs/a", "lora.rank": 4})
+
+    def fingerprint(**changes) -> str:
+        write_config(tmp_path, dataclasses.replace(run, **changes))
+        return weights_fingerprint(str(tmp_path))
+
+    (tmp_path / "model_config.json").write_text("{}")
+    (tmp_path / CHECKPOINTS_FOLDER / "28").mkdir(parents=True)
+    (tmp_path / CHECKPOINTS_FOLDER / "28" / "data").write_text("bytes")
+    first = fingerprint()
+    assert fingerprint(output_dir="runs/b", mesh=MeshOptions(data=1, fsdp=8)) == first
+    assert fingerprint(checkpoint=dataclasses.replace(run.checkpoint, keep=5)) == first
+    assert fingerprint(lora=dataclasses.replace(run.lora, alpha=run.lora.alpha * 2)) != first
+    (tmp_path / CHECKPOINTS_FOLDER / "28" / "data").write_text("other bytes")
+    assert fingerprint() != first
 
 
 def test_a_fingerprint_sees_names_sizes_and_both_ends(tmp_path):

@@ -141,7 +141,9 @@ def test_what_a_model_was_trained_on_comes_by_url_too(tmp_path, caplog):
         model = dataclasses.replace(config.model, source=f"file://{folders[-1]}")
         data = dataclasses.replace(config.data, source=name, split="train")
         write_config(tmp_path / name, dataclasses.replace(config, model=model, data=data))
-        write_json(tmp_path / name / "report.json", {"before": {"auc": 0.5}, "after": {"auc": 0.75}})
+        write_json(
+            tmp_path / name / "report.json", {"before": {"auc": 0.5}, "after": {"auc": 0.75, "step": 4}}
+        )
         folders.append(tmp_path / name)
     known = [("demo", "dev"), ("first", "train"), ("second", "train")]
     for count, folder in enumerate(folders, start=1):
@@ -150,7 +152,7 @@ def test_what_a_model_was_trained_on_comes_by_url_too(tmp_path, caplog):
     opened = SimpleNamespace(source=source, path=resolve_source(source))
     history = read_run_history(opened)
     assert [record.config.data.source for record in history.runs] == ["first", "second"]
-    assert [record.after for record in history.runs] == [{"auc": 0.75}] * 2
+    assert [record.after for record in history.runs] == [{"auc": 0.75, "step": 4}] * 2
     assert not caplog.records
     shutil.rmtree(folders[0])
     shutil.rmtree(folders[1])

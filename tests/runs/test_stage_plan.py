@@ -92,6 +92,26 @@ def test_one_command_trains_what_two_do(tmp_path, monkeypatch):
     assert read_lines(tmp_path / "one" / "stage2" / METRICS_FILE) == before
 
 
+@pytest.mark.usefixtures("shared_programs", "rough_pictures")
+def test_both_stages_go_on_elsewhere_where_stage_2_reads_stage_1_again(tmp_path, monkeypatch):
+    """Stage 1's config is written anew then, with the fields that may differ; its weights are the same."""
+    monkeypatch.setattr(prorank_jax.setup, "make_mesh", lambda options: make_mesh(options, jax.devices()[:1]))
+    monkeypatch.setattr(prorank_jax.run_report, "measured_matmul_flops", lambda _: 1e12)
+    model, collection = write_model_folder(tmp_path / "model"), write_collection(tmp_path / "collection")
+    fields = tiny_fields(model, collection, tmp_path / "one") | {"train.steps": 2, "probe.examples": 4}
+    del fields["data.buckets"]
+    fields |= {"stage": "both", "ranking.kl_coefficient": 0.1, "optimizer.warmup_steps": 1}
+    launcher = load_launcher()
+    assert launcher.main(command_line(fields)) == 0
+    before = read_lines(tmp_path / "one" / "stage2" / METRICS_FILE)
+    assert launcher.main(command_line(fields | {"train.sample_every": 7, "checkpoint.keep": 1})) == 0
+    (tmp_path / "one").rename(tmp_path / "moved")
+    assert launcher.main(command_line(fields | {"output_dir": str(tmp_path / "moved")})) == 0
+    assert read_lines(tmp_path / "moved" / "stage2" / METRICS_FILE) == before
+    other = fields | {"output_dir": str(tmp_path / "moved"), "stage1.output_dir": str(model)}
+    assert launcher.main(command_line(other)) == 2
+
+
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
