@@ -141,10 +141,9 @@ def make_index(examples: Sequence[Example]) -> dict[str, np.ndarray]:
     """What batches are planned from, one entry for each example.
 
     `lengths`, `labels`, `grades`, `starts` (tokens before the document), `queries` and `documents` (both
-    numbered from 0 in their order; copies of a document have one number) are int32, `scores` float32.
+    numbered from 0 in their order; see `_number_documents`) are int32, `scores` float32.
     """
     queries: dict[str, int] = {}
-    documents: dict[str | bytes, int] = {}
     return {
         "lengths": np.array([len(example.tokens) for example in examples], np.int32),
         "labels": np.array([example.label for example in examples], np.int32),
@@ -152,11 +151,31 @@ def make_index(examples: Sequence[Example]) -> dict[str, np.ndarray]:
         "scores": np.array([example.score for example in examples], np.float32),
         "starts": np.array([example.document_start for example in examples], np.int32),
         "queries": np.array([queries.setdefault(e.query_id, len(queries)) for e in examples], np.int32),
-        "documents": np.array(
-            [documents.setdefault(e.document_key or e.document_id, len(documents)) for e in examples],
-            np.int32,
-        ),
+        "documents": np.array(_number_documents(examples), np.int32),
     }
+
+
+def _number_documents(examples: Sequence[Example]) -> list[int]:
+    """Numbers from 0 in the order of the examples: one for all that share a document's id or its text.
+
+    Copies have one text under several ids; a document that a query was made from has several texts.
+    """
+    first_of: dict[str | bytes, int] = {}  # id or text -> the first example with it
+    leader = list(range(len(examples)))  # an earlier example of the same document, or the example itself
+
+    def find(place: int) -> int:
+        while leader[place] != place:
+            leader[place] = leader[leader[place]]
+            place = leader[place]
+        return place
+
+    for place, example in enumerate(examples):
+        names: list[str | bytes] = [example.document_id, example.document_key]
+        for name in names[: 2 if example.document_key else 1]:
+            one, other = find(first_of.setdefault(name, place)), find(place)
+            leader[max(one, other)] = min(one, other)
+    numbers: dict[int, int] = {}
+    return [numbers.setdefault(find(place), len(numbers)) for place in range(len(examples))]
 
 
 def _remove_leftovers(cache: Path) -> None:

@@ -86,6 +86,17 @@ def test_copies_of_a_document_are_one_to_the_lists_that_borrow() -> None:
     assert make_index(build_examples(groups, WordRenderer(), OPTIONS))["documents"].tolist() == [0, 1, 0]
 
 
+def test_the_texts_of_one_document_are_one_to_the_lists_that_borrow() -> None:
+    """A query that was made from a document has it without the title or the sentence that it asks with."""
+    whole, body, other = Document("d", "body", "title"), Document("d", "body"), Document("e", "else")
+    copy = Document("copy", "body")
+    groups = [
+        RankingGroup(query, query, tuple(Candidate(document, 1) for document in documents))
+        for query, documents in (("q", (whole, other)), ("r", (copy,)), ("s", (body,)))
+    ]
+    assert make_index(build_examples(groups, WordRenderer(), OPTIONS))["documents"].tolist() == [0, 1, 0, 0]
+
+
 def test_examples_need_groups_and_prompts_within_the_limit() -> None:
     with pytest.raises(ValueError, match=r"no ranking groups"):
         build_examples([], WordRenderer(), OPTIONS)
