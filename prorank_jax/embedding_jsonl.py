@@ -19,6 +19,9 @@ SPLITS = ("train", "dev", EVERYTHING)
 TRAIN_SHARE = 0.9
 RELEVANT, IRRELEVANT = 1, 0
 
+Scored = list[tuple[str, float | None]]
+"""Passages, each with its teacher's score."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -53,11 +56,11 @@ def _is_finite_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
 
 
-def _scored_passages(record: dict[str, Any], name: str, place: str) -> dict[str, float | None]:
+def _scored_passages(record: dict[str, Any], name: str, place: str) -> Scored:
     passages = _passages(record, name, place)
     if name == "pos" and not all(text.strip() for text in passages):
         raise ValueError(f"{place}: pos holds an empty passage; give it a text or leave it out")
-    return dict(zip(passages, _scores(record, f"{name}_scores", len(passages), place), strict=True))
+    return list(zip(passages, _scores(record, f"{name}_scores", len(passages), place), strict=True))
 
 
 def _document(text: str) -> Document:
@@ -95,7 +98,8 @@ class _Query:
         # Files list the hardest negatives first; a fixed shuffle keeps a cut of the list fair.
         random.Random(f"{seed}:{self.id}").shuffle(negatives)
         positives = [
-            Candidate(_document(passage), RELEVANT, score) for passage, score in self.relevant.items()
+            Candidate(_document(passage), RELEVANT, self.irrelevant.get(passage) if score is None else score)
+            for passage, score in self.relevant.items()
         ]
         return RankingGroup(self.id, text, (*positives, *negatives))
 
@@ -166,11 +170,21 @@ def _read_queries(path: Path) -> tuple[dict[str, _Query], int]:
             )
         lines += 1
         query = queries.setdefault(text, _Query(query_id))
-        _add(query.relevant, _scored_passages(record, "pos", place))
-        _add(query.irrelevant, _scored_passages(record, "neg", place))
+        _add(query.relevant, _scored_passages(record, "pos", place), f"{place}: pos")
+        _add(query.irrelevant, _scored_passages(record, "neg", place), f"{place}: neg")
     return queries, lines
 
 
-def _add(known: dict[str, float | None], passages: dict[str, float | None]) -> None:
-    """Adds a line's passages; one without a score takes none away."""
-    known |= {passage: known.get(passage) if score is None else score for passage, score in passages.items()}
+def _add(known: dict[str, float | None], passages: Scored, name: str) -> None:
+    """Adds passages; one without a score takes none away.
+
+    Raises:
+        ValueError: a passage of this query has another score.
+    """
+    for passage, score in passages:
+        before = known.get(passage)
+        if None not in (before, score) and before != score:
+            raise ValueError(
+                f"{name} gives a passage of this query the score {score:g}, and it has {before:g}; keep one"
+            )
+        known[passage] = before if score is None else score

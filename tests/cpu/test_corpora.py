@@ -329,6 +329,16 @@ def test_embedding_file_becomes_groups(tmp_path: Path) -> None:
     assert [(c.document.text, c.grade, c.score) for c in group.candidates] == [("a", 1, 2.0), ("b", 0, 0.5)]
 
 
+def test_two_scores_of_one_passage_are_refused(tmp_path: Path) -> None:
+    lines = [
+        {"query": "same", "pos": ["a"], "pos_scores": [2], "neg": ["b"], "neg_scores": [1]},
+        {"query": "same", "pos": ["a"], "pos_scores": [2], "neg": ["b"], "neg_scores": [3]},
+    ]
+    path = write_jsonl(tmp_path / "train.jsonl", lines)
+    with pytest.raises(ValueError, match=r"line 2: neg gives .* the score 3, and it has 1; keep one"):
+        load_groups(str(path), "all", DataOptions())
+
+
 def test_lines_of_one_query_are_one_group(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """As in triples: what another line of the query calls relevant is no negative, here or elsewhere."""
     lines = [
@@ -349,7 +359,7 @@ def test_lines_of_one_query_are_one_group(tmp_path: Path, caplog: pytest.LogCapt
     assert group.query_id == "q"
     assert {c.document.text: (c.grade, c.score) for c in group.candidates} == {
         "a": (1, 2.0),
-        "c": (1, None),
+        "c": (1, 1.0),
         "b": (0, 0.5),
         "d": (0, None),
     }
