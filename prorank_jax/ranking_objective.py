@@ -16,7 +16,7 @@ def check_losses(config: RunConfig) -> dict[str, float]:
     """The weight of each loss of stage 2; refuses what no examples could make work.
 
     Raises:
-        ValueError: an unknown loss, one that lacks a teacher's scores, or documents or a teacher
+        ValueError: an unknown loss, one that lacks a teacher's scores, or documents, a teacher or labels
             that none reads.
     """
     ranking, data = config.ranking, config.data
@@ -34,6 +34,11 @@ def check_losses(config: RunConfig) -> dict[str, float]:
             f"data.teacher_scores={data.teacher_scores!r}: none of ranking.losses={ranking.losses!r} with "
             f"ranking.soft_labels={ranking.soft_labels!r} reads a teacher; add {_teacher_readers()}, or "
             f"leave {'it and data.teacher_depth' if data.teacher_depth else 'it'} out"
+        )
+    if ranking.soft_labels != RankingOptions.soft_labels and "pointwise" not in weights:
+        raise ValueError(
+            f"ranking.soft_labels={ranking.soft_labels!r}: are the labels of pointwise, which is not one of "
+            f"ranking.losses={ranking.losses!r}; add it, or leave ranking.soft_labels out"
         )
     return weights
 

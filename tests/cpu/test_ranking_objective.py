@@ -35,6 +35,14 @@ def test_a_teacher_that_no_loss_reads_is_refused(losses: str, more: dict[str, ob
         check_losses(config)
 
 
+@pytest.mark.parametrize("soft_labels", ["teacher", "teacher_logit"])
+@pytest.mark.parametrize("source", ["demo", "scored.jsonl"])
+def test_labels_that_no_loss_reads_are_refused(soft_labels: str, source: str) -> None:
+    given = {"stage": 2, "ranking.soft_labels": soft_labels, "data.source": source}
+    with pytest.raises(ValueError, match=rf"^ranking\.soft_labels='{soft_labels}': .* add it"):
+        check_losses(load_config(None, given))
+
+
 @pytest.mark.parametrize(
     ("losses", "soft_labels"),
     [
