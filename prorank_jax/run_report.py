@@ -55,6 +55,10 @@ def read_report(folder: Path) -> str:
 
 def _run_facts(run: Run, folder: Path) -> RunFacts:
     stage, examples, config = run.stage, run.examples, run.config
+    trained = slice(None) if stage.trained is None else stage.trained
+    queries, labels, lengths = (
+        numbers[trained] for numbers in (examples.queries, examples.labels, examples.lengths)
+    )
     return RunFacts(
         stage=config.stage,
         metrics=read_lines(folder / METRICS_FILE),
@@ -62,7 +66,7 @@ def _run_facts(run: Run, folder: Path) -> RunFacts:
         learned=stage.learned,
         held_out=stage.held_out,
         max_grad_norm=config.optimizer.max_grad_norm,
-        data=data_facts(examples.queries, examples.labels, examples.lengths, config.data.max_length),
+        data=data_facts(queries, labels, lengths, config.data.max_length),
         shows_key_sentences=config.data.excerpts == "key_sentences",
         holds_format=config.ranking.format_coefficient > 0,
         updates_per_step=config.grpo.updates_per_rollout if config.stage == 1 else 1,

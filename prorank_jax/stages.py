@@ -63,6 +63,7 @@ class Stage:
         curves: metrics of the report's picture, with their names there.
         learned, held_out: the metric that training drives up, and the probe's that should rise with it; ""
             where none has to.
+        trained: positions of the examples that the batches are made of; None: of all.
     """
 
     step: TrainStep
@@ -73,6 +74,7 @@ class Stage:
     curves: Mapping[str, str]
     learned: str
     held_out: str
+    trained: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -210,4 +212,5 @@ def _ranking(parts: Parts) -> Stage:
         learned="ndcg",
         # The probe's AUC is over all queries; losses over lists leave each query's scores a free offset.
         held_out="auc" if learns_level(objective.weights) else "",
+        trained=np.concatenate(index.members),
     )
