@@ -200,7 +200,8 @@ def _add_teacher(
     if not options.teacher_scores:
         return groups
     scores = read_teacher_scores(local_source(options.teacher_scores, TEACHER))
-    return add_teacher_candidates(groups, scores, collection, options.teacher_depth)
+    depth, relevant_grade = options.teacher_depth, options.relevant_grade
+    return add_teacher_candidates(groups, scores, collection, depth, relevant_grade)
 
 
 def _hash_file(path: Path) -> str:

@@ -12,6 +12,7 @@ from prorank_jax.bm25 import Bm25Index
 from prorank_jax.collection import Collection
 from prorank_jax.config import DataOptions
 from prorank_jax.long_work import tracked
+from prorank_jax.messages import name_a_few
 from prorank_jax.query_texts import plain
 from prorank_jax.self_retrieval import is_the_query
 from prorank_jax.types import Candidate, RankingGroup
@@ -126,6 +127,20 @@ def _not_to_be_drawn(
     return {identifier: relevant_grade for identifier in alike if identifier not in grades}
 
 
+def look_relevant(collection: Collection, queries: Iterable[str], relevant_grade: int) -> dict[str, set[str]]:
+    """Query id → unjudged documents that are no negatives of it; see `_not_to_be_drawn`."""
+    queries = list(queries)
+    copies = _copies_of_relevant(collection, relevant_grade)
+    asked = _documents_asked(collection, queries)
+    return {
+        query: set(_not_to_be_drawn(collection, query, copies, asked, relevant_grade)) for query in queries
+    }
+
+
+def _says_nothing(collection: Collection, identifier: str) -> bool:
+    return not collection.documents[identifier].full_text.strip()
+
+
 def index_documents(collection: Collection) -> Bm25Index:
     """BM25 over the documents, in the collection's order."""
     return Bm25Index([document.full_text for document in collection.documents.values()])
@@ -139,8 +154,8 @@ def make_groups(
     The candidates of a group come in this order: the relevant ones, best grade first; then
     `negatives_per_query` irrelevant ones (see `choose_negatives`; the mined ones have grade 0); then the
     other judged ones. A document that is the query itself, as in ArguAna and Quora, or that has the very text
-    of a relevant one under another id, is not mined. The choice for a query depends on the seed, its id and
-    the collection only.
+    of a relevant one under another id, is not mined; a relevant one without a word is no candidate. The
+    choice for a query depends on the seed, its id and the collection only.
 
     Args:
         index: `index_documents` of the collection; None: made here, if negatives need it.
@@ -148,10 +163,23 @@ def make_groups(
     Raises:
         ValueError: no query has a document of `relevant_grade` or higher.
     """
+    empty = {
+        document
+        for grades in collection.qrels.values()
+        for document, grade in grades.items()
+        if grade >= options.relevant_grade and _says_nothing(collection, document)
+    }
+    if empty:
+        _log.warning(
+            "%s: %d relevant documents without a word are left out: %s",
+            *(collection.name, len(empty), name_a_few(empty)),
+        )
     judged = {
         query: grades
         for query, grades in collection.qrels.items()
-        if any(grade >= options.relevant_grade for grade in grades.values())
+        if any(
+            grade >= options.relevant_grade and document not in empty for document, grade in grades.items()
+        )
     }
     left_out = len(collection.qrels) - len(judged)
     if not judged:
@@ -184,6 +212,7 @@ def make_groups(
         candidates = tuple(
             Candidate(collection.documents[identifier], grades.get(identifier, MINED_GRADE))
             for identifier in _order_candidates(grades, negatives, options.relevant_grade)
+            if identifier not in empty or grades.get(identifier, MINED_GRADE) < options.relevant_grade
         )
         groups.append(RankingGroup(query_id, text, candidates))
     return groups

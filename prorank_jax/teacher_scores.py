@@ -14,8 +14,7 @@ import numpy as np
 from prorank_jax.collection import Collection
 from prorank_jax.jsonl import read_lines
 from prorank_jax.messages import name_a_few
-from prorank_jax.negatives import MINED_GRADE
-from prorank_jax.self_retrieval import is_the_query
+from prorank_jax.negatives import MINED_GRADE, look_relevant
 from prorank_jax.types import Candidate, RankingGroup
 
 TeacherScores = Mapping[str, Mapping[str, float]]
@@ -177,27 +176,28 @@ def _check_documents(groups: Sequence[RankingGroup], scores: TeacherScores, coll
 
 
 def _best_unjudged(
-    group: RankingGroup, scores: TeacherScores, collection: Collection, depth: int
+    group: RankingGroup, scores: TeacherScores, collection: Collection, depth: int, left_out: set[str]
 ) -> list[str]:
     """Ids of the teacher's best documents that nobody judged, best first, equal scores by id."""
     judged = collection.qrels.get(group.query_id, {})
     of_query = scores.get(group.query_id, {})
-    unjudged = [document for document in of_query if document not in judged]
-    own = collection.documents.get(group.query_id)
-    if own is not None and is_the_query(group.query_id, group.query, own.title, own.text):
-        # Evaluation drops it, too.
-        unjudged = [document for document in unjudged if document != group.query_id]
+    unjudged = [document for document in of_query if document not in judged and document not in left_out]
     return sorted(unjudged, key=lambda document: (-of_query[document], document))[:depth]
 
 
 def add_teacher_candidates(
-    groups: Sequence[RankingGroup], scores: TeacherScores, collection: Collection, depth: int
+    groups: Sequence[RankingGroup],
+    scores: TeacherScores,
+    collection: Collection,
+    depth: int,
+    relevant_grade: int = 1,
 ) -> list[RankingGroup]:
     """`attach_scores`, after the teacher's best `depth` unjudged documents became candidates too.
 
     New candidates follow those there are, best first, with the grade of a mined negative. Some of them may
     be relevant though nobody judged them: losses that learn from the teacher know, those that compare
-    grades do not.
+    grades do not. Copies of a relevant document, and what says just the query, are not added: no negative
+    of these queries is one.
 
     Raises:
         ValueError: as `attach_scores`; a negative depth; scores of documents that the collection has not.
@@ -205,12 +205,17 @@ def add_teacher_candidates(
     if depth < 0:
         raise ValueError(f"data.teacher_depth={depth}: must be at least 0")
     _check_documents(groups, scores, collection)
+    left_out = look_relevant(
+        collection, [group.query_id for group in groups] if depth else [], relevant_grade
+    )
     widened = []
     for group in groups:
         there = {candidate.document.id for candidate in group.candidates}
         added = tuple(
             Candidate(collection.documents[document], MINED_GRADE)
-            for document in _best_unjudged(group, scores, collection, depth)
+            for document in _best_unjudged(
+                group, scores, collection, depth, left_out.get(group.query_id, set())
+            )
             if document not in there
         )
         widened.append(dataclasses.replace(group, candidates=group.candidates + added))

@@ -100,6 +100,20 @@ def test_the_choice_depends_on_seed_and_query_only() -> None:
     assert whole != _negative_ids(options, collection, seed=1)
 
 
+def test_a_relevant_document_without_a_word_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    """Its prompt would be that of any other such document, whatever the query."""
+    collection = _collection()
+    documents = collection.documents | {"d0": Document("d0", " ", "\n"), "d1": Document("d1", "")}
+    qrels = collection.qrels | {"q1": {"d1": 2}, "q2": {"d2": 2, "d1": 0}}
+    groups = make_groups(dataclasses.replace(collection, documents=documents, qrels=qrels), DataOptions())
+    found = {group.query_id: {c.document.id: c.grade for c in group.candidates} for group in groups}
+    assert "d0" not in found["q0"]
+    assert found["q0"]["d4"] == 1
+    assert "q1" not in found
+    assert (found["q2"]["d2"], found["q2"]["d1"]) == (2, 0)
+    assert "2 relevant documents without a word are left out: 'd0', 'd1'" in caplog.text
+
+
 def test_queries_without_relevant_documents_are_left_out(caplog: pytest.LogCaptureFixture) -> None:
     collection = _collection()
     collection.qrels["q3"] = {"d1": 0}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 from pathlib import Path
@@ -181,13 +182,28 @@ def test_the_teachers_best_become_candidates() -> None:
 
 def test_a_document_that_is_the_query_itself_becomes_no_candidate() -> None:
     """As in ArguAna and Quora; where ids are merely numbers, another text under the same one may be."""
-    texts = {"q1": "about q1", "q2": "something else", "d1": "text", "d4": "text"}
+    texts = {"q1": "about q1", "q2": "something else", "d1": "text", "d4": "other text"}
     documents = {name: Document(name, text) for name, text in texts.items()}
-    collection = Collection("own", documents, {}, {"q1": {"d1": 1}, "q2": {"d4": 2}})
+    queries = {group.query_id: group.query for group in GROUPS}
+    collection = Collection("own", documents, queries, {"q1": {"d1": 1}, "q2": {"d4": 2}})
     scores = {query: {"q1": 3.0, "q2": 2.0, "d1": 1.0, "d4": 0.5} for query in ("q1", "q2")}
     first, second = add_teacher_candidates(GROUPS, scores, collection, depth=2)
     assert list(_scores_of(first))[3:] == ["q2", "d4"]
     assert list(_scores_of(second))[2:] == ["q1", "q2"]
+
+
+def test_copies_of_a_relevant_document_and_what_says_the_query_become_no_candidates() -> None:
+    """A teacher scores them best, and they would have the grade of a negative."""
+    collection = _collection()
+    documents = collection.documents | {
+        "copy": Document("copy", "document number 1"),
+        "asked": Document("asked", " ONE"),
+    }
+    collection = dataclasses.replace(collection, documents=documents)
+    scores = {"q1": {"copy": 0.9, "asked": 0.8, "d7": 0.1}, "q2": {"copy": 0.9, "asked": 0.8}}
+    first, second = add_teacher_candidates(GROUPS, scores, collection, depth=3)
+    assert list(_scores_of(first))[3:] == ["d7"]
+    assert list(_scores_of(second))[2:] == ["copy", "asked"]  # d1 is not relevant to q2, "ONE" is not "two"
 
 
 def test_without_depth_nothing_is_added() -> None:
