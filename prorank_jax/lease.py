@@ -121,11 +121,12 @@ def _refuse_while_held(file: epath.Path, output_dir: str) -> None:
         now = _read_anew(file)
         if now is None:
             return
-        if now != seen:
+        if seen and now and now != seen:
             raise ValueError(
                 f"output_dir={output_dir!r}: another run is writing there (process {now.get('pid')} on "
                 f"{now.get('host')}); wait for it or name another"
             )
+        seen = seen or now
 
 
 def _is_dead_here(seen: dict[str, object]) -> bool:

@@ -99,20 +99,29 @@ def test_a_reader_never_sees_half_a_lease(tmp_path):
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]"])
-def test_a_torn_lease_is_none(content, tmp_path):
+def test_a_lease_that_stays_torn_is_taken_over(content, tmp_path):
     (tmp_path / LEASE_FILE).write_text(content)
+    began = time.monotonic()
     with only_run_at(epath.Path(tmp_path), "gs://b/run"):
-        pass
+        assert time.monotonic() - began >= 2.0
 
 
 def test_a_lease_that_is_torn_while_it_is_watched_is_held(tmp_path, monkeypatch):
     """A bucket's client may cut off what has grown since it listed it."""
-    told = [{"holder": "x", "renewals": 9}, {}, {"holder": "x", "renewals": 10}]
+    lease = {"holder": "x", "pid": 5, "host": "h"}
+    told = [lease | {"renewals": 9}, {}, lease | {"renewals": 10}]
     monkeypatch.setattr(lease_module, "_read", lambda _: told.pop(0))
     with (
-        pytest.raises(ValueError, match="another run is writing there"),
+        pytest.raises(ValueError, match=r"another run is writing there \(process 5 on h\)"),
         only_run_at(epath.Path(tmp_path), "x"),
     ):
+        pass
+
+
+def test_a_dead_lease_that_is_first_read_torn_keeps_nobody_out(tmp_path, monkeypatch):
+    told = [{}]
+    monkeypatch.setattr(lease_module, "_read", lambda _: told.pop(0) if told else {"holder": "x", "pid": 5})
+    with only_run_at(epath.Path(tmp_path), "gs://b/run"):
         pass
 
 
