@@ -205,9 +205,8 @@ def add_teacher_candidates(
     if depth < 0:
         raise ValueError(f"data.teacher_depth={depth}: must be at least 0")
     _check_documents(groups, scores, collection)
-    left_out = look_relevant(
-        collection, [group.query_id for group in groups] if depth else [], relevant_grade
-    )
+    queries = [group.query_id for group in groups]
+    left_out = look_relevant(collection, queries, relevant_grade) if depth else {}
     widened = []
     for group in groups:
         there = {candidate.document.id for candidate in group.candidates}
