@@ -337,6 +337,10 @@ def test_two_scores_of_one_passage_are_refused(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "train.jsonl", lines)
     with pytest.raises(ValueError, match=r"line 2: neg gives .* the score 3, and it has 1; keep one"):
         load_groups(str(path), "all", DataOptions())
+    rounded = lines[0] | {"pos_scores": [2.001], "neg_scores": [1.0005]}  # as by a teacher in float16
+    write_jsonl(path, [lines[0], rounded])
+    (group,) = load_groups(str(path), "all", DataOptions())
+    assert [candidate.score for candidate in group.candidates] == [2, 1]
 
 
 def test_lines_of_one_query_are_one_group(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
