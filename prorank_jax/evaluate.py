@@ -12,7 +12,6 @@ import jax
 from rich.console import Console
 
 from prorank_jax import __version__
-from prorank_jax.collection import absent_ids
 from prorank_jax.device_memory import naming_memory
 from prorank_jax.evaluation.fusion import Fusion
 from prorank_jax.evaluation.fusion_tuning import tune_weight
@@ -115,12 +114,19 @@ def _tune(task: Task, folder: Path, scoring: _Scoring, splits: Sequence[Split]) 
 
 def _entry(task: Task, evaluation: Evaluation, splits: Sequence[Split]) -> dict[str, Any]:
     queries = len(task.first_stage.rankings)
+    documents, qrels = task.collection.documents, task.collection.qrels
+    relevant = {
+        document
+        for query in task.first_stage.rankings
+        for document, grade in qrels[query].items()
+        if grade > 0
+    }
     return {
         **summarize(evaluation),
         "first_stage_name": task.first_stage.name,
         "queries_without_candidates": task.first_stage.empty,
         "own_documents_dropped": task.first_stage.own_documents,
-        "absent_documents": len(absent_ids(task.collection)[1]),
+        "absent_documents": len(relevant - documents.keys()),
         "sampled_from": task.counted if queries < task.counted else None,
         "trained_on": was_trained_on(task.dataset, splits),
     }

@@ -9,6 +9,7 @@ from typing import Any
 from prorank_jax.evaluation.harness import Evaluation, Fused
 from prorank_jax.evaluation.metrics import MAIN_METRIC, means
 from prorank_jax.evaluation.significance import as_json
+from prorank_jax.source_names import CATALOGUE_PREFIX
 
 # Of CQADupStack, which is twelve ids of ir_datasets and one dataset of BEIR.
 FORUMS = "beir/cqadupstack/"
@@ -77,7 +78,8 @@ def average(datasets: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for name, entry in datasets.items():
-        groups.setdefault(FORUMS if name.startswith(FORUMS) else name, []).append(entry)
+        is_forum = name.removeprefix(CATALOGUE_PREFIX).startswith(FORUMS)
+        groups.setdefault(FORUMS if is_forum else name, []).append(entry)
 
     def mean(part: Callable[[Mapping[str, Any]], Mapping[str, float]]) -> dict[str, float]:
         return _mean_metrics([_mean_metrics([part(entry) for entry in group]) for group in groups.values()])

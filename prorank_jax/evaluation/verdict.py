@@ -115,7 +115,7 @@ def _recall(entry: Entry, top_k: int) -> str:
 
 def _absent(entry: Entry) -> str:
     count = entry.get("absent_documents", 0)
-    return f"{count} judged documents are not in the collection: they count as not found." if count else ""
+    return f"{count} relevant documents are not in the collection: they count as not found." if count else ""
 
 
 def _few(entry: Entry) -> str:

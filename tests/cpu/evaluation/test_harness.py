@@ -149,6 +149,8 @@ def test_the_forums_of_cqadupstack_count_as_one_dataset():
     forums = {
         f"beir/cqadupstack/{name}": entry(value) for name, value in (("android", 0.2), ("wordpress", 0.4))
     }
+    named_in_full = {f"ir_datasets:{name}": value for name, value in forums.items()}
+    assert average({**named_in_full, "demo": entry(0.7)}) == average({**forums, "demo": entry(0.7)})
     mean = average({**forums, "beir/scifact/test": entry(0.7)})
     assert mean["first_stage"]["map"] == mean["delta"] == mean["fused"]["map"] == pytest.approx(0.5)
     assert mean["reranked"]["map"] == pytest.approx(0.6)

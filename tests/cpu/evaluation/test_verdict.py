@@ -142,8 +142,8 @@ def test_nothing_to_rerank_and_an_entry_of_an_older_version():
     assert len(verdict(old, 100)) == 1
 
 
-def test_judged_documents_that_are_absent_are_told_of():
-    assert "3 judged documents are not in the collection: they count as not found." in said(
+def test_relevant_documents_that_are_absent_are_told_of():
+    assert "3 relevant documents are not in the collection: they count as not found." in said(
         absent_documents=3
     )
     assert said(absent_documents=0) == said()
