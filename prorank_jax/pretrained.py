@@ -83,8 +83,8 @@ def _refuse_holder_of_runs(source: str, path: Path) -> None:
 
 def _refuse_part_of_run(source: str, path: Path) -> None:
     if (path / CHECKPOINTS_FOLDER).is_dir() and not (path / "config.json").is_file():
-        gone = ", ".join(name for name in (CONFIG_FILE, MODEL_CONFIG_FILE) if not (path / name).is_file())
-        raise ValueError(f"model.source={source!r}: a run whose {gone} is gone; put it back")
+        gone = next(name for name in (CONFIG_FILE, MODEL_CONFIG_FILE) if not (path / name).is_file())
+        raise ValueError(f"model.source={source!r}: holds checkpoints of a run but no {gone}; put it back")
 
 
 def is_run_directory(path: Path) -> bool:

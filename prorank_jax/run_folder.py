@@ -61,8 +61,8 @@ def _is_left_by_an_early_stop(name: str) -> bool:
 
 
 def _source_beside(fields: Mapping[str, Any]) -> str:
-    """Where a run starts from the run beside it, its folder's name: both may have been moved together."""
-    source, folder = Path(fields["model.source"]), Path(fields["output_dir"])
+    """Where a run starts from the run beside it, its folder's name, else empty: both may have been moved."""
+    source, folder = Path(str(fields["model.source"])), Path(str(fields["output_dir"]))
     return source.name if source.parent == folder.parent and source != folder else ""
 
 

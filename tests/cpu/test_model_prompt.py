@@ -44,7 +44,7 @@ def test_a_run_without_one_of_its_files_names_it(gone, tmp_path):
     (tmp_path / "checkpoints").mkdir()
     for name in {"config.yaml", "model_config.json"} - {gone}:
         (tmp_path / name).write_text("{}")
-    with pytest.raises(ValueError, match=rf"a run whose {gone} is gone; put it back"):
+    with pytest.raises(ValueError, match=rf"holds checkpoints of a run but no {gone}; put it back"):
         open_pretrained(str(tmp_path))
 
 

@@ -227,7 +227,7 @@ def test_draining_answers_what_was_accepted_and_refuses_the_rest():
 
 
 def test_a_body_that_still_arrives_when_the_server_must_leave_is_answered(caplog):
-    with live_server(shutdown_timeout_s=1.0, client_timeout_s=20.0) as live:
+    with live_server(shutdown_timeout_s=0.5, client_timeout_s=20.0) as live:
         half = live.raw(head(len(BODY)) + BODY[:5])
         wait_until(lambda: live.metric("prorank_requests_in_flight") == 1)
         live.stop()
@@ -239,7 +239,7 @@ def test_a_body_that_still_arrives_when_the_server_must_leave_is_answered(caplog
 
 def test_an_answer_that_is_still_read_when_the_server_must_leave_ends_without_a_fault(caplog):
     body = json.dumps({"query": "q", "documents": ["x" * 10**7], "return_documents": True}).encode()
-    with live_server(shutdown_timeout_s=1.0, max_body_bytes=2**25, max_text_chars=10**8) as live:
+    with live_server(shutdown_timeout_s=0.5, max_body_bytes=2**25, max_text_chars=10**8) as live:
         connection = socket.socket()
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.connect(("127.0.0.1", live.port))
