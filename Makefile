@@ -22,7 +22,7 @@ help:
 	@echo "make demo-long the same with more steps: about half an hour"
 	@echo "make test      tests on the CPU: six minutes on two cores"
 	@echo "make test-runs whole runs, killed, moved, in several processes, and README's commands: nine minutes"
-	@echo "make test-robustness  kill runs at a hundred random moments: a quarter of an hour"
+	@echo "make test-robustness  kill runs at a hundred random moments: about twenty minutes"
 	@echo "make test-tpu  compile the training and scoring steps for TPU; needs no TPU"
 	@echo "make test-cuda compare attention, scoring and both stages on an NVIDIA GPU with the CPU"
 	@echo "make test-cuda-compile compile the steps for an NVIDIA H100; needs no GPU"
@@ -49,12 +49,15 @@ setup: $(READY)
 
 # The pins name jax itself; its extra brings CUDA and cuDNN of the same version. CUDA=12 is for older drivers.
 CUDA ?= 13
-$(VENV)/.ready-cuda: $(READY)
+CUDA_READY := $(VENV)/.ready-cuda
+$(CUDA_READY)$(CUDA): $(READY)
+	@others="$(filter-out $(CUDA_READY)$(CUDA),$(wildcard $(CUDA_READY)*))"; test -z "$$others" \
+		|| { echo "error: $(VENV) holds jax for another CUDA ($$others); make clean first"; exit 2; }
 	@echo "installing CUDA $(CUDA) and cuDNN into $(VENV)"
 	@$(BIN)/python $(PIP_INSTALL) "jax[cuda$(CUDA)]==$(shell sed -n 's/^jax==//p' requirements.txt)"
 	@touch $@
 
-setup-cuda: $(VENV)/.ready-cuda
+setup-cuda: $(CUDA_READY)$(CUDA)
 
 # The same command again goes on where it was: after the last checkpoint, or with the next query.
 demo: $(READY)
@@ -121,7 +124,7 @@ aot-gpu: $(CUDA_COMPILER)/.ready
 	PYTHONPATH=$(CUDA_COMPILER) $(BIN)/python launch/aot_table.py $(wildcard configs/gpu/*.yaml) --output_dir runs/aot_gpu
 
 # A process of its own that tests/conftest.py does not reach: see tests/cuda/conftest.py.
-test-cuda: $(VENV)/.ready-cuda
+test-cuda: $(or $(firstword $(wildcard $(CUDA_READY)*)),$(CUDA_READY)$(CUDA))
 	PRORANK_CUDA_TESTS_MUST_RUN=1 $(BIN)/python -m pytest tests/cuda --confcutdir=tests/cuda -rP
 
 $(PEERS)/.ready: tests/peers/requirements.txt
