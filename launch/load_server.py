@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
+import re
 import sys
 import typing
 from pathlib import Path
@@ -26,16 +26,24 @@ def main(arguments: list[str]) -> int:
 
 
 def _parser() -> CommandParser:
+    described = LoadOptions.__doc__ or ""
+    meanings = dict(re.findall(r"^ +(\w+): (.+)\.$", described, re.MULTILINE))
     parser = CommandParser(
-        prog="python launch/load_server.py",
-        description=LoadOptions.__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog="python launch/load_server.py", description="Loads a running server and checks each answer."
     )
     kinds = typing.get_type_hints(LoadOptions)
     for field in dataclasses.fields(LoadOptions):
         is_required = field.default is dataclasses.MISSING
         kind = kinds[field.name]
-        parser.add_argument(f"--{field.name}", type=kind, required=is_required, default=field.default)
+        default = None if is_required else field.default
+        shown = "" if is_required else " (%(default)s)"
+        parser.add_argument(
+            f"--{field.name}",
+            type=kind,
+            required=is_required,
+            default=default,
+            help=meanings.get(field.name, "") + shown,
+        )
     parser.add_argument("--output", type=Path, help="a new JSON file for the report")
     return parser
 

@@ -189,7 +189,7 @@ def parse_options(arguments: Sequence[str]) -> ComparisonOptions:
     """
     parser = CommandParser(prog="python launch/compare.py", description=_DESCRIPTION)
     parser.add_argument("models", nargs="+", metavar="NAME=MODEL", help="a name for the table, and a model")
-    add_options(parser)
+    add_options(parser, default_folder=str(DEFAULT_FOLDER), tests=False)
     given = parser.parse_args(arguments)
     models = _named_models(given.models)
     evaluation = options_from(given, next(iter(models.values())))

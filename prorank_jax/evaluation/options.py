@@ -122,8 +122,18 @@ class EvaluationOptions:
         return given if self.max_length is None else {**given, "max_length": self.max_length}
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Adds everything but the model."""
+def add_options(
+    parser: argparse.ArgumentParser,
+    *,
+    default_folder: str = "runs/eval/ and the model's name",
+    tests: bool = True,
+) -> None:
+    """Adds everything but the model.
+
+    Args:
+        default_folder: what the help says of `--output_dir`.
+        tests: whether `--compare` can be used; else the help leaves it out.
+    """
     add = parser.add_argument
     add(
         "--dataset",
@@ -133,10 +143,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="demo, demo:dev, FOLDER:split in BEIR's layout, or an ir_datasets id like beir/scifact/test",
     )
     add("--first_stage", nargs="+", help="bm25 (default) or a TREC run; several: one for each dataset")
-    add("--compare", nargs="+", help="TREC run to test against as well, one for each dataset")
+    against = "TREC run to test against as well, one for each dataset"
+    add("--compare", nargs="+", help=against if tests else argparse.SUPPRESS)
     add("--top_k", type=int, default=DEFAULT_TOP_K, help="documents reranked for each query (%(default)s)")
     add("--queries", type=int, help="measure on a fixed random sample of so many queries (all)")
-    add("--output_dir", type=local_folder, help="folder of the results (runs/eval/ and the model's name)")
+    add("--output_dir", type=local_folder, help=f"folder of the results ({default_folder})")
     add("--max_length", type=int, help="longest prompt in tokens (the model's own)")
     add("--batch_size", type=int, default=DEFAULT_BATCH_SIZE, help="prompts scored at once (%(default)s)")
     add("--system", help="system sentence (the model's own)")

@@ -31,7 +31,7 @@ class ServerOptions:
     instruction: str | None = _option(None, "instruction of requests that bring none")
     system: str | None = _option(None, "system sentence of the prompt")
     compute_dtype: str = _option("float32", "float32 or bfloat16")
-    attention: str = _option("xla", "xla, or splash on TPU")
+    attention: str = _option("xla", "xla; splash on TPU, cudnn on NVIDIA GPUs")
     warmup: str = _option("short", "compile before the first request: short documents, or all lengths")
     max_body_bytes: int = _option(4 * 2**20, "longest request body")
     max_documents: int = _option(1000, "most documents of a request")
