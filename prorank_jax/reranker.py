@@ -40,7 +40,8 @@ class Reranker:
     """A loaded model that scores (query, document) pairs; may be used from several threads.
 
     A score is s = logit("1") − logit("0"), float32, unbounded; higher is more relevant. It depends on
-    the pair alone, up to float32 rounding: not on the other pairs, their order or the batch size.
+    the pair alone, up to float32 rounding: not on the other pairs, their order or the batch size. On a TPU
+    or GPU that takes `JAX_DEFAULT_MATMUL_PRECISION=highest`.
 
     Attributes:
         source: as the model was asked for.
