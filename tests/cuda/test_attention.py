@@ -1,8 +1,10 @@
 """cuDNN's attention on a GPU in bfloat16 against plain attention: float32 on the CPU, bfloat16 on the GPU.
 
+`check_attention` is for any accelerator's kernel: tests/tpu_device uses it too.
+
 bfloat16 has 8 bits of precision, so a value may be off by 2⁻⁸ (0.4%) where it is stored: queries, softmax and
-result make it about 1% of the largest value, gradients twice that. Beside that fixed bound, cuDNN may be at
-most half again as far from float32 as XLA's own attention in the same dtype is.
+result make it about 1% of the largest value, gradients twice that. Beside that fixed bound, a kernel may be
+at most half again as far from float32 as XLA's own attention in the same dtype is.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from prorank_jax.models.attention import (
     visibility_for,
 )
 from prorank_jax.models.fused import OneSequence
+from prorank_jax.models.splash import PrefixCausal
 
 VALUES, GRADIENTS = 0.01, 0.02
 CASES = {
@@ -47,7 +50,7 @@ def rows_of(lengths, prefix, own, heads, kv_heads, head_dim):
 @partial(jax.jit, static_argnums=0)
 def values_and_gradients(implementation, arrays, layout, prefix):
     visible = visibility_for(implementation, layout, prefix)
-    assert isinstance(visible, OneSequence) == (implementation == "cudnn")
+    assert isinstance(visible, OneSequence | PrefixCausal) == (implementation != "xla")
     real = (layout.segments != PADDING_SEGMENT)[:, :, None, None]
     weights = jax.random.normal(jax.random.key(1), arrays[0].shape)
 
@@ -66,9 +69,8 @@ def on_cpu(arrays, layout, prefix):
         return jax.device_get(values_and_gradients("xla", wide, *jax.device_get((layout, prefix))))
 
 
-@pytest.mark.parametrize("heads", HEADS, ids=str)
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_values_and_gradients_are_those_of_float32_on_the_host(case, heads):
+def check_attention(kernel, case, heads):
+    """Values and gradients are those of float32 on the host, as nearly as plain attention's are."""
     arrays, layout, prefix = rows_of(*case, *heads)
     exact = jax.tree.leaves(on_cpu(arrays, layout, prefix))
     half = [jnp.asarray(array, jnp.bfloat16) for array in arrays]
@@ -80,7 +82,13 @@ def test_values_and_gradients_are_those_of_float32_on_the_host(case, heads):
         pairs = zip(found, exact, strict=True)
         return np.array([np.linalg.norm(ours - theirs) / np.linalg.norm(theirs) for ours, theirs in pairs])
 
-    cudnn, plain = errors("cudnn"), errors("xla")
-    assert cudnn[0] <= VALUES
-    assert (cudnn[1:] <= GRADIENTS).all()
-    assert (cudnn <= 1.5 * plain + 1e-3).all()
+    ours, plain = errors(kernel), errors("xla")
+    assert ours[0] <= VALUES
+    assert (ours[1:] <= GRADIENTS).all()
+    assert (ours <= 1.5 * plain + 1e-3).all()
+
+
+@pytest.mark.parametrize("heads", HEADS, ids=str)
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_values_and_gradients_are_those_of_float32_on_the_host(case, heads):
+    check_attention("cudnn", case, heads)

@@ -1,4 +1,7 @@
-"""Scoring and a training step of each stage on a GPU: against the CPU, their memory, and what is compiled."""
+"""Scoring and a training step of each stage on a GPU: against the CPU, their memory, and what is compiled.
+
+The functions `check_*` are for any accelerator and its kernel: tests/tpu_device uses them too.
+"""
 
 from __future__ import annotations
 
@@ -121,29 +124,45 @@ def cpu():
     return jax.devices("cpu")[0]
 
 
-def test_scores_are_those_of_float32_on_the_host():
+def check_scores(device, kernel: str) -> None:
+    """They are those of float32 on the host."""
     exact = scores_on(cpu(), "xla", "float32")
     assert exact.std() > 0.1
-    for attention in ("cudnn", "xla"):
-        np.testing.assert_allclose(scores_on(gpu(), attention, "bfloat16"), exact, atol=SCORE_TOLERANCE)
-    with jax.default_matmul_precision("highest"):  # a GPU would multiply float32 in TensorFloat-32
-        np.testing.assert_allclose(scores_on(gpu(), "xla", "float32"), exact, atol=1e-4)
+    for attention in (kernel, "xla"):
+        np.testing.assert_allclose(scores_on(device, attention, "bfloat16"), exact, atol=SCORE_TOLERANCE)
+    # A GPU would multiply float32 in TensorFloat-32, a TPU in one pass of bfloat16.
+    with jax.default_matmul_precision("highest"):
+        np.testing.assert_allclose(scores_on(device, "xla", "float32"), exact, atol=1e-4)
 
 
-def test_ranking_gives_the_numbers_of_float32_on_the_host():
+def check_ranking(device, kernel: str) -> None:
+    """Loss and gradient norm are those of float32 on the host."""
     exact = build("2", model_with("xla", "float32"), cpu())[0]()
-    ours = build("2", model_with("cudnn", "bfloat16"), gpu())[0]()
+    ours = build("2", model_with(kernel, "bfloat16"), device)[0]()
     assert abs(ours["loss"] - exact["loss"]) <= SCORE_TOLERANCE
     assert abs(ours["grad_norm"] / exact["grad_norm"] - 1) <= NORM_TOLERANCE
 
 
-@pytest.mark.parametrize("which", ["1", "2"])
-def test_a_training_step_is_finite_and_compiled_once(which):
-    run, step = build(which, model_with("cudnn", "bfloat16"), gpu())
+def check_training_step(device, kernel: str, which: str) -> None:
+    """It is finite, and compiled once."""
+    run, step = build(which, model_with(kernel, "bfloat16"), device)
     first, second = run(), run()
     assert all(np.isfinite(value) for value in (*first.values(), *second.values()))
     assert first["grad_norm"] > 0
     assert step._cache_size() == 1
+
+
+def test_scores_are_those_of_float32_on_the_host():
+    check_scores(gpu(), "cudnn")
+
+
+def test_ranking_gives_the_numbers_of_float32_on_the_host():
+    check_ranking(gpu(), "cudnn")
+
+
+@pytest.mark.parametrize("which", ["1", "2"])
+def test_a_training_step_is_finite_and_compiled_once(which):
+    check_training_step(gpu(), "cudnn", which)
 
 
 def test_cudnn_needs_less_memory_than_plain_attentions_logits():
