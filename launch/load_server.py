@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
-import re
+import argparse
 import sys
-import typing
 from pathlib import Path
 
 from rich.console import Console
@@ -14,7 +12,7 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository need not be installed
 
-from prorank_jax.command_line import CommandParser, run_command
+from prorank_jax.command_line import CommandParser, add_fields, run_command
 from prorank_jax.config_checks import require_new_file
 from prorank_jax.run_folder import write_json
 from prorank_jax.serving.load import LoadOptions, run_load
@@ -26,24 +24,12 @@ def main(arguments: list[str]) -> int:
 
 
 def _parser() -> CommandParser:
-    described = LoadOptions.__doc__ or ""
-    meanings = dict(re.findall(r"^ +(\w+): (.+)\.$", described, re.MULTILINE))
     parser = CommandParser(
-        prog="python launch/load_server.py", description="Loads a running server and checks each answer."
+        prog="python launch/load_server.py",
+        description="Loads a running server and checks each answer.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    kinds = typing.get_type_hints(LoadOptions)
-    for field in dataclasses.fields(LoadOptions):
-        is_required = field.default is dataclasses.MISSING
-        kind = kinds[field.name]
-        default = None if is_required else field.default
-        shown = "" if is_required else " (%(default)s)"
-        parser.add_argument(
-            f"--{field.name}",
-            type=kind,
-            required=is_required,
-            default=default,
-            help=meanings.get(field.name, "") + shown,
-        )
+    add_fields(parser, LoadOptions)
     parser.add_argument("--output", type=Path, help="a new JSON file for the report")
     return parser
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import sys
+import typing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -24,6 +26,21 @@ class CommandParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raises a ValueError."""
         raise ValueError(f"{message}; --help shows the usage")
+
+
+def add_fields(parser: argparse.ArgumentParser, options: type) -> None:
+    """Adds an option for each field of a dataclass; `meaning` in its metadata is the help."""
+    hints = typing.get_type_hints(options)
+    for item in dataclasses.fields(options):
+        types = typing.get_args(hints[item.name]) or (hints[item.name],)
+        is_required = item.default is dataclasses.MISSING
+        parser.add_argument(
+            f"--{item.name}",
+            type=types[0],
+            required=is_required,
+            default=argparse.SUPPRESS if is_required else item.default,
+            help=item.metadata["meaning"],
+        )
 
 
 def local_folder(text: str) -> Path:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import importlib.util
 import sys
-import typing
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from prorank_jax.command_line import CommandParser, leave, run_command
+from prorank_jax.command_line import CommandParser, add_fields, leave, run_command
 from prorank_jax.input_checks import Pair
 from prorank_jax.launching import leave_at_once
 from prorank_jax.messages import install_extra
@@ -38,17 +36,7 @@ def parse_arguments(arguments: Sequence[str]) -> ServerOptions:
         description="Serves a reranker over HTTP.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    hints = typing.get_type_hints(ServerOptions)
-    for item in dataclasses.fields(ServerOptions):
-        types = typing.get_args(hints[item.name]) or (hints[item.name],)
-        is_required = item.default is dataclasses.MISSING
-        parser.add_argument(
-            f"--{item.name}",
-            type=types[0],
-            required=is_required,
-            default=argparse.SUPPRESS if is_required else item.default,
-            help=item.metadata["meaning"],
-        )
+    add_fields(parser, ServerOptions)
     return ServerOptions(**vars(parser.parse_args(arguments)))
 
 

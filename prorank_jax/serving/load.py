@@ -10,13 +10,14 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
 
 from prorank_jax.config_checks import require_at_least, require_positive
+from prorank_jax.serving.options import option
 
 WORDS = (
     "river", "mountain", "engine", "protein", "music", "trade", "winter", "planet", "school", "bridge",
@@ -27,27 +28,18 @@ QUERY_WORDS = 6
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """What is sent, and to whom.
+    """What is sent, and to whom; the options of `launch/load_server.py`."""
 
-    Attributes:
-        url: of the server, e.g. http://127.0.0.1:8080.
-        clients: connections, each with one request at a time.
-        requests: in total.
-        documents: of each request.
-        words: of each document.
-        seed: decides the texts; the same seed sends the same requests.
-        retries: how often a request that got 503 is sent again, after the time its answer names.
-        timeout_s: how long a client waits for an answer before it counts the request as lost.
-    """
-
-    url: str
-    clients: int = 16
-    requests: int = 2000
-    documents: int = 4
-    words: int = 30
-    seed: int = 0
-    retries: int = 0
-    timeout_s: float = 120.0
+    url: str = option(MISSING, "of the server, e.g. http://127.0.0.1:8080")
+    clients: int = option(16, "connections, each with one request at a time")
+    requests: int = option(2000, "in total")
+    documents: int = option(4, "of each request")
+    words: int = option(30, "of each document")
+    seed: int = option(0, "decides the texts; the same seed sends the same requests")
+    retries: int = option(
+        0, "how often a request that got 503 is sent again, after the time its answer names"
+    )
+    timeout_s: float = option(120.0, "how long a client waits for an answer before it is counted as lost")
 
     def __post_init__(self) -> None:
         for name in ("clients", "requests", "documents", "words"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field
 from typing import Any
 
 from prorank_jax.config import ATTENTION_IMPLEMENTATIONS, COMPUTE_DTYPES
@@ -12,7 +12,8 @@ from prorank_jax.config_checks import require, require_at_least, require_choice,
 WARMUPS = ("short", "all")
 
 
-def _option(default: Any, meaning: str) -> Any:
+def option(default: Any, meaning: str) -> Any:
+    """A field of options that a command line has; the default MISSING: it must be given."""
     return field(default=default, metadata={"meaning": meaning})
 
 
@@ -24,26 +25,26 @@ class ServerOptions:
         ValueError: a value that cannot work; the message names it and the remedy.
     """
 
-    model: str = field(metadata={"meaning": "run directory, Hugging Face folder or hub id, or GGUF file"})
-    host: str = _option("127.0.0.1", "address to listen on; anything but loopback lets others in")
-    port: int = _option(8080, "port to listen on; 0: a free one")
-    max_length: int | None = _option(None, "longest prompt in tokens; longer documents are cut")
-    instruction: str | None = _option(None, "instruction of requests that bring none")
-    system: str | None = _option(None, "system sentence of the prompt")
-    compute_dtype: str = _option("float32", "float32 or bfloat16")
-    attention: str = _option("xla", "xla; splash on TPU, cudnn on NVIDIA GPUs")
-    warmup: str = _option("short", "compile before the first request: short documents, or all lengths")
-    max_body_bytes: int = _option(4 * 2**20, "longest request body")
-    max_documents: int = _option(1000, "most documents of a request")
-    max_text_chars: int = _option(200_000, "longest query, document or instruction, in characters")
-    max_queue_pairs: int = _option(4096, "most pairs that wait for the model; requests beyond get 503")
-    max_held_bytes: int = _option(256 * 2**20, "most bytes of request bodies held at once; beyond: 503")
-    max_connections: int = _option(1024, "most open connections; while there are more, requests get 503")
-    max_batch_pairs: int = _option(32, "most pairs that the model scores at once")
-    batch_wait_ms: float = _option(5.0, "longest wait for more pairs after the first, in milliseconds")
-    request_timeout_s: float = _option(60.0, "longest wait for scores; after that: 504")
-    client_timeout_s: float = _option(20.0, "longest time a client takes to send a request or take an answer")
-    shutdown_timeout_s: float = _option(30.0, "longest time from SIGTERM to the exit")
+    model: str = option(MISSING, "run directory, Hugging Face folder or hub id, or GGUF file")
+    host: str = option("127.0.0.1", "address to listen on; anything but loopback lets others in")
+    port: int = option(8080, "port to listen on; 0: a free one")
+    max_length: int | None = option(None, "longest prompt in tokens; longer documents are cut")
+    instruction: str | None = option(None, "instruction of requests that bring none")
+    system: str | None = option(None, "system sentence of the prompt")
+    compute_dtype: str = option("float32", "float32 or bfloat16")
+    attention: str = option("xla", "xla; splash on TPU, cudnn on NVIDIA GPUs")
+    warmup: str = option("short", "compile before the first request: short documents, or all lengths")
+    max_body_bytes: int = option(4 * 2**20, "longest request body")
+    max_documents: int = option(1000, "most documents of a request")
+    max_text_chars: int = option(200_000, "longest query, document or instruction, in characters")
+    max_queue_pairs: int = option(4096, "most pairs that wait for the model; requests beyond get 503")
+    max_held_bytes: int = option(256 * 2**20, "most bytes of request bodies held at once; beyond: 503")
+    max_connections: int = option(1024, "most open connections; while there are more, requests get 503")
+    max_batch_pairs: int = option(32, "most pairs that the model scores at once")
+    batch_wait_ms: float = option(5.0, "longest wait for more pairs after the first, in milliseconds")
+    request_timeout_s: float = option(60.0, "longest wait for scores; after that: 504")
+    client_timeout_s: float = option(20.0, "longest time a client takes to send a request or take an answer")
+    shutdown_timeout_s: float = option(30.0, "longest time from SIGTERM to the exit")
 
     def __post_init__(self) -> None:
         require(bool(self.model), "model", self.model, "name a folder, hub id or GGUF file")
