@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import logging
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from prorank_jax.bm25 import Bm25Index
 from prorank_jax.collection import Collection
@@ -102,48 +102,62 @@ def _documents_asked(collection: Collection, queries: Iterable[str]) -> dict[str
     return ids
 
 
-def _not_to_be_drawn(
-    collection: Collection,
-    query_id: str,
-    copies: Mapping[str, Sequence[str]],
-    asked: Mapping[str, Sequence[str]],
-    relevant_grade: int,
-) -> dict[str, int]:
-    """Unjudged documents as if they were relevant: copies of relevant ones, and the query itself.
+def look_relevant(collection: Collection, queries: Iterable[str], relevant_grade: int) -> dict[str, set[str]]:
+    """Query id → documents that are no negatives of it: copies of its relevant ones, and the query itself.
 
     Evaluation drops the query itself, too, where it has the query's id.
+
+    Args:
+        queries: that the collection judges.
     """
-    grades = collection.qrels[query_id]
-    alike = [
-        copy
-        for identifier, grade in grades.items()
-        if grade >= relevant_grade
-        for copy in copies.get(collection.documents[identifier].full_text, ())
-    ]
-    alike += asked[plain(collection.queries[query_id])]
-    itself, query = collection.documents.get(query_id), collection.queries[query_id]
-    if itself is not None and is_the_query(query_id, query, itself.title, itself.text):
-        alike.append(query_id)
-    return {identifier: relevant_grade for identifier in alike if identifier not in grades}
-
-
-def look_relevant(collection: Collection, queries: Iterable[str], relevant_grade: int) -> dict[str, set[str]]:
-    """Query id → unjudged documents that are no negatives of it; see `_not_to_be_drawn`."""
     queries = list(queries)
     copies = _copies_of_relevant(collection, relevant_grade)
     asked = _documents_asked(collection, queries)
-    return {
-        query: set(_not_to_be_drawn(collection, query, copies, asked, relevant_grade)) for query in queries
-    }
-
-
-def _says_nothing(collection: Collection, identifier: str) -> bool:
-    return not collection.documents[identifier].full_text.strip()
+    found = {}
+    for query_id in queries:
+        alike = {
+            copy
+            for identifier, grade in collection.qrels[query_id].items()
+            if grade >= relevant_grade
+            for copy in copies.get(collection.documents[identifier].full_text, ())
+        }
+        itself, query = collection.documents.get(query_id), collection.queries[query_id]
+        alike.update(asked[plain(query)])
+        if itself is not None and is_the_query(query_id, query, itself.title, itself.text):
+            alike.add(query_id)
+        found[query_id] = alike
+    return found
 
 
 def index_documents(collection: Collection) -> Bm25Index:
     """BM25 over the documents, in the collection's order."""
     return Bm25Index([document.full_text for document in collection.documents.values()])
+
+
+def _with_relevant_words(collection: Collection, relevant_grade: int) -> dict[str, dict[str, int]]:
+    """The judgements of the queries with a relevant document, without relevant ones that hold no word."""
+    empty = {
+        document
+        for grades in collection.qrels.values()
+        for document, grade in grades.items()
+        if grade >= relevant_grade and not collection.documents[document].full_text.strip()
+    }
+    if empty:
+        name, some = collection.name, name_a_few(empty)
+        _log.warning("%s: %d relevant documents without a word are left out: %s", name, len(empty), some)
+    kept = {
+        query: {
+            document: grade
+            for document, grade in grades.items()
+            if grade < relevant_grade or document not in empty
+        }
+        for query, grades in collection.qrels.items()
+    }
+    return {
+        query: grades
+        for query, grades in kept.items()
+        if any(grade >= relevant_grade for grade in grades.values())
+    }
 
 
 def make_groups(
@@ -163,24 +177,7 @@ def make_groups(
     Raises:
         ValueError: no query has a document of `relevant_grade` or higher.
     """
-    empty = {
-        document
-        for grades in collection.qrels.values()
-        for document, grade in grades.items()
-        if grade >= options.relevant_grade and _says_nothing(collection, document)
-    }
-    if empty:
-        _log.warning(
-            "%s: %d relevant documents without a word are left out: %s",
-            *(collection.name, len(empty), name_a_few(empty)),
-        )
-    judged = {
-        query: grades
-        for query, grades in collection.qrels.items()
-        if any(
-            grade >= options.relevant_grade and document not in empty for document, grade in grades.items()
-        )
-    }
+    judged = _with_relevant_words(collection, options.relevant_grade)
     left_out = len(collection.qrels) - len(judged)
     if not judged:
         highest = max((grade for grades in collection.qrels.values() for grade in grades.values()), default=0)
@@ -198,12 +195,11 @@ def make_groups(
     rankings: Iterable[list[tuple[int, float]]] = itertools.repeat([], len(texts))
     if needs_bm25 and index:
         rankings = tracked(index.top_of_each(texts, options.negative_depth), "mining negatives", len(texts))
-    copies = _copies_of_relevant(collection, options.relevant_grade)
-    asked = _documents_asked(collection, judged)
+    left_alone = look_relevant(collection, judged, options.relevant_grade)
     groups = []
     for (query_id, grades), text, ranking in zip(judged.items(), texts, rankings, strict=True):
         negatives = choose_negatives(
-            grades | _not_to_be_drawn(collection, query_id, copies, asked, options.relevant_grade),
+            dict.fromkeys(left_alone[query_id], options.relevant_grade) | collection.qrels[query_id],
             [ids[position] for position, _ in ranking],
             ids,
             options,
@@ -212,7 +208,6 @@ def make_groups(
         candidates = tuple(
             Candidate(collection.documents[identifier], grades.get(identifier, MINED_GRADE))
             for identifier in _order_candidates(grades, negatives, options.relevant_grade)
-            if identifier not in empty or grades.get(identifier, MINED_GRADE) < options.relevant_grade
         )
         groups.append(RankingGroup(query_id, text, candidates))
     return groups

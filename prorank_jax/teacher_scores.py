@@ -205,16 +205,15 @@ def add_teacher_candidates(
     if depth < 0:
         raise ValueError(f"data.teacher_depth={depth}: must be at least 0")
     _check_documents(groups, scores, collection)
-    queries = [group.query_id for group in groups]
-    left_out = look_relevant(collection, queries, relevant_grade) if depth else {}
+    if not depth:
+        return attach_scores(groups, scores)
+    left_out = look_relevant(collection, [group.query_id for group in groups], relevant_grade)
     widened = []
     for group in groups:
         there = {candidate.document.id for candidate in group.candidates}
         added = tuple(
             Candidate(collection.documents[document], MINED_GRADE)
-            for document in _best_unjudged(
-                group, scores, collection, depth, left_out.get(group.query_id, set())
-            )
+            for document in _best_unjudged(group, scores, collection, depth, left_out[group.query_id])
             if document not in there
         )
         widened.append(dataclasses.replace(group, candidates=group.candidates + added))
