@@ -24,18 +24,11 @@ def model_identity(source: str) -> dict[str, Any]:
         ValueError: there is no such model, or a run without a checkpoint.
     """
     path = resolve_source(source)
-    identity: dict[str, Any] = {"model": source, "model_step": None}
-    if path.is_file():
-        return {**identity, "model_fingerprint": fingerprint_files([path], path.parent)}
     if not is_run_directory(path):
-        files = [*path.glob("*.safetensors"), *path.glob("*.json"), *path.glob("*.jinja")]
-        return {**identity, "model_fingerprint": fingerprint_files(files, path)}
-    step = newest_step(path)
-    if step is None:
-        raise ValueError(f"model={source!r}: a run without a checkpoint; let it train first")
+        return {"model": source, "model_step": None, "model_fingerprint": _fingerprint_of_no_run(path)}
+    step = _saved_step(source, path)
     # The rest of a run directory (logs, data) does not decide a score, and may be written meanwhile.
-    files = _files_of_weights(path, step)
-    files += list(path.glob(CONFIG_FILE))
+    files = [*_files_of_weights(path, step), *path.glob(CONFIG_FILE)]
     files += [file for file in (path / TOKENIZER_FOLDER).glob("*") if file.is_file()]
     return {
         "model": source,
@@ -53,12 +46,25 @@ def weights_fingerprint(source: str) -> str:
         ValueError: as `model_identity`.
     """
     path = resolve_source(source)
-    step = newest_step(path) if is_run_directory(path) else None
-    if step is None:
-        return str(model_identity(source)["model_fingerprint"])
+    if not is_run_directory(path):
+        return _fingerprint_of_no_run(path)
     lora = json.dumps(asdict(read_run_config(path).lora), sort_keys=True)
-    weights = fingerprint_files(_files_of_weights(path, step), path)
+    weights = fingerprint_files(_files_of_weights(path, _saved_step(source, path)), path)
     return hashlib.sha256(f"{weights}\n{lora}".encode()).hexdigest()
+
+
+def _fingerprint_of_no_run(path: Path) -> str:
+    if path.is_file():
+        return fingerprint_files([path], path.parent)
+    files = [*path.glob("*.safetensors"), *path.glob("*.json"), *path.glob("*.jinja")]
+    return fingerprint_files(files, path)
+
+
+def _saved_step(source: str, run: Path) -> int:
+    step = newest_step(run)
+    if step is None:
+        raise ValueError(f"model={source!r}: a run without a checkpoint; let it train first")
+    return step
 
 
 def _files_of_weights(run: Path, step: int) -> list[Path]:
