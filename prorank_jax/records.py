@@ -8,7 +8,6 @@ import json
 import math
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ import tensorflow_datasets as tfds
 
 from prorank_jax.long_work import tracked
 from prorank_jax.run_folder import UNFINISHED
-from prorank_jax.storage_faults import naming_place
+from prorank_jax.storage_faults import is_left_behind, naming_place
 
 DATASET_NAME, DATASET_VERSION = "prompt_records", "1.0.0"
 RECORD_SPLIT = "examples"
@@ -27,7 +26,6 @@ EXAMPLES_PER_FILE = 100_000
 INDEX_FILES = ("lengths", "labels", "grades", "scores", "starts", "queries", "documents")
 DESCRIPTION_FILE = "content.json"
 FILE_FORMAT = "array_record"
-LEFTOVER_SECONDS = 24 * 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,8 +168,8 @@ def _number_documents(examples: Sequence[Example]) -> list[int]:
         return place
 
     for place, example in enumerate(examples):
-        names: list[str | bytes] = [example.document_id, example.document_key]
-        for name in names[: 2 if example.document_key else 1]:
+        names: tuple[str | bytes, ...] = (example.document_id, example.document_key or example.document_id)
+        for name in names:
             one, other = find(first_of.setdefault(name, place)), find(place)
             leader[max(one, other)] = min(one, other)
     numbers: dict[int, int] = {}
@@ -182,7 +180,7 @@ def _remove_leftovers(cache: Path) -> None:
     """Deletes what killed runs left behind; young folders may belong to a process that still writes."""
     for folder in cache.glob(f"{UNFINISHED}*"):
         with contextlib.suppress(OSError):  # another process may delete it first
-            if time.time() - folder.stat().st_mtime > LEFTOVER_SECONDS:
+            if is_left_behind(folder):
                 shutil.rmtree(folder, ignore_errors=True)
 
 

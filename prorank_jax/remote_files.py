@@ -10,7 +10,6 @@ import logging
 import os
 import secrets
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -20,7 +19,7 @@ from etils import epath
 from etils.epath.backend import fsspec_backend  # its instance of a client, not one of another thread's
 
 from prorank_jax.messages import install_extra
-from prorank_jax.storage_faults import OutOfReachError, refusal_of, storage_fault
+from prorank_jax.storage_faults import OutOfReachError, is_left_behind, refusal_of, storage_fault
 
 Result = TypeVar("Result")
 
@@ -28,8 +27,6 @@ SCHEMES = ("gs", "file")
 # Times are whole seconds: a small file that changed twice in one must not be mistaken for the first.
 _ALWAYS_READ_BYTES = 1 << 20
 _UNFINISHED = ".tmp"
-# Nobody writes one file for so long: its process was killed.
-_LEFT_BEHIND_SECONDS = 24 * 3600
 
 
 def open_url(field: str, url: str) -> epath.Path:
@@ -146,10 +143,8 @@ def fetch_folder(source: epath.Path, target: Path, wanted: Callable[[str], bool]
 
 def _is_being_written(path: Path) -> bool:
     """Whether another process that fetches the same folder may be at this file."""
-    if not (path.name.startswith(".") and path.name.endswith(_UNFINISHED)):
-        return False
     with suppress(FileNotFoundError):
-        return time.time() - path.stat().st_mtime < _LEFT_BEHIND_SECONDS
+        return path.name.startswith(".") and path.name.endswith(_UNFINISHED) and not is_left_behind(path)
     return True
 
 

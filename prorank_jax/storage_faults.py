@@ -11,10 +11,13 @@ import os
 import re
 import shutil
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
+# Nobody writes one file or folder for so long.
+_LEFT_BEHIND_SECONDS = 24 * 3600
 _NOT_ALLOWED = "see whose it is and who may use it, or name another place"
 REMEDIES = {
     errno.ENOSPC: "free space there, and repeat the same command",
@@ -161,3 +164,12 @@ def with_remedy(error: OSError) -> str:
     if remedy is None or error.filename is None:
         return str(error)
     return f"{error.filename}: {error.strerror}; {remedy}"
+
+
+def is_left_behind(unfinished: Path) -> bool:
+    """Whether an unfinished file or folder is a killed process's; a young one may be one's that still writes.
+
+    Raises:
+        FileNotFoundError: it is finished, or was taken away.
+    """
+    return time.time() - unfinished.stat().st_mtime > _LEFT_BEHIND_SECONDS
