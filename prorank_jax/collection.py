@@ -65,10 +65,9 @@ def check_collection(collection: Collection, remedy: str, *, measured: bool = Fa
         document in collection.documents for g in collection.qrels.values() for document in g
     )
     if absent_documents and measured and some_are_there:
-        _log.warning(
-            "%s: %d judged documents are absent, and count as not found: %s",
-            *(collection.name, len(absent_documents), name_a_few(absent_documents)),
-        )
+        name, some = collection.name, name_a_few(absent_documents)
+        told = "%s: %d judged documents are absent, and count as not found: %s"
+        _log.warning(told, name, len(absent_documents), some)
     elif absent_documents:
         raise ValueError(
             f"{collection.name}: the judgements name {len(absent_documents)} absent documents "

@@ -222,7 +222,9 @@ def _read_record(folder: Path, config: RunConfig) -> RunRecord:
         return record
     _log.warning(
         "%s: its probe after step %d is left out of the card: the weights are those of step %d",
-        *(folder / REPORT_FILE, probed, step),
+        folder / REPORT_FILE,
+        probed,
+        step,
     )
     return replace(record, after={})
 

@@ -47,8 +47,10 @@ PRE_TOKENIZERS: dict[str, Callable[[], pre_tokenizers.PreTokenizer]] = {
 PRE_TOKENIZERS["default"] = PRE_TOKENIZERS["gpt-2"]
 _COMPOSES_UNICODE = {"qwen2"}
 _SPECIAL_TOKENS = {
-    f"{short}_token": f"ggml.{long}_token_id"
-    for short, long in {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}.items()
+    "bos_token": "ggml.bos_token_id",
+    "eos_token": "ggml.eos_token_id",
+    "unk_token": "ggml.unknown_token_id",
+    "pad_token": "ggml.padding_token_id",
 }
 _PREFERS_WHOLE_WORDS = {"llama-bpe"}  # Llama 3 takes a word that is a token as that token, merges or not.
 
