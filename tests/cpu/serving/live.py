@@ -108,6 +108,14 @@ class LiveServer:
         connection.sendall(data)
         return connection
 
+    def slow_reader(self, data: bytes) -> socket.socket:
+        """`raw`, with little room for an answer: what is not read, is not sent."""
+        connection = socket.socket()
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(("127.0.0.1", self.port))
+        connection.sendall(data)
+        return connection
+
     def stop(self) -> None:
         self.server.should_exit = True
 

@@ -91,11 +91,8 @@ def test_an_answer_that_nobody_reads_is_thrown_away():
     text = "x" * 100_000
     request = {"query": "q", "documents": [text] * 200, "return_documents": True}
     with live_server(client_timeout_s=2.0, max_body_bytes=2**25) as live:
-        connection = socket.socket()
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        connection.connect(("127.0.0.1", live.port))
         body = json.dumps(request).encode()
-        connection.sendall(head(len(body)) + body)
+        connection = live.slow_reader(head(len(body)) + body)
         wait_until(lambda: live.server.server_state.connections)
         wait_until(lambda: not live.server.server_state.connections)
         assert len(read_to_end(connection)) < len(text) * 200
@@ -105,10 +102,7 @@ def test_an_answer_that_nobody_reads_is_thrown_away():
 def test_an_answer_that_is_not_read_counts_as_held_until_it_is_thrown_away():
     body = json.dumps({"query": "q", "documents": ["x" * 10**7], "return_documents": True}).encode()
     with live_server(client_timeout_s=4.0, max_body_bytes=2**25, max_text_chars=10**8) as live:
-        connection = socket.socket()
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        connection.connect(("127.0.0.1", live.port))
-        connection.sendall(head(len(body)) + body)
+        connection = live.slow_reader(head(len(body)) + body)
         wait_until(lambda: live.metric('prorank_requests_total{status="200"}') == 1)
         assert live.metric("prorank_held_bytes") == len(body)
         wait_until(lambda: live.metric("prorank_held_bytes") == 0)
@@ -119,10 +113,7 @@ def test_an_answer_that_is_read_slowly_but_in_time_comes_whole():
     text = "x" * 3_000_000
     body = json.dumps({"query": "q", "texts": [text], "return_text": True}).encode()
     with live_server(client_timeout_s=20.0, max_body_bytes=2**25, max_text_chars=10**8) as live:
-        connection = socket.socket()
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        connection.connect(("127.0.0.1", live.port))
-        connection.sendall(head(len(body), "Connection: close\r\n") + body)
+        connection = live.slow_reader(head(len(body), "Connection: close\r\n") + body)
         received = b""
         while piece := connection.recv(200_000):
             received += piece
@@ -240,10 +231,7 @@ def test_a_body_that_still_arrives_when_the_server_must_leave_is_answered(caplog
 def test_an_answer_that_is_still_read_when_the_server_must_leave_ends_without_a_fault(caplog):
     body = json.dumps({"query": "q", "documents": ["x" * 10**7], "return_documents": True}).encode()
     with live_server(shutdown_timeout_s=0.5, max_body_bytes=2**25, max_text_chars=10**8) as live:
-        connection = socket.socket()
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        connection.connect(("127.0.0.1", live.port))
-        connection.sendall(head(len(body)) + body)
+        connection = live.slow_reader(head(len(body)) + body)
         wait_until(lambda: live.metric('prorank_requests_total{status="200"}') == 1)
         live.stop()
         live.thread.join(10)
