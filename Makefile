@@ -111,7 +111,7 @@ test-tpu: $(LIBTPU)/.ready
 	PRORANK_TPU_TESTS_MUST_RUN=1 PYTHONPATH=$(LIBTPU) \
 		$(GIVING_WAY) $(BIN)/python -m pytest tests/tpu --confcutdir=tests/tpu -rP
 
-# On a machine with a TPU. A process of its own, too: see tests/tpu_device/conftest.py.
+# On a machine with a TPU. A process of its own, too: see tests/device_place.py.
 test-tpu-device: $(LIBTPU)/.ready
 	PRORANK_TPU_DEVICE_TESTS_MUST_RUN=1 PYTHONPATH=$(LIBTPU) \
 		$(BIN)/python -m pytest tests/tpu_device --confcutdir=tests/tpu_device -rP
@@ -129,7 +129,7 @@ test-cuda-compile: $(CUDA_COMPILER)/.ready
 aot-gpu: $(CUDA_COMPILER)/.ready
 	PYTHONPATH=$(CUDA_COMPILER) $(BIN)/python launch/aot_table.py $(wildcard configs/gpu/*.yaml) --output_dir runs/aot_gpu
 
-# A process of its own that tests/conftest.py does not reach: see tests/cuda/conftest.py.
+# A process of its own that tests/conftest.py does not reach: see tests/device_place.py.
 test-cuda: $(or $(firstword $(wildcard $(CUDA_READY)*)),$(CUDA_READY)$(CUDA))
 	PRORANK_CUDA_TESTS_MUST_RUN=1 $(BIN)/python -m pytest tests/cuda --confcutdir=tests/cuda -rP
 

@@ -1,33 +1,19 @@
-"""Lets these tests run where jax has an NVIDIA GPU, and skip with a reason where it has none.
-
-tests/conftest.py keeps the other tests on the CPU; `make test-cuda` therefore starts pytest with
-`--confcutdir`, so that it is not read.
-"""
+"""Lets these tests run where jax has an NVIDIA GPU, and skip with a reason where it has none."""
 
 from __future__ import annotations
 
 import os
-import sys
 
 import pytest
 
-MUST_RUN_VARIABLE = "PRORANK_CUDA_TESTS_MUST_RUN"
-HAS_OWN_PROCESS = "jax" not in sys.modules
-# The CPU is what a GPU is compared with, whichever platform was asked for.
-_PLATFORMS = os.environ.get("JAX_PLATFORMS", "")
-if _PLATFORMS and "cpu" not in _PLATFORMS.split(","):
-    os.environ["JAX_PLATFORMS"] = f"{_PLATFORMS},cpu"
+from tests.device_place import keep_cpu, require_device
+
+keep_cpu()
 # Memory is measured, so it is not taken ahead.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _gpu() -> None:
-    """Skips, with a reason, where these tests cannot work; fails where they were promised to."""
-    give_up = pytest.fail if os.environ.get(MUST_RUN_VARIABLE) else pytest.skip
-    if not HAS_OWN_PROCESS:
-        give_up("jax was imported for the CPU before: `make test-cuda` runs these alone")
-    import jax
-
-    if jax.default_backend() != "gpu":
-        give_up(f"jax runs on {jax.default_backend()}: these need an NVIDIA GPU and `pip install .[cuda]`")
+    needs = "an NVIDIA GPU and `pip install .[cuda]`"
+    require_device("gpu", needs, "test-cuda", "PRORANK_CUDA_TESTS_MUST_RUN")
