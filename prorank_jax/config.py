@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from prorank_jax.config_checks import require, require_at_least, require_choice, require_positive
-from prorank_jax.excerpts import EXCERPT_STYLES
+from prorank_jax.data_options import DataOptions
 from prorank_jax.stage_options import GrpoOptions, LoraOptions, RankingOptions
 
 __all__ = [
@@ -57,60 +57,6 @@ class ModelOptions:
         require_choice("model.compute_dtype", self.compute_dtype, COMPUTE_DTYPES)
         require_choice("model.remat", self.remat, REMAT_POLICIES)
         require_choice("model.attention", self.attention, ATTENTION_IMPLEMENTATIONS)
-
-
-@dataclass(frozen=True)
-class DataOptions:
-    """Which collection is trained on, and how its prompts are built."""
-
-    source: str = "demo"
-    """`demo`, `ir_datasets:ID`, or a BEIR folder or FlagEmbedding `.jsonl` file, here or at a gs:// URL."""
-    split: str = "train"
-    """The qrels file of a BEIR folder or of the demo; ids of ir_datasets name their own split."""
-    probe_source: str = ""
-    """The held-out collection; empty: the same as `source`."""
-    probe_split: str = "dev"
-    max_length: int = 224
-    """Longest prompt in tokens, template included; longer documents are cut."""
-    excerpts: str = "head"
-    """Kept of a document that is too long: its `head`, or `key_sentences`, those that match the query."""
-    buckets: tuple[int, ...] = ()
-    """Static prompt lengths, ascending, the last equal to `max_length`; empty: chosen from the data."""
-    instruction: str = ""
-    system: str = ""
-    """The system sentence; empty: the model's own."""
-    relevant_grade: int = 1
-    """A document of this grade or higher is relevant (answer `1`)."""
-    negatives_per_query: int = 4
-    """Irrelevant documents drawn for each query."""
-    hard_negatives: float = 0.5
-    """Share of those that come from BM25's top `negative_depth`; the others are drawn at random."""
-    negative_depth: int = 50
-    pseudo_queries: int = 0
-    """Queries made from documents of the collection, beside the judged ones; see `pseudo_queries`."""
-    teacher_scores: str = ""
-    """A TREC run, or a TSV of query id, document id and score: a teacher's scores, for stage 2."""
-    teacher_depth: int = 0
-    """Best documents of the teacher that become candidates though nobody judged them."""
-
-    def __post_init__(self) -> None:
-        require(bool(self.source), "data.source", self.source, "name a collection, e.g. demo")
-        require_at_least("data.max_length", self.max_length, 16)
-        require_choice("data.excerpts", self.excerpts, EXCERPT_STYLES)
-        ascending = list(self.buckets) == sorted(set(self.buckets)) and all(b > 0 for b in self.buckets)
-        require(ascending, "data.buckets", self.buckets, "list positive lengths in ascending order")
-        reaches = not self.buckets or self.buckets[-1] == self.max_length
-        remedy = f"the last bucket must equal data.max_length={self.max_length}"
-        require(reaches, "data.buckets", self.buckets, remedy)
-        require_at_least("data.relevant_grade", self.relevant_grade, 1)
-        require_at_least("data.negatives_per_query", self.negatives_per_query, 1)
-        share_is_valid = 0.0 <= self.hard_negatives <= 1.0
-        require(share_is_valid, "data.hard_negatives", self.hard_negatives, "a share, from 0 to 1")
-        require_at_least("data.negative_depth", self.negative_depth, 1)
-        require_at_least("data.pseudo_queries", self.pseudo_queries, 0)
-        require_at_least("data.teacher_depth", self.teacher_depth, 0)
-        useless = self.teacher_depth > 0 and not self.teacher_scores
-        require(not useless, "data.teacher_depth", self.teacher_depth, "needs data.teacher_scores")
 
 
 @dataclass(frozen=True)
