@@ -21,9 +21,9 @@ from prorank_jax.evaluation.fusion_options import DEFAULT_QUERIES
 from prorank_jax.evaluation.fusion_tuning import unmeasured_queries
 from prorank_jax.evaluation.names import PARTS, DatasetName, naming, parse_dataset
 from prorank_jax.evaluation.options import EvaluationOptions
-from prorank_jax.evaluation.trec import read_run_of
 from prorank_jax.local_sources import local_beir_files
 from prorank_jax.source_names import CATALOGUE_PREFIX, DEMO
+from prorank_jax.trec import read_run_of
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prorank_jax.bm25 import Bm25Index
-from prorank_jax.evaluation.trec import check_writable_ids, read_scores_of
 from prorank_jax.long_work import tracked
 from prorank_jax.self_retrieval import is_the_query
+from prorank_jax.trec import check_writable_ids, read_scores_of
 
 if TYPE_CHECKING:  # importing a collection imports jax, which this package does without
     from prorank_jax.collection import Collection

@@ -15,8 +15,8 @@ from prorank_jax.evaluation.first_stage import BM25
 from prorank_jax.evaluation.fusion_options import FusionOptions, add_fusion_options, fusion_options_from
 from prorank_jax.evaluation.harness import DEFAULT_TOP_K
 from prorank_jax.evaluation.names import slug
-from prorank_jax.evaluation.trec import COLUMNS
 from prorank_jax.excerpts import EXCERPT_STYLES
+from prorank_jax.trec import COLUMNS
 
 DEFAULT_BATCH_SIZE = 32
 _DESCRIPTION = "Reranks a first stage with a model and measures both, on one dataset or many."

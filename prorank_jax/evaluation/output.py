@@ -11,8 +11,8 @@ from prorank_jax.evaluation.harness import Evaluation
 from prorank_jax.evaluation.page import sections_of
 from prorank_jax.evaluation.score_log import name_differences
 from prorank_jax.evaluation.summary import average, query_records
-from prorank_jax.evaluation.trec import write_run
 from prorank_jax.run_folder import LOCK_FILE, write_json, write_text_atomically
+from prorank_jax.trec import write_run
 
 SETTINGS_FILE = "evaluation.json"
 METRICS_FILE = "metrics.json"

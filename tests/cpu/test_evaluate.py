@@ -21,8 +21,8 @@ from prorank_jax.corpora import load_collection
 from prorank_jax.evaluate import evaluate
 from prorank_jax.evaluation.options import EvaluationOptions, parse_options
 from prorank_jax.evaluation.page import sections_of
-from prorank_jax.evaluation.trec import read_run, write_run
 from prorank_jax.run_folder import only_run_in
+from prorank_jax.trec import read_run, write_run
 from tests.cpu.data_fixtures import write_beir_folder
 from tests.cpu.evaluation.collections import hash_score
 from tests.cpu.tiny_run import load_launcher

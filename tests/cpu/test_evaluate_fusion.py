@@ -11,7 +11,7 @@ import pytest
 
 from prorank_jax.evaluate import evaluate
 from prorank_jax.evaluation.options import parse_options
-from prorank_jax.evaluation.trec import read_run
+from prorank_jax.trec import read_run
 from tests.cpu.data_fixtures import write_beir_folder
 from tests.cpu.test_evaluate import ARGUMENTS, content_of, fake, refusal, run, without_times, workshop
 

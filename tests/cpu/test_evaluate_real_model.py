@@ -10,8 +10,8 @@ from rich.console import Console
 
 from prorank_jax.evaluate import evaluate
 from prorank_jax.evaluation.options import EvaluationOptions
-from prorank_jax.evaluation.trec import read_run
 from prorank_jax.reranker import Reranker
+from prorank_jax.trec import read_run
 from tests.cpu.data_fixtures import write_beir_folder
 from tests.cpu.tiny_run import write_model_folder
 

@@ -20,8 +20,8 @@ from prorank_jax.evaluation.first_stage import (
 )
 from prorank_jax.evaluation.harness import measure
 from prorank_jax.evaluation.metrics import METRICS, means
-from prorank_jax.evaluation.trec import write_run
 from prorank_jax.self_retrieval import is_the_query
+from prorank_jax.trec import write_run
 from prorank_jax.types import Document
 from tests.cpu.data_fixtures import REAL_DATA
 from tests.cpu.evaluation.collections import small_collection

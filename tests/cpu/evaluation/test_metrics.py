@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from prorank_jax.evaluation import metrics
 from prorank_jax.evaluation.metrics import METRICS, means, query_metrics, require_ranx
-from prorank_jax.evaluation.trec import read_run, write_run
+from prorank_jax.trec import read_run, write_run
 
 TREC_NAMES = {
     "ndcg@10": "ndcg_cut_10",

@@ -14,9 +14,9 @@ from tokenizers.pre_tokenizers import ByteLevel
 from prorank_jax.beir_folder import read_beir_folder
 from prorank_jax.demo_collection import demo_collection
 from prorank_jax.evaluation.output import METRICS_FILE
-from prorank_jax.evaluation.trec import write_run
 from prorank_jax.models.export import save_params
 from prorank_jax.prompt_template import TASK
+from prorank_jax.trec import write_run
 from tests.cpu.data_fixtures import WORDS as NAMES
 from tests.cpu.data_fixtures import ask_otherwise, write_beir_folder, write_jsonl
 from tests.cpu.tiny import tiny_model

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prorank_jax.evaluation.trec import check_writable_ids, read_run, read_run_of, read_scores, write_run
+from prorank_jax.trec import check_writable_ids, read_run, read_run_of, read_scores, write_run
 from tests.cpu.evaluation.collections import small_collection
 
 

@@ -13,7 +13,7 @@ from prorank_jax.jsonl import read_lines
 from prorank_jax.messages import name_a_few
 from prorank_jax.run_folder import write_text_atomically
 
-if TYPE_CHECKING:  # importing a collection imports jax, which this package does without
+if TYPE_CHECKING:  # importing a collection imports jax, which evaluation does without
     from prorank_jax.collection import Collection
 
 _log = logging.getLogger(__name__)
