@@ -16,6 +16,8 @@ class DataOptions:
     """`demo`, `ir_datasets:ID`, or a BEIR folder or FlagEmbedding `.jsonl` file, here or at a gs:// URL."""
     split: str = "train"
     """The qrels file of a BEIR folder or of the demo; ids of ir_datasets name their own split."""
+    max_queries: int = 0
+    """At most so many queries to train on, drawn by the seed from those with a relevant document; 0: all."""
     probe_source: str = ""
     """The held-out collection; empty: the same as `source`."""
     probe_split: str = "dev"
@@ -44,6 +46,7 @@ class DataOptions:
 
     def __post_init__(self) -> None:
         require(bool(self.source), "data.source", self.source, "name a collection, e.g. demo")
+        require_at_least("data.max_queries", self.max_queries, 0)
         require_at_least("data.max_length", self.max_length, 16)
         require_choice("data.excerpts", self.excerpts, EXCERPT_STYLES)
         ascending = list(self.buckets) == sorted(set(self.buckets)) and all(b > 0 for b in self.buckets)

@@ -63,8 +63,7 @@ def _open_here(
     given, probed = _named_queries(data)
     unwanted = plain_texts(probed)
     _say_left_out(given, unwanted, console)
-    # Any of them can be made from documents; else the others change nothing, and the name neither.
-    choice = QueryChoice(unwanted if data.pseudo_queries else unwanted.intersection(given))
+    choice = _trained_on(data, given, unwanted)
     examples = open_dataset(data.source, data.split, data, renderer, folder, seed, lists, choice=choice)
     most = max(PROBED_QUERIES, config.probe.examples)
     held_out = open_dataset(
@@ -78,6 +77,13 @@ def _open_here(
         choice=QueryChoice(most=most) if len(probed) > most else ALL_QUERIES,
     )
     return examples, held_out
+
+
+def _trained_on(data: DataOptions, given: Sequence[str], unwanted: Set[str]) -> QueryChoice:
+    """Which queries to train on. What changes nothing is left out, so that it does not name the examples."""
+    # Any held-out query can be made from documents; without that, only those that are given, too, count.
+    held_out = unwanted if data.pseudo_queries else unwanted.intersection(given)
+    return QueryChoice(held_out, data.max_queries if 0 < data.max_queries < len(given) else None)
 
 
 def check_sources(config: RunConfig) -> None:

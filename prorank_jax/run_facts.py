@@ -64,6 +64,29 @@ def data_facts(queries: np.ndarray, labels: np.ndarray, lengths: np.ndarray, max
     return DataFacts(len(np.unique(queries)), len(labels), int(np.sum(labels == 1)), cut)
 
 
+def reading(stage: int, steps: int, batch_size: int, data: DataFacts) -> str:
+    """A line on how much of its data a run reads.
+
+    Args:
+        batch_size: prompts of stage 1, half of them relevant; lists of stage 2, one of each query.
+    """
+    drawn = steps * batch_size
+    if stage == 1:
+        there = {"relevant": data.relevant, "irrelevant": data.examples - data.relevant}
+        read = " and ".join(_part(drawn // 2, count, f"{count} {kind} ones") for kind, count in there.items())
+    else:
+        read = _part(drawn, data.queries, "them")
+    unit = "prompts" if stage == 1 else "lists"
+    return f"data: {data.queries} queries; {steps} steps x {batch_size} {unit} read {read}"
+
+
+def _part(drawn: int, there: int, named: str) -> str:
+    if drawn > there:
+        return f"each of {named} {drawn / there:.1f} times"
+    percent = 100 * drawn / there
+    return f"{percent:.0f}% of {named}" if percent >= 10 else f"{percent:.2g}% of {named}"
+
+
 def skipped_updates(facts: RunFacts) -> int:
     """Updates whose loss or gradient was not finite; each record has the share of its step's."""
     shares = sum(record.get("skipped") or 0 for record in facts.metrics)

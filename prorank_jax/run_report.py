@@ -1,4 +1,4 @@
-"""What a run has to say of itself: signs of trouble on the way, and the report at its end."""
+"""What a run has to say of itself: what it reads, signs of trouble on the way, and the report at its end."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from prorank_jax.metrics_log import METRICS_FILE, read_lines
 from prorank_jax.probe import ProbeResult, from_record
 from prorank_jax.report import PICTURE_FILE, before_after_table, write_report
 from prorank_jax.run_diagnosis import conclusion, diagnose, remarks
-from prorank_jax.run_facts import RunFacts, data_facts, skipped_updates
+from prorank_jax.run_facts import DataFacts, RunFacts, data_facts, reading, skipped_updates
 from prorank_jax.run_folder import REPORT_FILE, write_text_atomically
 from prorank_jax.run_page import PAGE_FILE, render_run_page
 from prorank_jax.run_place import RunPlace
@@ -53,12 +53,23 @@ def read_report(folder: Path) -> str:
     return (folder / REPORT_FILE).read_text(encoding="utf-8")
 
 
-def _run_facts(run: Run, folder: Path) -> RunFacts:
-    stage, examples, config = run.stage, run.examples, run.config
-    trained = slice(None) if stage.trained is None else stage.trained
+def _data_facts(run: Run) -> DataFacts:
+    trained = slice(None) if run.stage.trained is None else run.stage.trained
+    examples = run.examples
     queries, labels, lengths = (
         numbers[trained] for numbers in (examples.queries, examples.labels, examples.lengths)
     )
+    return data_facts(queries, labels, lengths, run.config.data.max_length)
+
+
+def what_is_read(run: Run) -> str:
+    """A line on how much of its data a run reads in all its steps."""
+    config = run.config
+    return reading(config.stage, config.train.steps, config.train.batch_size, _data_facts(run))
+
+
+def _run_facts(run: Run, folder: Path) -> RunFacts:
+    stage, config = run.stage, run.config
     return RunFacts(
         stage=config.stage,
         metrics=read_lines(folder / METRICS_FILE),
@@ -66,7 +77,7 @@ def _run_facts(run: Run, folder: Path) -> RunFacts:
         learned=stage.learned,
         held_out=stage.held_out,
         max_grad_norm=config.optimizer.max_grad_norm,
-        data=data_facts(queries, labels, lengths, config.data.max_length),
+        data=_data_facts(run),
         shows_key_sentences=config.data.excerpts == "key_sentences",
         holds_format=config.ranking.format_coefficient > 0,
         updates_per_step=config.grpo.updates_per_rollout if config.stage == 1 else 1,

@@ -32,7 +32,7 @@ from prorank_jax.processes import check_same_job, gather_texts, leads, succeed_t
 from prorank_jax.run_folder import CONFIG_FILE, append_lines, write_config
 from prorank_jax.run_inputs import check_same_architecture, check_same_inputs
 from prorank_jax.run_place import RunPlace, open_place
-from prorank_jax.run_report import PROBES_FILE, read_report, report, signs_so_far
+from prorank_jax.run_report import PROBES_FILE, read_report, report, signs_so_far, what_is_read
 from prorank_jax.sampled_completions import sampled_table
 from prorank_jax.setup import Run, prepare_run
 from prorank_jax.sharding import put_batch
@@ -64,6 +64,7 @@ def train(config: RunConfig, console: Console | None = None, told: list[int] | N
     with open_place(config) as place:
         compilations = CompilationCounter()
         run = prepare_run(config, console, place.folder, place.is_leaders)
+        say(console, what_is_read(run))
         is_new = leads() and not (place.folder / CONFIG_FILE).exists()
         with succeed_together():
             if leads():

@@ -162,6 +162,7 @@ def test_anchors_without_aliases_are_harmless(tmp_path: Path) -> None:
         ({"model.source": ""}, "model.source=''"),
         ({"model.compute_dtype": "float16"}, "choose one of float32, bfloat16"),
         ({"model.remat": "all"}, "model.remat='all'"),
+        ({"data.max_queries": -1}, "data.max_queries=-1: must be at least 0"),
         ({"data.max_length": 8}, "data.max_length=8: must be at least 16"),
         ({"data.buckets": [128, 64, 224]}, "ascending"),
         ({"data.buckets": [64, 128]}, "the last bucket must equal data.max_length=224"),

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from prorank_jax import run_examples
-from prorank_jax.config import DataOptions, ProbeOptions, RunConfig
+from prorank_jax.config import DataOptions, ProbeOptions, RunConfig, TrainOptions
 from prorank_jax.corpora import load_groups
 from prorank_jax.data import ExampleSet
 from prorank_jax.query_choice import QueryChoice
@@ -115,6 +115,37 @@ def test_the_probe_mines_for_a_sample_of_many_held_out_queries(
     assert _queries(sample) < _queries(whole)
     assert _queries(sample) == _queries(again)
     assert sample.folder.name == again.folder.name != whole.folder.name
+
+
+def test_at_most_so_many_queries_are_trained_on(tmp_path: Path) -> None:
+    """Drawn by the seed from all that are not held out; the probe's stay."""
+    source, cache = (
+        _collection(tmp_path / "beir", {"h0": "who is apple0", "h1": "what is river0"}),
+        tmp_path / "c",
+    )
+    whole, held_out, _ = _open(source, cache)
+    assert len(_queries(whole)) == 9
+    for most in (0, 10, 99):  # they leave nothing out: the examples have the name that they had
+        assert _open(source, cache, max_queries=most)[0].folder == whole.folder
+    few, probed, _ = _open(source, cache, max_queries=4)
+    again, _, _ = _open(source, tmp_path / "other", max_queries=4)
+    assert len(_queries(few)) == 4
+    assert _queries(few) < _queries(whole)
+    assert _queries(again) == _queries(few)
+    assert again.folder.name == few.folder.name != whole.folder.name
+    assert probed.folder == held_out.folder
+    options = DataOptions(source=str(source), max_length=96, max_queries=4)
+    config = RunConfig(data=options, train=TrainOptions(seed=1))
+    other, _ = open_examples(config, WordRenderer(), Console(quiet=True), cache, is_leaders=True)
+    assert _queries(other) != _queries(few)
+
+
+def test_of_a_file_of_groups_so_many_queries_are_trained_on(tmp_path: Path) -> None:
+    lines = [{"query": f"query {n}", "pos": [f"yes {n}"], "neg": [f"no {n}"]} for n in range(60)]
+    source = write_jsonl(tmp_path / "train.jsonl", lines)
+    few, held_out, _ = _open(source, tmp_path / "cache", max_queries=4)
+    assert len(_queries(few)) == 4
+    assert not _queries(few) & _queries(held_out)
 
 
 @pytest.mark.parametrize("made", [0, 5])

@@ -9,7 +9,7 @@ import pytest
 
 from prorank_jax.config_files import load_config
 from prorank_jax.run_facts import DataFacts
-from prorank_jax.run_report import _run_facts
+from prorank_jax.run_report import _run_facts, what_is_read
 
 
 @pytest.mark.parametrize(
@@ -27,5 +27,8 @@ def test_examples_of_no_batch_are_not_counted(trained, expected, tmp_path):
     )
     stage = SimpleNamespace(trained=trained, learned="ndcg", held_out="")
     config = load_config(None, {"stage": 2, "data.max_length": 20})
-    facts = _run_facts(SimpleNamespace(stage=stage, examples=examples, config=config), tmp_path)
-    assert facts.data == expected
+    run = SimpleNamespace(stage=stage, examples=examples, config=config)
+    assert _run_facts(run, tmp_path).data == expected
+    assert what_is_read(run).startswith(
+        f"data: {expected.queries} queries; 200 steps x 16 lists read each of"
+    )

@@ -254,8 +254,10 @@ def test_a_finished_run_can_be_run_again(workshop, uninterrupted):
     before = [(uninterrupted / name).read_bytes() for name in kept]
     state = final_state(uninterrupted)
     first = json.loads((uninterrupted / REPORT_FILE).read_text())
-    report = run(workshop, uninterrupted)
+    said = io.StringIO()
+    report = train(load_config(None, fields_of(workshop, uninterrupted)), Console(file=said, width=120))
     assert report == first  # of the process that made the steps, not of this one
+    assert "data: 12 queries; 24 steps x 4 prompts read each of 24 relevant ones 2.0 times" in said.getvalue()
     assert [(uninterrupted / name).read_bytes() for name in kept] == before
     jax.tree.map(np.testing.assert_array_equal, final_state(uninterrupted), state)
     assert report["after"]["step"] == STEPS
