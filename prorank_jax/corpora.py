@@ -13,8 +13,11 @@ from prorank_jax.config import DataOptions
 from prorank_jax.demo_collection import demo_collection
 from prorank_jax.embedding_jsonl import read_embedding_groups
 from prorank_jax.irds import read_ir_dataset, read_ir_queries
+from prorank_jax.judgements import judgements_of
 from prorank_jax.local_sources import local_source
+from prorank_jax.named_files import hash_file, teacher_file
 from prorank_jax.negatives import index_documents, make_groups, with_mined_negatives
+from prorank_jax.negatives_run import read_negatives_run
 from prorank_jax.pseudo_queries import make_pseudo_groups
 from prorank_jax.query_choice import ALL_QUERIES, QueryChoice, choose_groups, choose_queries
 from prorank_jax.source_names import (
@@ -32,8 +35,8 @@ __all__ = [
     "judged_queries",
     "load_collection",
     "load_groups",
+    "queries_to_train_on",
     "source_fingerprint",
-    "teacher_fingerprint",
 ]
 
 _log = logging.getLogger(__name__)
@@ -41,7 +44,6 @@ _log = logging.getLogger(__name__)
 SOURCES = (
     f"give {DEMO!r}, a BEIR folder, {CATALOGUE_PREFIX}ID, a FlagEmbedding .jsonl file, or a gs:// URL of one"
 )
-TEACHER = "data.teacher_scores"
 
 
 def _is_embedding_file(source: str) -> bool:
@@ -107,6 +109,22 @@ def judged_queries(source: str, split: str, fields: SourceFields = TRAINED_ON) -
     return {query: texts[query] for query in read_qrels(judgements) if query in texts}
 
 
+def queries_to_train_on(
+    source: str, split: str, options: DataOptions, seed: int, choice: QueryChoice
+) -> set[str]:
+    """Ids of the queries of a collection that `load_groups` makes judged groups of; looks at no documents.
+
+    Raises:
+        ValueError: as `judged_queries`, or all are held out.
+    """
+    source, relevant_grade = local_source(source), options.relevant_grade
+    texts = judged_queries(source, split)
+    qrels = {query: grades for query, grades in judgements_of(source, split).items() if query in texts}
+    given = Collection(f"{source}/{split}", {}, texts, qrels)
+    chosen = choose_queries(given, choice, relevant_grade, seed).qrels
+    return {query for query, grades in chosen.items() if max(grades.values()) >= relevant_grade}
+
+
 def load_groups(
     source: str,
     split: str,
@@ -118,9 +136,10 @@ def load_groups(
     """The ranking groups of any source.
 
     A collection gives every query with all its judged documents and mined negatives
-    (`negatives.make_groups`), the scores of `options.teacher_scores`, and after those the queries made
-    from its documents; a FlagEmbedding file gives its own candidates and scores, mined negatives to queries
-    that bring none, and queries made from the split's passages.
+    (`negatives.make_groups`), out of BM25's rankings or those of `options.negatives_run`, the scores of
+    `options.teacher_scores`, and after those the queries made from its documents, whose negatives BM25 finds;
+    a FlagEmbedding file gives its own candidates and scores, mined negatives to queries that bring none, and
+    queries made from the split's passages.
 
     Args:
         fields: that named the source and the split.
@@ -133,8 +152,10 @@ def load_groups(
     if not _is_embedding_file(source):
         collection = load_collection(source, split, fields)
         collection = choose_queries(collection, choice, options.relevant_grade, seed)
+        ranked = read_negatives_run(options, collection)
         index = index_documents(collection) if options.pseudo_queries else None  # once for both
-        judged = _add_teacher(make_groups(collection, options, seed, index), collection, options)
+        groups = make_groups(collection, options, seed, index, ranked)
+        judged = _add_teacher(groups, collection, options)
         return judged + make_pseudo_groups(collection, options, seed, index, choice.held_out)
     _check_file_options(source, options)
     groups = read_embedding_groups(Path(source), split, seed, fields)
@@ -159,6 +180,11 @@ def _check_file_options(source: str, options: DataOptions) -> None:
             f"data.teacher_scores={options.teacher_scores!r}: {source} names no documents; write the scores "
             "into its pos_scores and neg_scores"
         )
+    if options.negatives_run:
+        raise ValueError(
+            f"data.negatives_run={options.negatives_run!r}: {source} names no documents; write the negatives "
+            "into its neg"
+        )
     if options.relevant_grade > 1:
         raise ValueError(
             f"data.relevant_grade={options.relevant_grade}: the relevant passages of {source} have grade 1; "
@@ -172,7 +198,7 @@ def check_teacher(source: str, options: DataOptions) -> None:
     Raises:
         ValueError: no such file of scores, a flaw in it, or options that the source cannot follow.
     """
-    file = _teacher_file(options)
+    file = teacher_file(options)
     source = local_source(source)
     if _is_embedding_file(source):
         _check_file_options(source, options)
@@ -197,42 +223,12 @@ def has_own_scores(source: str, split: str) -> bool:
 def _add_teacher(
     groups: list[RankingGroup], collection: Collection, options: DataOptions
 ) -> list[RankingGroup]:
-    if not options.teacher_scores:
+    file = teacher_file(options)
+    if file is None:
         return groups
-    scores = read_teacher_scores(local_source(options.teacher_scores, TEACHER))
+    scores = read_teacher_scores(file)
     depth, relevant_grade = options.teacher_depth, options.relevant_grade
     return add_teacher_candidates(groups, scores, collection, depth, relevant_grade)
-
-
-def _hash_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _teacher_file(options: DataOptions) -> Path | None:
-    """The file of the teacher's scores on this machine; None without a teacher.
-
-    Raises:
-        ValueError: no such file.
-    """
-    if not options.teacher_scores:
-        return None
-    file = Path(local_source(options.teacher_scores, TEACHER))
-    if not file.is_file():
-        raise ValueError(
-            f"data.teacher_scores={options.teacher_scores!r}: no such file; name a TREC run or a TSV"
-        )
-    return file
-
-
-def teacher_fingerprint(options: DataOptions) -> str:
-    """What decides the content of the teacher's scores: empty without a teacher, else the file's hash.
-
-    Raises:
-        ValueError: no such file.
-    """
-    file = _teacher_file(options)
-    return "" if file is None else _hash_file(file)
 
 
 def source_fingerprint(source: str, split: str, fields: SourceFields = TRAINED_ON) -> dict[str, str]:
@@ -252,6 +248,6 @@ def source_fingerprint(source: str, split: str, fields: SourceFields = TRAINED_O
     if source.startswith(CATALOGUE_PREFIX):
         return {source: version("ir_datasets")}
     if _is_embedding_file(source):
-        return {Path(source).name: _hash_file(Path(source))}
+        return {Path(source).name: hash_file(Path(source))}
     _reject_unknown(source, fields.source)
-    return {path.name: _hash_file(path) for path in beir_files(Path(source), split, fields)}
+    return {path.name: hash_file(path) for path in beir_files(Path(source), split, fields)}

@@ -35,7 +35,11 @@ class DataOptions:
     negatives_per_query: int = 4
     """Irrelevant documents drawn for each query."""
     hard_negatives: float = 0.5
-    """Share of those that come from BM25's top `negative_depth`; the others are drawn at random."""
+    """Share of those that come from the ranks `negatives_from` to `negative_depth` of BM25's ranking, or of
+    `negatives_run`'s; the others are drawn at random."""
+    negatives_run: str = ""
+    """A TREC run of the training queries, here or at a gs:// URL, in place of BM25."""
+    negatives_from: int = 1
     negative_depth: int = 50
     pseudo_queries: int = 0
     """Queries made from documents of the collection, beside the judged ones; see `pseudo_queries`."""
@@ -59,7 +63,22 @@ class DataOptions:
         share_is_valid = 0.0 <= self.hard_negatives <= 1.0
         require(share_is_valid, "data.hard_negatives", self.hard_negatives, "a share, from 0 to 1")
         require_at_least("data.negative_depth", self.negative_depth, 1)
+        require_at_least("data.negatives_from", self.negatives_from, 1)
+        depth = self.negative_depth
+        remedy = f"is behind data.negative_depth={depth}, the last rank taken; raise that"
+        require(self.negatives_from <= depth, "data.negatives_from", self.negatives_from, remedy)
+        remedy = (
+            f"data.hard_negatives={self.hard_negatives} takes none from it; raise that, or with --stage both "
+            "name it for one stage (--stage2.data.negatives_run)"
+        )
+        is_read = self.hard_per_query > 0
+        require(is_read or not self.negatives_run, "data.negatives_run", self.negatives_run, remedy)
         require_at_least("data.pseudo_queries", self.pseudo_queries, 0)
         require_at_least("data.teacher_depth", self.teacher_depth, 0)
         useless = self.teacher_depth > 0 and not self.teacher_scores
         require(not useless, "data.teacher_depth", self.teacher_depth, "needs data.teacher_scores")
+
+    @property
+    def hard_per_query(self) -> int:
+        """Negatives of each query that are not drawn at random."""
+        return int(self.negatives_per_query * self.hard_negatives + 0.5)

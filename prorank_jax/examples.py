@@ -14,9 +14,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from prorank_jax.config import DataOptions
-from prorank_jax.corpora import load_groups, source_fingerprint, teacher_fingerprint
+from prorank_jax.corpora import load_groups, source_fingerprint
 from prorank_jax.input_checks import Pair
 from prorank_jax.long_work import tracked
+from prorank_jax.named_files import teacher_fingerprint
+from prorank_jax.negatives_run import ranking_content
 from prorank_jax.query_choice import ALL_QUERIES, QueryChoice
 from prorank_jax.records import Example, RecordReader, ensure_records, read_index
 from prorank_jax.source_names import TRAINED_ON, SourceFields
@@ -185,6 +187,7 @@ def _deciding_content(
 ) -> dict[str, Any]:
     return {
         **choice.deciding_content(),
+        **ranking_content(options),
         "content_version": CONTENT_VERSION,
         "source": source,
         "split": split,

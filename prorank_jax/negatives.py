@@ -6,13 +6,14 @@ import dataclasses
 import itertools
 import logging
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from prorank_jax.bm25 import Bm25Index
 from prorank_jax.collection import Collection
 from prorank_jax.config import DataOptions
 from prorank_jax.long_work import tracked
 from prorank_jax.messages import name_a_few
+from prorank_jax.negative_choice import choose_negatives
 from prorank_jax.query_texts import plain
 from prorank_jax.self_retrieval import is_the_query
 from prorank_jax.types import Candidate, RankingGroup
@@ -20,48 +21,6 @@ from prorank_jax.types import Candidate, RankingGroup
 MINED_GRADE = 0
 
 _log = logging.getLogger(__name__)
-
-
-def _sample(random_state: random.Random, pool: Sequence[str], count: int) -> list[str]:
-    return random_state.sample(pool, min(count, len(pool)))
-
-
-def _sample_outside(
-    random_state: random.Random, pool: Sequence[str], taken: set[str], count: int
-) -> list[str]:
-    """`count` distinct ids of the pool that are not taken, or all of them when there are fewer."""
-    if len(pool) < 2 * (count + len(taken)):
-        return _sample(random_state, [identifier for identifier in pool if identifier not in taken], count)
-    chosen: dict[str, None] = {}
-    while len(chosen) < count:
-        identifier = pool[random_state.randrange(len(pool))]
-        if identifier not in taken:
-            chosen[identifier] = None
-    return list(chosen)
-
-
-def choose_negatives(
-    grades: dict[str, int],
-    bm25_ids: Sequence[str],
-    all_ids: Sequence[str],
-    options: DataOptions,
-    random_state: random.Random,
-) -> list[str]:
-    """Ids of `negatives_per_query` irrelevant documents for one query, hard ones first.
-
-    The hard share is drawn from the documents judged below `relevant_grade`, which are sure, and when
-    those run out from BM25's best that nobody judged. The rest, and what is missing, is drawn at random
-    from the unjudged documents. Fewer come back only when the collection has no more.
-    """
-    wanted = options.negatives_per_query
-    hard_count = int(wanted * options.hard_negatives + 0.5)
-    judged = sorted(identifier for identifier, grade in grades.items() if grade < options.relevant_grade)
-    chosen = _sample(random_state, judged, hard_count)
-    unjudged = [identifier for identifier in bm25_ids if identifier not in grades]
-    chosen += _sample(random_state, unjudged, hard_count - len(chosen))
-    chosen += _sample_outside(random_state, all_ids, {*grades, *chosen}, wanted - len(chosen))
-    rest = [identifier for identifier in judged if identifier not in chosen]
-    return chosen + _sample(random_state, rest, wanted - len(chosen))
 
 
 def _order_candidates(grades: dict[str, int], negatives: list[str], relevant_grade: int) -> list[str]:
@@ -160,8 +119,31 @@ def _with_relevant_words(collection: Collection, relevant_grade: int) -> dict[st
     }
 
 
+def _rankings(
+    collection: Collection,
+    queries: Sequence[str],
+    options: DataOptions,
+    index: Bm25Index | None,
+    ranked: Mapping[str, Sequence[str]] | None,
+) -> Iterable[Sequence[str]]:
+    """For each query the ids that its hard negatives come from, best first; none where none are wanted."""
+    if not options.hard_per_query:
+        return itertools.repeat((), len(queries))
+    if ranked is not None:
+        return [ranked[query] for query in queries]
+    ids, texts = list(collection.documents), [collection.queries[query] for query in queries]
+    found = (index or index_documents(collection)).top_of_each(texts, options.negative_depth)
+    return (
+        [ids[position] for position, _ in best] for best in tracked(found, "mining negatives", len(texts))
+    )
+
+
 def make_groups(
-    collection: Collection, options: DataOptions, seed: int = 0, index: Bm25Index | None = None
+    collection: Collection,
+    options: DataOptions,
+    seed: int = 0,
+    index: Bm25Index | None = None,
+    ranked: Mapping[str, Sequence[str]] | None = None,
 ) -> list[RankingGroup]:
     """Every query that has a relevant document, with all its judged documents and mined negatives.
 
@@ -173,6 +155,7 @@ def make_groups(
 
     Args:
         index: `index_documents` of the collection; None: made here, if negatives need it.
+        ranked: query id → document ids, best first, which take the place of BM25's; of all these queries.
 
     Raises:
         ValueError: no query has a document of `relevant_grade` or higher.
@@ -188,19 +171,13 @@ def make_groups(
     if left_out:
         _log.warning("%s: %d queries without a relevant document are left out", collection.name, left_out)
     ids = list(collection.documents)
-    needs_bm25 = options.negatives_per_query * options.hard_negatives >= 0.5
-    if needs_bm25 and index is None:
-        index = index_documents(collection)
-    texts = [collection.queries[query_id] for query_id in judged]
-    rankings: Iterable[list[tuple[int, float]]] = itertools.repeat([], len(texts))
-    if needs_bm25 and index:
-        rankings = tracked(index.top_of_each(texts, options.negative_depth), "mining negatives", len(texts))
+    rankings = _rankings(collection, list(judged), options, index, ranked)
     left_alone = look_relevant(collection, judged, options.relevant_grade)
     groups = []
-    for (query_id, grades), text, ranking in zip(judged.items(), texts, rankings, strict=True):
+    for (query_id, grades), ranking in zip(judged.items(), rankings, strict=True):
         negatives = choose_negatives(
             dict.fromkeys(left_alone[query_id], options.relevant_grade) | collection.qrels[query_id],
-            [ids[position] for position, _ in ranking],
+            ranking,
             ids,
             options,
             random.Random(f"{seed}:{query_id}"),
@@ -209,7 +186,7 @@ def make_groups(
             Candidate(collection.documents[identifier], grades.get(identifier, MINED_GRADE))
             for identifier in _order_candidates(grades, negatives, options.relevant_grade)
         )
-        groups.append(RankingGroup(query_id, text, candidates))
+        groups.append(RankingGroup(query_id, collection.queries[query_id], candidates))
     return groups
 
 

@@ -20,7 +20,8 @@ from prorank_jax.collection import Collection
 from prorank_jax.config import DataOptions
 from prorank_jax.excerpts import split_sentences
 from prorank_jax.long_work import tracked
-from prorank_jax.negatives import MINED_GRADE, choose_negatives, index_documents
+from prorank_jax.negative_choice import choose_negatives
+from prorank_jax.negatives import MINED_GRADE, index_documents
 from prorank_jax.query_texts import plain
 from prorank_jax.types import Candidate, Document, RankingGroup
 

@@ -10,11 +10,12 @@ import jax
 from rich.console import Console
 
 from prorank_jax.config import DataOptions, RunConfig
-from prorank_jax.corpora import check_teacher, judged_queries
+from prorank_jax.corpora import check_teacher, judged_queries, queries_to_train_on
 from prorank_jax.data import ExampleSet, open_dataset
 from prorank_jax.embedding_jsonl import EVERYTHING
 from prorank_jax.irds import check_ir_dataset
 from prorank_jax.messages import say
+from prorank_jax.negatives_run import check_negatives_run
 from prorank_jax.processes import check_equal, leads, succeed_together
 from prorank_jax.prompts import PromptRenderer
 from prorank_jax.query_choice import ALL_QUERIES, QueryChoice
@@ -59,7 +60,9 @@ def _open_here(
     """The examples to train on, and those held out for the probe."""
     data, seed = config.data, config.train.seed
     lists, probe_source, fields = config.stage == 2, _probe_source(data), _probe_fields(data)
-    judged_only = dataclasses.replace(data, teacher_scores="", teacher_depth=0, pseudo_queries=0)
+    judged_only = dataclasses.replace(
+        data, teacher_scores="", teacher_depth=0, pseudo_queries=0, negatives_run=""
+    )
     given, probed = _named_queries(data)
     unwanted = plain_texts(probed)
     _say_left_out(given, unwanted, console)
@@ -79,7 +82,7 @@ def _open_here(
     return examples, held_out
 
 
-def _trained_on(data: DataOptions, given: Sequence[str], unwanted: Set[str]) -> QueryChoice:
+def _trained_on(data: DataOptions, given: Sequence[str], unwanted: frozenset[str]) -> QueryChoice:
     """Which queries to train on. What changes nothing is left out, so that it does not name the examples."""
     # Any held-out query can be made from documents; without that, only those that are given, too, count.
     held_out = unwanted if data.pseudo_queries else unwanted.intersection(given)
@@ -87,16 +90,21 @@ def _trained_on(data: DataOptions, given: Sequence[str], unwanted: Set[str]) -> 
 
 
 def check_sources(config: RunConfig) -> None:
-    """Refuses what `open_examples` would refuse for its names, queries, judgements or teacher's scores.
+    """Refuses what `open_examples` would refuse for its names, queries, judgements, teacher's scores or run.
 
     It looks at no documents of a collection, whose flaws are left to `open_examples`, and asks for no device.
 
     Raises:
-        ValueError: a source, split or file of scores that cannot work, a probe that would see training
+        ValueError: a source, split, file of scores or run that cannot work, a probe that would see training
             queries, or losses of stage 2 that the data cannot feed.
     """
-    _named_queries(config.data)
-    check_teacher(config.data.source, config.data)
+    data = config.data
+    given, probed = _named_queries(data)
+    check_teacher(data.source, data)
+    if data.negatives_run:
+        choice = _trained_on(data, given, plain_texts(probed))
+        queries = queries_to_train_on(data.source, data.split, data, config.train.seed, choice)
+        check_negatives_run(data, queries)
     if config.stage == 2:
         check_own_scores(config)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -94,17 +94,23 @@ def _order(lines: list[_Line], file: Path) -> list[_Line]:
     return ordered
 
 
-def read_run(file: Path) -> dict[str, list[str]]:
+def read_run(file: Path, wanted: Container[str] | None = None) -> dict[str, list[str]]:
     """The document ids of each query of a run file, best first.
+
+    Args:
+        wanted: see `read_scores`.
 
     Raises:
         ValueError: as `read_scores`.
     """
-    return {query: list(scores) for query, scores in read_scores(file).items()}
+    return {query: list(scores) for query, scores in read_scores(file, wanted).items()}
 
 
-def read_scores(file: Path) -> dict[str, dict[str, float]]:
+def read_scores(file: Path, wanted: Container[str] | None = None) -> dict[str, dict[str, float]]:
     """The scores of a run file: query id → document id → score, the documents in their order, best first.
+
+    Args:
+        wanted: queries to keep, of a run that may rank far more; None: all.
 
     Raises:
         ValueError: the file is missing, empty or no run, names a document twice for one query, or its
@@ -113,15 +119,18 @@ def read_scores(file: Path) -> dict[str, dict[str, float]]:
     if not file.is_file():
         raise ValueError(f"{file}: no such run file; name a TREC run ({COLUMNS})")
     lines: dict[str, dict[str, _Line]] = {}
+    number = 0
     for number, text in read_lines(file):
         query, line = _parse(file, number, text)
+        if wanted is not None and query not in wanted:
+            continue
         first = lines.setdefault(query, {}).setdefault(line.document, line)
         if first is not line:
             raise ValueError(
                 f"{file}, line {number}: the document {line.document!r} was there before for the query "
                 f"{query!r} (line {first.number}); keep one"
             )
-    if not lines:
+    if not number:
         raise ValueError(f"{file}: holds no line; a TREC run has {COLUMNS} on each")
     ordered = {query: _order(list(documents.values()), file) for query, documents in lines.items()}
     return {query: {line.document: line.score for line in ranking} for query, ranking in ordered.items()}

@@ -167,6 +167,12 @@ def test_anchors_without_aliases_are_harmless(tmp_path: Path) -> None:
         ({"data.buckets": [128, 64, 224]}, "ascending"),
         ({"data.buckets": [64, 128]}, "the last bucket must equal data.max_length=224"),
         ({"data.hard_negatives": 1.5}, "data.hard_negatives=1.5"),
+        ({"data.negatives_from": 0}, "data.negatives_from=0: must be at least 1"),
+        ({"data.negatives_from": 51}, "data.negatives_from=51: is behind data.negative_depth=50"),
+        (
+            {"data.negatives_run": "a.trec", "data.hard_negatives": 0.1},
+            "data.negatives_run='a.trec': data.hard_negatives=0.1 takes none from it; raise that",
+        ),
         ({"train.steps": 0}, "train.steps=0: must be at least 1"),
         ({"train.seed": 2**32}, "train.seed=4294967296"),
         ({"train.seed": -1}, "train.seed=-1"),

@@ -9,10 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from prorank_jax import negatives as negatives_module
 from prorank_jax.bm25 import Bm25Index
 from prorank_jax.collection import Collection
 from prorank_jax.config import DataOptions
-from prorank_jax.negatives import choose_negatives, make_groups
+from prorank_jax.negative_choice import choose_negatives
+from prorank_jax.negatives import make_groups
 from prorank_jax.types import Document
 
 TOPICS = ("tea cup kettle", "boat sail harbour", "horse saddle stable", "piano organ choir")
@@ -159,6 +161,67 @@ def test_a_document_that_says_what_is_asked_is_no_negative(hard_negatives: float
         assert len(said) == 3
         assert not said & set(ids)
         assert len(ids) >= 40  # the judged ones that were not drawn come behind
+
+
+@given(
+    judged=st.dictionaries(st.integers(0, 59), st.integers(-1, 2), max_size=20),
+    ranking=st.lists(st.integers(0, 59), unique=True),
+    window=st.tuples(st.integers(1, 30), st.integers(1, 30)).map(sorted),
+    wanted=st.integers(1, 8),
+    seed=st.integers(0, 5),
+)
+@settings(deadline=None)
+def test_hard_negatives_come_from_the_ranks_that_are_asked_for(judged, ranking, window, wanted, seed) -> None:
+    first, last = window
+    grades = {f"d{number}": grade for number, grade in judged.items()}
+    ranked, ids = [f"d{number}" for number in ranking], [f"d{number}" for number in range(60)]
+    options = DataOptions(
+        negatives_per_query=wanted, hard_negatives=1.0, negatives_from=first, negative_depth=last
+    )
+    chosen = choose_negatives(grades, ranked, ids, options, random.Random(seed))
+    inside = {identifier for identifier in ranked[first - 1 : last] if identifier not in grades}
+    irrelevant = sum(grade < 1 for grade in grades.values())
+    hard = min(max(wanted - irrelevant, 0), len(inside))
+    assert len(inside & set(chosen)) >= hard
+    unjudged = [identifier for identifier in chosen if identifier not in grades]
+    assert set(unjudged[:hard]) <= inside
+
+
+def _reversed_ids(collection: Collection) -> dict[str, list[str]]:
+    return dict.fromkeys(collection.qrels, sorted(collection.documents)[::-1])
+
+
+def test_another_retrievers_ranking_takes_the_place_of_bm25s(monkeypatch: pytest.MonkeyPatch) -> None:
+    collection = _collection()
+    options = DataOptions(negatives_per_query=4, hard_negatives=1.0, negatives_from=3, negative_depth=9)
+    monkeypatch.setattr(negatives_module, "index_documents", lambda _: pytest.fail("nobody needs BM25"))
+    ranked = _reversed_ids(collection)
+    drawn = set()
+    for group in make_groups(collection, options, ranked=ranked):
+        mined = [
+            c.document.id for c in group.candidates if c.document.id not in collection.qrels[group.query_id]
+        ]
+        assert len(mined) == 3  # one more is judged irrelevant
+        assert set(mined) <= set(ranked[group.query_id][2:9])
+        drawn.update(mined)
+    assert len(drawn) == 7
+
+
+def test_what_is_no_negative_of_bm25_is_none_of_another_ranking() -> None:
+    """Neither relevant documents, nor their copies, nor what says just the query, however high they rank."""
+    made = _collection()
+    copies = {f"{n}-copy": dataclasses.replace(d, id=f"{n}-copy") for n, d in made.documents.items()}
+    asked = {f"asked{i}": Document(f"asked{i}", made.queries[f"q{i}"]) for i in range(12)}
+    collection = dataclasses.replace(made, documents=made.documents | copies | asked)
+    ranked = {}
+    for query, grades in collection.qrels.items():
+        relevant = [identifier for identifier, grade in grades.items() if grade >= 1]
+        same = [f"asked{i}" for i in range(12) if made.queries[f"q{i}"] == made.queries[query]]
+        ranked[query] = [*relevant, *(f"{name}-copy" for name in relevant), *same, "d70", "d71", "d72"]
+    options = DataOptions(negatives_per_query=4, hard_negatives=1.0, negative_depth=10)
+    for group in make_groups(collection, options, ranked=ranked):
+        irrelevant = [c.document.id for c in group.candidates if c.grade < 1]
+        assert set(irrelevant) == {f"d{int(group.query_id[1:]) + 8}", "d70", "d71", "d72"}
 
 
 def test_hard_negatives_are_no_deeper_than_asked():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 from pathlib import Path
@@ -15,7 +16,8 @@ from prorank_jax.corpora import load_groups
 from prorank_jax.data import ExampleSet
 from prorank_jax.query_choice import QueryChoice
 from prorank_jax.query_texts import plain_texts
-from prorank_jax.run_examples import open_examples
+from prorank_jax.run_examples import check_sources, open_examples
+from prorank_jax.trec import write_run
 from tests.cpu.data_fixtures import WordRenderer, write_beir_folder, write_jsonl
 
 
@@ -138,6 +140,50 @@ def test_at_most_so_many_queries_are_trained_on(tmp_path: Path) -> None:
     config = RunConfig(data=options, train=TrainOptions(seed=1))
     other, _ = open_examples(config, WordRenderer(), Console(quiet=True), cache, is_leaders=True)
     assert _queries(other) != _queries(few)
+
+
+def _run_of_others(file: Path, queries: int) -> str:
+    """The third document of the other queries, which shares no rare word with the query."""
+    others = {f"q{n}": [f"d{(n + step) % 10}-2" for step in range(1, 7)] for n in range(queries)}
+    write_run(file, others, "dense")
+    return str(file)
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_negatives_of_a_run_are_trained_on_in_both_stages_and_not_probed(stage: int, tmp_path: Path) -> None:
+    source = _collection(tmp_path / "beir", {"h0": "who is apple0"})
+    data = DataOptions(source=str(source), max_length=96, hard_negatives=1.0)
+    run = _run_of_others(tmp_path / "run.trec", 10)
+
+    def opened(data: DataOptions) -> list[ExampleSet]:
+        config = RunConfig(stage=stage, data=data)
+        return list(open_examples(config, WordRenderer(), Console(quiet=True), tmp_path / "cache", True))
+
+    examples, probed = opened(dataclasses.replace(data, negatives_run=run))
+    found = [examples[place] for place in range(len(examples))]
+    assert {(e.query_id, e.document_id) for e in found if not e.label} <= {
+        (f"q{n}", f"d{(n + step) % 10}-2") for n in range(10) for step in range(1, 7)
+    }
+    assert sum(not example.label for example in found) == 40
+    assert probed.folder == opened(data)[1].folder
+
+
+@pytest.mark.parametrize(("queries", "refused"), [(10, False), (9, True)])
+def test_a_run_that_lacks_queries_is_refused_before_documents_are_read(
+    queries: int, refused: bool, tmp_path: Path
+) -> None:
+    """As with --stage both before stage 1 begins; a held-out query need not be there."""
+    source = _collection(tmp_path / "beir", {"h0": "who is apple0", "h1": "what is apple0"})
+    (source / "corpus.jsonl").write_text("no document is read")
+    lacking_first = _run_of_others(tmp_path / "run.trec", queries)
+    run = Path(lacking_first)
+    run.write_text("".join(line for line in run.open() if not line.startswith("q0 ")))
+    config = RunConfig(data=DataOptions(source=str(source), max_length=96, negatives_run=str(run)))
+    if not refused:
+        check_sources(config)
+        return
+    with pytest.raises(ValueError, match=r"lacks 1 of the 9 queries to train on \('q9'\)"):
+        check_sources(config)
 
 
 def test_of_a_file_of_groups_so_many_queries_are_trained_on(tmp_path: Path) -> None:

@@ -92,6 +92,15 @@ def test_queries_of_another_split_are_left_out_with_a_warning(run_file, caplog):
     assert "1 of its 2 queries are not among those of small/test ('q99')" in caplog.text
 
 
+def test_of_a_large_run_only_the_queries_that_are_wanted_are_kept(run_file):
+    """And every line is checked all the same."""
+    lines = ["q1 Q0 d1 1 5 t", "q99 Q0 d1 1 1 t", "q1 Q0 d2 2 4 t"]
+    assert read_run(run_file(*lines), {"q1", "q2"}) == {"q1": ["d1", "d2"]}
+    assert read_run(run_file(*lines), set()) == {}
+    with pytest.raises(ValueError, match="line 2: the score is nan"):
+        read_run(run_file("q1 Q0 d1 1 5 t", "q99 Q0 d1 1 nan t"), {"q1"})
+
+
 def test_ids_with_white_space_are_refused_before_anything_is_scored():
     check_writable_ids({"q": ["d-1", "é"]})
     with pytest.raises(ValueError, match="'d 1' holds white space"):

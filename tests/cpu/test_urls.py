@@ -10,10 +10,11 @@ from types import SimpleNamespace
 import pytest
 
 from prorank_jax.config import DataOptions, RunConfig
-from prorank_jax.corpora import load_collection, load_groups, source_fingerprint, teacher_fingerprint
+from prorank_jax.corpora import load_collection, load_groups, source_fingerprint
 from prorank_jax.model_history import read_run_history
 from prorank_jax.model_urls import fetch_model
 from prorank_jax.models.sources import resolve_source
+from prorank_jax.named_files import teacher_fingerprint
 from prorank_jax.pretrained import is_run_directory
 from prorank_jax.run_folder import (
     write_config,

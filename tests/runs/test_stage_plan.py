@@ -134,6 +134,11 @@ def test_both_stages_go_on_elsewhere_where_stage_2_reads_stage_1_again(tmp_path,
             {"ranking.losses": "margin_mse=1", "data.teacher_scores": "{root}/bad.tsv"},
             "bad.tsv, line 1: the score 'good1' is not a finite",
         ),
+        ({"stage2.data.negatives_run": "{root}/half.trec"}, "lacks 11 of the 12 queries to train on ('q0', "),
+        (
+            {"stage2.data.source": "{root}/unscored.jsonl", "data.negatives_run": "{root}/half.trec"},
+            "unscored.jsonl names no documents; write the negatives into its neg",
+        ),
         (
             {"stage2.data.source": "{root}/unscored.jsonl", "ranking.losses": "margin_mse=1"},
             "unscored.jsonl (train) has none: name a file",
@@ -154,6 +159,7 @@ def test_what_stage_2_will_refuse_costs_no_stage_1(extra, message, tmp_path, mon
     fields = tiny_fields(model, collection, tmp_path / "run") | {"train.steps": 3, "stage": "both"}
     del fields["data.buckets"]
     (tmp_path / "bad.tsv").write_text("q1\td1-0\tgood1\n")
+    (tmp_path / "half.trec").write_text("q1 Q0 d1-0 1 2.5 dense\n")
     lines = (json.dumps({"query": f"question {number}", "pos": ["an answer"]}) for number in range(40))
     (tmp_path / "unscored.jsonl").write_text("\n".join(lines))
     extra = {
