@@ -26,6 +26,18 @@ def _sample_outside(
     return list(chosen)
 
 
+def _unjudged_in_window(grades: Mapping[str, int], ranking: Sequence[str], options: DataOptions) -> list[str]:
+    window = ranking[options.negatives_from - 1 : options.negative_depth]
+    return [identifier for identifier in window if identifier not in grades]
+
+
+def count_hard(grades: Mapping[str, int], ranking: Sequence[str], options: DataOptions) -> tuple[int, int]:
+    """How many hard negatives `choose_negatives` wants of a query's ranking, and how many it finds there."""
+    judged = sum(grade < options.relevant_grade for grade in grades.values())
+    wanted = max(options.hard_per_query - judged, 0)
+    return wanted, min(wanted, len(_unjudged_in_window(grades, ranking, options)))
+
+
 def choose_negatives(
     grades: Mapping[str, int],
     ranking: Sequence[str],
@@ -46,9 +58,7 @@ def choose_negatives(
     wanted, hard_count = options.negatives_per_query, options.hard_per_query
     judged = sorted(identifier for identifier, grade in grades.items() if grade < options.relevant_grade)
     chosen = _sample(random_state, judged, hard_count)
-    window = ranking[options.negatives_from - 1 : options.negative_depth]
-    unjudged = [identifier for identifier in window if identifier not in grades]
-    chosen += _sample(random_state, unjudged, hard_count - len(chosen))
+    chosen += _sample(random_state, _unjudged_in_window(grades, ranking, options), hard_count - len(chosen))
     chosen += _sample_outside(random_state, all_ids, {*grades, *chosen}, wanted - len(chosen))
     rest = [identifier for identifier in judged if identifier not in chosen]
     return chosen + _sample(random_state, rest, wanted - len(chosen))

@@ -13,12 +13,14 @@ from prorank_jax.collection import Collection
 from prorank_jax.config import DataOptions
 from prorank_jax.long_work import tracked
 from prorank_jax.messages import name_a_few
-from prorank_jax.negative_choice import choose_negatives
+from prorank_jax.negative_choice import choose_negatives, count_hard
 from prorank_jax.query_texts import plain
 from prorank_jax.self_retrieval import is_the_query
 from prorank_jax.types import Candidate, RankingGroup
 
 MINED_GRADE = 0
+# A ranking that has a smaller share of the hard negatives wanted of it is told of.
+LEAST_FOUND = 0.9
 
 _log = logging.getLogger(__name__)
 
@@ -138,6 +140,24 @@ def _rankings(
     )
 
 
+def _tell_of_few(name: str, counts: Sequence[tuple[int, int]], is_bm25: bool) -> None:
+    """Warns where many negatives that should be hard are random ones, given `count_hard` of each query."""
+    wanted, found = (sum(column) for column in zip(*counts, strict=True))
+    if found >= LEAST_FOUND * wanted:
+        return
+    if is_bm25:
+        by = "BM25"
+        remedy = (
+            "it knows words by the spaces between them. To train on harder ones, name another retriever's "
+            "run as data.negatives_run, or give a .jsonl file that brings its own (neg)"
+        )
+    else:
+        by = "data.negatives_run"
+        remedy = "give a deeper run, raise data.negative_depth, or lower data.hard_negatives"
+    told = "%s: %s found %d of %d hard negatives, and the others are drawn at random: %s"
+    _log.warning(told, name, by, found, wanted, remedy)
+
+
 def make_groups(
     collection: Collection,
     options: DataOptions,
@@ -173,20 +193,18 @@ def make_groups(
     ids = list(collection.documents)
     rankings = _rankings(collection, list(judged), options, index, ranked)
     left_alone = look_relevant(collection, judged, options.relevant_grade)
-    groups = []
+    groups, counts = [], []
     for (query_id, grades), ranking in zip(judged.items(), rankings, strict=True):
-        negatives = choose_negatives(
-            dict.fromkeys(left_alone[query_id], options.relevant_grade) | collection.qrels[query_id],
-            ranking,
-            ids,
-            options,
-            random.Random(f"{seed}:{query_id}"),
-        )
+        known = dict.fromkeys(left_alone[query_id], options.relevant_grade) | collection.qrels[query_id]
+        counts.append(count_hard(known, ranking, options))
+        random_state = random.Random(f"{seed}:{query_id}")
+        negatives = choose_negatives(known, ranking, ids, options, random_state)
         candidates = tuple(
             Candidate(collection.documents[identifier], grades.get(identifier, MINED_GRADE))
             for identifier in _order_candidates(grades, negatives, options.relevant_grade)
         )
         groups.append(RankingGroup(query_id, collection.queries[query_id], candidates))
+    _tell_of_few(collection.name, counts, is_bm25=ranked is None)
     return groups
 
 
