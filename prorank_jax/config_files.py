@@ -13,6 +13,7 @@ import draccus
 import yaml
 
 from prorank_jax.config import RunConfig
+from prorank_jax.config_sources import of_chosen_source
 
 if TYPE_CHECKING:
     from etils import epath
@@ -211,14 +212,19 @@ def config_from_flat(flat: dict[str, Any], origin: str = "config") -> RunConfig:
 def load_config(path: str | Path | None = None, overrides: dict[str, Any] | None = None) -> RunConfig:
     """Reads a YAML file (or nothing), applies dotted overrides, and checks the result.
 
-    The sections `stage1` and `stage2` of a file hold the fields that differ between the stages.
+    The sections `stage1` and `stage2` of a file hold the fields that differ between the stages. What a file
+    says of its `data.source` is left out where the overrides name another; see `of_chosen_source`.
 
     Raises:
         ValueError: unknown field, wrong type, or a value that cannot work; the message names it.
     """
-    flat = _read_yaml(Path(path)) if path else {}
     overrides = overrides or {}
-    flat = _for_stage(flat, overrides.get("stage", flat.get("stage", 1))) | overrides
+    flat: dict[str, Any] = {}
+    if path:
+        flat = _read_yaml(Path(path))
+        flat = _for_stage(flat, overrides.get("stage", flat.get("stage", 1)))
+        flat = of_chosen_source(flat, overrides, Path(path))
+    flat |= overrides
     if flat.get("stage") == 2:
         flat.setdefault("output_dir", "runs/stage2")
     return config_from_flat(flat)
