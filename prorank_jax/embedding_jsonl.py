@@ -1,4 +1,4 @@
-"""Reads FlagEmbedding's training files: one query a line with its passages, `pos` and `neg`."""
+"""Reads training files of one query a line, with passages that are relevant to it and others that are not."""
 
 from __future__ import annotations
 
@@ -8,20 +8,16 @@ import math
 import random
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from prorank_jax.jsonl import read_jsonl, take_text, valid_text
+from prorank_jax.embedding_line import Scored, read_line
+from prorank_jax.jsonl import read_jsonl
 from prorank_jax.source_names import TRAINED_ON, SourceFields
-from prorank_jax.teacher_scores import LARGEST
 from prorank_jax.types import Candidate, Document, RankingGroup
 
 EVERYTHING = "all"
 SPLITS = ("train", "dev", EVERYTHING)
 TRAIN_SHARE = 0.9
 RELEVANT, IRRELEVANT = 1, 0
-
-Scored = list[tuple[str, float | None]]
-"""Passages, each with its teacher's score."""
 
 _log = logging.getLogger(__name__)
 
@@ -32,50 +28,9 @@ def split_of(query: str) -> str:
     return "train" if number < TRAIN_SHARE * 2**64 else "dev"
 
 
-def _passages(record: dict[str, Any], name: str, place: str) -> list[str]:
-    if name == "pos" and name not in record:
-        raise ValueError(f"{place}: no field {name!r}; a line has query and pos, and neg unless it is mined")
-    passages = record.get(name, [])
-    if not isinstance(passages, list) or not all(isinstance(text, str) for text in passages):
-        raise ValueError(f"{place}: {name} must be a list of strings")
-    return [valid_text(text) for text in passages]
-
-
-def _scores(record: dict[str, Any], name: str, count: int, place: str) -> list[float | None]:
-    scores = record.get(name)
-    if scores is None:
-        return [None] * count
-    is_list = isinstance(scores, list)
-    if not is_list or not all(_is_finite_number(score) for score in scores):
-        raise ValueError(f"{place}: {name} must be a list of finite numbers (float32)")
-    if len(scores) != count:
-        raise ValueError(f"{place}: {name} has {len(scores)} numbers for {count} passages; give one for each")
-    return [float(score) for score in scores]
-
-
-def _is_finite_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
-
-
-def _scored_passages(record: dict[str, Any], name: str, place: str) -> Scored:
-    passages = _passages(record, name, place)
-    if name == "pos" and not all(text.strip() for text in passages):
-        raise ValueError(f"{place}: pos holds an empty passage; give it a text or leave it out")
-    return list(zip(passages, _scores(record, f"{name}_scores", len(passages), place), strict=True))
-
-
 def _document(text: str) -> Document:
     identifier = hashlib.sha256(text.encode()).hexdigest()[:16]
     return Document(identifier, text)
-
-
-def _query_id(record: dict[str, Any], place: str) -> str:
-    identifier = record.get("id")
-    if identifier is None:
-        return f"line-{place.rsplit(' ', 1)[-1]}"
-    if isinstance(identifier, bool) or not isinstance(identifier, str | int):
-        raise ValueError(f"{place}: id={identifier!r} is {type(identifier).__name__}; write it as a string")
-    return valid_text(str(identifier))
 
 
 @dataclass
@@ -105,22 +60,15 @@ class _Query:
         return RankingGroup(self.id, text, (*positives, *negatives))
 
 
-def _read_query(record: dict[str, Any], place: str) -> str:
-    query = take_text(record, "query", place)
-    if not query.strip():
-        raise ValueError(f"{place}: query is empty; give it a text or leave the line out")
-    return query
-
-
 def read_embedding_groups(
     path: Path, split: str, seed: int = 0, fields: SourceFields = TRAINED_ON
 ) -> list[RankingGroup]:
-    """The groups of one split: `pos` passages have grade 1, `neg` passages grade 0.
+    """The groups of one split: relevant passages have grade 1, the others grade 0.
 
     These files have no splits: `train` and `dev` are told apart by a hash of the query, and `all` is both,
     for a file beside which another one is held out. Lines of the same query, as files of triples have them,
-    are one group with the first line's id: what is relevant on one is no negative on another. The scores of
-    `pos_scores` and `neg_scores` are kept; `prompt` and other fields are ignored.
+    are one group with the first line's id: what is relevant on one is no negative on another. A teacher's
+    scores are kept; see `read_line`.
 
     Args:
         fields: that named the file and the split.
@@ -161,18 +109,17 @@ def _read_queries(path: Path) -> tuple[dict[str, _Query], int]:
     known: dict[str, tuple[str, str]] = {}
     lines = 0
     for place, record in read_jsonl(path):
-        text = _read_query(record, place)
-        query_id = _query_id(record, place)
-        before, text_before = known.setdefault(query_id, (place, text))
-        if text_before != text:
+        line = read_line(record, place)
+        before, text_before = known.setdefault(line.id, (place, line.query))
+        if text_before != line.query:
             raise ValueError(
-                f"{place}: the id {query_id!r} was there before ({before}) with another query; "
+                f"{place}: the id {line.id!r} was there before ({before}) with another query; "
                 "ids must be unique"
             )
         lines += 1
-        query = queries.setdefault(text, _Query(query_id))
-        _add(query.relevant, _scored_passages(record, "pos", place), f"{place}: pos")
-        _add(query.irrelevant, _scored_passages(record, "neg", place), f"{place}: neg")
+        query = queries.setdefault(line.query, _Query(line.id))
+        _add(query.relevant, line.relevant, f"{place}: pos")
+        _add(query.irrelevant, line.irrelevant, f"{place}: neg")
     return queries, lines
 
 
