@@ -158,7 +158,7 @@ def load_groups(
         judged = _add_teacher(groups, collection, options)
         return judged + make_pseudo_groups(collection, options, seed, index, choice.held_out)
     _check_file_options(source, options)
-    groups = read_embedding_groups(Path(source), split, seed, fields)
+    groups = read_embedding_groups(Path(source), split, seed, fields, tell=True)
     kept = [group for group in groups if any(candidate.grade >= 1 for candidate in group.candidates)]
     if not kept:
         raise ValueError(

@@ -6,6 +6,7 @@ import hashlib
 import logging
 import math
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -40,6 +41,7 @@ class _Query:
     id: str
     relevant: dict[str, float | None] = field(default_factory=dict)
     irrelevant: dict[str, float | None] = field(default_factory=dict)
+    lines: int = 0
 
     @property
     def contradictions(self) -> int:
@@ -61,7 +63,7 @@ class _Query:
 
 
 def read_embedding_groups(
-    path: Path, split: str, seed: int = 0, fields: SourceFields = TRAINED_ON
+    path: Path, split: str, seed: int = 0, fields: SourceFields = TRAINED_ON, *, tell: bool = False
 ) -> list[RankingGroup]:
     """The groups of one split: relevant passages have grade 1, the others grade 0.
 
@@ -72,6 +74,7 @@ def read_embedding_groups(
 
     Args:
         fields: that named the file and the split.
+        tell: say what the split's lines have in common; a file is read more than once.
 
     Raises:
         ValueError: an unknown split, a flaw in a line, or no group in that split.
@@ -81,7 +84,7 @@ def read_embedding_groups(
             f"{fields.split}={split!r}: {path} is split by a hash of the query; "
             f"choose one of {', '.join(SPLITS)}"
         )
-    queries, lines = _read_queries(path)
+    queries = _read_queries(path)
     if not queries:
         raise ValueError(
             f"{fields.source}={str(path)!r}: is empty; write one JSON object on each line, with query and pos"
@@ -93,21 +96,26 @@ def read_embedding_groups(
             f"{split!r}; give a file with more queries, or the split 'all' of another one: "
             "data.probe_source=FILE --data.probe_split all"
         )
-    if lines > len(queries):
-        _log.info(
-            "%s: %d lines of %d queries; those of one query are taken together", path, lines, len(queries)
-        )
-    contradictions = sum(query.contradictions for query in queries.values())
-    if contradictions:
-        _log.warning("%s: %d passages are both pos and neg of a query; taken as pos", path, contradictions)
+    if tell:
+        _tell_what_is_shared(f"{path}/{split}", list(kept.values()))
     return [query.group(text, seed) for text, query in kept.items()]
 
 
-def _read_queries(path: Path) -> tuple[dict[str, _Query], int]:
-    """Each query's text with what its lines say, and how many lines there are."""
+def _tell_what_is_shared(name: str, queries: Sequence[_Query]) -> None:
+    lines = sum(query.lines for query in queries)
+    if lines > len(queries):
+        _log.warning(
+            "%s: %d lines of %d queries; those of one query are taken together", name, lines, len(queries)
+        )
+    contradictions = sum(query.contradictions for query in queries)
+    if contradictions:
+        _log.warning("%s: %d passages are both pos and neg of a query; taken as pos", name, contradictions)
+
+
+def _read_queries(path: Path) -> dict[str, _Query]:
+    """Each query's text with what its lines say."""
     queries: dict[str, _Query] = {}
     known: dict[str, tuple[str, str]] = {}
-    lines = 0
     for place, record in read_jsonl(path):
         line = read_line(record, place)
         before, text_before = known.setdefault(line.id, (place, line.query))
@@ -116,11 +124,11 @@ def _read_queries(path: Path) -> tuple[dict[str, _Query], int]:
                 f"{place}: the id {line.id!r} was there before ({before}) with another query; "
                 "ids must be unique"
             )
-        lines += 1
         query = queries.setdefault(line.query, _Query(line.id))
+        query.lines += 1
         _add(query.relevant, line.relevant, f"{place}: pos")
         _add(query.irrelevant, line.irrelevant, f"{place}: neg")
-    return queries, lines
+    return queries
 
 
 def _add(known: dict[str, float | None], passages: Scored, name: str) -> None:

@@ -226,7 +226,7 @@ def with_mined_negatives(
     }
     if not lacking:
         return list(groups)
-    _log.info("%s: %d queries bring no irrelevant passage; theirs are mined", name, len(lacking))
+    _log.warning("%s: %d queries bring no irrelevant passage; theirs are mined", name, len(lacking))
     passages = {c.document.id: c.document for group in groups for c in group.candidates}
     texts = {group.query_id: group.query for group in groups}
     made = make_groups(Collection(name, passages, texts, lacking), options, seed)

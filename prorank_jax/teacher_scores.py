@@ -117,7 +117,7 @@ def _check_queries(groups: Sequence[RankingGroup], scores: TeacherScores) -> Non
             f"{len(known)} to train on ({name_a_few(known)}); give the scores of this collection and split"
         )
     if foreign:
-        _log.info("teacher scores: %d queries of other splits are left out", len(foreign))
+        _log.warning("teacher scores: %d queries of other splits are left out", len(foreign))
     unscored = known - set(scores)
     if unscored:
         _log.warning(
@@ -138,7 +138,7 @@ def _log_coverage(groups: Sequence[RankingGroup], scores: TeacherScores) -> None
     candidates = [candidate for group in groups for candidate in group.candidates]
     used = sum(candidate.score is not None for candidate in candidates)
     given = sum(len(scores.get(group.query_id, {})) for group in groups)
-    _log.info("teacher scores: of %d candidates %d have one", len(candidates), used)
+    _log.warning("teacher scores: of %d candidates %d have one", len(candidates), used)
     if used < given:
         _log.warning("teacher scores: %d are of documents that are no candidates", given - used)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import math
 from pathlib import Path
 
@@ -142,8 +141,7 @@ def test_two_teachers_are_never_mixed() -> None:
     ]
 
 
-def test_scores_without_use_are_logged(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO)
+def test_scores_without_use_are_told(caplog: pytest.LogCaptureFixture) -> None:
     attach_scores(GROUPS, {"q1": {"d1": 1.0, "other": 1.0}, "elsewhere": {"d1": 1.0}})
     assert "1 queries of other splits are left out" in caplog.text
     assert "1 of 2 queries have none ('q2')" in caplog.text
