@@ -112,6 +112,16 @@ def _tell_what_is_shared(name: str, queries: Sequence[_Query]) -> None:
         _log.warning("%s: %d passages are both pos and neg of a query; taken as pos", name, contradictions)
 
 
+def queries_outside(path: Path, split: str) -> tuple[int, int]:
+    """How many queries of a file are not of `train` or `dev`, and how many it has.
+
+    Raises:
+        ValueError: a flaw in a line.
+    """
+    queries = _read_queries(path)
+    return sum(split_of(text) != split for text in queries), len(queries)
+
+
 def _read_queries(path: Path) -> dict[str, _Query]:
     """Each query's text with what its lines say."""
     queries: dict[str, _Query] = {}

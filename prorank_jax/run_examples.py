@@ -12,8 +12,9 @@ from rich.console import Console
 from prorank_jax.config import DataOptions, RunConfig
 from prorank_jax.corpora import check_teacher, judged_queries, queries_to_train_on
 from prorank_jax.data import ExampleSet, open_dataset
-from prorank_jax.embedding_jsonl import EVERYTHING
+from prorank_jax.embedding_jsonl import EVERYTHING, queries_outside
 from prorank_jax.irds import check_ir_dataset
+from prorank_jax.local_sources import local_source
 from prorank_jax.messages import say
 from prorank_jax.negatives_run import check_negatives_run
 from prorank_jax.processes import check_equal, leads, succeed_together
@@ -21,7 +22,7 @@ from prorank_jax.prompts import PromptRenderer
 from prorank_jax.query_choice import ALL_QUERIES, QueryChoice
 from prorank_jax.query_texts import plain, plain_texts
 from prorank_jax.ranking_objective import check_own_scores
-from prorank_jax.source_names import CATALOGUE_PREFIX, TRAINED_ON, SourceFields
+from prorank_jax.source_names import CATALOGUE_PREFIX, TRAINED_ON, SourceFields, names_embedding_file
 
 # Negatives are mined for at most so many held-out queries, or one for each prompt of the probe.
 PROBED_QUERIES = 500
@@ -40,7 +41,8 @@ def open_examples(
         ValueError: a source or split that cannot work, or a probe that would see training queries.
     """
     data = config.data
-    say(console, f"data: {data.source} ({data.split}), held out: {data.probe_split}")
+    held_out = _named(data.probe_source or data.source, data.probe_split)
+    say(console, f"data: {_named(data.source, data.split)}, held out: {held_out}")
     waits = is_leaders and not leads()
     with succeed_together():
         opened = None if waits else _open_here(config, renderer, folder, console)
@@ -66,6 +68,7 @@ def _open_here(
     given, probed = _named_queries(data)
     unwanted = plain_texts(probed)
     _say_left_out(given, unwanted, console)
+    _say_unused(data, console)
     choice = _trained_on(data, given, unwanted)
     examples = open_dataset(data.source, data.split, data, renderer, folder, seed, lists, choice=choice)
     most = max(PROBED_QUERIES, config.probe.examples)
@@ -128,6 +131,32 @@ def _say_left_out(given: Sequence[str], held_out: Set[str], console: Console) ->
             console,
             f"data: {left_out} of {len(given)} training queries are held-out ones too; they are left out",
         )
+
+
+def _say_unused(data: DataOptions, console: Console) -> None:
+    """Says what the split of a .jsonl leaves out, where the probe is not made of just that."""
+    source, probe_source = data.source, _probe_source(data)
+    if source == probe_source:
+        return
+    read = (
+        ("trained on", source, data.split, TRAINED_ON),
+        ("probed", probe_source, data.probe_split, _probe_fields(data)),
+    )
+    for use, name, split, fields in read:
+        file = Path(local_source(name, fields.source))
+        if split == EVERYTHING or not (names_embedding_file(name) and file.is_file()):
+            continue
+        left_out, queries = queries_outside(file, split)
+        if left_out:
+            say(
+                console,
+                f"data: {left_out} of {queries} queries of {name} are outside its split {split!r} and not "
+                f"{use}; {fields.split} {EVERYTHING} takes them too",
+            )
+
+
+def _named(source: str, split: str) -> str:
+    return source if source.startswith(CATALOGUE_PREFIX) else f"{source} ({split})"
 
 
 def _probe_source(data: DataOptions) -> str:

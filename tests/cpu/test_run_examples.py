@@ -14,6 +14,7 @@ from prorank_jax import run_examples
 from prorank_jax.config import DataOptions, ProbeOptions, RunConfig, TrainOptions
 from prorank_jax.corpora import load_groups
 from prorank_jax.data import ExampleSet
+from prorank_jax.embedding_jsonl import split_of
 from prorank_jax.query_choice import QueryChoice
 from prorank_jax.query_texts import plain_texts
 from prorank_jax.run_examples import check_sources, open_examples
@@ -215,3 +216,43 @@ def test_made_queries_ask_nothing_that_is_held_out_and_are_not_probed(
     assert choice.held_out == plain_texts(["what is tea"] + ["who drinks it"] * bool(made))
     assert trained.pseudo_queries == made
     assert (probed.pseudo_queries, probed.teacher_scores) == (0, "")
+
+
+def _asked(name: str, count: int = 60) -> list[dict[str, object]]:
+    return [{"query": f"{name} {n}", "pos": [f"yes {name} {n}"], "neg": ["no"]} for n in range(count)]
+
+
+def _opened(cache: Path, **options: str) -> str:
+    config = RunConfig(data=DataOptions(max_length=96, **options))
+    said = Console(file=io.StringIO(), width=200)
+    open_examples(config, WordRenderer(), said, cache, is_leaders=True)
+    return said.file.getvalue()
+
+
+def test_the_source_of_the_probe_is_shown(tmp_path: Path) -> None:
+    mine = str(write_jsonl(tmp_path / "mine.jsonl", _asked("mine")))
+    other = str(_collection(tmp_path / "beir", {"h0": "who is apple0"}))
+    assert f"data: {mine} (train), held out: {mine} (dev)\n" in _opened(tmp_path / "cache", source=mine)
+    said = _opened(tmp_path / "cache", source=mine, probe_source=other)
+    assert f"data: {mine} (train), held out: {other} (dev)\n" in said
+
+
+def test_queries_of_a_file_that_nothing_uses_are_counted(tmp_path: Path) -> None:
+    """Its split is of no use where another source is held out, or trained on."""
+    mine, other = (str(write_jsonl(tmp_path / f"{name}.jsonl", _asked(name))) for name in ("mine", "other"))
+    held_out = {name: sum(split_of(f"{name} {n}") == "dev" for n in range(60)) for name in ("mine", "other")}
+    assert all(held_out.values())
+    cache = tmp_path / "cache"
+    assert "outside" not in _opened(cache, source=mine)
+    assert "outside" not in _opened(cache, source=mine, split="all", probe_source=other, probe_split="all")
+    said = _opened(cache, source=mine, probe_source=other)
+    assert (
+        f"data: {held_out['mine']} of 60 queries of {mine} are outside its split 'train' and not trained on; "
+        "data.split all takes them too\n"
+        f"data: {60 - held_out['other']} of 60 queries of {other} are outside its split 'dev' "
+        "and not probed; "
+        "data.probe_split all takes them too\n"
+    ) in said
+    trained_on = [line for line in _asked("mine") if split_of(str(line["query"])) == "train"]
+    write_jsonl(Path(mine), trained_on)
+    assert "not trained on" not in _opened(cache, source=mine, probe_source=other)
