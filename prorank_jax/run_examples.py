@@ -13,6 +13,7 @@ from prorank_jax.config import DataOptions, RunConfig
 from prorank_jax.corpora import check_teacher, judged_queries, queries_to_train_on
 from prorank_jax.data import ExampleSet, open_dataset
 from prorank_jax.embedding_jsonl import EVERYTHING, queries_outside
+from prorank_jax.example_notices import example_notices
 from prorank_jax.irds import check_ir_dataset
 from prorank_jax.local_sources import local_source
 from prorank_jax.messages import say
@@ -48,6 +49,8 @@ def open_examples(
         opened = None if waits else _open_here(config, renderer, folder, console)
     with succeed_together():
         opened = opened or _open_here(config, renderer, folder, console)
+    for notice in example_notices(config, opened[0]):
+        say(console, f"data: {notice}")
     if jax.process_count() == 1:
         return opened
     facts = {name: part.digest for name, part in zip(("data", "held-out data"), opened, strict=True)}

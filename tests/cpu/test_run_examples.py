@@ -208,6 +208,7 @@ def test_made_queries_ask_nothing_that_is_held_out_and_are_not_probed(
         return "examples"
 
     monkeypatch.setattr(run_examples, "open_dataset", fake)
+    monkeypatch.setattr(run_examples, "example_notices", lambda *_: [])
     asked = {"train": {"q": "what is tea"}, "dev": {"h": "Who  drinks it", "i": "what is TEA"}}
     monkeypatch.setattr(run_examples, "judged_queries", lambda _, split, *__: asked[split])
     data = DataOptions(source="x", pseudo_queries=made, max_length=96)

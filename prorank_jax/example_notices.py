@@ -1,0 +1,36 @@
+"""What is worth knowing of a run's examples before it trains on them, told without a pass over them."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+
+import numpy as np
+
+from prorank_jax.config import RunConfig
+from prorank_jax.data import ExampleSet
+from prorank_jax.pseudo_queries import PSEUDO_PREFIX
+
+
+def example_notices(config: RunConfig, examples: ExampleSet) -> list[str]:
+    """A sentence for each thing that the examples are and their user may not know, with what changes it."""
+    said = [_made(examples) if config.data.pseudo_queries else ""]
+    return [sentence for sentence in said if sentence]
+
+
+def _made(examples: ExampleSet) -> str:
+    queries = len(np.unique(examples.queries))
+    made = queries - _first_made(examples)
+    if not made:
+        return ""
+    return f"{made} of {queries} queries are made from documents; data.pseudo_queries 0 leaves them out"
+
+
+def _first_made(examples: ExampleSet) -> int:
+    """The number of the first query that was made from a document; they are behind all others.
+
+    Queries are numbered in the order of the examples, so a few reads find it.
+    """
+    firsts = np.unique(examples.queries, return_index=True)[1]
+    return bisect_left(
+        firsts, True, key=lambda position: examples[position].query_id.startswith(PSEUDO_PREFIX)
+    )

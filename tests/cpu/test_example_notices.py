@@ -1,0 +1,83 @@
+"""What a run says of its examples before it trains: counts that agree with a look at each of them."""
+
+from __future__ import annotations
+
+import io
+import math
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from prorank_jax.config import DataOptions, RunConfig
+from prorank_jax.data import ExampleSet
+from prorank_jax.example_notices import example_notices
+from prorank_jax.pseudo_queries import PSEUDO_PREFIX
+from prorank_jax.run_examples import open_examples
+from tests.cpu.data_fixtures import WordRenderer, write_jsonl
+
+
+class _Examples:
+    """Of each query, so many examples; the last queries are made ones. It counts what is read."""
+
+    def __init__(self, judged: list[int], made: list[int]) -> None:
+        names = [f"q{n}" for n in range(len(judged))] + [f"{PSEUDO_PREFIX}d{n}" for n in range(len(made))]
+        self.queries = np.repeat(np.arange(len(names)), judged + made)
+        self.labels = np.ones(len(self.queries), np.int32)
+        self.lengths = np.full(len(self.queries), 9)
+        self.scores = np.full(len(self.queries), math.nan, np.float32)
+        self.reads = 0
+        self._names = names
+
+    def __getitem__(self, position: int) -> Any:
+        self.reads += 1
+        return SimpleNamespace(query_id=self._names[self.queries[position]])
+
+
+COUNTS = st.lists(st.integers(1, 3), max_size=40)
+
+
+@given(judged=COUNTS.filter(bool), made=COUNTS)
+def test_made_queries_are_counted_with_few_reads(judged: list[int], made: list[int]) -> None:
+    examples, queries = _Examples(judged, made), len(judged) + len(made)
+    config = RunConfig(data=DataOptions(pseudo_queries=50))
+    said = example_notices(config, examples)  # type: ignore[arg-type]
+    start = f"{len(made)} of {queries} queries are made from documents; data.pseudo_queries 0"
+    assert [sentence.startswith(start) for sentence in said] == [True] * bool(made)
+    assert examples.reads <= math.log2(queries) + 1
+
+
+def _file(folder: Path, count: int) -> Path:
+    def passage(kind: str, n: int) -> str:
+        sentences = (f"{kind}{part} number{n} tells of word{n}{part} in its own way." for part in range(3))
+        return " ".join(sentences)
+
+    lines = [
+        {"query": f"question {n}", "pos": [passage("yes", n)], "neg": [passage("no", n)], "pos_scores": [1]}
+        for n in range(count)
+    ]
+    return write_jsonl(folder / "mine.jsonl", lines)
+
+
+def _opened(file: Path, cache: Path, stage: int = 2, **options: Any) -> tuple[ExampleSet, list[str]]:
+    console = Console(file=io.StringIO(), width=400)
+    config = RunConfig(stage=stage, data=DataOptions(source=str(file), **options))
+    examples, _ = open_examples(config, WordRenderer(config.data.max_length), console, cache, is_leaders=True)
+    return examples, console.file.getvalue().splitlines()[1:]
+
+
+@pytest.mark.parametrize("wanted", [0, 6, 500])
+def test_made_queries_are_told_of_new_and_of_known_examples(wanted: int, tmp_path: Path) -> None:
+    file = _file(tmp_path, 40)
+    for _ in range(2):  # built, then read again
+        examples, said = _opened(file, tmp_path / "cache", stage=1, max_length=96, pseudo_queries=wanted)
+        names = {examples[position].query_id for position in range(len(examples))}
+        made = sum(name.startswith(PSEUDO_PREFIX) for name in names)
+        assert (made > 0) == (wanted > 0)
+        told = f"data: {made} of {len(names)} queries are made from documents; data.pseudo_queries 0 leaves"
+        assert [line.startswith(told) for line in said if "made from" in line] == [True] * bool(made)
