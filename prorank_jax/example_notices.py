@@ -9,16 +9,22 @@ import numpy as np
 from prorank_jax.config import RunConfig
 from prorank_jax.data import ExampleSet
 from prorank_jax.pseudo_queries import PSEUDO_PREFIX
+from prorank_jax.run_diagnosis import cut_prompts
+from prorank_jax.run_facts import data_facts
+
+MOST_CUT_UNTOLD = 0.05
 
 
 def example_notices(config: RunConfig, examples: ExampleSet) -> list[str]:
     """A sentence for each thing that the examples are and their user may not know, with what changes it."""
-    said = [_made(examples) if config.data.pseudo_queries else ""]
+    data = config.data
+    facts = data_facts(examples.queries, examples.labels, examples.lengths, data.max_length)
+    said = [_made(examples, facts.queries) if data.pseudo_queries else ""]
+    said.append(cut_prompts(facts, MOST_CUT_UNTOLD, shows_key_sentences=data.excerpts == "key_sentences"))
     return [sentence for sentence in said if sentence]
 
 
-def _made(examples: ExampleSet) -> str:
-    queries = len(np.unique(examples.queries))
+def _made(examples: ExampleSet, queries: int) -> str:
     made = queries - _first_made(examples)
     if not made:
         return ""

@@ -43,12 +43,9 @@ def remarks(facts: RunFacts) -> list[str]:
     """What is no trouble, but worth knowing."""
     said = []
     data, first, last = facts.data, facts.probes[0], facts.probes[-1]
-    if data.cut > MOST_CUT * data.examples:
-        said.append(
-            f"{data.cut / data.examples:.0%} of the prompts fill data.max_length: part of their document is "
-            "not seen. A larger one shows more of it, at the price of time and memory"
-            + ("." if facts.shows_key_sentences else _ADVISE_EXCERPTS)
-        )
+    cut = cut_prompts(data, MOST_CUT, facts.shows_key_sentences)
+    if cut:
+        said.append(cut)
     if facts.stage == 2 and first.format_rate >= LEAST_FORMAT > last.format_rate:
         said.append(
             f"The format rate fell from {first.format_rate:.2f} to {last.format_rate:.2f}. Scores do not "
@@ -75,6 +72,17 @@ def remarks(facts: RunFacts) -> list[str]:
             "task is learned, and its reward teaches no more; stage 2 can start from this run."
         )
     return said
+
+
+def cut_prompts(data: DataFacts, most_untold: float, shows_key_sentences: bool) -> str:
+    """Tells that more than this share of the prompts is cut, with the remedy; else ""."""
+    if data.cut <= most_untold * data.examples:
+        return ""
+    return (
+        f"{data.cut / data.examples:.0%} of the prompts fill data.max_length: part of their document is "
+        "not seen. A larger one shows more of it, at the price of time and memory"
+        + ("." if shows_key_sentences else _ADVISE_EXCERPTS)
+    )
 
 
 def conclusion(facts: RunFacts, findings: Mapping[str, str]) -> str:

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from prorank_jax.config import DataOptions, RunConfig
 from prorank_jax.data import ExampleSet
-from prorank_jax.example_notices import example_notices
+from prorank_jax.example_notices import MOST_CUT_UNTOLD, example_notices
 from prorank_jax.pseudo_queries import PSEUDO_PREFIX
 from prorank_jax.run_examples import open_examples
 from tests.cpu.data_fixtures import WordRenderer, write_jsonl
@@ -81,3 +81,25 @@ def test_made_queries_are_told_of_new_and_of_known_examples(wanted: int, tmp_pat
         assert (made > 0) == (wanted > 0)
         told = f"data: {made} of {len(names)} queries are made from documents; data.pseudo_queries 0 leaves"
         assert [line.startswith(told) for line in said if "made from" in line] == [True] * bool(made)
+
+
+@pytest.mark.parametrize("excerpts", ["head", "key_sentences"])
+def test_the_share_of_cut_prompts_is_told_where_it_is_more_than_a_few(excerpts: str) -> None:
+    examples, config = _Examples([1] * 100, []), RunConfig(data=DataOptions(max_length=96, excerpts=excerpts))
+    few = int(100 * MOST_CUT_UNTOLD)
+    examples.lengths[:few] = 96
+    assert example_notices(config, examples) == []  # type: ignore[arg-type]
+    examples.lengths[few] = 96
+    (said,) = example_notices(config, examples)  # type: ignore[arg-type]
+    assert said.startswith(f"{few + 1}% of the prompts fill data.max_length")
+    assert ("data.excerpts key_sentences" in said) == (excerpts == "head")
+
+
+def test_a_run_tells_at_its_start_what_is_cut(tmp_path: Path) -> None:
+    file = _file(tmp_path, 40)
+    examples, said = _opened(file, tmp_path / "cache", max_length=24)
+    cut = np.mean(examples.lengths == 24)
+    assert cut > 0.5
+    assert said[0].startswith(f"data: {cut:.0%} of the prompts fill data.max_length")
+    assert len(said) == 1
+    assert _opened(file, tmp_path / "cache", stage=1, max_length=96)[1] == []
