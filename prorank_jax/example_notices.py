@@ -9,6 +9,7 @@ import numpy as np
 from prorank_jax.config import RunConfig
 from prorank_jax.data import ExampleSet
 from prorank_jax.pseudo_queries import PSEUDO_PREFIX
+from prorank_jax.ranking_objective import unread_scores
 from prorank_jax.run_diagnosis import cut_prompts
 from prorank_jax.run_facts import data_facts
 
@@ -21,6 +22,8 @@ def example_notices(config: RunConfig, examples: ExampleSet) -> list[str]:
     facts = data_facts(examples.queries, examples.labels, examples.lengths, data.max_length)
     said = [_made(examples, facts.queries) if data.pseudo_queries else ""]
     said.append(cut_prompts(facts, MOST_CUT_UNTOLD, shows_key_sentences=data.excerpts == "key_sentences"))
+    if config.stage == 2:
+        said.append(unread_scores(config, examples.scores))
     return [sentence for sentence in said if sentence]
 
 

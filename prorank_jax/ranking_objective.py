@@ -74,6 +74,21 @@ def _refuse_without_teacher(ranking: RankingOptions, weights: dict[str, float], 
         )
 
 
+def unread_scores(config: RunConfig, scores: np.ndarray) -> str:
+    """Tells that examples have a teacher's scores ([n], NaN: none) that no loss of stage 2 reads; else "".
+
+    Files of training examples often bring some: they are no mistake.
+    """
+    ranking = config.ranking
+    known = int(np.isfinite(scores).sum())
+    if not known or reads_teacher(parse_losses(ranking.losses), ranking.soft_labels):
+        return ""
+    return (
+        f"{known} of {len(scores)} pairs have a teacher's score, which none of ranking.losses="
+        f"{ranking.losses!r} reads; to learn from them, add {_teacher_readers()}"
+    )
+
+
 def make_objective(config: RunConfig, examples: ExampleSet) -> RankingObjective:
     """What stage 2 minimises on these examples.
 

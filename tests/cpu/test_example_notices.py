@@ -95,11 +95,12 @@ def test_the_share_of_cut_prompts_is_told_where_it_is_more_than_a_few(excerpts: 
     assert ("data.excerpts key_sentences" in said) == (excerpts == "head")
 
 
-def test_a_run_tells_at_its_start_what_is_cut(tmp_path: Path) -> None:
+def test_a_run_tells_at_its_start_what_is_cut_and_which_scores_are_unread(tmp_path: Path) -> None:
     file = _file(tmp_path, 40)
     examples, said = _opened(file, tmp_path / "cache", max_length=24)
     cut = np.mean(examples.lengths == 24)
     assert cut > 0.5
     assert said[0].startswith(f"data: {cut:.0%} of the prompts fill data.max_length")
-    assert len(said) == 1
+    assert said[1].startswith(f"data: {len(examples) // 2} of {len(examples)} pairs have a teacher's score")
+    assert len(said) == 2
     assert _opened(file, tmp_path / "cache", stage=1, max_length=96)[1] == []

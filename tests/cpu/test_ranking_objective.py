@@ -12,7 +12,7 @@ import pytest
 
 from prorank_jax.config_files import load_config
 from prorank_jax.ranking_losses import ListLabels
-from prorank_jax.ranking_objective import check_losses, make_objective
+from prorank_jax.ranking_objective import check_losses, make_objective, unread_scores
 
 TAUGHT = {"stage": 2, "data.teacher_scores": "scores.tsv"}
 
@@ -55,6 +55,34 @@ def test_labels_that_no_loss_reads_are_refused(soft_labels: str, source: str) ->
 def test_a_loss_that_only_reports_reads_its_teacher_too(losses: str, soft_labels: str) -> None:
     given = {"ranking.losses": losses, "ranking.soft_labels": soft_labels}
     assert check_losses(load_config(None, TAUGHT | given))
+
+
+@pytest.mark.parametrize(
+    ("losses", "soft_labels", "is_told"),
+    [
+        ("listwise=1", "grade", True),
+        ("pairwise=1, pointwise=0.5", "grade", True),
+        ("listwise=1, pointwise=0.5", "teacher_logit", False),
+        ("listwise=1, margin_mse=0", "grade", False),
+    ],
+)
+def test_scores_of_a_file_that_no_loss_reads_are_told_not_refused(
+    losses: str, soft_labels: str, is_told: bool
+) -> None:
+    given = {"stage": 2, "data.source": "scored.jsonl", "ranking.losses": losses}
+    config = load_config(None, given | {"ranking.soft_labels": soft_labels})
+    assert check_losses(config)
+    said = unread_scores(config, np.array([0.5, np.nan, -2], np.float32))
+    if not is_told:
+        assert said == ""
+        return
+    assert said.startswith(
+        f"2 of 3 pairs have a teacher's score, which none of ranking.losses={losses!r} reads"
+    )
+    assert said.endswith(
+        "add margin_mse, listwise_teacher, or pointwise with ranking.soft_labels=teacher or teacher_logit"
+    )
+    assert unread_scores(config, np.full(3, np.nan, np.float32)) == ""
 
 
 def test_the_objective_is_what_the_config_says_of_these_examples() -> None:
