@@ -32,7 +32,7 @@ def main(arguments: list[str]) -> int:
         from prorank_jax.export_folder import export_folder  # takes seconds to import
 
         with sigterm_interrupts("nothing was written"):
-            export_folder(
+            settings = export_folder(
                 options.model,
                 options.output_dir,
                 dtype=options.dtype,
@@ -41,6 +41,13 @@ def main(arguments: list[str]) -> int:
                 license_id=options.license,
             )
         print(f"{options.output_dir}: exported; its README.md says how to use it")
+        if settings.excerpts != "head":
+            print(
+                f"warning: trained with data.excerpts {settings.excerpts}, which other libraries do not "
+                "know: they cut the end of a long document, which gives other scores; launch/evaluate.py "
+                "--excerpts head measures those",
+                file=sys.stderr,
+            )
 
     return run_command(command, interrupted="nothing was written")
 

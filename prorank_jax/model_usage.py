@@ -129,7 +129,9 @@ print(scores)
     )
 
 
-def vllm_usage(name: str, family: str, answer_names: tuple[str, ...], renders_pairs: bool) -> str:
+def vllm_usage(
+    name: str, family: str, answer_names: tuple[str, ...], renders_pairs: bool, max_length: int
+) -> str:
     """vLLM's scoring server, from its documentation."""
     overrides = {
         "architectures": [_CLASSIFIERS[family]],
@@ -147,7 +149,9 @@ def vllm_usage(name: str, family: str, answer_names: tuple[str, ...], renders_pa
     return (
         "### vLLM\n\nNot run when this folder was made; the command follows vLLM's documentation for "
         "rerankers of this kind. The server answers `/score` and `/rerank` with `sigmoid(score)`."
-        f"{template}\n\n```bash\n{command}\n```"
+        f"{template} prorank-jax cuts a document so that its prompt has at most {max_length} tokens; vLLM "
+        "does not, and may refuse a longer prompt: shorten long documents before you send them."
+        f"\n\n```bash\n{command}\n```"
     )
 
 

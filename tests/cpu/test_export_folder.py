@@ -19,6 +19,7 @@ import pytest
 from tokenizers.normalizers import Lowercase
 
 import prorank_jax.export_folder
+from prorank_jax.evaluation.options import parse_options
 from prorank_jax.export_folder import SENTENCE_TRANSFORMERS_VERSION, export_folder, generation_config
 from prorank_jax.model_identity import model_identity
 from prorank_jax.models.export import save_params
@@ -224,6 +225,21 @@ def test_the_launcher_exports(exported, tmp_path, capsys):
     card = (tmp_path / "out" / "README.md").read_text()
     assert "# my-reranker" in card
     assert "license: apache-2.0" in card
+
+
+@pytest.mark.parametrize(("excerpts", "lines"), [("head", 0), ("key_sentences", 1)])
+def test_the_launcher_warns_of_excerpts_that_others_do_not_know(excerpts, lines, exported, tmp_path, capsys):
+    model = tmp_path / "model"
+    shutil.copytree(exported[0], model)
+    settings = dataclasses.replace(SETTINGS, excerpts=excerpts)
+    (model / "prorank.json").write_text(json.dumps(dataclasses.asdict(settings)))
+    capsys.readouterr()
+    arguments = ["--model", str(model), "--output_dir", str(tmp_path / "out")]
+    assert load_launcher("export_hf").main(arguments) == 0
+    said = capsys.readouterr().err
+    assert said.count("\n") == lines
+    assert ("launch/evaluate.py --excerpts head measures" in said) == (lines == 1)
+    assert parse_options(["--model", "m", "--dataset", "demo", "--excerpts", "head"]).excerpts == "head"
 
 
 @pytest.mark.parametrize(

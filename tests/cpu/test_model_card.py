@@ -99,6 +99,7 @@ def test_nothing_is_told_that_was_not_measured():
     assert "No evaluation was given" in card
     assert "held-out probe" not in card
     assert "Not run when this folder was made" in card
+    assert card.count(f"prompt has at most {facts().settings.max_length} tokens; vLLM does not") == 1
 
 
 def test_the_runs_that_made_it():
