@@ -37,8 +37,8 @@ def of_chosen_source(flat: dict[str, Any], overrides: dict[str, Any], file: Path
     ]
     if lost:
         _tell(
-            f"{file}: left out, for they are said of data.source={flat[SOURCE]!r}, not of "
-            f"{overrides[SOURCE]!r}: {', '.join(lost)}; what holds there too, give as an option"
+            f"{file}: left out {', '.join(lost)}: about data.source={flat[SOURCE]!r}, not "
+            f"{overrides[SOURCE]!r}; give as an option what is to stay"
         )
     return {name: value for name, value in flat.items() if name not in foreign}
 
