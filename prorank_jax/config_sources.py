@@ -14,6 +14,7 @@ OF_ITS_SOURCE = (
     "data.split",
     "data.probe_source",
     "data.probe_split",
+    "data.negatives_run",
     "data.teacher_scores",
     "data.teacher_depth",
 )

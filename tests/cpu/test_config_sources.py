@@ -26,6 +26,7 @@ DATA = {
     "split": "some",
     "probe_source": "beside",
     "probe_split": "few",
+    "negatives_run": "dense.trec",
     "teacher_scores": "scores.tsv",
     "teacher_depth": 3,
     "max_length": 99,
@@ -52,7 +53,7 @@ def test_the_fields_of_another_source_are_lost_alone_and_told(
     data = load_config(file, {SOURCE: "mine", "data.split": "all"}).data
     assert data == DataOptions(source="mine", split="all", max_length=99)
     (said,) = caplog.messages
-    assert "left out data.probe_source='beside', data.probe_split='few', data.teacher_scores=" in said
+    assert "left out data.probe_source='beside', data.probe_split='few', data.negatives_run=" in said
     assert "data.teacher_depth=3: about data.source='theirs', not 'mine'; give as an option" in said
     assert "data.split" not in said
 
