@@ -15,6 +15,7 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from prorank_jax.models.attention import Visibility, attend
 from prorank_jax.models.config import ModelConfig
@@ -170,9 +171,12 @@ class RMSNorm(nn.Module):
 
 
 def rotary_angles(positions: Array, head_dim: int, theta: float) -> tuple[jax.Array, jax.Array]:
-    """Cosine and sine of the rotary embedding: two [B, Q, C/2] float32 (arXiv 2104.09864, eq. 15)."""
-    frequencies = theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
-    angles = jnp.asarray(positions, jnp.float32)[..., None] * frequencies
+    """Cosine and sine of the rotary embedding: two [B, Q, C/2] float32 (arXiv 2104.09864, eq. 15).
+
+    The powers are made on the host: a TPU approximates them, and a position multiplies the error.
+    """
+    frequencies = theta ** (-np.arange(0, head_dim, 2) / head_dim)
+    angles = jnp.asarray(positions, jnp.float32)[..., None] * frequencies.astype(np.float32)
     return jnp.cos(angles), jnp.sin(angles)
 
 

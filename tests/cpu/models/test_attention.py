@@ -144,6 +144,18 @@ def test_rotation_makes_products_depend_on_the_distance_only():
     assert product(0, 0) == pytest.approx(float(jnp.vdot(query, key)), abs=1e-6)
 
 
+def test_the_powers_of_the_rotation_are_not_left_to_the_device():
+    """A TPU's are off in the sixth digit, which 32,000 positions multiply."""
+    angles = jax.jit(lambda positions: rotary_angles(positions, 64, 1e5))
+    positions = jnp.arange(4, dtype=jnp.int32)[None]
+    assert not {"pow", "exp", "power"} & {
+        equation.primitive.name for equation in jax.make_jaxpr(rotary_angles, (1, 2))(positions, 64, 1e5).eqns
+    }
+    wanted = np.arange(4)[:, None] * 1e5 ** (-np.arange(32) / 32)
+    np.testing.assert_allclose(angles(positions)[0][0], np.cos(wanted), atol=1e-6)
+    np.testing.assert_allclose(angles(positions)[1][0], np.sin(wanted), atol=1e-6)
+
+
 def test_norm_is_float32_under_bfloat16():
     x = jnp.asarray(jax.random.normal(jax.random.key(0), (3, 64)) * 100, jnp.bfloat16)
     norm = RMSNorm(1e-6, "norm")
