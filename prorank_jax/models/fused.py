@@ -115,7 +115,7 @@ def reorder(rows: jax.Array, sources: jax.Array, targets: jax.Array) -> jax.Arra
     be asked for twice.
     """
     del targets
-    return jnp.take_along_axis(rows, sources[:, :, None, None], axis=1)
+    return jnp.take_along_axis(rows, sources[:, :, None, None], axis=1, mode="promise_in_bounds")
 
 
 def _reorder_forward(
