@@ -145,7 +145,7 @@ def on_policy_gradients(
 
     def loss(trained: Params, prompt: Prompt, fed: Fed) -> tuple[jax.Array, tuple[Metrics, Rollout]]:
         params = combine(frozen, trained)
-        logits = completion_logits(model, params, batch, prompt, fed, options.temperature)
+        logits = completion_logits(model, params, batch, prompt, fed, options.temperature, trains=True)
         rollout = _finish(logits, begun, batch, uniform, reward, answers, options)
         reference_logits = _reference_logits(initial, batch, fed, options)
         total, metrics = policy_loss(logits, rollout, answers, options, reference_logits)
@@ -180,7 +180,7 @@ def replayed_gradients(
 
     def loss(trained: Params, prompt: Prompt, fed: Fed) -> tuple[jax.Array, Metrics]:
         params = combine(frozen, trained)
-        logits = completion_logits(model, params, batch, prompt, fed, options.temperature)
+        logits = completion_logits(model, params, batch, prompt, fed, options.temperature, trains=True)
         stored = rollout
         if on_policy:
             own = jax.lax.stop_gradient(log_probs_of(logits, rollout.tokens))

@@ -20,8 +20,8 @@ from prorank_jax.models.attention import (
     concatenate_layouts,
     prompt_layout,
 )
-from prorank_jax.models.layers import KeyValues
-from prorank_jax.models.reading import states_behind
+from prorank_jax.models.layers import LayerKeyValues
+from prorank_jax.models.reading import states_behind, states_of_all
 from prorank_jax.models.transformer import Transformer
 from prorank_jax.sampling import sample_categorical
 from prorank_jax.types import Array, Batch, Params
@@ -36,14 +36,7 @@ class Prompt(NamedTuple):
     """
 
     first: jax.Array
-    keyvalues: KeyValues
-
-
-def _apply(
-    model: Transformer, params: Params, tokens: Array, layout: TokenLayout, *prefix: Any
-) -> tuple[jax.Array, KeyValues]:
-    outputs: Any = model.apply({"params": params}, tokens, layout, *prefix)
-    return outputs
+    keyvalues: LayerKeyValues
 
 
 def _head(model: Transformer, params: Params, hidden: jax.Array, temperature: float) -> jax.Array:
@@ -69,16 +62,28 @@ def read_prompts(
 
 
 def completion_logits(
-    model: Transformer, params: Params, batch: Batch, prompt: Prompt, fed: Fed, temperature: float
+    model: Transformer,
+    params: Params,
+    batch: Batch,
+    prompt: Prompt,
+    fed: Fed,
+    temperature: float,
+    *,
+    trains: bool = False,
 ) -> AnswerLogits:
-    """The logits behind completions whose tokens but the last are fed, after prompts that were read."""
+    """The logits behind completions whose tokens but the last are fed, after prompts that were read.
+
+    Args:
+        trains: whether gradients will be asked for; see `Transformer.states_at`.
+    """
     rows, count, width = fed.tokens.shape
     if not width:
         nothing = jnp.zeros((rows, count, 0, prompt.first.shape[-1]), prompt.first.dtype)
         return AnswerLogits(prompt.first, nothing, fed.members)
     layout = completion_layout(batch.lengths, count, width)
     flat = fed.tokens.reshape(rows, count * width)
-    hidden, _ = _apply(model, params, flat, layout, prompt.keyvalues, _layout(batch))
+    prefix = (prompt.keyvalues, _layout(batch))
+    hidden, _ = states_of_all(model, params, flat, layout, *prefix, trains=trains)
     later = _head(model, params, hidden.reshape(rows, count, width, -1), temperature)
     return AnswerLogits(prompt.first, later, fed.members)
 
@@ -125,11 +130,12 @@ def _extend(
     """Decodes with a cache from the first tokens [B, G] by `uniform` [B, G, S] to [B, G, 1 + S]."""
     rows, group, width = uniform.shape
     full = completion_layout(batch.lengths, group, width)  # a slot for each token that is fed
-    stacked = prompt.keyvalues.keys.shape
-    empty = jnp.zeros((stacked[0], rows, group * width, *stacked[3:]), prompt.keyvalues.keys.dtype)
     slots = jnp.arange(group) * width
 
-    def feed(carry: tuple[KeyValues, jax.Array], now: tuple[jax.Array, jax.Array]) -> tuple:
+    def empty_slots(values: jax.Array) -> jax.Array:
+        return jnp.zeros((*values.shape[:-3], group * width, *values.shape[-2:]), values.dtype)
+
+    def feed(carry: tuple[LayerKeyValues, jax.Array], now: tuple[jax.Array, jax.Array]) -> tuple:
         cache, token = carry
         draws, offset = now
         here = TokenLayout(
@@ -139,10 +145,10 @@ def _extend(
         # Slots at this position and later are empty; giving them a later position hides them.
         unfilled = full.positions >= (batch.lengths + offset)[:, None]
         seen = TokenLayout(jnp.where(unfilled, jnp.iinfo(jnp.int32).max, full.positions), full.segments)
-        prefix = jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=2), prompt.keyvalues, cache)
+        prefix = jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=-3), prompt.keyvalues, cache)
         prefix_layout = concatenate_layouts(_layout(batch), seen)
-        hidden, own = _apply(model, params, token, here, prefix, prefix_layout)
-        cache = jax.tree.map(lambda slot, new: slot.at[:, :, slots + offset].set(new), cache, own)
+        hidden, own = states_of_all(model, params, token, here, prefix, prefix_layout)
+        cache = jax.tree.map(lambda slot, new: slot.at[..., slots + offset, :, :].set(new), cache, own)
         logits = _head(model, params, hidden, temperature)
         following = edit(choose(draws[..., None], logits)[..., 0], token)
         return (cache, following), following
@@ -150,7 +156,7 @@ def _extend(
     offsets = jnp.arange(width, dtype=jnp.int32)
     sampled: jax.Array
     draws = jnp.moveaxis(uniform, 2, 0)
-    _, sampled = jax.lax.scan(feed, (KeyValues(empty, empty), first), (draws, offsets))
+    _, sampled = jax.lax.scan(feed, (jax.tree.map(empty_slots, prompt.keyvalues), first), (draws, offsets))
     return jnp.concatenate([first[:, :, None], jnp.moveaxis(sampled, 0, 2)], axis=2)
 
 
@@ -247,4 +253,4 @@ def replay_logits(
     """The logits behind given completions [B, G, L], with one copy of the prompt."""
     prompt = read_prompts(model, params, batch, temperature, trains=True)
     fed = Fed(fed_tokens(tokens, tokens.shape[2]))
-    return completion_logits(model, params, batch, prompt, fed, temperature)
+    return completion_logits(model, params, batch, prompt, fed, temperature, trains=True)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from prorank_jax.models.attention import TokenLayout, prompt_layout
-from prorank_jax.models.layers import KeyValues
+from prorank_jax.models.layers import LayerKeyValues
 from prorank_jax.models.reading import states_behind
 from prorank_jax.models.transformer import Transformer
 from prorank_jax.prompts import AnswerTokens
@@ -91,26 +91,26 @@ class _Rest(NamedTuple):
         tokens: [Q·K, S] int32.
         lengths: [Q·K] int32.
         layout: of the tokens, behind the prefix.
-        prefix: keys and values [N, Q·K, P, J, C], and their layout.
+        prefix: keys and values of Q·K rows, and their layout.
     """
 
     tokens: jax.Array
     lengths: jax.Array
     layout: TokenLayout
-    prefix: tuple[KeyValues, TokenLayout]
+    prefix: tuple[LayerKeyValues, TokenLayout]
 
 
-def _rest_of(batch: ListBatch, keyvalues: KeyValues, prefix_layout: TokenLayout) -> _Rest:
+def _rest_of(batch: ListBatch, keyvalues: LayerKeyValues, prefix_layout: TokenLayout) -> _Rest:
     queries, documents, width = batch.tokens.shape
 
-    def for_each_document(values: Array, axis: int) -> jax.Array:
-        return jnp.repeat(jnp.asarray(values), documents, axis=axis)
+    def for_each_document(values: Array) -> jax.Array:
+        return jnp.repeat(jnp.asarray(values), documents, axis=0)
 
-    prefix = jax.tree.map(lambda values: for_each_document(values, 1), keyvalues)
-    prefix_layout = jax.tree.map(lambda values: for_each_document(values, 0), prefix_layout)
+    prefix = jax.tree.map(lambda values: jnp.repeat(values, documents, axis=-4), keyvalues)
+    prefix_layout = jax.tree.map(for_each_document, prefix_layout)
     lengths = jnp.asarray(batch.lengths).reshape(queries * documents)
     layout = prompt_layout(lengths, width)
-    starts = for_each_document(batch.prefix_lengths, 0)
+    starts = for_each_document(batch.prefix_lengths)
     layout = dataclasses.replace(layout, positions=layout.positions + starts[:, None])
     rows = jnp.asarray(batch.tokens).reshape(queries * documents, width)
     return _Rest(rows, lengths, layout, (prefix, prefix_layout))

@@ -27,6 +27,7 @@ from prorank_jax.models.layers import (
     Attention,
     GatedMLP,
     KeyValues,
+    LayerKeyValues,
     RMSNorm,
     gathered,
     rotary_angles,
@@ -137,12 +138,12 @@ class Transformer(nn.Module):
         self,
         tokens: Array,
         layout: TokenLayout,
-        places: Array,
-        prefix: KeyValues | None = None,
+        places: Array | None,
+        prefix: LayerKeyValues | None = None,
         prefix_layout: TokenLayout | None = None,
         *,
         trains: bool = False,
-    ) -> tuple[jax.Array, KeyValues]:
+    ) -> tuple[jax.Array, LayerKeyValues]:
         """`__call__` at a few places of each row: [B, R, D], and all keys and values.
 
         The last layer makes keys and values of every token, and all else of those at `places` only: of N
@@ -150,20 +151,24 @@ class Transformer(nn.Module):
         behind it, and keeps what its backward pass needs.
 
         Args:
-            places: [B, R] int32, of the tokens of each row.
+            places: [B, R] int32, of the tokens of each row; None: all of them.
+            prefix: what this function gave for the tokens before. One scan runs all layers behind one that
+                did.
             trains: whether gradients will be asked for. Without them each layer takes its parameters out of
                 the stack by number, which copies nothing; the gradient of that would add up whole stacks.
                 So training copies the stacks, and on a CPU, where memory that is touched for the first time
                 in a step costs about what is saved, it runs the whole last layer.
         """
-        if trains and on_cpu():
-            states, keyvalues = self(tokens, layout, prefix, prefix_layout)
-            return rows_at(states, places), keyvalues
+        if (trains and on_cpu()) or (prefix is not None and prefix.last is None):
+            before = None if prefix is None else prefix.stacked
+            states, keyvalues = self(tokens, layout, before, prefix_layout)
+            return states if places is None else rows_at(states, places), LayerKeyValues(keyvalues)
         c = self.config
         angles = rotary_angles(layout.positions, c.head_dim, c.rope_theta)
         block = Block(c, self.compute_dtype, self.lora, parent=None)
         visible = visibility_for(self.attention, layout, prefix_layout)
-        stacks = (self.layers.variables["params"], prefix)
+        params = self.layers.variables["params"]
+        before, before_last = (None, None) if prefix is None else (prefix.stacked, prefix.last)
 
         def run(
             x: jax.Array, layer: tuple[Any, KeyValues | None], visible: Visibility, *only: Array
@@ -172,7 +177,7 @@ class Transformer(nn.Module):
             result: Any = block.apply({"params": params}, x, angles, visible, before, *only)
             return result
 
-        def numbered(number: Any) -> Any:
+        def numbered(stacks: Any, number: Any) -> Any:
             return jax.tree.map(
                 lambda stack: jax.lax.dynamic_index_in_dim(stack, number, keepdims=False), stacks
             )
@@ -184,18 +189,24 @@ class Transformer(nn.Module):
         if trains:
             if self.remat != "none":
                 run_whole = jax.checkpoint(run_whole, policy=POLICIES[self.remat], prevent_cse=False)
-            x, keyvalues = jax.lax.scan(run_whole, x, jax.tree.map(lambda stack: stack[:-1], stacks))
-            last_layer = jax.tree.map(lambda stack: stack[-1], stacks)
+            but_last = jax.tree.map(lambda stack: stack[:-1], params)
+            x, stacked = jax.lax.scan(run_whole, x, (but_last, before))
+            last_params = jax.tree.map(lambda stack: stack[-1], params)
         else:
-            x, keyvalues = jax.lax.scan(
-                lambda x, number: run_whole(x, numbered(number)), x, jnp.arange(c.layers - 1)
+            x, stacked = jax.lax.scan(
+                lambda x, number: run_whole(x, numbered((params, before), number)),
+                x,
+                jnp.arange(c.layers - 1),
             )
-            last_layer = numbered(c.layers - 1)
-        read = TokenLayout(rows_at(layout.positions, places), rows_at(layout.segments, places))
-        keys = layout if prefix_layout is None else concatenate_layouts(prefix_layout, layout)
-        x, last = run(x, last_layer, visibility(read, keys), places)
-        keyvalues = jax.tree.map(lambda stack, one: jnp.concatenate([stack, one[None]]), keyvalues, last)
-        return self.final_norm(x), keyvalues
+            last_params = numbered(params, c.layers - 1)
+        last_layer = (last_params, before_last)
+        if places is None:
+            x, last = run(x, last_layer, visible)
+        else:
+            read = TokenLayout(rows_at(layout.positions, places), rows_at(layout.segments, places))
+            keys = layout if prefix_layout is None else concatenate_layouts(prefix_layout, layout)
+            x, last = run(x, last_layer, visibility(read, keys), places)
+        return self.final_norm(x), LayerKeyValues(stacked, last)
 
     def _embed(self, tokens: Array) -> jax.Array:
         """Embeddings in the compute dtype: [B, Q] → [B, Q, D].

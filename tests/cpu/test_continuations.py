@@ -86,9 +86,9 @@ def test_loss_gradients_and_samples_are_those_of_all_completions(
     ran = []
     logits = prorank_jax.policy_gradient.completion_logits
 
-    def watched(*given):
+    def watched(*given, **options):
         jax.debug.callback(lambda: ran.append(given[4].tokens.shape[1]))
-        return logits(*given)
+        return logits(*given, **options)
 
     monkeypatch.setattr(prorank_jax.policy_gradient, "completion_logits", watched)
 
