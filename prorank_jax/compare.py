@@ -14,13 +14,18 @@ from rich.text import Text
 
 from prorank_jax.command_line import CommandParser
 from prorank_jax.evaluate import as_named_before, evaluate
-from prorank_jax.evaluation.comparison import comparison_table, draw_comparison, standings
+from prorank_jax.evaluation.comparison import (
+    check_baseline,
+    comparison_table,
+    draw_comparison,
+    standing_json,
+    standings,
+)
 from prorank_jax.evaluation.fusion_options import NO_FUSION
-from prorank_jax.evaluation.metrics import MAIN_METRIC
+from prorank_jax.evaluation.metrics import MAIN_METRIC, METRICS, QueryMetrics
 from prorank_jax.evaluation.names import parse_datasets, slug
 from prorank_jax.evaluation.options import EvaluationOptions, add_options, options_from
 from prorank_jax.evaluation.output import METRICS_FILE, QUERIES_FILE, check_known
-from prorank_jax.evaluation.significance import as_json
 from prorank_jax.messages import say
 from prorank_jax.model_identity import model_identity
 from prorank_jax.model_prompt import open_with_prompts
@@ -39,11 +44,13 @@ class ComparisonOptions:
         models: name in the table → model, as `launch/evaluate.py` takes it; in the order of the table.
         evaluation: how each is evaluated; its `model` and `output_dir` are not read.
         output_dir: folder of the comparison, with a folder for each evaluation.
+        baseline: the system that the others are tested against as well; None: the first stage alone.
     """
 
     models: Mapping[str, str]
     evaluation: EvaluationOptions
     output_dir: Path
+    baseline: str | None = None
 
     def __post_init__(self) -> None:
         folders = [slug(name) for name in self.models]
@@ -51,7 +58,7 @@ class ComparisonOptions:
             raise ValueError(
                 f"models: {_first_stage_name(self)!r} is what the first stage is called; rename that model"
             )
-        taken = [f"{name}, fused" for name in self.models if f"{name}, fused" in self.models]
+        taken = [_fused_name(name) for name in self.models if _fused_name(name) in self.models]
         if taken and self.evaluation.fusion.method != NO_FUSION:
             raise ValueError(f"models: {taken[0]!r} is what a fusion is called; rename that model")
         clashing = sorted({folder for folder in folders if folders.count(folder) > 1})
@@ -62,26 +69,42 @@ class ComparisonOptions:
             raise ValueError(f"models: {own[0]!r} is a file of the comparison itself; rename that model")
         if self.evaluation.compare:
             raise ValueError(
-                f"compare={list(self.evaluation.compare)}: this puts models side by side; test one against a "
-                "run with launch/evaluate.py --compare"
+                f"compare={list(self.evaluation.compare)}: this puts models side by side; test them against "
+                "one of them with --baseline, or one against a run with launch/evaluate.py --compare"
             )
         if len(self.evaluation.datasets) != 1:
             raise ValueError(f"dataset={list(self.evaluation.datasets)}: name one dataset to compare on")
+        check_baseline(self.baseline, list(_parts(self)))
 
 
-def _systems(options: ComparisonOptions) -> dict[str, dict[str, float]]:
-    """System → query → nDCG@10, of the first stage and of each model, from the files of the evaluations."""
+def _parts(options: ComparisonOptions) -> dict[str, tuple[str, str]]:
+    """System, in the table's order → a model, and which part of its evaluation's records the system is."""
+    first = next(iter(options.models))
+    parts = {_first_stage_name(options): (first, "first_stage")}
+    for name in options.models:
+        parts[name] = (name, "reranked")
+        if options.evaluation.fusion.method != NO_FUSION:
+            parts[_fused_name(name)] = (name, "fused")
+    return parts
+
+
+def _fused_name(name: str) -> str:
+    return f"{name}, fused"
+
+
+def _systems(options: ComparisonOptions) -> dict[str, QueryMetrics]:
+    """System → its metrics, of the first stage and of each model, from the files of the evaluations."""
     dataset = parse_datasets(options.evaluation.datasets)[0]
-    systems: dict[str, dict[str, float]] = {}
+    records = {}
     for name in options.models:
         file = options.output_dir / slug(name) / dataset.slug / QUERIES_FILE
-        records = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-        first = {record["query"]: record["first_stage"][MAIN_METRIC] for record in records}
-        systems.setdefault(_first_stage_name(options), first)
-        systems[name] = {record["query"]: record["reranked"][MAIN_METRIC] for record in records}
-        if options.evaluation.fusion.method != NO_FUSION:
-            systems[f"{name}, fused"] = {r["query"]: r["fused"][MAIN_METRIC] for r in records}
-    return systems
+        records[name] = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    return {
+        system: {
+            metric: {record["query"]: record[part][metric] for record in records[name]} for metric in METRICS
+        }
+        for system, (name, part) in _parts(options).items()
+    }
 
 
 def _first_stage_name(options: ComparisonOptions) -> str:
@@ -147,20 +170,23 @@ def compare_models(options: ComparisonOptions, console: Console | None = None) -
         folder = options.output_dir / slug(name)
         evaluate(dataclasses.replace(options.evaluation, model=source, output_dir=folder), console)
     systems = _systems(options)
-    ordered = standings(systems)
+    ordered = standings(systems, options.baseline)
     dataset = options.evaluation.datasets[0]
-    count = len(next(iter(systems.values())))
+    count = len(next(iter(systems.values()))[MAIN_METRIC])
     title = f"{dataset}: {count} queries, best {options.evaluation.top_k} of {next(iter(systems))} reranked"
     content = {
         "dataset": dataset,
         "queries": count,
         "top_k": options.evaluation.top_k,
         "metric": MAIN_METRIC,
-        "systems": [as_json(standing) for standing in ordered],
+        "baseline": options.baseline,
+        "systems": [standing_json(standing) for standing in ordered],
     }
     write_json(options.output_dir / COMPARISON_FILE, content)
-    draw_comparison(options.output_dir / PICTURE_FILE, title, ordered)
-    console.print(comparison_table(title, ordered))
+    draw_comparison(options.output_dir / PICTURE_FILE, title, ordered, options.baseline)
+    console.print(comparison_table(title, ordered, options.baseline))
+    if len(ordered) > 2:
+        say(console, "no p-value is corrected for the number of tests")
     say(
         console,
         f"picture: {options.output_dir / PICTURE_FILE}, each evaluation: {METRICS_FILE} in its folder",
@@ -189,8 +215,13 @@ def parse_options(arguments: Sequence[str]) -> ComparisonOptions:
     """
     parser = CommandParser(prog="python launch/compare.py", description=_DESCRIPTION)
     parser.add_argument("models", nargs="+", metavar="NAME=MODEL", help="a name for the table, and a model")
+    parser.add_argument(
+        "--baseline",
+        metavar="NAME",
+        help="row that the other rows are tested against (the first stage)",
+    )
     add_options(parser, default_folder=str(DEFAULT_FOLDER), tests=False)
     given = parser.parse_args(arguments)
     models = _named_models(given.models)
     evaluation = options_from(given, next(iter(models.values())))
-    return ComparisonOptions(models, evaluation, given.output_dir or DEFAULT_FOLDER)
+    return ComparisonOptions(models, evaluation, given.output_dir or DEFAULT_FOLDER, given.baseline)

@@ -19,8 +19,8 @@ TOKENIZER_SIZE = 496
 STEPS = 24
 
 
-def write_model_folder(folder: Path) -> Path:
-    model, params = tiny_model(scale=1.0, vocab_size=TOKENIZER_SIZE, max_positions=256)
+def write_model_folder(folder: Path, seed: int = 0) -> Path:
+    model, params = tiny_model(seed=seed, scale=1.0, vocab_size=TOKENIZER_SIZE, max_positions=256)
     save_params(params, model.config, folder)
     for file in TOKENIZER.iterdir():
         shutil.copy(file, folder)

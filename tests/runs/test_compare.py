@@ -11,7 +11,9 @@ import pytest
 from rich.console import Console
 
 from prorank_jax.compare import COMPARISON_FILE, PICTURE_FILE, compare_models, parse_options
-from prorank_jax.evaluation.comparison import draw_comparison, standings
+from prorank_jax.evaluate import evaluate
+from prorank_jax.evaluation.options import parse_options as parse_evaluation
+from prorank_jax.evaluation.output import RERANKED_RUN
 from prorank_jax.reranker import Reranker
 from tests.cpu.tiny_run import write_collection, write_model_folder
 
@@ -62,6 +64,36 @@ def test_models_are_compared_on_the_same_candidates_and_nothing_is_scored_twice(
     assert names == ["BM25", "one", "one, fused", "two words", "two words, fused"]
 
 
+def test_a_model_is_tested_against_another_as_against_its_run(workshop, tmp_path):
+    """`--baseline` says what `launch/evaluate.py --compare` says of the baseline's run file."""
+    other, out = write_model_folder(tmp_path / "other", seed=1), tmp_path / "out"
+    dataset = f"{workshop / 'collection'}:dev"
+    shared = ["--dataset", dataset, "--top_k", "3", "--max_length", "200"]
+    models = [f"one={workshop / 'model'}", f"two={other}"]
+    said = io.StringIO()
+    options = parse_options([*models, *shared, "--output_dir", str(out), "--baseline", "one"])
+    content = compare_models(options, Console(file=said, width=80))
+    bm25, one, two = content["systems"]
+    assert (content["baseline"], one["to_baseline"]) == ("one", None)
+    assert "to one" in said.getvalue()
+    run = out / "one" / next(path.name for path in (out / "one").iterdir() if path.is_dir()) / RERANKED_RUN
+    evaluation = [
+        "--model",
+        str(other),
+        *shared,
+        "--output_dir",
+        str(tmp_path / "two"),
+        "--compare",
+        str(run),
+    ]
+    metrics = evaluate(parse_evaluation(evaluation), Console(file=io.StringIO()))
+    compared = metrics["datasets"][dataset]["compared"]
+    assert two["to_baseline"] == {name: compared[name] for name in two["to_baseline"]}
+    assert two["to_baseline"]["delta"] != 0
+    assert bm25["to_baseline"]["delta"] == pytest.approx(-one["delta"])
+    assert two["metrics"] == metrics["datasets"][dataset]["reranked"]
+
+
 def write_unfinished_run(folder: Path) -> Path:
     folder.mkdir()
     (folder / "config.yaml").write_text("{}")
@@ -100,8 +132,10 @@ def test_a_model_that_cannot_be_evaluated_is_refused_before_any_is(models, more,
         (["BM25=x", "b=y"], "'BM25' is what the first stage is called"),
         (
             ["a=x", "--compare", __file__],
-            r"this puts models side by side; .* launch/evaluate.py --compare",
+            r"this puts models side by side; .* --baseline, .* launch/evaluate.py --compare",
         ),
+        (["a=x", "b=y", "--baseline", "c"], "baseline='c': no system .*; name one of 'BM25', 'a', 'b'"),
+        (["a=x", "--baseline", "a, fused"], "baseline='a, fused': no system of this comparison"),
         (["a=x", "--top_k", "0"], "top_k=0: must be at least 1"),
         (["a=x", "--nonsense", "1"], "--help shows the usage"),
         (["a=x", "--first_stage", "nowhere.run"], "no such file"),
@@ -144,9 +178,3 @@ def test_a_damaged_comparison_is_named_before_any_model_is_evaluated(content, tm
     (tmp_path / COMPARISON_FILE).write_text(content)
     with pytest.raises(ValueError, match=r"comparison\.json: is damaged; remove it"):
         compare_models(parse_options(["a=x", "--dataset", "demo", "--output_dir", str(tmp_path)]))
-
-
-def test_a_dollar_in_a_name_is_no_formula(tmp_path):
-    systems = {"a$_$b": {"q": 0.5}, "x": {"q": 0.25}}
-    draw_comparison(tmp_path / "picture.png", "data $1 $2", standings(systems))
-    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")

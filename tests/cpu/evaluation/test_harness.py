@@ -14,7 +14,6 @@ import pytest
 from rich.console import Console
 
 from prorank_jax.evaluation.ceiling import perfect_ranking, reach
-from prorank_jax.evaluation.comparison import comparison_table, draw_comparison, standings
 from prorank_jax.evaluation.first_stage import bm25_first_stage
 from prorank_jax.evaluation.fusion import Fusion
 from prorank_jax.evaluation.harness import evaluate_collection
@@ -23,7 +22,6 @@ from prorank_jax.evaluation.output import metrics_content
 from prorank_jax.evaluation.page import dataset_section, largest_changes, render_page, sections_of
 from prorank_jax.evaluation.pictures import UNJUDGED, draw_gains, draw_scores, scores_by_grade
 from prorank_jax.evaluation.progress import ScoringProgress
-from prorank_jax.evaluation.significance import bootstrap_interval
 from prorank_jax.evaluation.summary import average, query_records, summarize
 from prorank_jax.evaluation.tables import results_table
 from prorank_jax.types import Document
@@ -190,7 +188,7 @@ def size_of(png):
     return matplotlib.image.imread(BytesIO(png)).shape[1::-1]
 
 
-def test_pictures(collection, first_stage, tmp_path):
+def test_pictures(collection, first_stage):
     evaluation = evaluate_collection(oracle(collection), collection, first_stage)
     groups = scores_by_grade(evaluation, collection.qrels)
     assert next(iter(groups)) == UNJUDGED
@@ -201,24 +199,6 @@ def test_pictures(collection, first_stage, tmp_path):
         width, height = size_of(png)
         assert 900 < width < 1100
         assert 300 < height < 500
-    systems = {"BM25": evaluation.first_stage.main, "oracle": evaluation.reranked.main}
-    draw_comparison(tmp_path / "picture.png", "two systems", standings(systems))
-    assert size_of((tmp_path / "picture.png").read_bytes())[0] > 500
-
-
-def test_several_systems_are_compared_with_the_first(collection, first_stage):
-    evaluation = evaluate_collection(oracle(collection), collection, first_stage)
-    systems = {"BM25": evaluation.first_stage.main, "oracle": evaluation.reranked.main}
-    baseline, oracles = standings(systems)
-    assert baseline.delta is None
-    assert oracles.delta == evaluation.gain.delta
-    assert oracles.p_value == evaluation.gain.p_value
-    assert oracles.interval[0] <= oracles.mean <= oracles.interval[1]
-    assert f"{oracles.delta:+.3f}" in printed(comparison_table("t", [baseline, oracles]))
-    with pytest.raises(ValueError, match="no system"):
-        standings({})
-    with pytest.raises(ValueError, match="the same"):
-        standings({"a": {"q": 1.0}, "b": {"p": 1.0}})
 
 
 def test_the_page_is_self_contained_and_escapes_everything():
@@ -290,10 +270,6 @@ def test_names_are_text_and_no_markup(collection, first_stage):
     entry = summarize(evaluate_collection(oracle(collection), collection, first_stage))
     shown = printed(results_table(metrics_content({**SETTINGS, "model": "m[/b][old]"}, {}, {"demo": entry})))
     assert "m[/b][old]" in shown
-    systems = {"first[/b]": {"q": 0.0}, "base [old]": {"q": 1.0}}
-    shown = printed(comparison_table("on [red]data[/b]", standings(systems)))
-    for name in ("on [red]data[/b]", "first[/b]", "base [old]"):
-        assert name in shown
 
 
 def test_reach_and_ceiling_are_of_the_candidates(collection, first_stage):
@@ -304,11 +280,3 @@ def test_reach_and_ceiling_are_of_the_candidates(collection, first_stage):
     for query, ranking in rankings.items():
         best = perfect_ranking(ranking, collection.qrels[query], 2)
         assert list(found.ceiling.rankings[query]) == best
-
-
-def test_the_interval_of_a_standing_is_that_of_its_mean():
-    rng = np.random.default_rng(0)
-    systems = {name: {f"q{n}": value for n, value in enumerate(rng.random(30))} for name in "abc"}
-    for standing in standings(systems):
-        assert standing.interval == bootstrap_interval(np.array(list(systems[standing.name].values())))
-        assert standing.interval[0] <= standing.mean <= standing.interval[1]
