@@ -22,10 +22,11 @@ from prorank_jax.evaluation.comparison import (
     standings,
 )
 from prorank_jax.evaluation.fusion_options import NO_FUSION
-from prorank_jax.evaluation.metrics import MAIN_METRIC, METRICS, QueryMetrics
+from prorank_jax.evaluation.metrics import MAIN_METRIC, METRICS, QueryMetrics, require_ranx
 from prorank_jax.evaluation.names import parse_datasets, slug
 from prorank_jax.evaluation.options import EvaluationOptions, add_options, options_from
 from prorank_jax.evaluation.output import METRICS_FILE, QUERIES_FILE, check_known
+from prorank_jax.evaluation_task import prepare, tuning_datasets
 from prorank_jax.messages import say
 from prorank_jax.model_identity import model_identity
 from prorank_jax.model_prompt import open_with_prompts
@@ -165,10 +166,14 @@ def compare_models(options: ComparisonOptions, console: Console | None = None) -
     console = console or Console()
     _check_folder(options)
     _check_models(options)
+    require_ranx()
+    datasets = parse_datasets(options.evaluation.datasets)
+    prepared = prepare(datasets, tuning_datasets(options.evaluation, datasets), 0, options.evaluation)
     for name, source in options.models.items():
         console.print(Text.assemble((name, "bold"), f": {source}"), highlight=False)
         folder = options.output_dir / slug(name)
-        evaluate(dataclasses.replace(options.evaluation, model=source, output_dir=folder), console)
+        its = dataclasses.replace(options.evaluation, model=source, output_dir=folder)
+        evaluate(its, console, prepared=prepared)
     systems = _systems(options)
     ordered = standings(systems, options.baseline)
     dataset = options.evaluation.datasets[0]

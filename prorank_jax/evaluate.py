@@ -17,7 +17,7 @@ from prorank_jax.evaluation.fusion import Fusion
 from prorank_jax.evaluation.fusion_tuning import tune_weight
 from prorank_jax.evaluation.harness import Evaluation, evaluate_collection
 from prorank_jax.evaluation.metrics import require_ranx
-from prorank_jax.evaluation.names import DatasetName, check_same_names, parse_datasets
+from prorank_jax.evaluation.names import check_same_names, parse_datasets
 from prorank_jax.evaluation.options import EvaluationOptions
 from prorank_jax.evaluation.output import (
     METRICS_FILE,
@@ -37,7 +37,7 @@ from prorank_jax.evaluation.scoring import CHUNK_PAIRS, score_candidates
 from prorank_jax.evaluation.summary import summarize
 from prorank_jax.evaluation.tables import results_table
 from prorank_jax.evaluation.verdict import verdict
-from prorank_jax.evaluation_task import Task, check_split, prepare_task, prepare_tuning, tuning_datasets
+from prorank_jax.evaluation_task import Prepared, Task, check_split, prepare, tuning_datasets
 from prorank_jax.excerpts import EXCERPT_VERSION
 from prorank_jax.messages import say
 from prorank_jax.model_identity import known_as, model_identity
@@ -161,12 +161,18 @@ def as_named_before(options: EvaluationOptions) -> EvaluationOptions:
     return dataclasses.replace(options, model=known_as(options.model, earlier), output_dir=options.folder)
 
 
-def evaluate(options: EvaluationOptions, console: Console | None = None) -> dict[str, Any]:
+def evaluate(
+    options: EvaluationOptions, console: Console | None = None, *, prepared: Prepared | None = None
+) -> dict[str, Any]:
     """Evaluates a model on all datasets, resuming what an earlier call left; returns metrics.json's content.
 
     Writes into the output folder, for each dataset in a folder of its own: scores.jsonl, the run files, the
     metrics of each query, and the scores that a fusion was tuned on; beside those folders metrics.json and
     report.html.
+
+    Args:
+        prepared: the first dataset, where the evaluation of another model had the same one; else it is read
+            and ranked here.
 
     Raises:
         ValueError: bad input, or a folder of another evaluation; nothing is overwritten.
@@ -185,7 +191,7 @@ def evaluate(options: EvaluationOptions, console: Console | None = None) -> dict
     with only_run_in(options.folder):
         check_known(options.folder, {**identity, **options.settings})
         check_same_names(datasets, earlier_datasets(options.folder))
-        prepared = [_prepare(datasets, tuning, 0, options)]
+        waiting = [prepared or prepare(datasets, tuning, 0, options)]
         reranker = _open_reranker(options, identity)
         settings = {
             **identity,
@@ -206,8 +212,8 @@ def evaluate(options: EvaluationOptions, console: Console | None = None) -> dict
         ):
             for position, dataset in enumerate(datasets):
                 if position:
-                    prepared.append(_prepare(datasets, tuning, position, options))
-                entries[dataset.name], sections[dataset.name] = _measure(prepared, scoring, splits)
+                    waiting.append(prepare(datasets, tuning, position, options))
+                entries[dataset.name], sections[dataset.name] = _measure(waiting, scoring, splits)
                 # After each dataset, so that a stop between two keeps what there is.
                 content = metrics_content(settings, versions, entries)
                 write_json(options.folder / METRICS_FILE, content)
@@ -221,14 +227,14 @@ def evaluate(options: EvaluationOptions, console: Console | None = None) -> dict
 
 
 def _measure(
-    prepared: list[tuple[Task, Task | None]], scoring: _Scoring, splits: Sequence[Split]
+    waiting: list[Prepared], scoring: _Scoring, splits: Sequence[Split]
 ) -> tuple[dict[str, Any], str]:
     """The entry of a dataset in metrics.json and its section of the page.
 
     Args:
-        prepared: holds one dataset, which is taken out: its texts must be gone when the next one is loaded.
+        waiting: holds one dataset, which is taken out: its texts must be gone when the next one is loaded.
     """
-    task, tuned = prepared.pop()
+    task, tuned = waiting.pop()
     options, dataset = scoring.options, task.dataset
     _tell_about(task, scoring.console)
     folder = options.folder / dataset.slug
@@ -238,17 +244,6 @@ def _measure(
     evaluation = _score(task, fusion, folder, scoring)
     section = dataset_section(dataset.name, evaluation, task.collection)
     return _entry(task, evaluation, splits), section
-
-
-def _prepare(
-    datasets: Sequence[DatasetName],
-    tuning: Sequence[DatasetName | None],
-    position: int,
-    options: EvaluationOptions,
-) -> tuple[Task, Task | None]:
-    """The dataset at this position, and what its fusion is tuned on."""
-    task, other = prepare_task(datasets[position], position, options), tuning[position]
-    return task, None if other is None else prepare_tuning(other, task.collection, options)
 
 
 def _tell_about(task: Task, console: Console) -> None:

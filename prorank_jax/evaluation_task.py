@@ -35,6 +35,7 @@ class Task:
         collection: texts and judgements.
         counted: queries that could be measured.
         first_stage: of those that are.
+        fingerprint: of the files that the texts were read from.
         compared: another system, if one was named.
         overlap: queries left out because they are measured; only of a dataset to tune on.
     """
@@ -43,21 +44,24 @@ class Task:
     collection: Collection
     counted: int
     first_stage: FirstStage
+    fingerprint: Mapping[str, str]
     compared: tuple[str, Mapping[str, list[str]]] | None = None
     overlap: int = 0
 
     def header(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """What decides the raw scores of the dataset."""
-        with naming(self.dataset):
-            fingerprint = source_fingerprint(self.dataset.source, self.dataset.split, PARTS)
         return {
             **settings,
             "dataset": self.dataset.name,
-            "dataset_fingerprint": fingerprint,
+            "dataset_fingerprint": dict(self.fingerprint),
             "first_stage": self.first_stage.name,
             "first_stage_fingerprint": self.first_stage.fingerprint(),
             "queries": len(self.first_stage.rankings),
         }
+
+
+# What is measured, and what its fusion is tuned on.
+Prepared = tuple[Task, Task | None]
 
 
 def check_split(dataset: DatasetName, option: str = "dataset") -> None:
@@ -100,7 +104,7 @@ def prepare_task(dataset: DatasetName, position: int, options: EvaluationOptions
         ValueError: it cannot be loaded or measured, or a run of it is flawed; names the dataset.
     """
     with naming(dataset):
-        collection = load_collection(dataset.source, dataset.split, PARTS, measured=True)
+        collection, fingerprint = _load(dataset)
         counted = counted_queries(collection)
         queries = sample_queries(counted, options.queries)
         compared = None
@@ -111,7 +115,7 @@ def prepare_task(dataset: DatasetName, position: int, options: EvaluationOptions
             check_ranks_some(path, run, collection, queries)
             compared = (file, drop_queries_themselves(collection, run))
         first_stage = make_first_stage(options.first_stage_of(position), collection, queries, options.top_k)
-    return Task(dataset, collection, len(counted), first_stage, compared)
+    return Task(dataset, collection, len(counted), first_stage, fingerprint, compared)
 
 
 def prepare_tuning(dataset: DatasetName, measured: Collection, options: EvaluationOptions) -> Task:
@@ -121,7 +125,7 @@ def prepare_tuning(dataset: DatasetName, measured: Collection, options: Evaluati
         ValueError: it cannot be loaded, or all of its queries are measured; names the dataset.
     """
     with naming(dataset, "fusion_tune"):
-        collection = load_collection(dataset.source, dataset.split, PARTS, measured=True)
+        collection, fingerprint = _load(dataset)
         counted = counted_queries(collection)
         free = unmeasured_queries(collection, counted, (measured.queries[query] for query in measured.qrels))
         if not free:
@@ -131,4 +135,28 @@ def prepare_tuning(dataset: DatasetName, measured: Collection, options: Evaluati
             )
         queries = sample_queries(free, options.fusion.queries or DEFAULT_QUERIES)
         first_stage = make_first_stage(BM25, collection, queries, options.top_k)
-    return Task(dataset, collection, len(free), first_stage, overlap=len(counted) - len(free))
+    return Task(dataset, collection, len(free), first_stage, fingerprint, overlap=len(counted) - len(free))
+
+
+def prepare(
+    datasets: Sequence[DatasetName],
+    tuning: Sequence[DatasetName | None],
+    position: int,
+    options: EvaluationOptions,
+) -> Prepared:
+    """The dataset at this position, and what its fusion is tuned on; the model decides nothing of either.
+
+    Raises:
+        ValueError: as `prepare_task` and `prepare_tuning`.
+    """
+    task, other = prepare_task(datasets[position], position, options), tuning[position]
+    return task, None if other is None else prepare_tuning(other, task.collection, options)
+
+
+def _load(dataset: DatasetName) -> tuple[Collection, dict[str, str]]:
+    """The texts and judgements, and the fingerprint of what they were read from.
+
+    At once: scores of these texts are known by it, and the files may change before the last one is there.
+    """
+    collection = load_collection(dataset.source, dataset.split, PARTS, measured=True)
+    return collection, source_fingerprint(dataset.source, dataset.split, PARTS)

@@ -408,7 +408,7 @@ def test_a_folder_of_another_evaluation_is_refused_before_anything_is_loaded(fak
     def refuse(*_: object) -> None:
         raise AssertionError("a dataset was loaded")
 
-    monkeypatch.setattr(module, "prepare_task", refuse)
+    monkeypatch.setattr(module, "prepare", refuse)
     for more in (["--top_k", "7"], ["--max_length", "32"], ["--excerpts", "key_sentences"]):
         with pytest.raises(ValueError, match="belongs to another evaluation"):
             run(*more)
@@ -417,15 +417,15 @@ def test_a_folder_of_another_evaluation_is_refused_before_anything_is_loaded(fak
 
 @pytest.mark.usefixtures("workshop", "fake")
 def test_a_dataset_is_released_before_the_next_is_loaded(monkeypatch):
-    loaded, load = [], module.prepare_task
+    loaded, load = [], module.prepare
 
     def watch(*given):
         gc.collect()
         assert [task() for task in loaded] == [None] * len(loaded)
-        task = load(*given)
-        loaded.append(weakref.ref(task.collection))
-        return task
+        prepared = load(*given)
+        loaded.append(weakref.ref(prepared[0].collection))
+        return prepared
 
-    monkeypatch.setattr(module, "prepare_task", watch)
+    monkeypatch.setattr(module, "prepare", watch)
     run()
     assert len(loaded) == 2

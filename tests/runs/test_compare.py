@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from prorank_jax import evaluation_task
 from prorank_jax.compare import COMPARISON_FILE, PICTURE_FILE, compare_models, parse_options
 from prorank_jax.evaluate import evaluate
 from prorank_jax.evaluation.options import parse_options as parse_evaluation
@@ -92,6 +93,24 @@ def test_a_model_is_tested_against_another_as_against_its_run(workshop, tmp_path
     assert two["to_baseline"]["delta"] != 0
     assert bm25["to_baseline"]["delta"] == pytest.approx(-one["delta"])
     assert two["metrics"] == metrics["datasets"][dataset]["reranked"]
+
+
+def test_the_collection_is_read_and_ranked_once_for_all_models(workshop, tmp_path, monkeypatch):
+    made = []
+
+    def counted(name):
+        make = getattr(evaluation_task, name)
+
+        def count(*given, **more):
+            made.append(name)
+            return make(*given, **more)
+
+        monkeypatch.setattr(evaluation_task, name, count)
+
+    for name in ("load_collection", "make_first_stage"):
+        counted(name)
+    compare_models(parse_options(arguments(workshop, tmp_path / "out")), Console(file=io.StringIO()))
+    assert made == ["load_collection", "make_first_stage"]
 
 
 def write_unfinished_run(folder: Path) -> Path:
