@@ -15,7 +15,9 @@ from prorank_jax.launching import sigterm_interrupts
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     """The options of the command line; a ValueError where they cannot be read."""
     parser = CommandParser(prog="python launch/export_hf.py", description=__doc__.splitlines()[0])
-    parser.add_argument("--model", required=True, help="run directory, model folder, hub id or GGUF file")
+    parser.add_argument(
+        "--model", required=True, help="run directory, RUN@STEP, model folder, hub id or GGUF file"
+    )
     parser.add_argument("--output_dir", required=True, type=local_folder, help="a new or empty folder")
     parser.add_argument("--dtype", default="float32", help="float32 (default, bit-equal) or bfloat16")
     parser.add_argument("--metrics", nargs="*", default=[], type=Path, help="metrics.json files to cite")

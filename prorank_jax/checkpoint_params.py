@@ -1,4 +1,4 @@
-"""The parameters of a run's newest checkpoint, without the optimizer's state."""
+"""The parameters of a run's checkpoint, without the optimizer's state."""
 
 from __future__ import annotations
 
@@ -16,19 +16,27 @@ from prorank_jax.models.lora import combine, merge_factors, split_factors
 from prorank_jax.models.transformer import Transformer, abstract_params
 from prorank_jax.models.weights import default_sharding
 from prorank_jax.run_folder import CHECKPOINTS_FOLDER
+from prorank_jax.run_names import check_step
 from prorank_jax.stage_options import LoraOptions
 from prorank_jax.state_digest import state_digests
 from prorank_jax.types import Params
 
 
-def restore_params(output_dir: Path, config: ModelConfig, lora: LoraOptions, shardings: Any = None) -> Params:
-    """The parameters of the newest checkpoint of a run, low-rank factors merged in, and nothing else.
+def restore_params(
+    output_dir: Path,
+    config: ModelConfig,
+    lora: LoraOptions,
+    shardings: Any = None,
+    step: int | None = None,
+) -> Params:
+    """The parameters of a checkpoint of a run, low-rank factors merged in, and nothing else.
 
     Args:
         output_dir: of the run.
         config: its architecture.
         lora: of the run.
         shardings: a sharding for each parameter, nested like the parameters; None: the first device.
+        step: of the checkpoint; None: the newest one.
 
     Raises:
         ValueError: no complete checkpoint, or a damaged one.
@@ -38,11 +46,11 @@ def restore_params(output_dir: Path, config: ModelConfig, lora: LoraOptions, sha
     everywhere = jax.tree.map(lambda _: default_sharding(), rest) if shardings is None else shardings
     placed = jax.tree.map(_abstract, rest, everywhere)
     if not lora.rank:
-        return _restore_state(output_dir, {"params": placed})["params"]
+        return _restore_state(output_dir, {"params": placed}, step)["params"]
     one = jax.tree.leaves(everywhere)[0]
     whole = NamedSharding(one.mesh, PartitionSpec()) if isinstance(one, NamedSharding) else one
     small = jax.tree.map(lambda leaf: _abstract(leaf, whole), factors)
-    state = _restore_state(output_dir, {"params": small, "frozen": placed})
+    state = _restore_state(output_dir, {"params": small, "frozen": placed}, step)
 
     def merge(frozen: Params, factors: Params) -> Params:
         return merge_factors(combine(frozen, factors), lora.scale)
@@ -54,13 +62,14 @@ def _abstract(leaf: Any, sharding: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
-def _restore_state(output_dir: Path, item: dict[str, Any]) -> dict[str, Any]:
-    """The named parts of the newest checkpoint's state."""
+def _restore_state(output_dir: Path, item: dict[str, Any], named: int | None) -> dict[str, Any]:
+    """Some parts of the state of the checkpoint of this step, or of the newest one."""
     folder = (output_dir / CHECKPOINTS_FOLDER).absolute()
     with ocp.CheckpointManager(folder) as manager:
-        step = manager.latest_step()
+        step = manager.latest_step() if named is None else named
         if step is None:
             raise ValueError(f"{output_dir}: holds no complete checkpoint; let the run train on")
+        check_step(str(output_dir), step, manager.all_steps())
         how = ocp.args.PyTreeRestore(
             item=item,
             restore_args=ocp.checkpoint_utils.construct_restore_args(item),
@@ -72,6 +81,6 @@ def _restore_state(output_dir: Path, item: dict[str, Any]) -> dict[str, Any]:
             compare_digests(folder / str(step), state_digests(restored["state"]), restored["digests"])
         except DamagedCheckpointError as error:
             raise DamagedCheckpointError(
-                f"{error}; take its folder away to use the step before it"
+                f"{error}; take its folder away to use the step before it, or name another one as RUN@STEP"
             ) from error
     return restored["state"]

@@ -15,8 +15,9 @@ from prorank_jax.card_history import NO_CARD, CardHistory, read_card_history
 from prorank_jax.config import RunConfig
 from prorank_jax.model_identity import model_identity, newest_step
 from prorank_jax.models.sources import SMOLLM2_SOURCE
-from prorank_jax.pretrained import Pretrained, runs_behind, seen_by_run
+from prorank_jax.pretrained import Pretrained, RunBehind, runs_behind, seen_by_run
 from prorank_jax.run_folder import REPORT_FILE
+from prorank_jax.run_names import split_step
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _RUNS = "runs"
@@ -104,14 +105,14 @@ class Evaluation:
 
 def read_run_history(model: Pretrained) -> RunHistory:
     """Follows `model.source` from run to run, as far as the folders are still there, to an export's card."""
-    runs, origin = runs_behind(model.path)
-    records = tuple(_read_record(folder, config) for folder, config in reversed(runs))
+    runs, origin = runs_behind(model.path, split_step(model.source)[1])
+    records = tuple(_read_record(run) for run in reversed(runs))
     earlier = read_card_history(origin)
     if earlier.stages:
         return RunHistory(records, earlier.base_model, earlier)
     if not runs:
         return RunHistory(records, _hub_id(model.source))
-    folder, first = runs[-1]
+    folder, first, _ = runs[-1]
     is_folder = seen_by_run(folder, first, first.model.source).exists()
     return RunHistory(records, "" if is_folder else _hub_id(first.model.source))
 
@@ -205,8 +206,10 @@ def _probe(values: Mapping[str, Any]) -> dict[str, float]:
     return _numbers({name: value for name, value in values.items() if value is not None})
 
 
-def _read_record(folder: Path, config: RunConfig) -> RunRecord:
-    step = newest_step(folder)
+def _read_record(run: RunBehind) -> RunRecord:
+    folder, config, step = run
+    if step is None:
+        step = newest_step(folder)
     try:
         report = json.loads((folder / REPORT_FILE).read_text(encoding="utf-8"))
         record = RunRecord(config, _probe(report["before"]), _probe(report["after"]), step)

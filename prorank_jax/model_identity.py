@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from prorank_jax.models.sources import resolve_source
-from prorank_jax.pretrained import is_run_directory, read_run_config
+from prorank_jax.pretrained import read_run_config
 from prorank_jax.run_folder import CHECKPOINTS_FOLDER, CONFIG_FILE, MODEL_CONFIG_FILE, TOKENIZER_FOLDER
+from prorank_jax.run_names import is_run_directory, named_step, saved_steps, split_step
 
 IDENTITY = ("model", "model_step", "model_fingerprint")
 _SAMPLE_BYTES = 1 << 20
@@ -21,7 +22,7 @@ def model_identity(source: str) -> dict[str, Any]:
     """What tells a model from others: its source, a hash of its files, and the step of a run's checkpoint.
 
     Raises:
-        ValueError: there is no such model, or a run without a checkpoint.
+        ValueError: there is no such model, or a run without a checkpoint or without the one that is named.
     """
     path = resolve_source(source)
     if not is_run_directory(path):
@@ -61,7 +62,9 @@ def _fingerprint_of_no_run(path: Path) -> str:
 
 
 def _saved_step(source: str, run: Path) -> int:
-    step = newest_step(run)
+    step = named_step(source, run)
+    if step is None:
+        step = newest_step(run)
     if step is None:
         raise ValueError(f"model={source!r}: a run without a checkpoint; let it train first")
     return step
@@ -74,19 +77,20 @@ def _files_of_weights(run: Path, step: int) -> list[Path]:
 
 def newest_step(run: Path) -> int | None:
     """The step of the newest checkpoint in a run directory; None where there is none."""
-    names = [folder.name for folder in (run / CHECKPOINTS_FOLDER).glob("*")]
-    return max((int(name) for name in names if name.isdigit()), default=None)
+    return max(saved_steps(run), default=None)
 
 
 def known_as(source: str, earlier: Any) -> str:
-    """`earlier` where it names the very folder or file that `source` names, else `source`.
+    """`earlier` where it names the very folder, file or checkpoint that `source` names, else `source`.
 
     So that `runs/x`, `runs/x/` and its absolute path go on with one another's work.
     """
     if not isinstance(earlier, str):
         return source
-    here, there = Path(source).expanduser(), Path(earlier).expanduser()
-    return earlier if here.exists() and there.exists() and here.samefile(there) else source
+    (name, step), (before, step_before) = split_step(source), split_step(earlier)
+    here, there = Path(name).expanduser(), Path(before).expanduser()
+    is_same = step == step_before and here.exists() and there.exists() and here.samefile(there)
+    return earlier if is_same else source
 
 
 def fingerprint_files(files: Iterable[Path], root: Path) -> str:

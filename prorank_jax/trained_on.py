@@ -44,7 +44,7 @@ def _source_of(folder: Path, run: RunConfig) -> str:
 
 def _run_splits(folder: Path) -> list[Split]:
     runs, begun_from = runs_behind(folder)
-    known = [(_source_of(place, run), run.data.split) for place, run in reversed(runs)]
+    known = [(_source_of(run.folder, run.config), run.config.data.split) for run in reversed(runs)]
     return known + _read_card(begun_from)
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from prorank_jax.models.config import ModelConfig
 from prorank_jax.models.sources import SMOLLM2_SOURCE, resolve_source
 from prorank_jax.models.weights import load_model_config, read_model_config
-from prorank_jax.pretrained import is_run_directory
 from prorank_jax.run_folder import MODEL_CONFIG_FILE
+from prorank_jax.run_names import is_run_directory
 
 _QWEN_2_5_500M = ModelConfig(
     family="qwen2",

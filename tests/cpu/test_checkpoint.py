@@ -260,6 +260,15 @@ def test_a_reader_of_parameters_notices_a_flipped_bit(tmp_path):
         restore_params(tmp_path, tiny_config(), LoraOptions())
 
 
+def test_parameters_of_a_step_that_is_gone_are_refused(tmp_path):
+    """Its run may go on, and delete it, after it was found."""
+    with Checkpoints(tmp_path, keep=2) as checkpoints:
+        for step in (1, 2, 3):
+            save(checkpoints, step)
+    with pytest.raises(ValueError, match=r"no checkpoint of step 1; there are: 2, 3 "):
+        restore_params(tmp_path, tiny_config(), LoraOptions(), step=1)
+
+
 def test_fingerprints_do_not_depend_on_the_mesh_and_see_every_bit():
     values = np.random.default_rng(0).normal(size=(8, 4, 6)).astype(np.float32)
     mesh = make_mesh(MeshOptions(data=1, fsdp=8))

@@ -250,6 +250,18 @@ def test_the_card_of_an_unfinished_run_counts_the_steps_it_made(tmp_path):
     assert read_card_history(tmp_path).stages == ("1",)
 
 
+def test_a_run_that_started_from_an_earlier_checkpoint_counts_the_steps_up_to_that(tmp_path):
+    runs = tmp_path / "runs"
+    write_run(runs / "one", "Qwen/Qwen2.5-0.5B", {"before": BEFORE, "after": AFTER | {"step": 8}})
+    for step in (5, 8):
+        write_checkpoint(runs / "one", step)
+    run = write_run(runs / "two", "runs/one@5", None, "runs/two")  # started beside `runs`
+    history = read_run_history(opened(runs / "two", run))
+    assert [record.step for record in history.runs] == [5, None]
+    assert history.runs[0].after == {}  # of step 8
+    assert history.base_model == "Qwen/Qwen2.5-0.5B"
+
+
 def test_an_auc_that_was_no_number_is_not_told(tmp_path):
     report = {"before": BEFORE | {"auc": None}, "after": AFTER}
     run = write_run(tmp_path / "one", "Qwen/Qwen2.5-0.5B", report)

@@ -12,14 +12,15 @@ import pytest
 from prorank_jax.config import DataOptions, RunConfig
 from prorank_jax.corpora import load_collection, load_groups, source_fingerprint
 from prorank_jax.model_history import read_run_history
+from prorank_jax.model_identity import model_identity
 from prorank_jax.model_urls import fetch_model
 from prorank_jax.models.sources import resolve_source
 from prorank_jax.named_files import teacher_fingerprint
-from prorank_jax.pretrained import is_run_directory
 from prorank_jax.run_folder import (
     write_config,
     write_json,
 )
+from prorank_jax.run_names import is_run_directory
 from prorank_jax.run_place import is_small_file
 from prorank_jax.trained_on import training_splits
 from tests.cpu.data_fixtures import write_beir_folder, write_jsonl
@@ -119,6 +120,24 @@ def test_of_a_run_only_the_newest_checkpoint_comes(tmp_path, cache):
     assert [path.name for path in (here / "checkpoints").iterdir()] == ["4"]
 
 
+def test_of_a_run_a_named_checkpoint_comes(tmp_path, cache):
+    there = tmp_path / "run"
+    write_run(there, (4, 8))
+    for step in (4, 8):
+        here = fetch_model(f"file://{there}@{step}", cache)
+        assert [path.name for path in (here / "checkpoints").iterdir()] == [str(step)]
+        assert (here / f"checkpoints/{step}/state/array").read_text() == f"of step {step}"
+        identity = {**model_identity(f"{there}@{step}"), "model": f"file://{there}@{step}"}
+        assert model_identity(f"file://{there}@{step}") == identity
+    with pytest.raises(ValueError, match=r"run@6': .*no checkpoint of step 6; there are: 4, 8 "):
+        fetch_model(f"file://{there}@6", cache)
+    with pytest.raises(ValueError, match=r"nothing@4': nothing is there"):
+        fetch_model(f"file://{tmp_path}/nothing@4", cache)
+    write_run(tmp_path / "run@4", (16,))  # a folder's own name
+    here = fetch_model(f"file://{there}@4", cache)
+    assert [path.name for path in (here / "checkpoints").iterdir()] == ["16"]
+
+
 def test_a_model_that_is_gone_is_not_the_copy_of_it(tmp_path):
     there = tmp_path / "model"
     there.mkdir()
@@ -158,6 +177,24 @@ def test_what_a_model_was_trained_on_comes_by_url_too(tmp_path, caplog):
     shutil.rmtree(folders[0])
     shutil.rmtree(folders[1])
     assert training_splits(source) == known[2:]
+
+
+def test_the_step_that_a_run_started_from_is_known_by_url_too(tmp_path):
+    write_run(tmp_path / "first", (4, 8))
+    write_json(
+        tmp_path / "first" / "report.json", {"before": {"auc": 0.5}, "after": {"auc": 0.75, "step": 8}}
+    )
+    write_run(tmp_path / "second", (4,))
+    config = RunConfig()
+    start = dataclasses.replace(config.model, source=f"file://{tmp_path}/first@4")
+    write_config(tmp_path / "second", dataclasses.replace(config, model=start))
+    source = f"file://{tmp_path}/second"
+    history = read_run_history(SimpleNamespace(source=source, path=resolve_source(source)))
+    assert [(record.step, record.before, record.after) for record in history.runs] == [
+        (4, {"auc": 0.5}, {}),
+        (4, {}, {}),
+    ]
+    assert training_splits(source) == [(config.data.source, config.data.split)] * 2
 
 
 def test_a_start_that_cannot_be_reached_is_warned_of(tmp_path, caplog):
