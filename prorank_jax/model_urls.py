@@ -10,7 +10,7 @@ from etils import epath
 
 from prorank_jax.remote_files import fetch_file, fetch_folder, open_url, url_slug, with_url_errors
 from prorank_jax.run_folder import CHECKPOINTS_FOLDER, REPORT_FILE, TOKENIZER_FOLDER
-from prorank_jax.run_names import RUN_FILES, check_step, parts_of
+from prorank_jax.run_names import RUN_FILES, check_step, is_run_directory, parts_of
 
 FETCHED, DESCRIBED = "models", "model_descriptions"
 # Weights, configuration and tokenizer; no pickled weights (.bin, .pt), because loading those runs code.
@@ -92,6 +92,8 @@ def _fetch(there: epath.Path, here: Path) -> bool:
     if there.name.endswith(".gguf"):
         fetch_file(there, here / there.name)
     elif there.is_dir():
+        if is_run_directory(here):  # of an earlier fetch; the URL holds another kind of model by now
+            shutil.rmtree(here)
         fetch_folder(there, here, _is_of_a_model)
     else:
         return False

@@ -136,6 +136,20 @@ def test_of_a_run_a_named_checkpoint_comes(tmp_path, cache):
     write_run(tmp_path / "run@4", (16,))  # a folder's own name
     here = fetch_model(f"file://{there}@4", cache)
     assert [path.name for path in (here / "checkpoints").iterdir()] == ["16"]
+    (tmp_path / "run@8").mkdir()  # of a model that is no run
+    (tmp_path / "run@8" / "config.json").write_text("{}")
+    assert [path.name for path in fetch_model(f"file://{there}@8", cache).iterdir()] == ["config.json"]
+
+
+def test_a_model_in_the_place_of_a_run_is_not_that_run(tmp_path, cache):
+    there = tmp_path / "model"
+    write_run(there, (4,))
+    assert is_run_directory(fetch_model(f"file://{there}", cache))
+    shutil.rmtree(there)
+    there.mkdir()
+    (there / "config.json").write_text("{}")
+    here = fetch_model(f"file://{there}", cache)
+    assert [path.name for path in here.iterdir()] == ["config.json"]
 
 
 def test_a_model_that_is_gone_is_not_the_copy_of_it(tmp_path):
