@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +70,20 @@ class Copy:
         """
         with_url_errors("output_dir", self._output_dir, self._send, worked_before=True)
 
+    def remove(self, names: Sequence[str]) -> None:
+        """Takes small files away at the URL.
+
+        Raises:
+            OutOfReachError, ValueError: as `send`.
+        """
+
+        def unlink() -> None:
+            for name in names:
+                (self.remote / name).unlink(missing_ok=True)
+                self._sent.pop(name, None)
+
+        with_url_errors("output_dir", self._output_dir, unlink, worked_before=True)
+
     def _send(self) -> None:
         for file in sorted(self._folder.rglob("*")):
             name = file.relative_to(self._folder).as_posix()
@@ -111,6 +125,18 @@ class RunPlace:
             self.lease.check()
         if self.copy is not None and leads():
             self.copy.send()
+
+    def remove(self, names: Sequence[str]) -> None:
+        """Takes small files away, here and at the URL; the first process calls it.
+
+        Raises:
+            ValueError, OutOfReachError: as `send`.
+        """
+        there = [name for name in names if (self.folder / name).is_file()]
+        for name in there:
+            (self.folder / name).unlink()
+        if self.copy is not None and there:
+            self.copy.remove(there)
 
 
 @contextmanager

@@ -53,6 +53,11 @@ def read_report(folder: Path) -> str:
     return (folder / REPORT_FILE).read_text(encoding="utf-8")
 
 
+def withdraw_report(place: RunPlace) -> None:
+    """Takes away the report of a run that is about to train on; report.json says that its run has ended."""
+    place.remove([REPORT_FILE, PICTURE_FILE, PAGE_FILE])
+
+
 def _data_facts(run: Run) -> DataFacts:
     trained = slice(None) if run.stage.trained is None else run.stage.trained
     examples = run.examples

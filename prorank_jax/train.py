@@ -32,7 +32,14 @@ from prorank_jax.processes import check_same_job, gather_texts, leads, succeed_t
 from prorank_jax.run_folder import CONFIG_FILE, append_lines, write_config
 from prorank_jax.run_inputs import check_same_architecture, check_same_inputs
 from prorank_jax.run_place import RunPlace, open_place
-from prorank_jax.run_report import PROBES_FILE, read_report, report, signs_so_far, what_is_read
+from prorank_jax.run_report import (
+    PROBES_FILE,
+    read_report,
+    report,
+    signs_so_far,
+    what_is_read,
+    withdraw_report,
+)
 from prorank_jax.sampled_completions import sampled_table
 from prorank_jax.setup import Run, prepare_run
 from prorank_jax.sharding import put_batch
@@ -162,6 +169,9 @@ class _Loop:
         """Trains the steps that are left, with the probes and checkpoints that fall due; whether any were."""
         config, steps = self._run.config, self._run.config.train.steps
         key = jax.random.key(config.train.seed)
+        with succeed_together():
+            if self._leads and self._done < steps:
+                withdraw_report(self._place)
         if self._done == 0:
             self._probe(0)
         log = MetricsLog(self._place.folder, self._done) if self._leads else None

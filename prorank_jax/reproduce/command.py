@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ from prorank_jax.reproduce.place import (
     seeds_there,
     shared_settings,
 )
-from prorank_jax.reproduce.plan import Entry, Job, Plan
+from prorank_jax.reproduce.plan import TRAIN, Entry, Job, Plan
 from prorank_jax.reproduce.results import Measured, ablation_content, pool_rows, read_measured
 from prorank_jax.reproduce.rows import BOTH, ROWS, STAGE1, TRAINED
 from prorank_jax.reproduce.tables import ablation_markdown
@@ -117,12 +118,22 @@ def _outlook(entry: Entry, jobs: Sequence[Job]) -> str:
 def _do(job: Job, run: RunLauncher) -> None:
     if job.is_done:
         return
+    if job.kind == TRAIN:
+        _forget_half_measured(job)
     if job.config is not None and job.config_file is not None:
         job.config_file.parent.mkdir(parents=True, exist_ok=True)
         write_text_atomically(job.config_file, yaml.safe_dump(config_to_dict(job.config), sort_keys=False))
     run(job.launcher, job.arguments)
     if not job.is_done:
         raise ValueError(f"launch/{job.launcher}: ended without {job.result}; run this again")
+
+
+def _forget_half_measured(job: Job) -> None:
+    """Of a run that is trained again: the rest would be measured of other files, and refused."""
+    measured = [one for one in job.needed_by if one.kind != TRAIN]
+    if not all(one.is_done for one in measured):
+        for one in measured:
+            shutil.rmtree(one.result.parent, ignore_errors=True)
 
 
 def earlier_commands(folder: Path) -> list[str]:

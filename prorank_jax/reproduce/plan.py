@@ -9,6 +9,7 @@ from pathlib import Path
 from prorank_jax.config import RunConfig
 from prorank_jax.evaluation.names import slug
 from prorank_jax.evaluation.output import METRICS_FILE, QUERIES_FILE
+from prorank_jax.model_identity import newest_step
 from prorank_jax.model_probe import PROBE_FILE
 from prorank_jax.reproduce.options import ReproduceOptions
 from prorank_jax.reproduce.rows import BASE, BOTH, STAGE1, TITLES, TRAINED
@@ -42,6 +43,7 @@ class Job:
         arguments: of its command line.
         result: the file that is there once it is done, and not before.
         config: a run's config, written to `config_file` for the launcher; None: it needs none.
+        needed_by: of a `TRAIN` job, those that read its model.
     """
 
     entry: Entry
@@ -51,15 +53,21 @@ class Job:
     result: Path
     config: RunConfig | None = None
     config_file: Path | None = None
+    needed_by: tuple[Job, ...] = ()
 
     @property
     def is_done(self) -> bool:
-        """Whether an earlier call finished it."""
-        return self.result.is_file()
+        """Whether an earlier call finished it, and its model is there for those who still need it."""
+        if not self.result.is_file() or self.kind != TRAIN or self.config is None:
+            return self.result.is_file()
+        step = newest_step(Path(self.config.output_dir))
+        if step is None:  # somebody made room
+            return all(job.is_done for job in self.needed_by)
+        return step == self.config.train.steps
 
 
 class Plan:
-    """Which folders and processes the options lead to; reads nothing but whether results are there."""
+    """Which folders and processes the options lead to; reads nothing but which results are there."""
 
     def __init__(self, options: ReproduceOptions) -> None:
         self._options = options
@@ -71,9 +79,12 @@ class Plan:
 
     def jobs(self, entry: Entry) -> list[Job]:
         """All processes that an entry needs, in order, done or not."""
-        before = [self._train(Entry(STAGE1, entry.seed))] if entry.row == BOTH else []
-        trained = [] if entry.row == BASE else [self._train(entry)]
-        return [*before, *trained, self._probe(entry), self._evaluate(entry)]
+        measured = (self._probe(entry), self._evaluate(entry))
+        if entry.row == BASE:
+            return list(measured)
+        trained = self._train(entry, measured)
+        before = [self._train(Entry(STAGE1, entry.seed), (trained,))] if entry.row == BOTH else []
+        return [*before, trained, *measured]
 
     def folder(self, entry: Entry) -> Path:
         """Where everything about an entry lies."""
@@ -108,11 +119,11 @@ class Plan:
         """The summary of an entry's evaluation; written last."""
         return self.folder(entry) / "evaluation" / METRICS_FILE
 
-    def _train(self, entry: Entry) -> Job:
+    def _train(self, entry: Entry, needed_by: tuple[Job, ...]) -> Job:
         file = self.folder(entry) / "run.yaml"
         arguments = ("--config", str(file))
         done = self.run_folder(entry) / REPORT_FILE
-        return Job(entry, TRAIN, "tpu_train.py", arguments, done, self.run_config(entry), file)
+        return Job(entry, TRAIN, "tpu_train.py", arguments, done, self.run_config(entry), file, needed_by)
 
     def _probe(self, entry: Entry) -> Job:
         result = self.probe_file(entry)

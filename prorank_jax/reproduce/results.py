@@ -43,10 +43,25 @@ class Measured:
 
 
 def read_measured(plan: Plan, entry: Entry) -> Measured | None:
-    """What is on disk about an entry; None while its probe or its evaluation is missing."""
-    if not (plan.probe_file(entry).is_file() and plan.metrics_file(entry).is_file()):
+    """What is on disk about an entry; None while its probe or its evaluation is missing.
+
+    Raises:
+        ValueError: they are not of one model, or of a run before its end.
+    """
+    files = (plan.probe_file(entry), plan.metrics_file(entry))
+    if not all(file.is_file() for file in files):
         return None
-    probe = json.loads(plan.probe_file(entry).read_text(encoding="utf-8"))
+    probe, metrics = (json.loads(file.read_text(encoding="utf-8")) for file in files)
+    ended = [] if entry.row == BASE else [plan.run_config(entry).train.steps]
+    for name, wanted in (("model_fingerprint", []), ("model_step", ended)):
+        # An earlier version may not have written the name.
+        told = {*wanted, *(content[name] for content in (probe, metrics) if name in content)}
+        if len(told) > 1:
+            raise ValueError(
+                f"{entry.title}: its probe and its evaluation are not of one model, trained to its end "
+                f"({name}: {', '.join(sorted(map(str, told)))}); delete {files[0].parent} and "
+                f"{files[1].parent}, and run this again"
+            )
     records = read_lines(plan.queries_file(entry))
     before, after = (
         {record["query"]: record[part][MAIN_METRIC] for record in records}

@@ -30,6 +30,21 @@ def test_what_is_sent_is_there_and_the_lease_is_not(config, tmp_path):
     assert [path.name for path in (tmp_path / "bucket" / "run").iterdir()] == ["metrics.jsonl"]
 
 
+def test_what_is_removed_is_gone_here_and_there(config, tmp_path):
+    def write_and_remove() -> None:
+        with open_place(config) as place:
+            for _ in range(2):
+                (place.folder / "report.json").write_text("{}\n")
+                place.send()
+                assert (tmp_path / "bucket" / "run" / "report.json").is_file()
+                place.remove(["report.json", "report.html"])
+                assert not (place.folder / "report.json").exists()
+                place.send()
+
+    assert run_command(write_and_remove) == 0
+    assert list((tmp_path / "bucket" / "run").iterdir()) == []
+
+
 FULL = OSError(errno.ENOSPC, "No space left on device")
 
 

@@ -264,6 +264,27 @@ def test_a_finished_run_can_be_run_again(workshop, uninterrupted):
 
 
 @pytest.mark.slow
+def test_a_run_that_trains_again_has_no_report_until_it_ends(workshop, monkeypatch):
+    """As after its last checkpoint was damaged: whoever finds a report takes the run for finished."""
+    folder = workshop / "trained again"
+    config = load_config(None, fields_of(workshop, folder) | {"train.steps": 6})
+    reports = (REPORT_FILE, PICTURE_FILE, PAGE_FILE)
+    report = train(config, Console(quiet=True))
+    shutil.rmtree(folder / "checkpoints" / "6")
+
+    def stop() -> None:
+        raise Interrupted
+
+    monkeypatch.setattr(MetricsLog, "write", at_step(5, stop))
+    with pytest.raises(Interrupted):
+        train(config, Console(quiet=True))
+    monkeypatch.undo()
+    assert [name for name in reports if (folder / name).exists()] == []
+    assert train(config, Console(quiet=True))["probes"] == report["probes"]
+    assert all((folder / name).exists() for name in reports)
+
+
+@pytest.mark.slow
 def test_the_work_of_a_step_is_less_beside_low_rank_factors(workshop):
     flops = []
     for rank in (0, 2):

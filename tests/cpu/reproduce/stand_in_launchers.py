@@ -71,6 +71,7 @@ def _train(given: dict[str, str]) -> None:
     _write(run / "probes.jsonl", {"step": 0, "format_rate": 0.5, "accuracy": 0.5, "auc": 0.5})
     _write(run / "metrics.jsonl", {"step": 1, "loss": 0.7, "ndcg": None})
     shutil.copy(given["config"], run / "config.yaml")
+    (run / "checkpoints" / str(config["train"]["steps"])).mkdir(parents=True, exist_ok=True)
     _write(run / "report.json", {})
 
 
