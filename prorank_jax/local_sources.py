@@ -35,7 +35,7 @@ def local_source(source: str, field: str = TRAINED_ON.source) -> str:
         else:
             fetch_file(there, here / there.name)
 
-    with_url_errors(field, source, fetch)
+    with_url_errors(field, source, fetch, here=here)
     return str(here if there.is_dir() else here / there.name)
 
 

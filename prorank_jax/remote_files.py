@@ -19,14 +19,20 @@ from etils import epath
 from etils.epath.backend import fsspec_backend  # its instance of a client, not one of another thread's
 
 from prorank_jax.messages import install_extra
-from prorank_jax.storage_faults import OutOfReachError, is_left_behind, refusal_of, storage_fault
+from prorank_jax.storage_faults import (
+    OutOfReachError,
+    is_left_behind,
+    is_unfinished,
+    refusal_of,
+    storage_fault,
+    whole_file,
+)
 
 Result = TypeVar("Result")
 
 SCHEMES = ("gs", "file")
 # Times are whole seconds: a small file that changed twice in one must not be mistaken for the first.
 _ALWAYS_READ_BYTES = 1 << 20
-_UNFINISHED = ".tmp"
 
 
 def open_url(field: str, url: str) -> epath.Path:
@@ -66,15 +72,22 @@ def forget_listings(path: epath.Path) -> None:
 
 
 def with_url_errors(
-    field: str, url: str, act: Callable[[], Result], *, worked_before: bool = False
+    field: str,
+    url: str,
+    act: Callable[[], Result],
+    *,
+    worked_before: bool = False,
+    here: Path | None = None,
 ) -> Result:
     """Runs something that touches a URL; whatever its client raises becomes one error.
 
     Args:
         field: of the config, for messages.
         worked_before: whether this run has used the URL already.
+        here: what it is copied to.
 
     Raises:
+        OSError: a fault of storage at `here`, of which nothing is wrong with the URL.
         ValueError: the URL, what it needs or its storage is at fault; an `UnfetchedError` where the network
             is.
         OutOfReachError: it worked before, so that what fails now may work again.
@@ -84,6 +97,8 @@ def with_url_errors(
     except ImportError as error:
         raise ValueError(f"{field}={url!r}: needs gcsfs; {install_extra('gcs')}") from error
     except Exception as error:  # the clients have exception types of their own
+        if here is not None and _is_fault_at(here, error):
+            raise
         reason = (str(error).strip().splitlines() or [""])[0][:300]
         if worked_before and storage_fault(error) is None:
             raise OutOfReachError(
@@ -94,6 +109,14 @@ def with_url_errors(
             f"{field}={url!r}: cannot be reached ({type(error).__name__}: {reason}); check the name, the "
             "network and the credentials (gcloud auth application-default login)"
         ) from error
+
+
+def _is_fault_at(here: Path, error: Exception) -> bool:
+    """Whether an exception tells of a fault of storage at a place, below it, or where it is to be made."""
+    if not isinstance(error, OSError) or not isinstance(error.filename, str) or storage_fault(error) is None:
+        return False
+    named = Path(error.filename)
+    return named.is_relative_to(here) or here.is_relative_to(named)
 
 
 def has_no_folders(path: epath.Path) -> bool:
@@ -144,7 +167,7 @@ def fetch_folder(source: epath.Path, target: Path, wanted: Callable[[str], bool]
 def _is_being_written(path: Path) -> bool:
     """Whether another process that fetches the same folder may be at this file."""
     with suppress(FileNotFoundError):
-        return path.name.startswith(".") and path.name.endswith(_UNFINISHED) and not is_left_behind(path)
+        return is_unfinished(path) and not is_left_behind(path)
     return True
 
 
@@ -156,10 +179,8 @@ def fetch_file(source: epath.Path, target: Path) -> None:
         if (here.st_size, int(here.st_mtime)) == (there.length, int(there.mtime)):
             return
     target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = target.with_name(f".{target.name}.{os.getpid()}{_UNFINISHED}")
-    with source.open("rb") as reader, unfinished.open("wb") as writer:
+    with source.open("rb") as reader, whole_file(target) as unfinished, unfinished.open("wb") as writer:
         shutil.copyfileobj(reader, writer, 1 << 20)
-    unfinished.replace(target)
     # Only now: with an old time, what is unfinished would be taken for left behind.
     os.utime(target, (there.mtime, there.mtime))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +14,7 @@ import yaml
 from prorank_jax.config import RunConfig
 from prorank_jax.config_files import config_to_dict, flatten, read_plain_yaml
 from prorank_jax.remote_files import entries_of
-from prorank_jax.storage_faults import REMEDIES, naming_place
+from prorank_jax.storage_faults import REMEDIES, naming_place, whole_file
 
 if TYPE_CHECKING:
     from etils import epath
@@ -109,14 +108,8 @@ def check_same_run(output_dir: Path | epath.Path, config: RunConfig) -> None:
 
 def write_atomically(file: Path, content: bytes) -> None:
     """Writes a file so that a reader, a kill or a full disk sees the old one or the whole new one."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    with naming_place(file):
-        try:
-            temporary.write_bytes(content)
-            temporary.replace(file)
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
+    with whole_file(file) as unfinished:
+        unfinished.write_bytes(content)
 
 
 def write_text_atomically(file: Path, text: str) -> None:

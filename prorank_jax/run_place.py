@@ -59,6 +59,7 @@ class Copy:
             "output_dir",
             self._output_dir,
             lambda: fetch_folder(self.remote, self._folder, is_small_file),
+            here=self._folder,
         )
 
     def send(self) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path, PurePath
 
 # Nobody writes one file or folder for so long.
 _LEFT_BEHIND_SECONDS = 24 * 3600
+_UNFINISHED = ".tmp"
 _NOT_ALLOWED = "see whose it is and who may use it, or name another place"
 REMEDIES = {
     errno.ENOSPC: "free space there, and repeat the same command",
@@ -164,6 +165,41 @@ def with_remedy(error: OSError) -> str:
     if remedy is None or error.filename is None:
         return str(error)
     return f"{error.filename}: {error.strerror}; {remedy}"
+
+
+@contextmanager
+def whole_file(file: Path) -> Iterator[Path]:
+    """A path beside a file to write to: it takes the file's name when the block ends, and goes if it fails.
+
+    So a reader, a kill or a full disk sees the old file or the whole new one; so does who looks after the
+    machine went down, for it is on the disk before it has the name.
+
+    Raises:
+        OSError: a fault of storage, with the file's name.
+    """
+    unfinished = file.with_name(f".{file.name}.{os.getpid()}{_UNFINISHED}")
+    with naming_place(file):
+        try:
+            yield unfinished
+            reach_disk(unfinished)
+            unfinished.replace(file)
+        except BaseException:
+            unfinished.unlink(missing_ok=True)
+            raise
+
+
+def reach_disk(file: Path) -> None:
+    """Returns when what was written to a file is on the disk: a name may get there first, for good."""
+    descriptor = os.open(file, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def is_unfinished(file: PurePath) -> bool:
+    """Whether a file is one that `whole_file` writes to, and so no part of what its folder holds."""
+    return file.name.startswith(".") and file.name.endswith(_UNFINISHED)
 
 
 def is_left_behind(unfinished: Path) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +16,7 @@ from etils import epath
 from etils.epath.backend import fsspec_backend
 from fsspec.implementations.local import LocalFileSystem
 
+from prorank_jax.command_line import run_command
 from prorank_jax.remote_files import (
     entries_of,
     fetch_file,
@@ -63,6 +66,42 @@ def test_whatever_a_client_raises_is_one_clear_error():
         ValueError, match=r"'gs://b/p': cannot be reached \(RuntimeError: 403\); check .*credentials"
     ):
         with_url_errors("output_dir", "gs://b/p", Mock(side_effect=RuntimeError("403\nForbidden")))
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), KeyboardInterrupt()])
+def test_a_copy_that_fails_leaves_nothing_beside_what_was_there(error, tmp_path, monkeypatch):
+    there, here = tmp_path / "there", tmp_path / "here"
+    there.write_text("new")
+    here.write_text("old")
+    monkeypatch.setattr(shutil, "copyfileobj", Mock(side_effect=error))
+    with pytest.raises(type(error)):
+        fetch_file(epath.Path(there), here)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["here", "there"]
+    assert here.read_text() == "old"
+
+
+def test_a_full_disk_here_is_no_fault_of_the_url(tmp_path, monkeypatch, capsys):
+    there, here = tmp_path / "there", tmp_path / "cache" / "here"
+    there.write_text("new")
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def fetch(error: Exception) -> None:
+        monkeypatch.setattr(shutil, "copyfileobj", Mock(side_effect=error))
+        with_url_errors("model.source", "gs://b/p", lambda: fetch_file(epath.Path(there), here), here=here)
+
+    assert run_command(lambda: fetch(full)) == 2
+    said = f"error: {here}: No space left on device; free space there, and repeat the same command\n"
+    assert capsys.readouterr().err == said
+    for error in (RuntimeError("403"), OSError(errno.EACCES, os.strerror(errno.EACCES), str(there))):
+        assert run_command(lambda error=error: fetch(error)) == 2
+        assert capsys.readouterr().err.startswith("error: model.source='gs://b/p': cannot be reached (")
+
+
+def test_a_cache_that_cannot_be_made_is_no_fault_of_the_url(tmp_path):
+    here = tmp_path / "cache" / "models" / "here"
+    refused = PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(tmp_path / "cache"))
+    with pytest.raises(PermissionError):
+        with_url_errors("model.source", "gs://b/p", Mock(side_effect=refused), here=here)
 
 
 def test_slugs_are_folder_names_and_differ():
