@@ -13,6 +13,7 @@ from prorank_jax.models.sources import resolve_source
 from prorank_jax.pretrained import read_run_config
 from prorank_jax.run_folder import CHECKPOINTS_FOLDER, CONFIG_FILE, MODEL_CONFIG_FILE, TOKENIZER_FOLDER
 from prorank_jax.run_names import is_run_directory, named_step, saved_steps, split_step
+from prorank_jax.storage_faults import is_unfinished
 
 IDENTITY = ("model", "model_step", "model_fingerprint")
 _SAMPLE_BYTES = 1 << 20
@@ -30,7 +31,7 @@ def model_identity(source: str) -> dict[str, Any]:
     step = _saved_step(source, path)
     # The rest of a run directory (logs, data) does not decide a score, and may be written meanwhile.
     files = [*_files_of_weights(path, step), *path.glob(CONFIG_FILE)]
-    files += [file for file in (path / TOKENIZER_FOLDER).glob("*") if file.is_file()]
+    files += _files_of((path / TOKENIZER_FOLDER).glob("*"))
     return {
         "model": source,
         "model_step": step,
@@ -71,8 +72,13 @@ def _saved_step(source: str, run: Path) -> int:
 
 
 def _files_of_weights(run: Path, step: int) -> list[Path]:
-    files = [file for file in (run / CHECKPOINTS_FOLDER / str(step)).rglob("*") if file.is_file()]
+    files = _files_of((run / CHECKPOINTS_FOLDER / str(step)).rglob("*"))
     return [*files, *run.glob(MODEL_CONFIG_FILE)]
+
+
+def _files_of(paths: Iterable[Path]) -> list[Path]:
+    """Without what another process, or one that was killed, is or was fetching into the same folder."""
+    return [path for path in paths if path.is_file() and not is_unfinished(path)]
 
 
 def newest_step(run: Path) -> int | None:

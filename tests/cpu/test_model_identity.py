@@ -9,7 +9,8 @@ import pytest
 from prorank_jax.config import MeshOptions
 from prorank_jax.config_files import load_config
 from prorank_jax.model_identity import fingerprint_files, model_identity, weights_fingerprint
-from prorank_jax.run_folder import CHECKPOINTS_FOLDER, write_config
+from prorank_jax.run_folder import CHECKPOINTS_FOLDER, TOKENIZER_FOLDER, write_config
+from prorank_jax.storage_faults import whole_file
 
 
 def test_identity_of_a_run_is_its_newest_checkpoint(tmp_path):
@@ -47,6 +48,20 @@ def test_weights_of_a_run_stay_the_same_where_it_goes_on_elsewhere(tmp_path):
     assert fingerprint(lora=dataclasses.replace(run.lora, alpha=run.lora.alpha * 2)) != first
     (tmp_path / CHECKPOINTS_FOLDER / "28" / "data").write_text("other bytes")
     assert fingerprint() != first
+
+
+def test_what_is_being_fetched_into_the_folder_is_no_part_of_a_run(tmp_path):
+    """A killed process leaves it there for a day; every checkpoint keeps the fingerprint."""
+    write_config(tmp_path, load_config(None, {}))
+    (tmp_path / "model_config.json").write_text("{}")
+    for name in (f"{CHECKPOINTS_FOLDER}/28/data", f"{TOKENIZER_FOLDER}/tokenizer.json"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text("content")
+    before = (model_identity(str(tmp_path)), weights_fingerprint(str(tmp_path)))
+    for name in (f"{CHECKPOINTS_FOLDER}/28/data", f"{TOKENIZER_FOLDER}/tokenizer.json"):
+        with whole_file(tmp_path / name) as unfinished:
+            unfinished.write_text("content")
+            assert (model_identity(str(tmp_path)), weights_fingerprint(str(tmp_path))) == before
 
 
 def test_a_fingerprint_sees_names_sizes_and_both_ends(tmp_path):
