@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import math
@@ -17,8 +16,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from prorank_jax.long_work import tracked
-from prorank_jax.run_folder import UNFINISHED
-from prorank_jax.storage_faults import is_left_behind, naming_place
+from prorank_jax.run_folder import UNFINISHED, remove_leftovers
+from prorank_jax.storage_faults import naming_place
 
 DATASET_NAME, DATASET_VERSION = "prompt_records", "1.0.0"
 RECORD_SPLIT = "examples"
@@ -176,14 +175,6 @@ def _number_documents(examples: Sequence[Example]) -> list[int]:
     return [numbers.setdefault(find(place), len(numbers)) for place in range(len(examples))]
 
 
-def _remove_leftovers(cache: Path) -> None:
-    """Deletes what killed runs left behind; young folders may belong to a process that still writes."""
-    for folder in cache.glob(f"{UNFINISHED}*"):
-        with contextlib.suppress(OSError):  # another process may delete it first
-            if is_left_behind(folder):
-                shutil.rmtree(folder, ignore_errors=True)
-
-
 def ensure_records(
     cache: Path, deciding: Mapping[str, Any], make_examples: Callable[[], Sequence[Example]]
 ) -> Path:
@@ -201,7 +192,7 @@ def ensure_records(
         return folder
     examples = make_examples()
     cache.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(cache)
+    remove_leftovers(cache)
     unfinished = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=cache))
     try:
         with naming_place(cache):

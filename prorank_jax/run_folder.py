@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import fcntl
 import json
+import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ import yaml
 from prorank_jax.config import RunConfig
 from prorank_jax.config_files import config_to_dict, flatten, read_plain_yaml
 from prorank_jax.remote_files import entries_of
-from prorank_jax.storage_faults import REMEDIES, naming_place, whole_file
+from prorank_jax.storage_faults import REMEDIES, is_left_behind, naming_place, whole_file
 
 if TYPE_CHECKING:
     from etils import epath
@@ -24,7 +25,7 @@ REPORT_FILE = "report.json"
 LOCK_FILE = ".lock"
 LEASE_FILE = "lease.json"
 MARKER = ".shared-"
-UNFINISHED = ".unfinished-"  # a folder that is being made, of examples or of an export
+UNFINISHED = ".unfinished-"  # begins the name of a folder that is being made
 DATA_FOLDER = "data"
 CHECKPOINTS_FOLDER = "checkpoints"
 TOKENIZER_FOLDER = "tokenizer"
@@ -115,6 +116,17 @@ def write_atomically(file: Path, content: bytes) -> None:
 def write_text_atomically(file: Path, text: str) -> None:
     """`write_atomically` of UTF-8."""
     write_atomically(file, text.encode("utf-8"))
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Deletes the `UNFINISHED` folders that killed processes left in a folder.
+
+    Young ones may belong to a process that still writes.
+    """
+    for unfinished in folder.glob(f"{UNFINISHED}*"):
+        with suppress(OSError):  # another process may delete it first
+            if is_left_behind(unfinished):
+                shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def append_lines(file: Path, lines: str) -> None:

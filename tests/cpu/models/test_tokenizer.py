@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +179,38 @@ def test_a_saved_tokenizer_is_the_same(tmp_path: Path) -> None:
         (tmp_path / "run" / "tokenizer" / "tokenizer_config.json").read_text(encoding="utf-8")
     )
     assert config["tokenizer_class"] == "PreTrainedTokenizerFast"  # known to transformers 4 and 5
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), KeyboardInterrupt()])
+def test_a_save_that_fails_leaves_the_files_of_the_one_before(error, tmp_path, monkeypatch) -> None:
+    """A run saves it whenever it goes on; its checkpoints need it."""
+    save_tokenizer(TINY_QWEN, tmp_path)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+
+    def half(_: PreTrainedTokenizerFast, folder: str) -> None:
+        for name in before:
+            (Path(folder) / name).write_text("{")
+        raise error
+
+    monkeypatch.setattr(PreTrainedTokenizerFast, "save_pretrained", half)
+    with pytest.raises(type(error)):
+        save_tokenizer(TINY_QWEN, tmp_path)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+def test_files_that_are_there_already_are_left_alone(tmp_path: Path) -> None:
+    save_tokenizer(TINY_QWEN, tmp_path)
+    before = {file.name: file.stat().st_ino for file in tmp_path.iterdir()}
+    assert len(before) > 1
+    (tmp_path / "tokenizer_config.json").write_text("{}")
+    killed = tmp_path / ".unfinished-killed"
+    killed.mkdir()
+    os.utime(killed, (1, 1))
+    save_tokenizer(TINY_QWEN, tmp_path)
+    after = {file.name: file.stat().st_ino for file in tmp_path.iterdir()}
+    assert [name for name in before if before[name] != after[name]] == ["tokenizer_config.json"]
+    assert after.keys() == before.keys()
+    assert load_tokenizer(str(tmp_path)).chat_template == TINY_QWEN.chat_template
 
 
 def test_the_class_named_in_a_folder_changes_no_split(tmp_path: Path) -> None:
