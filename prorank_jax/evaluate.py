@@ -40,7 +40,7 @@ from prorank_jax.evaluation.verdict import verdict
 from prorank_jax.evaluation_task import Prepared, Task, check_split, prepare, tuning_datasets
 from prorank_jax.excerpts import EXCERPT_VERSION
 from prorank_jax.messages import say
-from prorank_jax.model_identity import known_as, model_identity
+from prorank_jax.model_identity import check_unchanged, known_as, model_identity
 from prorank_jax.rendering import useful_processes
 from prorank_jax.reranker import Reranker
 from prorank_jax.run_folder import only_run_in, write_json, write_text_atomically
@@ -144,8 +144,7 @@ def _open_reranker(options: EvaluationOptions, identity: Mapping[str, Any]) -> R
         attention=options.attention,
         share_prefixes=True,
     )
-    if model_identity(options.model) != identity:
-        raise ValueError(f"model={options.model!r}: was written to while it was loaded; run this again")
+    check_unchanged(options.model, identity)
     return reranker
 
 

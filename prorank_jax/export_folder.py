@@ -11,6 +11,7 @@ from prorank_jax.chat_templates import make_chat_frame
 from prorank_jax.config_checks import require_choice
 from prorank_jax.model_card import CardFacts, write_model_card
 from prorank_jax.model_history import Evaluation, evaluations_of, read_evaluation, read_run_history
+from prorank_jax.model_identity import check_unchanged, model_identity
 from prorank_jax.model_prompt import prompt_settings_of
 from prorank_jax.models.export import EXPORT_DTYPES, made_whole, save_params
 from prorank_jax.models.tokenizer import load_tokenizer, save_tokenizer
@@ -67,10 +68,12 @@ def export_folder(
         The prompt settings that were written.
 
     Raises:
-        ValueError: a wrong argument, no such model, or a folder that holds something.
+        ValueError: a wrong argument, no such model, one that changes meanwhile, or a folder that holds
+            something.
     """
     _check_arguments(output_dir, dtype, license_id, name)
     evaluations = tuple(read_evaluation(file) for file in metrics_files)
+    identity = model_identity(source)
     model = open_pretrained(source)
     evaluations = evaluations_of(source, evaluations)
     settings = prompt_settings_of(model)
@@ -89,6 +92,7 @@ def export_folder(
         facts = _card_facts(model, settings, renderer, evaluations, dtype, license_id, renders_pairs)
         write_model_card(folder, name or output_dir.absolute().name, facts)
         _check_prompts_survive(folder, model.tokenizer, settings)
+        check_unchanged(source, identity)
     return settings
 
 

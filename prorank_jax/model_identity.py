@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,19 @@ def model_identity(source: str) -> dict[str, Any]:
         "model_step": step,
         "model_fingerprint": fingerprint_files(files, path),
     }
+
+
+def check_unchanged(source: str, before: Mapping[str, Any]) -> None:
+    """Refuses a model that changed while it was loaded, as where its run saves a checkpoint.
+
+    Args:
+        before: its `model_identity` from before that; what is told of it would be of other weights.
+
+    Raises:
+        ValueError: it is another one now.
+    """
+    if model_identity(source) != before:
+        raise ValueError(f"model={source!r}: was written to while it was loaded; run this again")
 
 
 def weights_fingerprint(source: str) -> str:

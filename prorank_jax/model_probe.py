@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from prorank_jax.config import LoraOptions, RunConfig
 from prorank_jax.config_files import config_to_dict, flatten
 from prorank_jax.device_memory import naming_memory
 from prorank_jax.evaluation.output import check_owner, read_settings
-from prorank_jax.model_identity import IDENTITY, known_as, model_identity
+from prorank_jax.model_identity import IDENTITY, check_unchanged, known_as, model_identity
 from prorank_jax.probe import ProbeResult, run_probe, to_record
 from prorank_jax.run_folder import only_run_in, write_json
 from prorank_jax.setup import prepare_run
@@ -39,8 +40,9 @@ def probe_model(
         data_folder: holds the tokenized prompts, and may serve many models; None: `output_dir`.
 
     Raises:
-        ValueError: a model, collection or config that cannot work, or a folder that holds something else, or
-            the probe of another model or of other prompts; nothing is overwritten.
+        ValueError: a model, collection or config that cannot work, a model that changes meanwhile, or a
+            folder that holds something else, or the probe of another model or of other prompts; nothing is
+            overwritten.
         TooLittleMemoryError: a batch finds no room; what helps is named.
     """
     console = console or Console()
@@ -50,12 +52,14 @@ def probe_model(
         raise ValueError(f"output_dir={config.output_dir!r}: is a URL; name a folder on this machine")
     output_dir = Path(config.output_dir)
     settings = _settings(config, output_dir)
-    check_owner(output_dir, SETTINGS_FILE, settings, "probe")  # not even a lock in a stranger's folder
+    _check_folder(output_dir, settings)  # not even a lock in a stranger's folder
     with only_run_in(output_dir):
-        check_owner(output_dir, SETTINGS_FILE, settings, "probe")
+        _check_folder(output_dir, settings)
         write_json(output_dir / SETTINGS_FILE, settings)
         result = _probe(config, data_folder or output_dir, console)
-        content = {name: settings[name] for name in IDENTITY} | to_record(result)
+        identity = {name: settings[name] for name in IDENTITY}
+        check_unchanged(identity["model"], identity)
+        content = identity | to_record(result)
         del content["step"]  # of a training run, which this is not
         write_json(output_dir / PROBE_FILE, content)
     console.print(
@@ -64,6 +68,12 @@ def probe_model(
         highlight=False,
     )
     return content
+
+
+def _check_folder(output_dir: Path, settings: Mapping[str, Any]) -> None:
+    """A probe that came to no result holds nothing that another could take for its own."""
+    if (output_dir / PROBE_FILE).exists() or not (output_dir / SETTINGS_FILE).is_file():
+        check_owner(output_dir, SETTINGS_FILE, settings, "probe")
 
 
 def _settings(config: RunConfig, output_dir: Path) -> dict[str, Any]:

@@ -203,6 +203,23 @@ def test_an_empty_folder_is_taken_wherever_it_is(name, exported, tmp_path, monke
     assert f"# {title}\n" in Path(name, "README.md").read_text()
 
 
+def test_a_model_that_changes_while_it_is_exported_is_refused(tmp_path, monkeypatch):
+    """As where its run saves a checkpoint: the card would tell of other weights."""
+    model = write_model(tmp_path / "model")
+    with (model / "model.safetensors").open("r+b") as weights:
+
+        def change_and_save(*arguments, **options):
+            weights.seek(-1, os.SEEK_END)
+            weights.write(b"!")
+            weights.flush()
+            save_params(*arguments, **options)
+
+        monkeypatch.setattr(prorank_jax.export_folder, "save_params", change_and_save)
+        with pytest.raises(ValueError, match="model': was written to while it was loaded; run this again"):
+            export_folder(str(model), tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
 def test_a_prompt_that_does_not_survive_is_refused(exported, tmp_path, monkeypatch):
     def other(tokenizer, settings):
         changed = with_template(tokenizer, settings)

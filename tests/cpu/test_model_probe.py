@@ -1,0 +1,57 @@
+"""A probe tells of one model, and only of a finished one keeps others away."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from prorank_jax import model_probe
+from prorank_jax.config_files import load_config
+from prorank_jax.model_probe import PROBE_FILE, probe_model
+from prorank_jax.probe import ProbeResult
+
+RESULT = ProbeResult(0, 2, 0.5, 0.5, 0.5, 0.5, [0.0, 1.0], [0, 1])
+
+
+@pytest.fixture(name="model")
+def folder_of_a_model(tmp_path) -> Path:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"weights")
+    return tmp_path / "model"
+
+
+def probe(model: Path, **fields) -> dict:
+    named = {"model.source": str(model), "output_dir": str(model.parent / "out")}
+    return probe_model(load_config(None, named | fields), console=Console(file=io.StringIO()))
+
+
+def test_a_model_that_changes_while_it_is_probed_is_refused_and_can_be_probed_again(model, monkeypatch):
+    def change(*_: object) -> ProbeResult:
+        (model / "model.safetensors").write_bytes(b"of the next checkpoint")
+        return RESULT
+
+    monkeypatch.setattr(model_probe, "_probe", change)
+    with pytest.raises(ValueError, match="model': was written to while it was loaded; run this again"):
+        probe(model)
+    assert not (model.parent / "out" / PROBE_FILE).exists()
+    content = probe(model)
+    assert content == json.loads((model.parent / "out" / PROBE_FILE).read_text())
+    assert content["model_fingerprint"] == model_probe.model_identity(str(model))["model_fingerprint"]
+
+
+def test_a_probe_without_a_result_leaves_its_folder_to_the_corrected_one(model, monkeypatch):
+    def refuse(config, *_: object) -> ProbeResult:
+        if config.train.seed:
+            raise ValueError("train.seed")
+        return RESULT
+
+    monkeypatch.setattr(model_probe, "_probe", refuse)
+    with pytest.raises(ValueError, match=r"train\.seed"):
+        probe(model, **{"train.seed": 1})
+    assert probe(model)["auc"] == 0.5
+    with pytest.raises(ValueError, match=r"belongs to another probe \(train\.seed is 0 there, 1 here\)"):
+        probe(model, **{"train.seed": 1})
