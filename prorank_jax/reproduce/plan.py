@@ -119,6 +119,10 @@ class Plan:
         """The summary of an entry's evaluation; written last."""
         return self.folder(entry) / "evaluation" / METRICS_FILE
 
+    def made_queries_file(self, entry: Entry) -> Path:
+        """The ids of the documents that the made queries of an entry's run ask for."""
+        return self.folder(entry) / "made_queries.json"
+
     def _train(self, entry: Entry, needed_by: tuple[Job, ...]) -> Job:
         file = self.folder(entry) / "run.yaml"
         arguments = ("--config", str(file))

@@ -112,6 +112,11 @@ def ablation_markdown(content: Mapping[str, Any]) -> str:
     ]
     if "training_overlap" in content:
         parts.append(overlap_markdown(content))
+    if "training_overlap_unknown" in content:
+        parts.append(
+            "What the rows gain on documents that training did not show is not known: "
+            f"{content['training_overlap_unknown']}."
+        )
     if content["missing"]:
         parts.append(f"**Not complete. Missing:** {', '.join(content['missing'])}.")
     commands = "\n".join(content.get("commands", [content["command"]]))

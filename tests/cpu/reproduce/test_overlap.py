@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -54,8 +56,12 @@ def test_what_made_queries_asked_for_is_read_from_the_examples_of_a_run(tmp_path
     made = [example("pseudo:d1", "d1", 1), example("pseudo:d1", "d2", 0), example("judged", "d3", 1)]
     ensure_records(tmp_path / "data", {"pseudo_queries": 1}, lambda: made)
     ensure_records(tmp_path / "data", {"pseudo_queries": 0}, lambda: [example("pseudo:d4", "d4", 1)])
-    assert documents_of_made_queries(tmp_path) == {"d1"}
-    assert documents_of_made_queries(tmp_path / "gone") == set()
+    kept = tmp_path / "made_queries.json"
+    assert documents_of_made_queries(tmp_path, kept) == {"d1"}
+    shutil.rmtree(tmp_path / "data")
+    documents_of_made_queries.cache_clear()
+    assert documents_of_made_queries(tmp_path, kept) == {"d1"}
+    assert documents_of_made_queries(tmp_path, tmp_path / "never kept") is None
 
 
 def test_without_training_judgements_everything_is_unseen():
