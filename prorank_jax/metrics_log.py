@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import operator
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -26,8 +27,9 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 
+from prorank_jax.jsonl import read_jsonl
 from prorank_jax.messages import say
-from prorank_jax.run_folder import write_text_atomically
+from prorank_jax.run_folder import write_atomically
 from prorank_jax.storage_faults import naming_place
 
 METRICS_FILE = "metrics.jsonl"
@@ -48,25 +50,39 @@ class CompilationCounter:
 
 
 def keep_lines_up_to(file: Path, step: int) -> None:
-    """Drops the lines of a JSONL file after `step`, and a torn last one, before a run goes on."""
+    """Drops the lines of a JSONL file after `step`, and a torn last one, before a run goes on.
+
+    Raises:
+        ValueError: another line is damaged, which a run never leaves; the file stays as it is.
+    """
     if not file.is_file():
         return
-    kept = []
-    for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            is_wanted = json.loads(line)["step"] <= step
-        except (json.JSONDecodeError, TypeError, KeyError):  # cut off anywhere, `3` is JSON too
-            break
-        if is_wanted:
-            kept.append(line + "\n")
-    write_text_atomically(file, "".join(kept))
+    *lines, last = file.read_bytes().split(b"\n")
+    told = enumerate(lines, start=1)
+    kept = [line for number, line in told if line.strip() and _step_of(file, number, line) <= step]
+    with suppress(ValueError):  # cut off anywhere
+        if _step_of(file, len(lines) + 1, last) <= step:
+            kept.append(last)
+    write_atomically(file, b"".join(line + b"\n" for line in kept))
+
+
+def _step_of(file: Path, number: int, line: bytes) -> int:
+    try:
+        return operator.index(json.loads(line)["step"])
+    except (ValueError, TypeError, KeyError) as error:  # `3` is JSON too
+        raise ValueError(
+            f"{file}, line {number}: damaged ({type(error).__name__}: {error}); bring the file back from a "
+            "copy, or delete that line"
+        ) from error
 
 
 def read_lines(file: Path) -> list[dict[str, Any]]:
-    """All records of a JSONL file; none if it does not exist."""
-    if not file.is_file():
-        return []
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    """All records of a JSONL file; none if it does not exist.
+
+    Raises:
+        ValueError: a line is no object of JSON.
+    """
+    return [record for _, record in read_jsonl(file)] if file.is_file() else []
 
 
 def _finite_or_none(value: float) -> float | None:

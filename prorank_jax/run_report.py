@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,25 @@ def read_report(folder: Path) -> str:
 def withdraw_report(place: RunPlace) -> None:
     """Takes away the report of a run that is about to train on; report.json says that its run has ended."""
     place.remove([REPORT_FILE, PICTURE_FILE, PAGE_FILE])
+
+
+def check_whole(
+    folder: Path, probes: Sequence[ProbeResult], metrics: Sequence[Mapping[str, Any]], steps: int
+) -> None:
+    """Refuses a report of files that have lost what it tells: the first and the last probe, and all metrics.
+
+    Raises:
+        ValueError: names the file and what it lacks.
+    """
+    probed = {probe.step for probe in probes}
+    lost = [f"{folder / PROBES_FILE}: lacks the probe of step {s}" for s in (0, steps) if s not in probed]
+    if not metrics:
+        lost.append(f"{folder / METRICS_FILE}: holds no step")
+    if lost:
+        raise ValueError(
+            f"{lost[0]}, which the report tells of; bring the file back from a copy (the model is trained, "
+            "and can be evaluated and exported all the same)"
+        )
 
 
 def _data_facts(run: Run) -> DataFacts:
@@ -118,10 +138,14 @@ def report(run: Run, place: RunPlace, console: Console, made_steps: bool, peak_b
         made_steps: in this process; else it only came back to a run that was finished.
         peak_before: the most bytes that the process had taken when the run began: with `--stage both` those
             of stage 1.
+
+    Raises:
+        ValueError: as `check_whole`.
     """
     output_dir = place.folder
     seen = _run_facts(run, output_dir)
     probes, metrics = seen.probes, seen.metrics
+    check_whole(output_dir, probes, metrics, run.config.train.steps)
     findings = diagnose(seen)
     signs = signs_of_trouble(metrics, probes, run.stage.learned, run.stage.held_out)
     warm = metrics[1:] or metrics  # the first step compiles

@@ -138,8 +138,9 @@ class _Loop:
         is_float32 = run.config.model.compute_dtype == "float32"
         self._bad_steps = BadSteps(run.config.train.max_skipped, computes_in_float32=is_float32)
         self._state, self._done = self._resume_or_start()
-        if self._leads:
-            self._cut_lines()
+        with succeed_together():
+            if self._leads:
+                self._cut_lines()
         self._told = set(signs_so_far(run, place.folder)) if self._done and self._leads else set[str]()
         self._clock = time.perf_counter()
 

@@ -49,6 +49,34 @@ def test_a_torn_last_line_is_dropped(tmp_path, torn):
     assert file.read_bytes().endswith(b"\n")
 
 
+@pytest.mark.parametrize(
+    "damaged", ['{"step": 2, "rew', '{"reward": 1}', '{"step": "2"}', "3", b"\xc3", b"\0\0"]
+)
+def test_a_damaged_line_costs_none_of_those_behind_it(tmp_path, damaged):
+    file = tmp_path / METRICS_FILE
+    damaged = damaged.encode() if isinstance(damaged, str) else damaged
+    content = b'{"step": 1}\n' + damaged + b'\n{"step": 3}\n'
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2: damaged .* delete that line"):
+        keep_lines_up_to(file, 9)
+    assert file.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    "last", ['{"step": 2}', '{"step": 2}\n', '{"step": 2}\n\n', '{"step": 2}\n{"step": 3}']
+)
+def test_a_whole_line_is_kept_however_the_file_ends(tmp_path, last):
+    (tmp_path / METRICS_FILE).write_text('{"step": 1}\n' + last)
+    keep_lines_up_to(tmp_path / METRICS_FILE, 2)
+    assert (tmp_path / METRICS_FILE).read_text() == '{"step": 1}\n{"step": 2}\n'
+
+
+def test_a_line_that_cannot_be_read_is_named(tmp_path):
+    (tmp_path / METRICS_FILE).write_text('{"step": 1}\n{"st\n')
+    with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2: not JSON"):
+        read_lines(tmp_path / METRICS_FILE)
+
+
 def test_a_file_that_is_not_there_has_no_lines(tmp_path):
     keep_lines_up_to(tmp_path / METRICS_FILE, 3)
     assert not list(tmp_path.iterdir())

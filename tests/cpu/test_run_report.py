@@ -1,4 +1,4 @@
-"""What a report counts of the examples: those that the run was trained on."""
+"""What a report counts of the examples, and what it cannot do without."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from prorank_jax.config_files import load_config
+from prorank_jax.probe import ProbeResult
 from prorank_jax.run_facts import DataFacts
-from prorank_jax.run_report import _run_facts, what_is_read
+from prorank_jax.run_report import _run_facts, check_whole, what_is_read
 
 
 @pytest.mark.parametrize(
@@ -32,3 +33,20 @@ def test_examples_of_no_batch_are_not_counted(trained, expected, tmp_path):
     assert what_is_read(run).startswith(
         f"data: {expected.queries} queries; 200 steps x 16 lists read each of"
     )
+
+
+@pytest.mark.parametrize(
+    ("probed", "logged", "named"),
+    [
+        ([], 4, r"probes\.jsonl: lacks the probe of step 0,"),
+        ([2, 4], 4, r"probes\.jsonl: lacks the probe of step 0,"),
+        ([0, 2], 4, r"probes\.jsonl: lacks the probe of step 4,"),
+        ([0, 4], 0, r"metrics\.jsonl: holds no step,"),
+    ],
+)
+def test_a_report_needs_both_ends_of_its_run(probed, logged, named, tmp_path):
+    """A later probe must not stand for the one before the first step."""
+    probes = [ProbeResult(step, 2, 0.5, 0.5, 0.5, 0.5, [0.0, 1.0], [0, 1]) for step in probed]
+    metrics = [{"step": step} for step in range(1, logged + 1)]
+    with pytest.raises(ValueError, match=f"{named} .* bring the file back"):
+        check_whole(tmp_path, probes, metrics, 4)

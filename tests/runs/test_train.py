@@ -285,6 +285,21 @@ def test_a_run_that_trains_again_has_no_report_until_it_ends(workshop, monkeypat
 
 
 @pytest.mark.slow
+def test_a_finished_run_that_lost_its_probes_says_so_and_keeps_its_report(workshop):
+    folder = workshop / "lost"
+    config = load_config(None, fields_of(workshop, folder) | {"train.steps": 2})
+    train(config, Console(quiet=True))
+    report = (folder / REPORT_FILE).read_bytes()
+    for name in (PROBES_FILE, METRICS_FILE):
+        kept = (folder / name).read_bytes()
+        (folder / name).unlink()
+        with pytest.raises(ValueError, match=f"{name}: .* bring the file back"):
+            train(config, Console(quiet=True))
+        (folder / name).write_bytes(kept)
+    assert (folder / REPORT_FILE).read_bytes() == report
+
+
+@pytest.mark.slow
 def test_the_work_of_a_step_is_less_beside_low_rank_factors(workshop):
     flops = []
     for rank in (0, 2):
