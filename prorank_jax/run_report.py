@@ -110,7 +110,18 @@ def _run_facts(run: Run, folder: Path) -> RunFacts:
     )
 
 
-def _machine_facts(run: Run, model_tflops: float, written: str, peak_before: int) -> dict[str, Any]:
+def _written_report(folder: Path) -> dict[str, Any]:
+    """What report.json has; empty where there is none or it is damaged: it is about to be written again."""
+    try:
+        content = json.loads(read_report(folder))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _machine_facts(
+    run: Run, model_tflops: float, written: Mapping[str, Any], peak_before: int
+) -> dict[str, Any]:
     """What ran the steps, and how well it was used.
 
     Args:
@@ -119,8 +130,7 @@ def _machine_facts(run: Run, model_tflops: float, written: str, peak_before: int
             would measure says nothing of that.
     """
     if written:
-        known = json.loads(written)
-        return {name: known[name] for name in MACHINE_FACTS if name in known}
+        return {name: written[name] for name in MACHINE_FACTS if name in written}
     matmul_tflops = measured_matmul_flops(run.config.model.compute_dtype) / 1e12 * jax.device_count()
     peak, peak_of = peak_memory()
     if peak == peak_before:
@@ -150,7 +160,7 @@ def report(run: Run, place: RunPlace, console: Console, made_steps: bool, peak_b
     signs = signs_of_trouble(metrics, probes, run.stage.learned, run.stage.held_out)
     warm = metrics[1:] or metrics  # the first step compiles
     model_tflops = statistics.median(record["model_tflops"] for record in warm)
-    written = read_report(output_dir) if not made_steps and (output_dir / REPORT_FILE).exists() else ""
+    written = {} if made_steps else _written_report(output_dir)
     facts = {
         "stage": run.config.stage,
         "model": run.config.model.source,

@@ -10,7 +10,8 @@ import pytest
 from prorank_jax.config_files import load_config
 from prorank_jax.probe import ProbeResult
 from prorank_jax.run_facts import DataFacts
-from prorank_jax.run_report import _run_facts, check_whole, what_is_read
+from prorank_jax.run_folder import REPORT_FILE
+from prorank_jax.run_report import _run_facts, _written_report, check_whole, what_is_read
 
 
 @pytest.mark.parametrize(
@@ -50,3 +51,13 @@ def test_a_report_needs_both_ends_of_its_run(probed, logged, named, tmp_path):
     metrics = [{"step": step} for step in range(1, logged + 1)]
     with pytest.raises(ValueError, match=f"{named} .* bring the file back"):
         check_whole(tmp_path, probes, metrics, 4)
+
+
+@pytest.mark.parametrize("damaged", [b"", b"{", b"[]", b"null", b"\xff", None])
+def test_a_damaged_report_is_written_again(damaged, tmp_path):
+    """As the message of an export promises that repeating the run's command does."""
+    if damaged is not None:
+        (tmp_path / REPORT_FILE).write_bytes(damaged)
+    assert _written_report(tmp_path) == {}
+    (tmp_path / REPORT_FILE).write_text('{"devices": "1 x cpu"}')
+    assert _written_report(tmp_path) == {"devices": "1 x cpu"}

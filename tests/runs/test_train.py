@@ -258,6 +258,9 @@ def test_a_finished_run_can_be_run_again(workshop, uninterrupted):
     report = train(load_config(None, fields_of(workshop, uninterrupted)), Console(file=said, width=120))
     assert report == first  # of the process that made the steps, not of this one
     assert "data: 12 queries; 24 steps x 4 prompts read each of 24 relevant ones 2.0 times" in said.getvalue()
+    (uninterrupted / REPORT_FILE).write_text("{")
+    assert run(workshop, uninterrupted)["probes"] == first["probes"]
+    (uninterrupted / REPORT_FILE).write_text(json.dumps(first))
     assert [(uninterrupted / name).read_bytes() for name in kept] == before
     jax.tree.map(np.testing.assert_array_equal, final_state(uninterrupted), state)
     assert report["after"]["step"] == STEPS
