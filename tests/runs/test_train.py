@@ -267,38 +267,35 @@ def test_a_finished_run_can_be_run_again(workshop, uninterrupted):
 
 
 @pytest.mark.slow
-def test_a_run_that_trains_again_has_no_report_until_it_ends(workshop, monkeypatch):
+def test_a_run_that_trains_again_has_no_report_until_it_ends(workshop, uninterrupted, monkeypatch):
     """As after its last checkpoint was damaged: whoever finds a report takes the run for finished."""
-    folder = workshop / "trained again"
-    config = load_config(None, fields_of(workshop, folder) | {"train.steps": 6})
+    folder = Path(shutil.copytree(uninterrupted, workshop / "trained again"))
     reports = (REPORT_FILE, PICTURE_FILE, PAGE_FILE)
-    report = train(config, Console(quiet=True))
-    shutil.rmtree(folder / "checkpoints" / "6")
+    assert all((folder / name).exists() for name in reports)
+    shutil.rmtree(folder / "checkpoints" / str(STEPS))
 
     def stop() -> None:
         raise Interrupted
 
-    monkeypatch.setattr(MetricsLog, "write", at_step(5, stop))
+    monkeypatch.setattr(MetricsLog, "write", at_step(STEPS - 1, stop))
     with pytest.raises(Interrupted):
-        train(config, Console(quiet=True))
+        run(workshop, folder)
     monkeypatch.undo()
     assert [name for name in reports if (folder / name).exists()] == []
-    assert train(config, Console(quiet=True))["probes"] == report["probes"]
+    run(workshop, folder)
+    assert_same_run(folder, uninterrupted)
     assert all((folder / name).exists() for name in reports)
 
 
 @pytest.mark.slow
-def test_a_finished_run_that_lost_its_probes_says_so_and_keeps_its_report(workshop):
-    folder = workshop / "lost"
-    config = load_config(None, fields_of(workshop, folder) | {"train.steps": 2})
-    train(config, Console(quiet=True))
+def test_a_finished_run_that_lost_its_probes_says_so_and_keeps_its_report(workshop, uninterrupted):
+    folder = Path(shutil.copytree(uninterrupted, workshop / "lost"))
     report = (folder / REPORT_FILE).read_bytes()
     for name in (PROBES_FILE, METRICS_FILE):
-        kept = (folder / name).read_bytes()
         (folder / name).unlink()
         with pytest.raises(ValueError, match=f"{name}: .* bring the file back"):
-            train(config, Console(quiet=True))
-        (folder / name).write_bytes(kept)
+            run(workshop, folder)
+        shutil.copy(uninterrupted / name, folder)
     assert (folder / REPORT_FILE).read_bytes() == report
 
 
