@@ -25,6 +25,7 @@ from etils import epath
 
 from prorank_jax.launching import AgreedOutageError
 from prorank_jax.processes import gather_texts, leads, succeed_together
+from prorank_jax.remote_files import has_no_folders
 from prorank_jax.run_folder import CHECKPOINTS_FOLDER
 from prorank_jax.state_digest import state_digests
 from prorank_jax.storage_faults import check_room, obstacle, storage_fault, within_reach
@@ -53,11 +54,17 @@ class Checkpoints:
     """The checkpoints of one output directory; close it, or use it as a context manager."""
 
     def __init__(self, output_dir: Path | epath.Path, keep: int) -> None:
-        """Opens or creates `output_dir`/checkpoints, here or in a bucket; keeps the newest `keep` of them."""
+        """Opens or creates `output_dir`/checkpoints, here or in a bucket; keeps the newest `keep` of them.
+
+        Nobody else may be writing there: what killed saves left is deleted.
+        """
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep,
             # A CPU array's host copy is the array itself, which the next step's donation would overwrite.
             enable_async_checkpointing=jax.default_backend() != "cpu",
+            # In a bucket Orbax would take every step without a marker for a killed save: also one that was
+            # copied there. Such a step is saved over when the run comes there again.
+            cleanup_tmp_directories=not has_no_folders(epath.Path(output_dir)),
         )
         self._folder = _absolute(output_dir / CHECKPOINTS_FOLDER)
         with within_reach(self._folder):

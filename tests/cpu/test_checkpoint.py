@@ -93,6 +93,29 @@ def test_a_half_written_step_is_ignored(tmp_path):
         assert checkpoints.latest() == 2
 
 
+def test_what_killed_saves_left_is_deleted_and_nothing_else(tmp_path):
+    """A checkpoint may be larger than all the room that is left."""
+    with Checkpoints(tmp_path, keep=2) as checkpoints:
+        save(checkpoints, 1)
+    folder = tmp_path / CHECKPOINTS_FOLDER
+    kept = ["1", "2.damaged", "mine"]
+    for name in (*kept[1:], "2.orbax-checkpoint-tmp", "3.orbax-checkpoint-tmp-17"):
+        (folder / name / "state").mkdir(parents=True)
+    with Checkpoints(tmp_path, keep=2) as checkpoints:
+        save(checkpoints, 4)
+    assert sorted(path.name for path in folder.iterdir()) == sorted([*kept, "4"])
+
+
+def test_steps_without_a_marker_are_left_alone_in_a_bucket(tmp_path, monkeypatch):
+    """A run's folder that was copied there has no markers."""
+    monkeypatch.setattr(prorank_jax.checkpoint, "has_no_folders", lambda _: True)
+    made = Mock(side_effect=ocp.CheckpointManagerOptions)
+    monkeypatch.setattr(ocp, "CheckpointManagerOptions", made)
+    with Checkpoints(tmp_path, keep=2):
+        pass
+    assert made.call_args.kwargs["cleanup_tmp_directories"] is False
+
+
 def files_of(step: Path) -> list[Path]:
     return [file.relative_to(step) for file in sorted(step.rglob("*")) if file.is_file()]
 
