@@ -152,7 +152,7 @@ def only_run_in(output_dir: Path) -> Iterator[None]:
     A directory that was not there is taken away again if the run fails before it writes to it.
 
     Raises:
-        ValueError: another process holds it, or the folder cannot be written to.
+        ValueError: another process holds it, or the folder cannot be written to or locked.
     """
     try:
         is_new = not output_dir.exists()
@@ -166,9 +166,14 @@ def only_run_in(output_dir: Path) -> Iterator[None]:
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             raise ValueError(
                 f"output_dir={str(output_dir)!r}: another run is writing there; wait for it or name another"
+            ) from error
+        except OSError as error:  # as on a shared file system without locks
+            raise ValueError(
+                f"output_dir={str(output_dir)!r}: cannot be locked ({error.strerror}), and two runs could "
+                "write there at once; name a folder on a file system with locks"
             ) from error
         try:
             yield

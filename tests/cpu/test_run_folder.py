@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import fcntl
 import json
 import math
+import os
 import subprocess
 import sys
+from unittest.mock import Mock
 
 import pytest
 
@@ -129,6 +133,13 @@ def test_a_second_run_in_the_same_folder_is_refused(tmp_path):
         assert "another run is writing there" in other.stderr
     with only_run_in(tmp_path):
         pass
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_told_from_a_run_that_holds_one(code, tmp_path, monkeypatch):
+    monkeypatch.setattr(fcntl, "flock", Mock(side_effect=OSError(code, os.strerror(code))))
+    with pytest.raises(ValueError, match=r"run': cannot be locked \(.*\), .* a file system with locks"):
+        only_run_in(tmp_path / "run").__enter__()
 
 
 def test_a_run_that_fails_before_it_wrote_anything_leaves_nothing(tmp_path):
