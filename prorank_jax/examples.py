@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,6 +23,7 @@ from prorank_jax.negatives_run import ranking_content
 from prorank_jax.query_choice import ALL_QUERIES, QueryChoice
 from prorank_jax.records import Example, RecordReader, ensure_records, read_index
 from prorank_jax.source_names import TRAINED_ON, SourceFields
+from prorank_jax.storage_faults import obstacle
 from prorank_jax.types import Candidate, RankingGroup
 
 # Raised by hand when the same inputs give other records than before.
@@ -53,20 +55,31 @@ class ExampleSet:
     """
 
     def __init__(self, name: str, folder: Path) -> None:
-        """Opens a folder that `ensure_records` made."""
+        """Opens a folder that `ensure_records` made.
+
+        Raises:
+            ValueError: it is damaged.
+        """
         self.name = name
         self.folder = folder
-        index = read_index(folder)
+        with _refusing_damage(folder):
+            index = read_index(folder)
+            self._reader = RecordReader(folder)
+            counts = {len(self._reader), *map(len, index.values())}
+            if len(counts) > 1:
+                raise ValueError(f"its files hold {' and '.join(map(str, sorted(counts)))} examples")
         self.lengths, self.labels, self.grades = index["lengths"], index["labels"], index["grades"]
         self.scores, self.starts, self.queries = index["scores"], index["starts"], index["queries"]
         self.documents = index["documents"]
-        self._reader = RecordReader(folder)
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     def __getitem__(self, position: int) -> Example:
-        return self._reader[int(position)]
+        if not 0 <= position < len(self):
+            raise IndexError(f"{self.name}: {len(self)} examples, none at {position}")
+        with _refusing_damage(self.folder):
+            return self._reader[int(position)]
 
     @functools.cached_property
     def digest(self) -> str:
@@ -78,6 +91,21 @@ class ExampleSet:
         for values in (self.lengths, self.labels, self.grades, self.scores, self.starts, self.queries):
             digest.update(values.tobytes())
         return digest.hexdigest()[:12]
+
+
+@contextmanager
+def _refusing_damage(folder: Path) -> Iterator[None]:
+    """Whatever numpy and ArrayRecord raise for a file that is damaged becomes one error."""
+    try:
+        yield
+    except Exception as error:
+        is_of_tfds = isinstance(error, OSError) and error.errno is None
+        if obstacle(error) is not None and not is_of_tfds:
+            raise
+        told = " ".join(str(error).split()).partition(". ")[0][:200]  # numpy goes on to advise unsafe loading
+        raise ValueError(
+            f"{folder}: damaged ({type(error).__name__}: {told}); delete it, and it is made again"
+        ) from error
 
 
 def common_start(prompts: Sequence[Sequence[int] | np.ndarray]) -> int:

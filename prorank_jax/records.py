@@ -17,7 +17,7 @@ import tensorflow_datasets as tfds
 
 from prorank_jax.long_work import tracked
 from prorank_jax.run_folder import UNFINISHED, remove_leftovers
-from prorank_jax.storage_faults import naming_place
+from prorank_jax.storage_faults import naming_place, reach_disk
 
 DATASET_NAME, DATASET_VERSION = "prompt_records", "1.0.0"
 RECORD_SPLIT = "examples"
@@ -181,7 +181,8 @@ def ensure_records(
     """The folder of the records with this content under `cache`; makes them when they are not there.
 
     They are written to a temporary folder beside it and renamed, so a folder with the final name is
-    complete, whenever a run is killed. Two processes may build at once: the first to finish wins.
+    complete, whenever a run is killed or its machine goes down. Two processes may build at once: the first
+    to finish wins.
 
     Args:
         deciding: everything the content depends on, as JSON values; also written into the folder.
@@ -198,6 +199,7 @@ def ensure_records(
         with naming_place(cache):
             _write(examples, unfinished)
             (unfinished / DESCRIPTION_FILE).write_text(json.dumps(deciding, indent=2, sort_keys=True) + "\n")
+            reach_disk(unfinished)
         unfinished.chmod(0o755)  # mkdtemp's folder is private; a cache may be shared
         try:
             unfinished.rename(folder)

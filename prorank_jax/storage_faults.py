@@ -188,13 +188,18 @@ def whole_file(file: Path) -> Iterator[Path]:
             raise
 
 
-def reach_disk(file: Path) -> None:
-    """Returns when what was written to a file is on the disk: a name may get there first, for good."""
-    descriptor = os.open(file, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def reach_disk(written: Path) -> None:
+    """Returns when what was written to a file, or below a folder, is on the disk.
+
+    Else its name may get there first, and be all that is left when the machine goes down.
+    """
+    for file in written.rglob("*") if written.is_dir() else [written]:
+        if file.is_file():
+            descriptor = os.open(file, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
 
 
 def is_unfinished(file: PurePath) -> bool:

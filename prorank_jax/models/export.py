@@ -19,7 +19,7 @@ from prorank_jax.models.config import ModelConfig
 from prorank_jax.models.key_table import HF, Key, at_path, key_table
 from prorank_jax.models.safetensors_weights import CONFIG_FILE, INDEX_FILE, SINGLE_FILE
 from prorank_jax.run_folder import UNFINISHED
-from prorank_jax.storage_faults import naming_place
+from prorank_jax.storage_faults import naming_place, reach_disk
 from prorank_jax.types import Params
 
 MAX_SHARD_BYTES = 4 * 1024**3
@@ -82,6 +82,8 @@ def made_whole(folder: Path) -> Iterator[Path]:
         target = Path(unfinished) / "model"
         target.mkdir()
         yield target
+        with naming_place(folder):
+            reach_disk(target)
         _move_into_place(target, folder)
 
 

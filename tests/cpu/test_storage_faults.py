@@ -31,6 +31,7 @@ from prorank_jax.storage_faults import (
     with_remedy,
     within_reach,
 )
+from tests.cpu.disk_order import DiskOrder
 
 FULL = Path("/dev/full")
 needs_full = pytest.mark.skipif(not FULL.is_char_device(), reason="no /dev/full here")
@@ -245,6 +246,12 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monke
     assert caught.value.filename == str(file)
     assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
     assert file.read_bytes() == b"old"
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    order = DiskOrder(monkeypatch)
+    write_atomically(tmp_path / "report.json", b"content")
+    assert (order.named, order.too_early) == (1, [])
 
 
 @pytest.mark.parametrize(

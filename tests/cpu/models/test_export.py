@@ -16,6 +16,7 @@ from safetensors.numpy import load_file
 import prorank_jax.models.export
 from prorank_jax.models.export import save_params
 from prorank_jax.models.weights import load_model_config, load_params
+from tests.cpu.disk_order import DiskOrder
 from tests.cpu.models.checkpoint_files import (
     assert_bit_equal,
     hf_tensors,
@@ -107,6 +108,16 @@ def test_the_config_comes_last_into_a_folder_that_is_there(qwen2, tmp_path, monk
     monkeypatch.setattr(Path, "replace", noted)
     save_params(qwen2.params, qwen2.config, tmp_path)
     assert moved == ["model.safetensors", "config.json"]
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_an_export_is_on_the_disk_before_it_has_its_name(is_there, qwen2, tmp_path, monkeypatch):
+    if is_there:
+        (tmp_path / "out").mkdir()
+    order = DiskOrder(monkeypatch)
+    save_params(qwen2.params, qwen2.config, tmp_path / "out")
+    assert order.named == 2
+    assert order.too_early == []
 
 
 def test_an_interrupted_export_leaves_no_model(qwen2, tmp_path, monkeypatch):
