@@ -215,8 +215,8 @@ def evaluate(
                 entries[dataset.name], sections[dataset.name] = _measure(waiting, scoring, splits)
                 # After each dataset, so that a stop between two keeps what there is.
                 content = metrics_content(settings, versions, entries)
-                write_json(options.folder / METRICS_FILE, content)
                 write_text_atomically(options.folder / REPORT_FILE, render_page(content, sections))
+                write_json(options.folder / METRICS_FILE, content)  # last: it is taken for the whole result
     console.print(results_table(content))
     for dataset in datasets:
         for sentence in verdict(entries[dataset.name], options.top_k):

@@ -48,13 +48,8 @@ def write_report(
     probes: Sequence[ProbeResult],
     metrics: Sequence[Mapping[str, Any]],
     facts: Mapping[str, Any],
-    curves: Mapping[str, str],
 ) -> None:
-    """Writes report.json (probes, facts of the run, last metrics) and report.png beside it.
-
-    Args:
-        curves: metrics to draw over the steps, with what the legend calls them.
-    """
+    """Writes report.json: probes, facts of the run, last metrics; a run that has it is complete."""
     summaries = [
         {name: value for name, value in to_record(probe).items() if name not in ("scores", "labels")}
         for probe in probes
@@ -67,7 +62,6 @@ def write_report(
         **facts,
     }
     write_json(output_dir / REPORT_FILE, content)
-    draw_report(output_dir / PICTURE_FILE, probes, metrics, curves)
 
 
 def smooth(values: Sequence[float | None]) -> np.ndarray:
@@ -83,7 +77,11 @@ def draw_report(
     metrics: Sequence[Mapping[str, Any]],
     curves: Mapping[str, str],
 ) -> None:
-    """Draws training curves, probe curves, and the scores of both classes before and after, as a PNG."""
+    """Draws training curves, probe curves, and the scores of both classes before and after, as a PNG.
+
+    Args:
+        curves: metrics to draw over the steps, with what the legend calls them.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -19,7 +19,7 @@ from prorank_jax.learning_signs import signs_of_trouble
 from prorank_jax.messages import say
 from prorank_jax.metrics_log import METRICS_FILE, read_lines
 from prorank_jax.probe import ProbeResult, from_record
-from prorank_jax.report import PICTURE_FILE, before_after_table, write_report
+from prorank_jax.report import PICTURE_FILE, before_after_table, draw_report, write_report
 from prorank_jax.run_diagnosis import conclusion, diagnose, remarks
 from prorank_jax.run_facts import DataFacts, RunFacts, data_facts, reading, skipped_updates
 from prorank_jax.run_folder import REPORT_FILE, write_text_atomically
@@ -174,10 +174,11 @@ def report(run: Run, place: RunPlace, console: Console, made_steps: bool, peak_b
         "conclusion": conclusion(seen, findings),
         **_machine_facts(run, model_tflops, written, peak_before),
     }
-    write_report(output_dir, probes, metrics, facts, run.stage.curves)
+    draw_report(output_dir / PICTURE_FILE, probes, metrics, run.stage.curves)
     picture = (output_dir / PICTURE_FILE).read_bytes()
     page = render_run_page(seen, facts, flatten(config_to_dict(run.config)), picture)
     write_text_atomically(output_dir / PAGE_FILE, page)
+    write_report(output_dir, probes, metrics, facts)  # last: it says that the run has ended
     place.send()
     console.print(before_after_table(probes))
     for sentence in (conclusion(seen, findings), *findings.values(), *remarks(seen)):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from prorank_jax.evaluation.metrics import MAIN_METRIC, QueryMetrics, means
 from prorank_jax.evaluation.pictures import new_figure, to_png
 from prorank_jax.evaluation.significance import Comparison, as_json, bootstrap_interval, compare
 from prorank_jax.evaluation.tables import MAIN_HEADING, format_interval, format_p
+from prorank_jax.run_folder import write_atomically
 
 _NAME_WIDTH = 18  # characters below a bar
 SECOND_METRIC, SECOND_HEADING = "mrr@10", "MRR@10"
@@ -172,6 +172,4 @@ def draw_comparison(file: Path, title: str, ordered: Sequence[Standing], baselin
     axes.set_ylim(0, min(1.25, 1.25 * max(high.max(), 1e-3)))
     axes.set_xticks(places, [textwrap.fill(standing.name, _NAME_WIDTH) for standing in ordered])
     axes.grid(axis="y", alpha=0.3)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(to_png(figure))
-    temporary.replace(file)
+    write_atomically(file, to_png(figure))

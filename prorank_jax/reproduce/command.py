@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -40,7 +39,14 @@ from prorank_jax.reproduce.plan import TRAIN, Entry, Job, Plan
 from prorank_jax.reproduce.results import Measured, ablation_content, pool_rows, read_measured
 from prorank_jax.reproduce.rows import BOTH, ROWS, STAGE1, TRAINED
 from prorank_jax.reproduce.tables import ablation_markdown
-from prorank_jax.run_folder import DATA_FOLDER, REPORT_FILE, only_run_in, write_json, write_text_atomically
+from prorank_jax.run_folder import (
+    DATA_FOLDER,
+    REPORT_FILE,
+    only_run_in,
+    write_atomically,
+    write_json,
+    write_text_atomically,
+)
 from prorank_jax.run_report import PROBES_FILE
 
 ABLATION_JSON, ABLATION_TABLE, ABLATION_PICTURE = "ablation.json", "ablation.md", "ablation.png"
@@ -202,8 +208,8 @@ def _training_overlap(options: ReproduceOptions, plan: Plan, measured: Sequence[
 
 def write_pictures(folder: Path, plan: Plan, content: dict[str, Any]) -> None:
     """Draws the content of ablation.json, and the finished runs."""
-    _write_picture(folder / ABLATION_PICTURE, draw_ablation(content))
-    _write_picture(folder / LEARNING_PICTURE, draw_learning(read_curves(plan, plan.entries(ROWS))))
+    write_atomically(folder / ABLATION_PICTURE, draw_ablation(content))
+    write_atomically(folder / LEARNING_PICTURE, draw_learning(read_curves(plan, plan.entries(ROWS))))
 
 
 def read_curves(plan: Plan, entries: Sequence[Entry]) -> list[Curves]:
@@ -215,12 +221,6 @@ def read_curves(plan: Plan, entries: Sequence[Entry]) -> list[Curves]:
             probes, steps = read_lines(folder / PROBES_FILE), read_lines(folder / STEPS_FILE)
             curves.append(Curves(entry.row, entry.seed, probes, steps))
     return curves
-
-
-def _write_picture(file: Path, picture: bytes) -> None:
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(picture)
-    temporary.replace(file)
 
 
 def _export(

@@ -10,6 +10,7 @@ import weakref
 from contextlib import nullcontext
 from io import StringIO
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -180,6 +181,22 @@ def test_a_stopped_evaluation_resumes_to_the_same_files(workshop, fake):
     assert without_times(workshop / "out") == whole
     run()
     assert fake.scored == pairs  # nothing is scored twice
+
+
+@pytest.mark.usefixtures("fake")
+def test_metrics_are_there_only_when_their_page_is(workshop, monkeypatch):
+    """An ablation takes them for the whole result."""
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "render_page", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run()
+    assert not (workshop / "out" / "metrics.json").exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "write_json", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run()
+    assert run() == json.loads((workshop / "out" / "metrics.json").read_text())
+    assert len(sections_of((workshop / "out" / "report.html").read_text())) == 2
 
 
 @pytest.mark.usefixtures("fake")

@@ -10,7 +10,7 @@ import matplotlib.image
 import pytest
 
 from prorank_jax.probe import ProbeResult
-from prorank_jax.report import PICTURE_FILE, before_after_table, write_report
+from prorank_jax.report import PICTURE_FILE, before_after_table, draw_report, write_report
 from prorank_jax.run_folder import REPORT_FILE
 
 
@@ -30,7 +30,9 @@ def test_report_and_picture(tmp_path, steps):
     records = metrics(steps)
     for record in records[:1]:
         record["reward"] = None  # a NaN that was logged
-    write_report(tmp_path, [probe(0), probe(steps, 0.875)], records, {"model": "tiny"}, CURVES)
+    probes = [probe(0), probe(steps, 0.875)]
+    write_report(tmp_path, probes, records, {"model": "tiny"})
+    draw_report(tmp_path / PICTURE_FILE, probes, records, CURVES)
     report = json.loads((tmp_path / REPORT_FILE).read_text())
     assert report["before"]["step"] == 0
     assert report["after"]["auc"] == 0.875
@@ -52,7 +54,8 @@ def refuse_constant(name: str) -> float:
 def test_scores_that_are_not_finite_leave_a_report_too(tmp_path, finite):
     scores = [*[0.25, -0.5][:finite], math.nan, math.inf, math.nan, math.nan][:4]
     diverged = dataclasses.replace(probe(3, math.nan), scores=scores)
-    write_report(tmp_path, [probe(0), diverged], metrics(3), {}, CURVES)
+    write_report(tmp_path, [probe(0), diverged], metrics(3), {})
+    draw_report(tmp_path / PICTURE_FILE, [probe(0), diverged], metrics(3), CURVES)
     report = json.loads((tmp_path / REPORT_FILE).read_text(), parse_constant=refuse_constant)
     assert report["after"]["auc"] is None
     assert report["probes"][0]["auc"] == 0.5

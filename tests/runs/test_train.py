@@ -10,6 +10,7 @@ import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import jax
 import numpy as np
@@ -285,6 +286,17 @@ def test_a_run_that_trains_again_has_no_report_until_it_ends(workshop, uninterru
     run(workshop, folder)
     assert_same_run(folder, uninterrupted)
     assert all((folder / name).exists() for name in reports)
+
+
+@pytest.mark.slow
+def test_a_report_is_there_only_when_its_page_and_picture_are(workshop, uninterrupted, monkeypatch):
+    folder = Path(shutil.copytree(uninterrupted, workshop / "killed while reporting"))
+    for name in (REPORT_FILE, PICTURE_FILE, PAGE_FILE):
+        (folder / name).unlink()
+    monkeypatch.setattr(prorank_jax.run_report, "render_run_page", Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        run(workshop, folder)
+    assert not (folder / REPORT_FILE).exists()
 
 
 @pytest.mark.slow

@@ -20,6 +20,7 @@ from prorank_jax.evaluation.comparison import (
 )
 from prorank_jax.evaluation.metrics import MAIN_METRIC, METRICS
 from prorank_jax.evaluation.significance import bootstrap_interval, compare
+from tests.cpu.disk_order import DiskOrder
 
 NAMES = ("BM25", "base", "stage 1+2")
 
@@ -185,6 +186,12 @@ def test_long_names_in_the_picture_do_not_run_into_each_other(systems, monkeypat
     axes = drawn(named, None, monkeypatch, tmp_path)
     boxes = [label.get_window_extent() for label in axes.get_xticklabels()]
     assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
+
+
+def test_the_picture_is_on_the_disk_before_it_has_its_name(systems, monkeypatch, tmp_path):
+    order = DiskOrder(monkeypatch)
+    draw_comparison(tmp_path / "picture.png", "t", standings(systems))
+    assert (order.named, order.too_early) == (1, [])
 
 
 def test_a_dollar_in_a_name_is_no_formula(tmp_path):

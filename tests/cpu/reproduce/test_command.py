@@ -15,7 +15,9 @@ from prorank_jax.launching import Interrupted
 from prorank_jax.reproduce import command, place
 from prorank_jax.reproduce.command import reproduce
 from prorank_jax.reproduce.command_line import parse_options
+from prorank_jax.reproduce.plan import Plan
 from prorank_jax.reproduce.rows import BASE, BOTH, STAGE1, STAGE2
+from tests.cpu.disk_order import DiskOrder
 from tests.cpu.reproduce.stand_in_launchers import StandIns
 from tests.cpu.tiny_run import write_model_folder
 
@@ -382,6 +384,14 @@ def test_a_folder_without_a_fingerprint_goes_on_and_gets_one(tmp_path):
 def commands_in(folder: Path) -> list[str]:
     table = (folder / "ablation.md").read_text()
     return table.split("```")[1].strip().splitlines()
+
+
+def test_pictures_are_written_whole(tmp_path, monkeypatch):
+    order = DiskOrder(monkeypatch)
+    plan = Plan(parse_options(arguments(tmp_path / "out")))
+    command.write_pictures(tmp_path, plan, {"rows": [BASE]})
+    assert (tmp_path / command.ABLATION_PICTURE).read_bytes() == PICTURE
+    assert (order.named, order.too_early) == (2, [])
 
 
 def test_the_table_keeps_each_command_that_added_a_row(tmp_path):
