@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from collections.abc import Sequence
@@ -9,11 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from rich.console import Console
 
 from prorank_jax.evaluation.names import parse_dataset, slug
 from prorank_jax.launching import Interrupted
+from prorank_jax.reproduce.command import reproduce
+from prorank_jax.reproduce.command_line import parse_options
 from prorank_jax.reproduce.judgements import read_judgements
 
+PICTURE = b"drawn"
+MODEL_STEPS = ["probe.py", "evaluate.py"]
 QUERIES = ("q001", "q002", "q003")  # of the demo's split dev
 FIRST_STAGE = {"q001": 0.5, "q002": 0.25, "q003": 0.0}
 
@@ -98,3 +104,13 @@ def _evaluate(given: dict[str, str]) -> None:
     file.parent.mkdir(parents=True)
     file.write_text("".join(json.dumps(record) + "\n" for record in records))
     _write(folder / "metrics.json", {})
+
+
+def arguments(folder: Path, *more: str) -> list[str]:
+    return ["--dataset", "demo", "--model", "base", "--output_dir", str(folder), *more]
+
+
+def work(folder: Path, *more: str, run: StandIns | None = None) -> tuple[StandIns, dict, str]:
+    run, said = run or StandIns(), io.StringIO()
+    content = reproduce(parse_options(arguments(folder, *more)), Console(file=said, width=200), run)
+    return run, content, said.getvalue()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -18,37 +16,12 @@ from prorank_jax.reproduce.command_line import parse_options
 from prorank_jax.reproduce.plan import Plan
 from prorank_jax.reproduce.rows import BASE, BOTH, STAGE1, STAGE2
 from tests.cpu.disk_order import DiskOrder
-from tests.cpu.reproduce.stand_in_launchers import StandIns
+from tests.cpu.reproduce.stand_in_launchers import MODEL_STEPS, PICTURE, StandIns, arguments, work
 from tests.cpu.tiny_run import write_model_folder
 
 pytest.importorskip("ranx")
 
-PICTURE = b"drawn"
-MODEL_STEPS = ["probe.py", "evaluate.py"]
 SEED_STEPS = ["tpu_train.py", *MODEL_STEPS] * 3
-
-
-@pytest.fixture(autouse=True)
-def _no_drawing(monkeypatch) -> None:
-    """Drawing takes seconds; `test_results` and `test_end_to_end` do it."""
-    monkeypatch.setattr(command, "draw_ablation", lambda content: PICTURE * bool(content["rows"]))
-    monkeypatch.setattr(command, "draw_learning", lambda runs: PICTURE * len(runs))
-
-
-@pytest.fixture(autouse=True)
-def _no_model(monkeypatch) -> None:
-    """Most tests name a base model that nothing is read of."""
-    monkeypatch.setattr(command, "check_recipes", lambda _: None)
-
-
-def arguments(folder: Path, *more: str) -> list[str]:
-    return ["--dataset", "demo", "--model", "base", "--output_dir", str(folder), *more]
-
-
-def work(folder: Path, *more: str, run: StandIns | None = None) -> tuple[StandIns, dict, str]:
-    run, said = run or StandIns(), io.StringIO()
-    content = reproduce(parse_options(arguments(folder, *more)), Console(file=said, width=200), run)
-    return run, content, said.getvalue()
 
 
 def test_each_model_is_trained_probed_and_measured_once(tmp_path):
@@ -139,66 +112,6 @@ def test_probes_of_another_dtype_are_not_mixed_in(tmp_path):
     del settings["probe: model.compute_dtype"]  # as an earlier version left it
     (out / place.SETTINGS_FILE).write_text(json.dumps(settings))
     work(out, "--seeds", "0", "--only", "base", *other)
-
-
-def checkpoint_of(entry: Path) -> Path:
-    (step,) = (entry / "run" / "checkpoints").iterdir()
-    return step
-
-
-def unmeasure(entry: Path) -> None:
-    shutil.rmtree(entry / "evaluation")
-
-
-def test_a_run_without_its_last_checkpoint_is_trained_again_before_it_is_measured(tmp_path):
-    """A damaged one was taken away; the report of the first training says nothing of that.
-
-    Nor may what was measured of it stand beside what is measured now.
-    """
-    entry = tmp_path / "out" / STAGE2 / "seed0"
-    work(tmp_path / "out", "--seeds", "0")
-    unmeasure(entry)
-    checkpoint_of(entry).rmdir()
-    assert work(tmp_path / "out", "--seeds", "0")[0].launchers == ["tpu_train.py", *MODEL_STEPS]
-
-
-def test_a_run_that_was_begun_again_and_killed_is_not_taken_for_finished(tmp_path):
-    entry = tmp_path / "out" / STAGE1 / "seed0"
-    work(tmp_path / "out", "--seeds", "0", "--only", STAGE1)
-    step = checkpoint_of(entry)
-    step.rename(step.with_name("3"))
-    run, _, said = work(tmp_path / "out", "--seeds", "0", "--only", STAGE1)
-    assert run.launchers == ["tpu_train.py"]
-    assert "to do: train; done already: probe, evaluate" in said
-
-
-def test_checkpoints_of_measured_models_may_be_deleted(tmp_path):
-    work(tmp_path / "out", "--seeds", "0")
-    for folder in (tmp_path / "out").rglob("checkpoints"):
-        shutil.rmtree(folder)
-    assert work(tmp_path / "out", "--seeds", "0")[0].ran == []
-    unmeasure(tmp_path / "out" / BOTH / "seed0")  # which starts from stage 1
-    assert work(tmp_path / "out", "--seeds", "0")[0].launchers == ["tpu_train.py"] * 2 + MODEL_STEPS
-
-
-@pytest.mark.parametrize(
-    ("probed", "measured", "named"),
-    [
-        ({"model_fingerprint": "a"}, {"model_fingerprint": "b"}, r"model_fingerprint: a, b"),
-        ({"model_step": 3}, {"model_step": 3}, r"model_step: 3, 64"),
-    ],
-    ids=["another model", "an unfinished run"],
-)
-def test_what_was_measured_of_another_model_is_no_row(probed, measured, named, tmp_path):
-    work(tmp_path / "out", "--seeds", "0", "--only", STAGE1)
-    entry = tmp_path / "out" / STAGE1 / "seed0"
-    for file, told in (("probe/probe.json", probed), ("evaluation/metrics.json", measured)):
-        (entry / file).write_text(json.dumps(json.loads((entry / file).read_text()) | told))
-    with pytest.raises(ValueError, match=rf"stage 1 only, seed 0: .*{named}\); delete .*evaluation, and run"):
-        work(tmp_path / "out", "--seeds", "0", "--only", STAGE1)
-    for folder in ("probe", "evaluation"):
-        shutil.rmtree(entry / folder)
-    assert work(tmp_path / "out", "--seeds", "0", "--only", STAGE1)[0].launchers == MODEL_STEPS
 
 
 def test_only_some_rows_with_what_they_need(tmp_path):
