@@ -36,8 +36,10 @@ def fetch_model(url: str, cache: Path) -> Path:
             check_step(url, step, steps)
         chosen = max(steps, default=None) if step is None else step
         with_url_errors("model.source", url, lambda: _fetch_run(run, here, chosen), here=here)
-    elif not with_url_errors("model.source", url, lambda: _fetch(there, here), here=here) or not here.exists():
-        raise ValueError(f"model.source={url!r}: nothing is there; check the name")
+    else:
+        found = with_url_errors("model.source", url, lambda: _fetch(there, here), here=here)
+        if not found or not here.exists():
+            raise ValueError(f"model.source={url!r}: nothing is there; check the name")
     return here / there.name if there.name.endswith(".gguf") else here
 
 
