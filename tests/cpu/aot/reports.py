@@ -1,10 +1,24 @@
-"""Reports with chosen figures, for tests of what is done with reports."""
+"""Reports with chosen figures, and the model and the config that they could be of."""
 
 from __future__ import annotations
 
 from prorank_jax.aot.memory import COMPILER, Memory
+from prorank_jax.aot.model_shapes import PUBLISHED_SHAPES
 from prorank_jax.aot.report import StepReport
 from prorank_jax.aot.roofline import Bound
+from prorank_jax.config_files import config_from_flat
+
+QWEN = PUBLISHED_SHAPES["Qwen/Qwen2.5-0.5B-Instruct"]
+CONFIG = config_from_flat(
+    {
+        "model.compute_dtype": "bfloat16",
+        "model.remat": "full",
+        "data.max_length": 512,
+        "train.batch_size": 256,
+        "mesh.data": 1,
+        "mesh.fsdp": 8,
+    }
+)
 
 
 def make_report(*, seconds: float = 1.0, fits: bool = True, compiled: bool = True) -> StepReport:

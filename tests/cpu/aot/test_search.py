@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -12,27 +10,10 @@ from hypothesis import strategies as st
 
 from prorank_jax.aot.advice import advise, as_arguments, knobs, with_changes
 from prorank_jax.aot.chips import CHIPS, parse_topology
-from prorank_jax.aot.estimate import Estimate, estimate_step
-from prorank_jax.aot.model_shapes import PUBLISHED_SHAPES
-from prorank_jax.aot.programs import SHARED_TOKENS
-from prorank_jax.aot.roofline import roofline_bound
+from prorank_jax.aot.estimate import Estimate
 from prorank_jax.aot.search import MEMORY_DOUBT, Candidate, candidates, mesh_shapes, search
-from prorank_jax.config import REMAT_POLICIES
-from prorank_jax.config_files import config_from_flat
-from prorank_jax.flops import ranking_step_flops
-from tests.cpu.aot.reports import make_report
+from tests.cpu.aot.reports import CONFIG, QWEN, make_report
 
-QWEN = PUBLISHED_SHAPES["Qwen/Qwen2.5-0.5B-Instruct"]
-CONFIG = config_from_flat(
-    {
-        "model.compute_dtype": "bfloat16",
-        "model.remat": "full",
-        "data.max_length": 512,
-        "train.batch_size": 256,
-        "mesh.data": 1,
-        "mesh.fsdp": 8,
-    }
-)
 V5E_8 = parse_topology("v5e:2x4")
 
 
@@ -61,54 +42,6 @@ def test_candidates_are_configs_that_fit_the_mesh_the_most_promising_first(which
         assert with_changes(config, each.changes) == each.config
     grown = candidates(config, which, V5E_8, QWEN, grow=True)
     assert {each.config.train.batch_size for each in grown} >= {256, 512}
-
-
-def stage_2_seconds(**changes: Any) -> float:
-    config = with_changes(dataclasses.replace(CONFIG, stage=2), changes)
-    assert config is not None
-    return estimate_step(config, "2", QWEN, CHIPS["v5e"], {"data": 8, "fsdp": 1, "tensor": 1}).seconds
-
-
-@pytest.mark.parametrize("low_rank", [0, 4])
-@pytest.mark.parametrize(
-    ("changes", "passes"),
-    [
-        ({"ranking.kl_coefficient": 0.1}, 1),
-        ({"ranking.losses": "listwise=1, preference=0.5"}, 1),
-        ({"ranking.losses": "preference=1", "ranking.kl_coefficient": 0.1}, 1),
-        ({"ranking.losses": "pairwise=1"}, 0),
-    ],
-)
-def test_a_reference_costs_stage_2_another_forward_pass(changes: dict[str, Any], passes: int, low_rank: int):
-    seconds = functools.partial(stage_2_seconds, **{"lora.rank": low_rank})
-    sizes = (CONFIG.train.batch_size, CONFIG.ranking.documents, SHARED_TOKENS, 512 - SHARED_TOKENS)
-    bare, with_reference = (ranking_step_flops(QWEN, *sizes, uses_reference=used) for used in (False, True))
-    peak = 8 * CHIPS["v5e"].bf16_flops / CHIPS["v5e"].devices
-    assert seconds(**changes) - seconds() == pytest.approx(passes * (with_reference - bare) / peak)
-
-
-def test_a_format_term_costs_one_more_token_of_each_prompt_in_the_last_layer():
-    bare = stage_2_seconds()
-    assert 0 < stage_2_seconds(**{"ranking.format_coefficient": 0.1}) - bare < bare / 1000
-
-
-def test_the_rough_model_orders_what_is_known():
-    """Less is kept, more is computed: the policies from left to right."""
-
-    def estimate(**changes: Any) -> Estimate:
-        config = with_changes(CONFIG, changes)
-        assert config is not None
-        return estimate_step(config, "1", QWEN, CHIPS["v5e"], {"data": 1, "fsdp": 8, "tensor": 1})
-
-    memory = [estimate(**{"model.remat": name}).bytes for name in REMAT_POLICIES]
-    assert memory == sorted(memory, reverse=True)
-    named = [
-        estimate(**{"model.remat": name}).seconds for name in ("none", "mlp", "gate", "attention", "full")
-    ]
-    assert named == sorted(named)
-    assert estimate(**{"model.remat": "dots_no_batch"}).seconds < named[-1]
-    assert estimate(**{"train.batch_size": 128}).bytes < estimate().bytes
-    assert estimate(**{"train.batch_size": 128}).seconds == pytest.approx(estimate().seconds / 2, rel=0.2)
 
 
 def test_advice_names_knobs_that_save_memory_and_can_be_pasted():
@@ -191,30 +124,3 @@ def test_a_candidate_that_needs_more_than_what_was_refused_is_skipped():
     best = search(ordered, compile_candidate)
     assert compiled == ["0", "2"]
     assert best is not None
-
-
-@given(
-    st.sampled_from(sorted(CHIPS)),
-    st.integers(1, 256),
-    st.floats(1e9, 1e18),
-    st.floats(1.0, 2.0),
-    st.floats(0, 1e12),
-    st.floats(0, 1e11),
-)
-def test_the_bound_is_the_longest_of_the_three_and_mfu_follows(name, chips, flops, more, hbm, sent):
-    chip = CHIPS[name]
-    bound = roofline_bound(
-        chip,
-        chips,
-        model_flops=int(flops),
-        executed_flops=int(flops * more),
-        hbm_bytes=hbm,
-        sent_bytes=sent,
-        tokens=1000,
-        prompts=10,
-    )
-    assert bound.seconds == max(bound.compute, bound.hbm, bound.interconnect or 0.0)
-    assert 0 < bound.mfu <= 1 / more + 1e-6
-    assert bound.tokens_per_second == pytest.approx(100 * bound.prompts_per_second)
-    if chip.ici_bandwidth is None:
-        assert bound.interconnect is None

@@ -96,7 +96,46 @@ def test_unknown_groups_are_an_error():
 def test_an_elementwise_step_reads_and_writes_its_array_once():
     x = jax.ShapeDtypeStruct((64, 100), jnp.float32)
     text = jax.jit(lambda x: jnp.exp(x) * 2 + 1).lower(x).compile().as_text()
-    assert program_traffic(parse_program(text), 1).hbm >= 2 * 64 * 100 * 4
+    assert program_traffic(parse_program(text), 1).hbm == 2 * 64 * 100 * 4
+
+
+BRANCHES = """HloModule choice
+
+%nothing (a: f32[16]) -> f32[16] {
+  ROOT %a = f32[16]{0} parameter(0)
+}
+
+%once (b: f32[16]) -> f32[16] {
+  %b = f32[16]{0} parameter(0)
+  ROOT %b.1 = f32[16]{0} negate(%b)
+}
+
+%twice (c: f32[16]) -> f32[16] {
+  %c = f32[16]{0} parameter(0)
+  %c.1 = f32[16]{0} negate(%c)
+  ROOT %c.2 = f32[16]{0} negate(%c.1)
+}
+
+ENTRY %main (which: s32[], x: f32[16]) -> f32[16] {
+  %which = s32[] parameter(0)
+  %x = f32[16]{0} parameter(1)
+  ROOT %chosen = f32[16]{0} conditional(%which, %x, %x), CHOICE
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("choice", "times"),
+    [
+        ("true_computation=%twice, false_computation=%once", 1),
+        ("branch_computations={%once, %twice}", 1),
+        ("branch_computations={%twice, %nothing}", 2),
+        ("branch_computations={%nothing, %nothing}", 0),
+    ],
+)
+def test_of_a_choice_the_way_counts_that_moves_least_but_something(choice, times):
+    program = parse_program(BRANCHES.replace("CHOICE", choice))
+    assert program_traffic(program, 1).hbm == times * 2 * 16 * 4  # read and written
 
 
 def test_shapes_with_tiles_and_memory_spaces():
