@@ -149,6 +149,16 @@ def test_negatives_are_distinct_irrelevant_and_as_many_as_there_can_be(
     assert set(negatives) <= set(possible)
 
 
+@pytest.mark.parametrize(("share", "hard"), [(0.0, 0), (0.25, 1), (0.3, 2), (0.5, 3), (1.0, 5)])
+def test_the_hard_share_is_rounded_to_whole_documents(share: float, hard: int) -> None:
+    """Of five; the random ones are never judged, so the judged ones are the hard ones."""
+    judged = {"relevant": 1} | {f"judged{i}": 0 for i in range(9)}
+    ids = [*judged, *(f"other{i}" for i in range(40))]
+    options = DataOptions(negatives_per_query=5, hard_negatives=share)
+    found = choose_negatives(judged, [], ids, options, random.Random(0))
+    assert [identifier in judged for identifier in found] == [True] * hard + [False] * (5 - hard)
+
+
 @pytest.mark.parametrize("hard_negatives", [0.0, 1.0])
 def test_a_document_that_says_what_is_asked_is_no_negative(hard_negatives: float) -> None:
     """Where questions are documents, as in Quora, BM25 would rank the query itself first."""

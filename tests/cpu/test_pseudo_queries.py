@@ -129,17 +129,38 @@ def test_documents_without_titles_give_sentences() -> None:
     assert all(group.query.endswith(".") for group in groups)
 
 
+def _words(count: int, kind: str) -> str:
+    return " ".join(f"{kind}{number}" for number in range(count)).capitalize()
+
+
+def _asked(document: Document) -> set[str]:
+    made = [make_query(document, random.Random(seed)) for seed in range(16)]
+    return {pair[0] for pair in made if pair is not None}
+
+
 @pytest.mark.parametrize(
-    "document",
-    [
-        Document("d", ""),
-        Document("d", "Too short."),
-        Document("d", "word " * 41, "a title"),
-        Document("d", "中" * 99),
-    ],
+    ("sizes", "asked"),
+    [((4, 8), ()), ((5, 5), (5,)), ((5, 40), (5, 40)), ((5, 41), (5,)), ((41, 41), ())],
 )
-def test_nothing_is_made_of_what_is_too_short_or_too_long(document: Document) -> None:
-    assert make_query(document, random.Random(0)) is None
+def test_a_sentence_that_is_asked_has_5_to_40_words_and_leaves_5(sizes, asked) -> None:
+    sentences = [f"{_words(size, kind)}." for size, kind in zip(sizes, ("left", "right"), strict=True)]
+    found = _asked(Document("d", " ".join(sentences)))
+    assert found == {sentence for sentence in sentences if len(sentence.split()) in asked}
+
+
+@pytest.mark.parametrize(
+    ("title", "text", "is_asked"),
+    [(4, 9, False), (5, 9, True), (40, 9, True), (41, 9, False), (9, 5, True), (9, 4, False)],
+)
+def test_a_title_that_is_asked_has_5_to_40_words_and_leaves_5(title, text, is_asked) -> None:
+    """Of one sentence without its title nothing would be left, so that it is never asked."""
+    document = Document("d", _words(text, "text"), _words(title, "title"))
+    assert _asked(document) == ({document.title} if is_asked else set())
+
+
+@pytest.mark.parametrize("text", ["", "中" * 99])
+def test_nothing_is_made_of_a_text_without_words(text: str) -> None:
+    assert make_query(Document("d", text), random.Random(0)) is None
 
 
 def test_the_choice_depends_on_the_seed() -> None:
