@@ -11,7 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from prorank_jax.records import Example
+from prorank_jax.config import DataOptions
+from prorank_jax.examples import build_examples
+from prorank_jax.records import Example, make_index
+from prorank_jax.types import RankingGroup
 
 REAL_DATA = Path(os.environ.get("PRORANK_DATA") or Path(__file__).parents[3] / "shared" / "data")
 
@@ -48,6 +51,29 @@ class MemoryExamples:
         tokens = 1000 * int(position) + np.arange(self.lengths[position], dtype=np.int32)
         label = int(self.labels[position])
         return Example(f"q{position}", f"d{position}", tokens, label, label)
+
+
+class ListedExamples:
+    """Built examples without files."""
+
+    name = "listed"
+
+    def __init__(self, examples: Sequence[Example]) -> None:
+        self._examples = examples
+        for name, values in make_index(examples).items():
+            setattr(self, name, values)
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def __getitem__(self, position: int) -> Example:
+        return self._examples[int(position)]
+
+
+def listed(groups: Sequence[RankingGroup], renderer: WordRenderer | None = None) -> Any:
+    """The examples of every candidate, as stage 2 reads them."""
+    renderer = renderer or WordRenderer()
+    return ListedExamples(build_examples(groups, renderer, DataOptions(), every_candidate=True))
 
 
 def write_jsonl(path: Path, records: Iterable[Any]) -> Path:

@@ -83,6 +83,12 @@ def test_mistakes_in_a_stages_section_are_named_for_either_stage(
             load_config(file, {"stage": stage})
 
 
+@pytest.mark.parametrize(("stage", "updates"), [(1, 21), (2, 7)])
+def test_only_stage_1_makes_several_updates_a_step(stage: int, updates: int) -> None:
+    fields = {"stage": stage, "train.steps": 7, "grpo.updates_per_rollout": 3}
+    assert load_config(None, fields).updates == updates
+
+
 @pytest.mark.parametrize("written", ["1e-5", "1.0e-5", "0.00001", "'1e-5'"])
 def test_floats_in_any_spelling(tmp_path: Path, written: str) -> None:
     assert _load_text(tmp_path, f"optimizer: {{learning_rate: {written}}}").optimizer.learning_rate == 1e-5

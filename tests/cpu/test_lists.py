@@ -5,31 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from prorank_jax.config import DataOptions, RankingOptions
-from prorank_jax.data import build_examples
+from prorank_jax.config import RankingOptions
 from prorank_jax.lists import index_lists, list_iterator
-from prorank_jax.records import make_index
 from prorank_jax.types import Candidate, Document, RankingGroup
-from tests.cpu.data_fixtures import WordRenderer
-
-OPTIONS = DataOptions()
-
-
-class ListedExamples:
-    """Built examples without files."""
-
-    name = "listed"
-
-    def __init__(self, examples) -> None:
-        self._examples = examples
-        for name, values in make_index(examples).items():
-            setattr(self, name, values)
-
-    def __len__(self) -> int:
-        return len(self._examples)
-
-    def __getitem__(self, position: int):
-        return self._examples[int(position)]
+from tests.cpu.data_fixtures import WordRenderer, listed
 
 
 def group(number: int, grades: list[int], scores: list[float] | None = None) -> RankingGroup:
@@ -40,10 +19,6 @@ def group(number: int, grades: list[int], scores: list[float] | None = None) -> 
         for i, (grade, score) in enumerate(zip(grades, scores, strict=True))
     )
     return RankingGroup(f"q{number}", f"what about {words}", candidates)
-
-
-def listed(groups, renderer=None) -> ListedExamples:
-    return ListedExamples(build_examples(groups, renderer or WordRenderer(), OPTIONS, every_candidate=True))
 
 
 GROUPS = [group(i, [2, 1, 0, 0, 0][: 3 + i % 3], [0.5, 0.25, -1.0, 0.0, 3.0][: 3 + i % 3]) for i in range(5)]
