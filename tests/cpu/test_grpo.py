@@ -19,7 +19,6 @@ from prorank_jax.grpo import (
     exact_kl,
     group_advantages,
     k3_estimate,
-    kl_per_token,
     policy_loss,
 )
 from prorank_jax.policy_gradient import rollout_metrics
@@ -93,6 +92,25 @@ def _random_case(seed: int = 0):
     return logits, reference, Rollout(tokens, mask, old, rewards, advantages, tied)
 
 
+def _log_softmax(logits) -> np.ndarray:
+    exact = np.asarray(logits, np.float64)
+    return exact - np.log(np.exp(exact).sum(axis=-1, keepdims=True))
+
+
+def _all_log_probs(logits: AnswerLogits, members: int) -> np.ndarray:
+    """[B, G, L, V], of what `AnswerLogits` holds once for each group too."""
+    first = np.repeat(np.asarray(logits.first)[:, None, None], members, axis=1)
+    return _log_softmax(np.concatenate([first, logits.later], axis=2))
+
+
+def _of_tokens(log_probs: np.ndarray, tokens) -> np.ndarray:
+    return np.take_along_axis(log_probs, np.asarray(tokens)[..., None], axis=-1)[..., 0]
+
+
+def _pair_log_probs(logits: AnswerLogits) -> np.ndarray:
+    return _log_softmax(np.asarray(logits.first)[:, [ANSWERS.zero, ANSWERS.one]])
+
+
 @pytest.mark.parametrize("estimator", ["exact", "k3"])
 def test_loss_written_out(estimator):
     logits, reference, rollout = _random_case()
@@ -104,15 +122,16 @@ def test_loss_written_out(estimator):
         mask_tied_groups=True,
     )
     loss, metrics = policy_loss(logits, rollout, ANSWERS, options, reference)
-    log_p = np.asarray(log_probs_of(logits, rollout.tokens))
-    ratio = np.exp(log_p - rollout.log_probs)
+    log_p, log_q = _all_log_probs(logits, 4), _all_log_probs(reference, 4)
+    ratio = np.exp(_of_tokens(log_p, rollout.tokens) - rollout.log_probs)
     advantages = np.asarray(rollout.advantages)[..., None]
     surrogate = np.minimum(ratio * advantages, np.clip(ratio, 0.8, 1.28) * advantages)
     weight = np.asarray(rollout.mask) * ~np.asarray(rollout.tied)[:, None, None]
-    kl = np.asarray(kl_per_token(logits, reference, rollout.tokens, jnp.asarray(log_p), estimator))
-    kl = (kl * rollout.mask).sum() / rollout.mask.sum()
-    said = -divergence_from_uniform(answer_log_probs(logits.first, ANSWERS)).mean()
-    expected = -(surrogate * weight).sum() / weight.sum() + 0.3 * kl - 0.2 * said
+    gap = _of_tokens(log_q - log_p, rollout.tokens)
+    exact = (np.exp(log_p) * (log_p - log_q)).sum(axis=-1)
+    kl = np.average(exact if estimator == "exact" else np.exp(gap) - gap - 1, weights=rollout.mask)
+    bonus = (np.log(0.5) - _pair_log_probs(logits)).mean()  # KL(uniform ‖ policy) over both answers
+    expected = -(surrogate * weight).sum() / weight.sum() + 0.3 * kl + 0.2 * bonus
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
     np.testing.assert_allclose(metrics["kl"], kl, rtol=1e-5)
     assert 0 < metrics["clip_fraction"] < 1
@@ -200,17 +219,25 @@ def test_the_bonus_pulls_back_hardest_where_the_answer_is_constant(score):
 
 
 @pytest.mark.parametrize("masks", [True, False])
-def test_the_metrics_of_a_loss_written_out(masks):
+@pytest.mark.parametrize(("low", "high"), [(0.2, 0.28), (0.05, 0.5)])
+def test_the_metrics_of_a_loss_written_out(masks, low, high):
     logits, _, rollout = _random_case()
-    options = GrpoOptions(group_size=4, mask_tied_groups=masks, forced_ends=0, entropy_coefficient=0.0)
+    options = GrpoOptions(
+        group_size=4,
+        mask_tied_groups=masks,
+        forced_ends=0,
+        entropy_coefficient=0.0,
+        clip_low=low,
+        clip_high=high,
+    )
     loss, metrics = policy_loss(logits, rollout, ANSWERS, options, None)
-    ratio = np.exp(np.asarray(log_probs_of(logits, rollout.tokens)) - rollout.log_probs)
+    log_p = _all_log_probs(logits, 4)
+    ratio = np.exp(_of_tokens(log_p, rollout.tokens) - rollout.log_probs)
     advantages = np.asarray(rollout.advantages)[..., None]
     weight = np.asarray(rollout.mask) * ~(masks & np.asarray(rollout.tied))[:, None, None]
-    held = ((ratio < 0.8) & (advantages < 0)) | ((ratio > 1.28) & (advantages > 0))
-    surrogate = np.minimum(ratio * advantages, np.clip(ratio, 0.8, 1.28) * advantages)
+    held = ((ratio < 1 - low) & (advantages < 0)) | ((ratio > 1 + high) & (advantages > 0))
+    surrogate = np.minimum(ratio * advantages, np.clip(ratio, 1 - low, 1 + high) * advantages)
     np.testing.assert_allclose(loss, -np.average(surrogate, weights=weight), rtol=1e-5)
     np.testing.assert_allclose(metrics["clip_fraction"], np.average(held, weights=weight), rtol=1e-5)
-    pair = answer_log_probs(logits.first, ANSWERS)
-    np.testing.assert_allclose(metrics["answer_entropy"], entropy(pair).mean(), rtol=1e-5)
-    np.testing.assert_allclose(metrics["entropy"], entropy(logits.first).mean(), rtol=1e-5)
+    for name, said in (("answer_entropy", _pair_log_probs(logits)), ("entropy", log_p[:, 0, 0])):
+        np.testing.assert_allclose(metrics[name], -(np.exp(said) * said).sum(-1).mean(), rtol=1e-5)

@@ -11,10 +11,13 @@ import pytest
 
 from prorank_jax.completions import close_completions, completion_mask, end_some_after_answer
 from prorank_jax.config import GrpoOptions
+from prorank_jax.grpo import group_advantages
 from prorank_jax.models.attention import prompt_layout
-from prorank_jax.policy_gradient import on_policy_gradients, replayed_gradients
+from prorank_jax.policy_gradient import on_policy_gradients, replayed_gradients, sample_rollout
 from prorank_jax.rewards import answer_reward
 from prorank_jax.rollouts import choose_greedily, replay_logits, sample_completions, uniform_draws
+from prorank_jax.sampling import sample_categorical
+from prorank_jax.stage_options import ADVANTAGES
 from prorank_jax.train_state import Policy
 from prorank_jax.types import Batch, Rollout
 from tests.cpu.tiny import ANSWERS, VOCABULARY, tiny_model
@@ -64,7 +67,7 @@ def test_replay_equals_full_sequences(family, group, new_tokens):
 
 
 @pytest.mark.parametrize(("group", "new_tokens"), [(5, 2), (4, 5)])
-def test_logits_of_sampling_are_those_of_full_sequences(group, new_tokens):
+def test_logits_and_tokens_of_sampling_are_those_of_full_sequences(group, new_tokens):
     model, params = tiny_model()
     batch = uneven_batch()
     sample = partial(sample_completions, model, temperature=0.7)
@@ -74,6 +77,8 @@ def test_logits_of_sampling_are_those_of_full_sequences(group, new_tokens):
     plain = plain_logits(model, params, batch.tokens, tokens) / 0.7
     np.testing.assert_allclose(logits.first, plain[:, 0, 0], atol=1e-4)
     np.testing.assert_allclose(logits.later, plain[:, :, 1:], atol=1e-4)
+    drawn = jax.jit(sample_categorical)(uniform[..., None], plain)  # each token by its own random number
+    np.testing.assert_array_equal(tokens, drawn[..., 0])
 
 
 @pytest.mark.parametrize(("family", "new_tokens"), [("llama", 2), ("qwen3", 5)])
@@ -196,6 +201,26 @@ def test_fused_loss_and_gradients_equal_the_plain_reference(family, group, new_t
     (loss, metrics), gradients = on_stored_samples(updated)
     _assert_same_loss_and_gradients((loss, gradients), plain(updated, rollout))
     assert 0 <= metrics["clip_fraction"] < 1
+
+
+def test_a_rollout_has_the_advantages_that_the_options_name():
+    model, params = tiny_model()
+
+    batch = uneven_batch(2)
+    uniform = uniform_draws(jax.random.key(11), len(LENGTHS), 6, 2)
+
+    @jax.jit
+    def sample(params):
+        options = [GrpoOptions(group_size=6, advantage=kind) for kind in ADVANTAGES]
+        return [
+            sample_rollout(params, model, batch, uniform, _reward_that_differs, ANSWERS, each)
+            for each in options
+        ]
+
+    for kind, rollout in zip(ADVANTAGES, sample(params), strict=True):
+        expected, tied = group_advantages(rollout.rewards, kind)
+        assert not tied.all()
+        np.testing.assert_allclose(rollout.advantages, expected, rtol=1e-5, atol=1e-6, err_msg=kind)
 
 
 def test_mask_ends_with_the_first_end_token():

@@ -57,6 +57,15 @@ def tiny_model(
     return model, jax.tree_util.tree_map_with_path(draw, nn.unbox(abstract_params(model)))
 
 
+def assert_moved_alike(before: Params, ours: Params, theirs: Params, share: float = 1e-4) -> None:
+    """Each parameter went the same way, up to a share of how far and what float32 rounds of where it is."""
+    on_host = map(jax.tree.leaves, jax.device_get((before, ours, theirs)))
+    for start, one, other in zip(*on_host, strict=True):
+        moved = np.linalg.norm(other - start)
+        assert moved > 1e-6
+        assert np.linalg.norm(one - other) <= share * moved + 1e-7 * np.linalg.norm(other)
+
+
 def random_batch(rows: int = 4, width: int = 10, seed: int = 0) -> Batch:
     rng = np.random.default_rng(seed)
     return Batch(
