@@ -85,6 +85,25 @@ def test_scores_of_a_file_that_no_loss_reads_are_told_not_refused(
     assert unread_scores(config, np.full(3, np.nan, np.float32)) == ""
 
 
+def test_the_objective_has_the_configs_coefficients_and_labels() -> None:
+    given = TAUGHT | {
+        "ranking.losses": "pointwise=1, margin_mse=0.5",
+        "ranking.soft_labels": "teacher_logit",
+        "ranking.kl_coefficient": 0.25,
+        "ranking.format_coefficient": 0.125,
+    }
+    scores = np.array([[-2.0, 0.0, 3.0]], np.float32)
+    examples = SimpleNamespace(name="x", scores=scores[0], grades=np.array([1, 1, 0]))
+    goal = make_objective(load_config(None, given), examples)  # type: ignore[arg-type]
+    assert dict(goal.weights) == {"pointwise": 1.0, "margin_mse": 0.5}
+    assert (goal.kl_coefficient, goal.format_coefficient) == (0.25, 0.125)
+    mask = np.ones((1, 3), bool)
+    labels = ListLabels(np.array([[1, 1, 0]], np.float32), scores, mask, ~mask)
+    zero = jnp.zeros((1, 3))
+    slope = jax.grad(lambda scores: goal.losses["pointwise"](scores, None, labels)[0].sum() * 3)(zero)
+    np.testing.assert_allclose(0.5 - slope, 1 / (1 + np.exp(-scores)), rtol=1e-5)
+
+
 def test_the_objective_is_what_the_config_says_of_these_examples() -> None:
     config = load_config(
         None,

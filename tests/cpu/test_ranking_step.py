@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from prorank_jax.config import LoraOptions, MeshOptions
 from prorank_jax.models.lora import combine, merge_factors
 from prorank_jax.models.transformer import Transformer
-from prorank_jax.ranking_losses import LossOptions, make_losses
+from prorank_jax.ranking_losses import ListLabels, LossOptions, combined_loss, make_losses, weight_totals
 from prorank_jax.ranking_step import (
     RankingObjective,
     answer_surprise,
@@ -29,7 +29,7 @@ from prorank_jax.scoring import answered_list_hidden, list_states, relevance_sco
 from prorank_jax.sharding import make_mesh
 from prorank_jax.train_state import all_params, init_state, train_state_shardings
 from prorank_jax.types import Batch, ListBatch
-from tests.cpu.tiny import ANSWERS, VOCABULARY, tiny_model
+from tests.cpu.tiny import ANSWERS, VOCABULARY, assert_moved_alike, tiny_model
 
 Q, K, P, S = 4, 3, 8, 7
 LORA = LoraOptions(rank=2, alpha=6.0)
@@ -160,7 +160,7 @@ def test_an_answer_behind_a_prompt_is_read_as_a_prompt_with_that_answer():
         objective(0.3, 0.5, pairwise=1.0, listwise=1.0, margin_mse=0.1, info_nce=1.0, preference=1.0),
     ],
 )
-def test_parts_add_up_to_the_batch(goal):
+def test_the_losses_are_those_of_the_scores_and_parts_add_up_to_the_batch(goal):
     model, params = tiny_model()
     lists = random_lists()
     lists.in_batch[1, 2], lists.mask[1, 2] = True, False
@@ -169,11 +169,18 @@ def test_parts_add_up_to_the_batch(goal):
     for parts in (1, 2):
         step, state = build(model, params, goal, parts=parts)
         results.append(step(state, reference, lists))
-    for state, metrics in results[1:]:
-        for name, value in results[0][1].items():
-            np.testing.assert_allclose(metrics[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
-        for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(results[0][0].params), strict=True):
-            np.testing.assert_allclose(a, b, atol=2e-5)
+    (whole, told), (state, metrics) = results
+    labels = ListLabels(lists.grades, lists.teacher, lists.mask, lists.in_batch)
+    initial = None if reference is None else scores(model, reference, lists)
+    totals = weight_totals(labels, goal.weights, goal.losses)
+    _, expected = combined_loss(
+        scores(model, params, lists), initial, labels, goal.weights, totals, goal.losses
+    )
+    for name, value in expected.items():
+        np.testing.assert_allclose(told[name], value, rtol=1e-4, err_msg=name)
+    for name, value in told.items():
+        np.testing.assert_allclose(metrics[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
+    assert_moved_alike(params, state.params, whole.params)
 
 
 def test_devices_and_parts_give_what_one_device_gives_at_once():
@@ -186,8 +193,7 @@ def test_devices_and_parts_give_what_one_device_gives_at_once():
     got, metrics = step(state, reference, random_lists())
     for name, value in wanted.items():
         np.testing.assert_allclose(metrics[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
-    for a, b in zip(jax.tree.leaves(got.params), jax.tree.leaves(expected.params), strict=True):
-        np.testing.assert_allclose(a, b, atol=2e-5)
+    assert_moved_alike(params, got.params, expected.params)
 
 
 def test_kl_starts_at_zero_and_holds_the_policy_back():
