@@ -20,8 +20,11 @@ def is_run_directory(path: Path) -> bool:
 
 
 def parts_of(name: str) -> tuple[str, int] | None:
-    """What stands before the last `@` of a name, and the step behind it; None where no step is."""
-    match = _WITH_STEP.fullmatch(name)
+    """What stands before the last `@` of a name, and the step behind it; None where no step is.
+
+    Slashes at its end, which completing a path leaves there, say nothing.
+    """
+    match = _WITH_STEP.fullmatch(name.rstrip("/"))
     return (match[1], int(match[2])) if match else None
 
 

@@ -26,11 +26,15 @@ def write_run(folder: Path, *steps: str) -> Path:
         ("run", ("run", None)),
         ("run@28", ("run", 28)),
         ("run/@28", ("run/", 28)),
+        ("run@28/", ("run", 28)),
+        ("run@28//", ("run", 28)),
         ("./run@028", ("./run", 28)),
         ("run@", ("run@", None)),
         ("run@x", ("run@x", None)),
         ("run@-4", ("run@-4", None)),
         ("own@28", ("own@28", None)),  # a run of that name
+        ("own@28/", ("own@28/", None)),
+        ("own@28@56/", ("own@28", 56)),
         ("own@28@56", ("own@28", 56)),
         ("model@28", ("model@28", None)),  # no run
         ("nowhere@28", ("nowhere@28", None)),
