@@ -37,7 +37,8 @@ def read_line(record: dict[str, Any], place: str) -> EmbeddingLine:
 
     FlagEmbedding's has `query`, lists `pos` and `neg`, and a teacher's `pos_scores` and `neg_scores`; the
     other `anchor` or `query`, and `positive`, `negative`, `negative_1` …: a text each, or a list of texts.
-    Without negatives there are none. `id` is taken, other fields are ignored where they hold no passages.
+    Without negatives there are none; a column of them that is null or blank on a line is not there. `id` is
+    taken, other fields are ignored where they hold no passages.
 
     Args:
         place: file and line, for messages.
@@ -55,8 +56,8 @@ def read_line(record: dict[str, Any], place: str) -> EmbeddingLine:
     if asked == "anchor" and "query" in record:
         raise ValueError(f"{place}: has both query and anchor; keep one")
     if columns:
-        # A table has all columns on every line, and null where there is nothing.
-        given = [name for name in columns if name.startswith("negative") and record[name] is not None]
+        # A table has all columns on every line: null where there is nothing, or "" if it was a CSV file.
+        given = [name for name in columns if name.startswith("negative") and not _is_blank(record[name])]
         relevant, irrelevant = (_unscored(record, names, place) for names in (["positive"], given))
     else:
         relevant, irrelevant = (_scored(record, name, place) for name in ("pos", "neg"))
@@ -64,6 +65,10 @@ def read_line(record: dict[str, Any], place: str) -> EmbeddingLine:
         name = "positive" if columns else "pos"
         raise ValueError(f"{place}: {name} holds an empty passage; give it a text or leave it out")
     return EmbeddingLine(_line_id(record, place), _query(record, asked, place), relevant, irrelevant)
+
+
+def _is_blank(value: object) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip())
 
 
 def _refuse_unread(record: dict[str, Any], read: set[str], place: str) -> None:

@@ -63,9 +63,17 @@ def test_files_of_both_formats_give_the_same_groups(tmp_path: Path) -> None:
     assert load_groups(str(one), "all", DataOptions()) == load_groups(str(other), "all", DataOptions())
 
 
-def test_columns_that_are_empty_on_a_line_are_none_there() -> None:
-    line = read_line({"query": "q", "positive": "a", "negative_1": "b", "negative_2": None}, PLACE)
+@pytest.mark.parametrize("nothing", [None, "", " \n"])
+def test_columns_that_are_empty_on_a_line_are_none_there(nothing: str | None, tmp_path: Path) -> None:
+    columns = {"query": "q", "positive": "a", "negative": nothing, "negative_2": nothing}
+    line = read_line(columns | {"negative_1": "b"}, PLACE)
     assert line.irrelevant == [("b", None)]
+    records = [{"query": f"q {n}", "positive": f"yes {n}"} for n in range(9)]
+    bare = write_jsonl(tmp_path / "bare.jsonl", records)
+    table = write_jsonl(tmp_path / "table.jsonl", [record | {"negative": nothing} for record in records])
+    mined = load_groups(str(table), "all", DataOptions())
+    assert mined == load_groups(str(bare), "all", DataOptions())
+    assert all(len(group.candidates) > 1 for group in mined)
 
 
 @pytest.mark.parametrize(
