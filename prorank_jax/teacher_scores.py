@@ -117,7 +117,7 @@ def _check_queries(groups: Sequence[RankingGroup], scores: TeacherScores) -> Non
             f"{len(known)} to train on ({name_a_few(known)}); give the scores of this collection and split"
         )
     if foreign:
-        _log.warning("teacher scores: %d queries of other splits are left out", len(foreign))
+        _log.warning("teacher scores: %d queries that are not trained on are left out", len(foreign))
     unscored = known - set(scores)
     if unscored:
         _log.warning(
@@ -146,8 +146,8 @@ def _log_coverage(groups: Sequence[RankingGroup], scores: TeacherScores) -> None
 def attach_scores(groups: Sequence[RankingGroup], scores: TeacherScores) -> list[RankingGroup]:
     """The groups with the teacher's score of each candidate; None where the teacher has none.
 
-    Scores that candidates had before are dropped, so that no list mixes two teachers. Queries of other
-    splits are ignored; how many scores were of documents that are no candidates is logged.
+    Scores that candidates had before are dropped, so that no list mixes two teachers. Queries that
+    are not trained on are ignored; how many scores were of documents that are no candidates is logged.
 
     Raises:
         ValueError: the teacher scored none of the queries, or none of their candidates.

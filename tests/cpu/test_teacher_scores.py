@@ -143,7 +143,7 @@ def test_two_teachers_are_never_mixed() -> None:
 
 def test_scores_without_use_are_told(caplog: pytest.LogCaptureFixture) -> None:
     attach_scores(GROUPS, {"q1": {"d1": 1.0, "other": 1.0}, "elsewhere": {"d1": 1.0}})
-    assert "1 queries of other splits are left out" in caplog.text
+    assert "1 queries that are not trained on are left out" in caplog.text
     assert "1 of 2 queries have none ('q2')" in caplog.text
     assert "of 5 candidates 1 have one" in caplog.text
     assert "1 are of documents that are no candidates" in caplog.text
