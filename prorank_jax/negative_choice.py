@@ -4,8 +4,20 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from prorank_jax.config import DataOptions
+
+
+class HardCount(NamedTuple):
+    """Of one query's hard negatives: how many are wanted of its ranking, and how many are found there.
+
+    `is_cut`: the ranking goes down to the last rank that is taken.
+    """
+
+    wanted: int
+    found: int
+    is_cut: bool
 
 
 def _sample(random_state: random.Random, pool: Sequence[str], count: int) -> list[str]:
@@ -31,11 +43,12 @@ def _unjudged_in_window(grades: Mapping[str, int], ranking: Sequence[str], optio
     return [identifier for identifier in window if identifier not in grades]
 
 
-def count_hard(grades: Mapping[str, int], ranking: Sequence[str], options: DataOptions) -> tuple[int, int]:
+def count_hard(grades: Mapping[str, int], ranking: Sequence[str], options: DataOptions) -> HardCount:
     """How many hard negatives `choose_negatives` wants of a query's ranking, and how many it finds there."""
     judged = sum(grade < options.relevant_grade for grade in grades.values())
     wanted = max(options.hard_per_query - judged, 0)
-    return wanted, min(wanted, len(_unjudged_in_window(grades, ranking, options)))
+    found = min(wanted, len(_unjudged_in_window(grades, ranking, options)))
+    return HardCount(wanted, found, len(ranking) >= options.negative_depth)
 
 
 def choose_negatives(

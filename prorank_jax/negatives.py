@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from prorank_jax.bm25 import Bm25Index
 from prorank_jax.collection import Collection
 from prorank_jax.config import DataOptions
+from prorank_jax.few_negatives import tell_of_few
 from prorank_jax.long_work import tracked
 from prorank_jax.messages import name_a_few
 from prorank_jax.negative_choice import choose_negatives, count_hard
@@ -19,8 +20,6 @@ from prorank_jax.self_retrieval import is_the_query
 from prorank_jax.types import Candidate, RankingGroup
 
 MINED_GRADE = 0
-# A ranking that has a smaller share of the hard negatives wanted of it is told of.
-LEAST_FOUND = 0.9
 
 _log = logging.getLogger(__name__)
 
@@ -140,30 +139,14 @@ def _rankings(
     )
 
 
-def _tell_of_few(name: str, counts: Sequence[tuple[int, int]], is_bm25: bool) -> None:
-    """Warns where many negatives that should be hard are random ones, given `count_hard` of each query."""
-    wanted, found = (sum(column) for column in zip(*counts, strict=True))
-    if found >= LEAST_FOUND * wanted:
-        return
-    if is_bm25:
-        by = "BM25"
-        remedy = (
-            "it knows words by the spaces between them. To train on harder ones, name another retriever's "
-            "run as data.negatives_run, or give a .jsonl file that brings its own (neg)"
-        )
-    else:
-        by = "data.negatives_run"
-        remedy = "give a deeper run, raise data.negative_depth, or lower data.hard_negatives"
-    told = "%s: %s found %d of %d hard negatives, and the others are drawn at random: %s"
-    _log.warning(told, name, by, found, wanted, remedy)
-
-
 def make_groups(
     collection: Collection,
     options: DataOptions,
     seed: int = 0,
     index: Bm25Index | None = None,
     ranked: Mapping[str, Sequence[str]] | None = None,
+    *,
+    takes_run: bool = True,
 ) -> list[RankingGroup]:
     """Every query that has a relevant document, with all its judged documents and mined negatives.
 
@@ -176,6 +159,7 @@ def make_groups(
     Args:
         index: `index_documents` of the collection; None: made here, if negatives need it.
         ranked: query id → document ids, best first, which take the place of BM25's; of all these queries.
+        takes_run: `data.negatives_run` may name such rankings of this collection, as a warning then says.
 
     Raises:
         ValueError: no query has a document of `relevant_grade` or higher.
@@ -204,7 +188,7 @@ def make_groups(
             for identifier in _order_candidates(grades, negatives, options.relevant_grade)
         )
         groups.append(RankingGroup(query_id, collection.queries[query_id], candidates))
-    _tell_of_few(collection.name, counts, is_bm25=ranked is None)
+    tell_of_few(collection.name, counts, options, is_bm25=ranked is None, takes_run=takes_run)
     return groups
 
 
@@ -229,7 +213,7 @@ def with_mined_negatives(
     _log.warning("%s: %d queries bring no irrelevant passage; theirs are mined", name, len(lacking))
     passages = {c.document.id: c.document for group in groups for c in group.candidates}
     texts = {group.query_id: group.query for group in groups}
-    made = make_groups(Collection(name, passages, texts, lacking), options, seed)
+    made = make_groups(Collection(name, passages, texts, lacking), options, seed, takes_run=False)
     mined = {group.query_id: group.candidates[len(lacking[group.query_id]) :] for group in made}
     return [
         dataclasses.replace(group, candidates=(*group.candidates, *mined.get(group.query_id, ())))

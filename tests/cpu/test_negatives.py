@@ -208,56 +208,15 @@ def test_hard_negatives_come_from_the_ranks_that_are_asked_for(judged, ranking, 
 def test_so_many_hard_negatives_are_found_as_are_counted(judged, ranking, first, wanted, share) -> None:
     grades = {f"d{number}": grade for number, grade in judged.items()}
     ranked, unranked = [f"d{number}" for number in ranking], [f"other{number}" for number in range(20)]
-    options = DataOptions(negatives_per_query=wanted, hard_negatives=share, negatives_from=first)
+    options = DataOptions(
+        negatives_per_query=wanted, hard_negatives=share, negatives_from=first, negative_depth=first + 9
+    )
     chosen = choose_negatives(grades, ranked, unranked, options, random.Random(0))
-    asked, found = count_hard(grades, ranked, options)
+    asked, found, is_cut = count_hard(grades, ranked, options)
     assert sum(identifier in ranked and identifier not in grades for identifier in chosen) == found <= asked
+    assert is_cut == (len(ranking) >= options.negative_depth)
     irrelevant = sum(grade < 1 for grade in grades.values())
     assert asked == max(0, int(wanted * share + 0.5) - irrelevant)
-
-
-CHINESE = (
-    "茶树生长在温暖湿润的山坡上",
-    "帆船靠风力在海面上航行",
-    "马鞍放在马背上供人骑乘",
-    "钢琴有八十八个琴键",
-)
-
-
-def _unspaced() -> Collection:
-    """Each query asks for a part of a clause, which is one word to BM25."""
-    documents = {f"d{n}": Document(f"d{n}", f"{text}。") for n, text in enumerate(CHINESE * 5)}
-    documents = {name: dataclasses.replace(d, title=f"第{name}号") for name, d in documents.items()}
-    queries = {f"q{n}": text[2:7] for n, text in enumerate(CHINESE)}
-    return Collection("unspaced", documents, queries, {f"q{n}": {f"d{n}": 1} for n in range(4)})
-
-
-def test_negatives_that_bm25_does_not_find_are_counted(caplog: pytest.LogCaptureFixture) -> None:
-    make_groups(_unspaced(), DataOptions(negatives_per_query=4, hard_negatives=0.5))
-    (record,) = caplog.records
-    said = "unspaced: BM25 found 0 of 8 hard negatives, and the others are drawn at random: "
-    assert record.getMessage().startswith(said)
-    assert "data.negatives_run" in record.getMessage()
-
-
-@pytest.mark.parametrize(("depth", "is_told"), [(2, True), (3, False), (30, False)])
-def test_a_run_with_few_negatives_is_told_of(
-    depth: int, is_told: bool, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Where three of each query are wanted of it, beside one that is judged."""
-    options = DataOptions(negatives_per_query=4, hard_negatives=1.0, negative_depth=depth)
-    unjudged = [f"d{number}" for number in range(70, 80)]
-    make_groups(_collection(), options, ranked=dict.fromkeys(_collection().qrels, unjudged))
-    told = (
-        "made up: data.negatives_run found 24 of 36 hard negatives, and the others are drawn at random: give"
-    )
-    assert [record.getMessage().startswith(told) for record in caplog.records] == [True] * is_told
-
-
-def test_where_enough_hard_negatives_are_found_nothing_is_said(caplog: pytest.LogCaptureFixture) -> None:
-    make_groups(_collection(), DataOptions(negatives_per_query=8, hard_negatives=1.0))
-    make_groups(_unspaced(), DataOptions(negatives_per_query=4, hard_negatives=0.0))
-    assert not caplog.records
 
 
 def _reversed_ids(collection: Collection) -> dict[str, list[str]]:
