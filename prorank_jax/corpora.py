@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import logging
 from importlib.metadata import version
@@ -114,10 +115,15 @@ def queries_to_train_on(
 ) -> set[str]:
     """Ids of the queries of a collection that `load_groups` makes judged groups of; looks at no documents.
 
+    Of ir_datasets those that it may make groups of: which of their relevant documents are there, and so
+    which queries are drawn, only the documents tell.
+
     Raises:
         ValueError: as `judged_queries`, or all are held out.
     """
     source, relevant_grade = local_source(source), options.relevant_grade
+    if source.startswith(CATALOGUE_PREFIX):
+        choice = dataclasses.replace(choice, most=None)
     texts = judged_queries(source, split)
     qrels = {query: grades for query, grades in judgements_of(source, split).items() if query in texts}
     given = Collection(f"{source}/{split}", {}, texts, qrels)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Set
-from pathlib import Path
 from typing import Any
 
 from prorank_jax.collection import Collection
@@ -11,6 +11,8 @@ from prorank_jax.config import DataOptions
 from prorank_jax.messages import name_a_few
 from prorank_jax.named_files import hash_file, negatives_file
 from prorank_jax.trec import read_run
+
+_log = logging.getLogger(__name__)
 
 
 def ranking_content(options: DataOptions) -> dict[str, Any]:
@@ -24,18 +26,29 @@ def ranking_content(options: DataOptions) -> dict[str, Any]:
     return first if file is None else first | {"negatives_run": hash_file(file)}
 
 
-def check_negatives_run(options: DataOptions, queries: Set[str]) -> None:
+def check_negatives_run(options: DataOptions, queries: Set[str], *, are_all_used: bool = True) -> None:
     """Refuses what `read_negatives_run` would refuse, but for documents, at which it does not look.
 
     Args:
         queries: ids of those to train on.
+        are_all_used: else they are those that may be trained on: a run that lacks some of them is told of,
+            and one that lacks all is refused.
 
     Raises:
         ValueError: as `read_negatives_run`.
     """
     file = negatives_file(options)
-    if file is not None:
-        _read_all_of(file, options, queries)
+    if file is None:
+        return
+    run = read_run(file, queries)
+    lacking = queries - run.keys()
+    if lacking and run and not are_all_used:
+        told = (
+            "data.negatives_run=%r: lacks %d of %d queries (%s); it is refused if one of them is trained on"
+        )
+        _log.warning(told, options.negatives_run, len(lacking), len(queries), name_a_few(lacking))
+        return
+    _refuse_lacking(options, queries, lacking)
 
 
 def read_negatives_run(options: DataOptions, collection: Collection) -> dict[str, list[str]] | None:
@@ -55,7 +68,8 @@ def read_negatives_run(options: DataOptions, collection: Collection) -> dict[str
         return None
     judged = collection.qrels.items()
     answered = {query for query, grades in judged if max(grades.values()) >= options.relevant_grade}
-    run = _read_all_of(file, options, answered)
+    run = read_run(file, answered)
+    _refuse_lacking(options, answered, answered - run.keys())
     absent = {document for ranking in run.values() for document in ranking} - collection.documents.keys()
     if absent:
         raise ValueError(
@@ -65,12 +79,9 @@ def read_negatives_run(options: DataOptions, collection: Collection) -> dict[str
     return {query: ranking[: options.negative_depth] for query, ranking in run.items()}
 
 
-def _read_all_of(file: Path, options: DataOptions, queries: Set[str]) -> dict[str, list[str]]:
-    run = read_run(file, queries)
-    lacking = queries - run.keys()
+def _refuse_lacking(options: DataOptions, queries: Set[str], lacking: Set[str]) -> None:
     if lacking:
         raise ValueError(
             f"data.negatives_run={options.negatives_run!r}: lacks {len(lacking)} of the {len(queries)} "
             f"queries to train on ({name_a_few(lacking)}); give a run of all of them"
         )
-    return run

@@ -99,6 +99,7 @@ def check_sources(config: RunConfig) -> None:
     """Refuses what `open_examples` would refuse for its names, queries, judgements, teacher's scores or run.
 
     It looks at no documents of a collection, whose flaws are left to `open_examples`, and asks for no device.
+    A run that lacks queries of ir_datasets, whose judgements may name absent documents, is left to it too.
 
     Raises:
         ValueError: a source, split, file of scores or run that cannot work, a probe that would see training
@@ -110,7 +111,7 @@ def check_sources(config: RunConfig) -> None:
     if data.negatives_run:
         choice = _trained_on(data, given, plain_texts(probed))
         queries = queries_to_train_on(data.source, data.split, data, config.train.seed, choice)
-        check_negatives_run(data, queries)
+        check_negatives_run(data, queries, are_all_used=not data.source.startswith(CATALOGUE_PREFIX))
     if config.stage == 2:
         check_own_scores(config)
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections import namedtuple
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -113,3 +115,20 @@ def ask_otherwise(folder: Path, split: str, word: str) -> None:
     asked = [line for line in file.read_text().splitlines(keepends=True) if '"what is' in line]
     others = "".join(asked).replace('"q', f'"{split}-q').replace("what is", f"{word} is")
     file.write_text(file.read_text() + others)
+
+
+Doc = namedtuple("Doc", "doc_id title text")
+Query = namedtuple("Query", "query_id text")
+Qrel = namedtuple("Qrel", "query_id doc_id relevance")
+
+
+def fake_ir_dataset(**changes: Any) -> SimpleNamespace:
+    """What `ir_datasets.load` gives; a part that is None is not there."""
+    parts = {
+        "docs": [Doc("a", "T", "tea"), Doc("b", "", "milk")],
+        "queries": [Query("1", "what is tea")],
+        "qrels": [Qrel("1", "a", 2)],
+    } | changes
+    methods = {f"has_{name}": lambda part=part: part is not None for name, part in parts.items()}
+    methods |= {f"{name}_iter": lambda part=part: iter(part) for name, part in parts.items()}
+    return SimpleNamespace(**methods)

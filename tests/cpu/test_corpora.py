@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections import namedtuple
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +18,14 @@ from prorank_jax.corpora import judged_queries, load_collection, load_groups, so
 from prorank_jax.embedding_jsonl import split_of
 from prorank_jax.source_names import SourceFields
 from prorank_jax.storage_faults import UnfetchedError
-from tests.cpu.data_fixtures import REAL_DATA, write_beir_folder, write_jsonl
+from tests.cpu.data_fixtures import (
+    REAL_DATA,
+    Qrel,
+    Query,
+    fake_ir_dataset,
+    write_beir_folder,
+    write_jsonl,
+)
 
 
 def test_beir_folder_is_read_in_full(tmp_path: Path) -> None:
@@ -192,21 +198,6 @@ def test_flaws_of_a_source_name_the_field_that_it_came_from(
 
 # --- ir_datasets -------------------------------------------------------------------------------------
 
-Doc = namedtuple("Doc", "doc_id title text")
-Query = namedtuple("Query", "query_id text")
-Qrel = namedtuple("Qrel", "query_id doc_id relevance")
-
-
-def _fake_dataset(**changes: Any) -> SimpleNamespace:
-    parts = {
-        "docs": [Doc("a", "T", "tea"), Doc("b", "", "milk")],
-        "queries": [Query("1", "what is tea")],
-        "qrels": [Qrel("1", "a", 2)],
-    } | changes
-    methods = {f"has_{name}": lambda part=part: part is not None for name, part in parts.items()}
-    methods |= {f"{name}_iter": lambda part=part: iter(part) for name, part in parts.items()}
-    return SimpleNamespace(**methods)
-
 
 @pytest.fixture
 def serve_dataset(monkeypatch: pytest.MonkeyPatch) -> Any:
@@ -217,7 +208,7 @@ def serve_dataset(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_ir_datasets_collections(serve_dataset: Any) -> None:
-    serve_dataset(_fake_dataset())
+    serve_dataset(fake_ir_dataset())
     collection = load_collection("ir_datasets:fake/train", "ignored")
     assert collection.documents["a"].full_text == "T tea"
     assert collection.queries == {"1": "what is tea"}
@@ -226,7 +217,7 @@ def test_ir_datasets_collections(serve_dataset: Any) -> None:
 
 def test_ir_datasets_judged_queries_are_read_without_documents(serve_dataset: Any) -> None:
     queries = [Query("1", "what is tea"), Query("2", "not judged")]
-    dataset = _fake_dataset(queries=queries)
+    dataset = fake_ir_dataset(queries=queries)
     dataset.docs_iter = None
     serve_dataset(dataset)
     assert judged_queries("ir_datasets:fake/train", "ignored") == {"1": "what is tea"}
@@ -243,7 +234,7 @@ def test_ir_datasets_records_with_other_fields(serve_dataset: Any) -> None:
         Record(doc_id="c", body=b"<html>as of gov2</html>"),
         Record(doc_id="d", title=None, text="", abstract="an abstract"),
     ]
-    serve_dataset(_fake_dataset(docs=documents, queries=[Record(query_id="1")]))
+    serve_dataset(fake_ir_dataset(docs=documents, queries=[Record(query_id="1")]))
     collection = load_collection("ir_datasets:fake", "")
     texts = [document.full_text for document in collection.documents.values()]
     assert texts == ["default", "default", "default", "an abstract"]
@@ -252,14 +243,14 @@ def test_ir_datasets_records_with_other_fields(serve_dataset: Any) -> None:
 
 def test_a_document_that_was_judged_several_times_has_its_best_grade(serve_dataset: Any) -> None:
     judgements = [Qrel("1", "a", 1), Qrel("1", "a", 2), Qrel("1", "a", 0), Qrel("1", "b", -1)]
-    serve_dataset(_fake_dataset(qrels=judgements))
+    serve_dataset(fake_ir_dataset(qrels=judgements))
     assert load_collection("ir_datasets:fake", "").qrels == {"1": {"a": 2, "b": -1}}
 
 
 def test_ir_datasets_judgements_of_absent_documents_are_left_out(
     serve_dataset: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    serve_dataset(_fake_dataset(qrels=[Qrel("1", "a", 1), Qrel("1", "gone", 1), Qrel("9", "a", 1)]))
+    serve_dataset(fake_ir_dataset(qrels=[Qrel("1", "a", 1), Qrel("1", "gone", 1), Qrel("9", "a", 1)]))
     assert load_collection("ir_datasets:fake", "").qrels == {"1": {"a": 1}}
     assert "1 judged documents are absent: 'gone'" in caplog.text
     assert "1 judged queries are absent: '9'" in caplog.text
@@ -267,7 +258,7 @@ def test_ir_datasets_judgements_of_absent_documents_are_left_out(
 
 
 def test_ir_datasets_without_judgements_or_network(serve_dataset: Any) -> None:
-    serve_dataset(_fake_dataset(qrels=None))
+    serve_dataset(fake_ir_dataset(qrels=None))
     with pytest.raises(ValueError, match=r"has no qrels; name an id with .*beir/nfcorpus/"):
         load_collection("ir_datasets:beir/nfcorpus", "")
 
@@ -290,7 +281,7 @@ def test_ir_datasets_without_judgements_or_network(serve_dataset: Any) -> None:
 def test_what_ir_datasets_cannot_read_may_be_there_at_the_next_try(
     error: Exception, is_for_now: bool, serve_dataset: Any
 ) -> None:
-    broken = _fake_dataset()
+    broken = fake_ir_dataset()
     broken.docs_iter = lambda: (_ for _ in ()).throw(error)
     serve_dataset(broken)
     with pytest.raises(ValueError, match=r"cannot read it \(.*\); check the network") as raised:

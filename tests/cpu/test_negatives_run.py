@@ -7,13 +7,23 @@ from pathlib import Path
 
 import pytest
 
-from prorank_jax.config import DataOptions
+from prorank_jax import irds
+from prorank_jax.config import DataOptions, RunConfig
 from prorank_jax.corpora import load_collection, load_groups, queries_to_train_on
 from prorank_jax.data import open_dataset
 from prorank_jax.negatives_run import check_negatives_run, ranking_content, read_negatives_run
 from prorank_jax.query_choice import QueryChoice, choose_queries
+from prorank_jax.run_examples import check_sources
 from prorank_jax.trec import write_run
-from tests.cpu.data_fixtures import WordRenderer, write_beir_folder, write_jsonl
+from tests.cpu.data_fixtures import (
+    Doc,
+    Qrel,
+    Query,
+    WordRenderer,
+    fake_ir_dataset,
+    write_beir_folder,
+    write_jsonl,
+)
 
 QUERIES = [f"q{number}" for number in range(10)]
 # What no query shares a word with but its own: BM25 ranks none of them for another.
@@ -93,6 +103,44 @@ def test_only_queries_to_train_on_must_be_there(source: str, options: DataOption
     check_negatives_run(options, chosen)
     groups = load_groups(source, "train", options, 7, choice=choice)
     assert {group.query_id for group in groups} == chosen
+
+
+@pytest.mark.parametrize("most", [0, 3])
+def test_of_ir_datasets_only_what_documents_cannot_change_is_refused_early(
+    most: int, options: DataOptions, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its judgements may name absent documents: those tell which queries are left, and so which are drawn."""
+    documents = [Doc(f"{query}-{n}", "", f"{query} {n}") for query in QUERIES for n in range(3)]
+    dataset = fake_ir_dataset(
+        docs=documents,
+        queries=[Query(query, f"which {query}") for query in QUERIES],
+        qrels=[Qrel(query, "gone" if query == "q4" else f"{query}-0", 1) for query in QUERIES],
+    )
+    monkeypatch.setattr(irds, "find_dataset", lambda *_: dataset)
+    data = dataclasses.replace(
+        options, source="ir_datasets:fake/train", probe_source="demo", max_queries=most
+    )
+    config = RunConfig(data=data)
+
+    def trained_on(data: DataOptions) -> set[str]:
+        choice = QueryChoice(most=most or None)
+        return {group.query_id for group in load_groups(data.source, "", data, choice=choice)}
+
+    trained = trained_on(dataclasses.replace(data, negatives_run=""))
+    assert len(trained) == (most or 9)
+    ranking = [document.doc_id for document in documents]
+    _write(options, dict.fromkeys(sorted(trained), ranking))
+    check_sources(config)
+    assert trained_on(data) == trained
+    _write(options, dict.fromkeys(sorted(trained)[1:], ranking))
+    caplog.clear()
+    check_sources(config)
+    assert f"lacks {11 - len(trained)} of 10 queries (" in caplog.text
+    with pytest.raises(ValueError, match=rf"lacks 1 of the {most or 9} queries to train on"):
+        trained_on(data)
+    _write(options, {"other": ranking})
+    with pytest.raises(ValueError, match=r"lacks 10 of the 10 queries to train on"):
+        check_sources(config)
 
 
 def test_documents_of_another_collection_are_refused(source: str, options: DataOptions) -> None:
