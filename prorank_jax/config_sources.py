@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from prorank_jax.config import DataOptions
+from prorank_jax.source_names import same_for_all_names
 
 SOURCE = "data.source"
 OF_ITS_SOURCE = (
@@ -27,7 +28,7 @@ def of_chosen_source(flat: dict[str, Any], overrides: dict[str, Any], file: Path
 
     A warning tells which values are lost. Of a file that names no source, all fields stay.
     """
-    if SOURCE not in flat or overrides.get(SOURCE, flat[SOURCE]) == flat[SOURCE]:
+    if SOURCE not in flat or _is_same(flat[SOURCE], overrides.get(SOURCE, flat[SOURCE])):
         return flat
     foreign = {name: flat[name] for name in OF_ITS_SOURCE if name in flat and name not in overrides}
     defaults = DataOptions()
@@ -42,6 +43,11 @@ def of_chosen_source(flat: dict[str, Any], overrides: dict[str, Any], file: Path
             f"{overrides[SOURCE]!r}; give as an option what is to stay"
         )
     return {name: value for name, value in flat.items() if name not in foreign}
+
+
+def _is_same(source: str, chosen: Any) -> bool:
+    # What a program gives has not been checked yet.
+    return isinstance(chosen, str) and same_for_all_names(chosen) == same_for_all_names(source)
 
 
 @functools.cache

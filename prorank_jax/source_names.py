@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from pathlib import Path
 from typing import Any, NamedTuple
 
 DEMO = "demo"
@@ -25,6 +26,21 @@ TRAINED_ON = SourceFields()
 def is_url(text: str) -> bool:
     """Whether a field names a place by its URL; all else is a local path or a name."""
     return "://" in text
+
+
+def same_for_all_names(source: str) -> str:
+    """What all names of one source share: a resolved path, a URL without slashes at its end, or an id.
+
+    A text that can be no path, as one with a null character, stays; whoever opens it says so.
+    """
+    if source == DEMO or source.startswith(CATALOGUE_PREFIX):
+        return source
+    if is_url(source):
+        return source.rstrip("/")
+    try:
+        return str(Path(source).expanduser().resolve())
+    except (OSError, RuntimeError, ValueError):
+        return source
 
 
 def names_embedding_file(source: str) -> bool:

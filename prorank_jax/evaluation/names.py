@@ -8,7 +8,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from prorank_jax.source_names import CATALOGUE_PREFIX, DEMO, SourceFields, find_dataset, is_url
+from prorank_jax.source_names import (
+    CATALOGUE_PREFIX,
+    DEMO,
+    SourceFields,
+    find_dataset,
+    is_url,
+    same_for_all_names,
+)
 
 DEFAULT_SPLIT = "test"
 FORMS = (
@@ -52,11 +59,7 @@ def place_of(source: str, split: str) -> tuple[str, str]:
         source: as `DatasetName.source`, or the `data.source` of a config.
         split: ignored for ir_datasets, whose ids name their own.
     """
-    if source.startswith(CATALOGUE_PREFIX):
-        return source, ""
-    if is_url(source):
-        return source.rstrip("/"), split
-    return (source if source == DEMO else str(Path(source).expanduser().resolve())), split
+    return same_for_all_names(source), "" if source.startswith(CATALOGUE_PREFIX) else split
 
 
 @contextmanager

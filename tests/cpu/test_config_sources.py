@@ -67,13 +67,44 @@ def test_what_is_given_beside_another_source_holds(tmp_path: Path, name: str) ->
     assert getattr(data, name.removeprefix("data.")) == value
 
 
-@pytest.mark.parametrize("overrides", [{}, {SOURCE: "theirs"}, {"data.max_length": 50}])
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {},
+        {SOURCE: "theirs"},
+        {SOURCE: "theirs/"},
+        {SOURCE: "./theirs"},
+        {SOURCE: str(Path("theirs").absolute())},
+        {"data.max_length": 50},
+    ],
+    ids=["nothing", "same text", "slash", "dot", "absolute", "other field"],
+)
 def test_a_file_keeps_what_it_says_of_its_own_source(
     tmp_path: Path, overrides: dict[str, object], caplog: pytest.LogCaptureFixture
 ) -> None:
     data = load_config(_write(tmp_path, DATA), overrides).data
-    assert asdict(data).items() >= (DATA | {"max_length": overrides.get("data.max_length", 99)}).items()
+    given = {name.removeprefix("data."): value for name, value in overrides.items()}
+    assert asdict(data).items() >= (DATA | given).items()
     assert not caplog.messages
+
+
+@pytest.mark.parametrize(
+    ("theirs", "chosen"),
+    [
+        ("demo", "./demo"),
+        ("ir_datasets:beir/scifact/train", "ir_datasets:beir/scifact/dev"),
+        ("gs://bucket/theirs", "gs://bucket/theirs/more"),
+        ("theirs", "theirs/more"),
+    ],
+)
+def test_another_source_is_told_by_what_it_names(tmp_path: Path, theirs: str, chosen: str) -> None:
+    data = load_config(_write(tmp_path, DATA | {"source": theirs}), {SOURCE: chosen}).data
+    assert data == DataOptions(source=chosen, max_length=99)
+
+
+def test_a_program_that_gives_no_text_is_told_so(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"data\.source"):
+        load_config(_write(tmp_path, DATA), {SOURCE: 3})
 
 
 def test_a_file_without_a_source_says_what_it_says_of_any(tmp_path: Path) -> None:
