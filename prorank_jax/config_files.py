@@ -252,7 +252,15 @@ def parse_command_line(arguments: Sequence[str]) -> tuple[str | None, dict[str, 
     return rest[at + 1], parse_overrides(rest[:at] + rest[at + 2 :])
 
 
+def default_fields(section: str = "") -> dict[str, Any]:
+    """The dotted fields of a config, or of one section of it (`data.`), at their defaults.
+
+    The default of a field that came later has the meaning that work without the field had.
+    """
+    fields = flatten(config_to_dict(RunConfig()))
+    return {name: value for name, value in fields.items() if name.startswith(section)}
+
+
 def describe_fields() -> str:
     """One line for each field of a config, with its default: the launchers' help text."""
-    defaults = flatten(config_to_dict(RunConfig()))
-    return "\n".join(f"  --{name} (default {value!r})" for name, value in defaults.items())
+    return "\n".join(f"  --{name} (default {value!r})" for name, value in default_fields().items())

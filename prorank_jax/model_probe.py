@@ -12,7 +12,7 @@ import jax
 from rich.console import Console
 
 from prorank_jax.config import LoraOptions, RunConfig
-from prorank_jax.config_files import config_to_dict, flatten
+from prorank_jax.config_files import config_to_dict, default_fields, flatten
 from prorank_jax.device_memory import naming_memory
 from prorank_jax.evaluation.output import check_owner, read_settings
 from prorank_jax.model_identity import IDENTITY, check_unchanged, known_as, model_identity
@@ -73,7 +73,7 @@ def probe_model(
 def _check_folder(output_dir: Path, settings: Mapping[str, Any]) -> None:
     """A probe that came to no result holds nothing that another could take for its own."""
     if (output_dir / PROBE_FILE).exists() or not (output_dir / SETTINGS_FILE).is_file():
-        check_owner(output_dir, SETTINGS_FILE, settings, "probe")
+        check_owner(output_dir, SETTINGS_FILE, settings, "probe", default_fields("data."))
 
 
 def _settings(config: RunConfig, output_dir: Path) -> dict[str, Any]:

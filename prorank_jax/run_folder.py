@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from prorank_jax.config import RunConfig
-from prorank_jax.config_files import config_to_dict, flatten, read_plain_yaml
+from prorank_jax.config_files import config_to_dict, default_fields, flatten, read_plain_yaml
 from prorank_jax.remote_files import entries_of
 from prorank_jax.storage_faults import REMEDIES, is_left_behind, naming_place, whole_file
 
@@ -90,8 +90,7 @@ def check_same_run(output_dir: Path | epath.Path, config: RunConfig) -> None:
     except (ValueError, AttributeError, KeyError) as error:
         raise ValueError(f"{file}: not the config of a run; name another output_dir") from error
     current = flatten(config_to_dict(config))
-    # A field that came later has the meaning that a run without it had.
-    saved = flatten(config_to_dict(RunConfig())) | saved
+    saved = default_fields() | saved
     if (beside := _source_beside(saved)) and beside == _source_beside(current):
         current["model.source"] = saved["model.source"]
     differing = [

@@ -41,7 +41,13 @@ def read_settings(output_dir: Path, settings_file: str = SETTINGS_FILE) -> dict[
     return _read_json(file) if file.is_file() else {}
 
 
-def check_owner(output_dir: Path, settings_file: str, settings: Mapping[str, Any], what: str) -> None:
+def check_owner(
+    output_dir: Path,
+    settings_file: str,
+    settings: Mapping[str, Any],
+    what: str,
+    unwritten: Mapping[str, Any] | None = None,
+) -> None:
     """Refuses a folder that holds other work, or the same kind with other settings; writes nothing.
 
     Args:
@@ -49,6 +55,7 @@ def check_owner(output_dir: Path, settings_file: str, settings: Mapping[str, Any
         settings_file: name of the file that says whose the folder is.
         settings: what all parts of the work share, as JSON values.
         what: the work, for messages.
+        unwritten: settings that an earlier version did not write, with the values that they had then.
 
     Raises:
         ValueError: names the fields that differ, or what the folder holds.
@@ -57,7 +64,8 @@ def check_owner(output_dir: Path, settings_file: str, settings: Mapping[str, Any
     if output_dir.exists() and not output_dir.is_dir():
         raise ValueError(f"{place}: is a file; name a folder")
     if file.is_file():
-        differences = name_differences(read_settings(output_dir, settings_file), settings)
+        saved = {**(unwritten or {}), **read_settings(output_dir, settings_file)}
+        differences = name_differences(saved, settings)
         if differences:
             raise ValueError(
                 f"{place}: belongs to another {what} ({differences}); name another output_dir, or repeat "

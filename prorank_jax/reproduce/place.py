@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from prorank_jax.config_files import config_to_dict, flatten
+from prorank_jax.config_files import config_to_dict, default_fields, flatten
 from prorank_jax.corpora import source_fingerprint
 from prorank_jax.evaluation.output import check_owner, read_settings
 from prorank_jax.model_identity import known_as, model_identity
@@ -72,8 +72,8 @@ def shared_settings(options: ReproduceOptions) -> dict[str, Any]:
 def check_folder(output_dir: Path, settings: dict[str, Any]) -> None:
     """Refuses a folder that holds another ablation, or anything else; writes nothing.
 
-    Where one of the two model fingerprints is not known, they are not compared, nor what an earlier version
-    did not write.
+    Where one of the two model fingerprints is not known, they are not compared, nor how an earlier version
+    computed its probes. Fields of `data` that came later had their defaults.
 
     Raises:
         ValueError: names the fields that differ, or what the folder holds.
@@ -81,10 +81,9 @@ def check_folder(output_dir: Path, settings: dict[str, Any]) -> None:
     earlier = read_settings(output_dir, SETTINGS_FILE)
     if earlier and None in (earlier.get(FINGERPRINT), settings[FINGERPRINT]):
         settings = {**settings, FINGERPRINT: earlier.get(FINGERPRINT)}
-    if earlier:
-        unknown = {f"probe: {name}" for name in _PROBE_COMPUTES} - earlier.keys()
-        settings = {name: value for name, value in settings.items() if name not in unknown}
-    check_owner(output_dir, SETTINGS_FILE, settings, "ablation")
+    unwritten = {f"probe: {name}": value for name, value in default_fields("data.").items()}
+    unwritten |= {name: settings[name] for name in (f"probe: {field}" for field in _PROBE_COMPUTES)}
+    check_owner(output_dir, SETTINGS_FILE, settings, "ablation", unwritten)
 
 
 def begins_fingerprint(output_dir: Path, settings: dict[str, Any]) -> bool:

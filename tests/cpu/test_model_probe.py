@@ -55,3 +55,15 @@ def test_a_probe_without_a_result_leaves_its_folder_to_the_corrected_one(model, 
     assert probe(model)["auc"] == 0.5
     with pytest.raises(ValueError, match=r"belongs to another probe \(train\.seed is 0 there, 1 here\)"):
         probe(model, **{"train.seed": 1})
+
+
+def test_a_probe_taken_before_fields_of_the_data_came_had_their_defaults(model, monkeypatch):
+    monkeypatch.setattr(model_probe, "_probe", lambda *_: RESULT)
+    taken, file = probe(model), model.parent / "out" / model_probe.SETTINGS_FILE
+    settings = json.loads(file.read_text())
+    later = ("data.max_queries", "data.negatives_run", "data.negatives_from")
+    file.write_text(json.dumps({name: value for name, value in settings.items() if name not in later}))
+    with pytest.raises(ValueError, match=r"another probe \(data\.negatives_from is 1 there, 2 here\)"):
+        probe(model, **{"data.negatives_from": 2})
+    assert probe(model) == taken
+    assert json.loads(file.read_text()) == settings
