@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from prorank_jax.config import DataOptions
 from prorank_jax.config_files import config_to_dict, default_fields, flatten
 from prorank_jax.corpora import source_fingerprint
 from prorank_jax.evaluation.output import check_owner, read_settings
@@ -121,7 +122,13 @@ def check_training(options: ReproduceOptions) -> None:
     plan = Plan(options)
     for row in (STAGE1, STAGE2):  # both stages follow the recipes of each
         if not {row, BOTH}.isdisjoint(options.only):
-            check_sources(plan.run_config(Entry(row, options.seeds[0])))
+            for seed in _seeds_that_differ(options, plan.run_config(Entry(row, options.seeds[0])).data):
+                check_sources(plan.run_config(Entry(row, seed)))
+
+
+def _seeds_that_differ(options: ReproduceOptions, data: DataOptions) -> tuple[int, ...]:
+    """One, but where each seed draws other queries, which the run that negatives come from may lack."""
+    return options.seeds if data.max_queries and data.negatives_run else options.seeds[:1]
 
 
 def seeds_there(options: ReproduceOptions) -> tuple[int, ...]:

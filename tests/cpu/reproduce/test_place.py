@@ -6,8 +6,12 @@ import json
 
 import pytest
 
+from prorank_jax.config import DataOptions
+from prorank_jax.corpora import queries_to_train_on
+from prorank_jax.query_choice import QueryChoice
 from prorank_jax.reproduce import place
-from tests.cpu.reproduce.stand_in_launchers import work
+from prorank_jax.trec import write_run
+from tests.cpu.reproduce.stand_in_launchers import StandIns, work
 
 pytest.importorskip("ranx")
 
@@ -22,3 +26,21 @@ def test_a_folder_made_before_fields_of_the_data_came_goes_on_with_their_default
         work(out, "--seeds", "0", "--only", "base", "--data.max_queries", "3")
     assert work(out, "--seeds", "0", "--only", "base")[0].ran == []
     assert json.loads((out / place.SETTINGS_FILE).read_text()) == settings
+
+
+def test_negatives_of_what_one_seed_draws_are_refused_where_another_draws_more(
+    tmp_path,
+):
+    file, run = tmp_path / "dense.trec", StandIns()
+    draws = [
+        queries_to_train_on("demo", "train", DataOptions(), seed, QueryChoice(most=5)) for seed in (0, 1)
+    ]
+    assert draws[0] != draws[1]
+    given = ["--data.max_queries", "5", "--stage2.data.negatives_run", str(file)]
+    write_run(file, {query: ["d"] for query in draws[0]}, "dense")
+    for seeds in (["0", "1"], ["1", "0"]):
+        with pytest.raises(ValueError, match=r"negatives_run='.*': lacks . of the 5 queries to train on"):
+            work(tmp_path / "out", *given, "--seeds", *seeds, run=run)
+    assert run.ran == []
+    write_run(file, {query: ["d"] for query in draws[0] | draws[1]}, "dense")
+    assert work(tmp_path / "out", *given, "--only", "stage2", "--seeds", "0", "1")[0].ran
