@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,14 +73,20 @@ def _overrides_of(stage: int, arguments: Sequence[str]) -> dict[str, Any]:
     return overrides
 
 
-def _recipe(stage: int, file: Path, arguments: Sequence[str]) -> RunConfig:
+def _recipe(stage: int, file: Path, arguments: Sequence[str], data: Mapping[str, Any]) -> RunConfig:
+    """A stage's recipe on a dataset, without what its file says of another source.
+
+    Args:
+        data: the fields of `data` that the dataset decides.
+    """
     tree = read_plain_yaml(file) if file.is_file() else None
     named = tree.get("stage", stage) if isinstance(tree, dict) else stage
     if named != stage:
         raise ValueError(
             f"--stage{stage}={str(file)!r}: is for stage {named}; name a recipe of stage {stage}"
         )
-    return load_config(file, _overrides_of(stage, arguments) | {"stage": stage})
+    decided = {"stage": stage} | {f"data.{name}": value for name, value in data.items()}
+    return load_config(file, _overrides_of(stage, arguments) | decided)
 
 
 def parse_options(arguments: Sequence[str]) -> ReproduceOptions:
@@ -95,8 +102,8 @@ def parse_options(arguments: Sequence[str]) -> ReproduceOptions:
         model=given.model,
         seeds=tuple(given.seeds),
         output_dir=given.output_dir,
-        stage1=_recipe(1, given.stage1, rest),
-        stage2=_recipe(2, given.stage2, rest),
+        stage1=RunConfig(),
+        stage2=RunConfig(stage=2),
         train_split=given.train_split,
         test_split=given.test_split,
         queries=given.queries,
@@ -108,4 +115,7 @@ def parse_options(arguments: Sequence[str]) -> ReproduceOptions:
         command=f"{PROGRAM} {shlex.join(arguments)}",
     )
     check_splits(options)
-    return options
+    data = options.data_fields()  # what a recipe keeps depends on it
+    return dataclasses.replace(
+        options, stage1=_recipe(1, given.stage1, rest, data), stage2=_recipe(2, given.stage2, rest, data)
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from prorank_jax.config import RunConfig
 from prorank_jax.config_checks import require, require_at_least
@@ -29,7 +30,8 @@ class ReproduceOptions:
         model: what everything starts from.
         seeds: of the training runs; each gives one run of each stage.
         output_dir: a folder on this machine.
-        stage1, stage2: recipes; their model, data source, splits, seed and `output_dir` are not read.
+        stage1, stage2: recipes; their model, data source, splits, seed and `output_dir` are not read. What a
+            file says of another source is none of theirs; `parse_options` leaves it out.
         queries: evaluate on a random sample of so many queries; None: on all.
         top_k: documents of BM25 that are reranked for each query.
         max_length: of an evaluated prompt in tokens, for every row; None: stage 2's `data.max_length`.
@@ -93,6 +95,16 @@ class ReproduceOptions:
             return parse_dataset(f"{self.dataset}:{name}")
         return parse_dataset(f"{self.dataset}/{name}")
 
+    def data_fields(self) -> dict[str, Any]:
+        """The fields of `data` that the dataset decides; ids of ir_datasets name their own splits."""
+        train, test = self.split(self.train_split), self.split(self.test_split)
+        splits = {"split": train.split, "probe_split": test.split}
+        return {
+            "source": train.source,
+            "probe_source": test.source if test.source.startswith(CATALOGUE_PREFIX) else "",
+            **{name: split for name, split in splits.items() if split},
+        }
+
     @property
     def dataset_name(self) -> str:
         """The dataset and its test split, as `launch/evaluate.py` takes them."""
@@ -114,19 +126,11 @@ class ReproduceOptions:
         return self._on_dataset(self.stage1, self.stage1.train.seed, output_dir, source)
 
     def _on_dataset(self, recipe: RunConfig, seed: int, output_dir: Path, source: str) -> RunConfig:
-        train, test = self.split(self.train_split), self.split(self.test_split)
-        data = dataclasses.replace(
-            recipe.data,
-            source=train.source,
-            split=train.split or recipe.data.split,
-            probe_source=test.source if test.source.startswith(CATALOGUE_PREFIX) else "",
-            probe_split=test.split or recipe.data.probe_split,
-        )
         return dataclasses.replace(
             recipe,
             output_dir=str(output_dir),
             model=dataclasses.replace(recipe.model, source=source),
-            data=data,
+            data=dataclasses.replace(recipe.data, **self.data_fields()),
             train=dataclasses.replace(recipe.train, seed=seed),
         )
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
+from pathlib import Path
 
+import pytest
+import yaml
+
+from prorank_jax.config_sources import OF_ITS_SOURCE
 from prorank_jax.reproduce.command_line import SET_BY, parse_options
 from tests.cpu.data_fixtures import write_beir_folder
 
@@ -37,6 +41,34 @@ def test_splits_of_each_kind_of_dataset(tmp_path):
     assert data.source == "ir_datasets:beir/nfcorpus/train"
     assert data.probe_source == "ir_datasets:beir/nfcorpus/dev"
     assert listed.dataset_name == "beir/nfcorpus/dev"
+
+
+def _recipe(folder: Path, source: str) -> list[str]:
+    """Arguments that name a recipe for both stages, which says all that a file can say of its source."""
+    said = dict.fromkeys(OF_ITS_SOURCE, "theirs") | {"data.teacher_depth": 3}
+    data = {name.removeprefix("data."): value for name, value in said.items()} | {"source": source}
+    file = folder / "recipe.yaml"
+    file.write_text(yaml.safe_dump({"data": data | {"max_length": 99}}))
+    return ["--dataset", "demo", "--stage1", str(file), "--stage2", str(file)]
+
+
+@pytest.mark.parametrize("source", ["another", "demo"])
+def test_what_a_recipe_says_of_another_source_is_not_said_of_the_dataset(source, tmp_path, caplog):
+    options = parse_options(_recipe(tmp_path, source))
+    theirs = ("theirs", "theirs", 3) if source == "demo" else ("", "", 0)
+    for row in ("stage1", "stage2"):
+        data = options.training_config(row, 0, tmp_path, "model").data
+        assert (data.negatives_run, data.teacher_scores, data.teacher_depth) == theirs
+        assert (data.source, data.split, data.probe_source, data.probe_split) == ("demo", "train", "", "dev")
+        assert data.max_length == 99
+    assert len(caplog.messages) == (source == "another")
+    for said in caplog.messages:
+        assert (
+            "left out data.negatives_run='theirs', data.teacher_scores='theirs', data.teacher_depth=3:"
+            in said
+        )
+    given = parse_options([*_recipe(tmp_path, source), "--stage2.data.negatives_run", "mine.trec"])
+    assert (given.stage1.data.negatives_run, given.stage2.data.negatives_run) == (theirs[0], "mine.trec")
 
 
 @pytest.mark.parametrize(
