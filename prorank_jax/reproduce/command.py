@@ -18,10 +18,7 @@ from prorank_jax.messages import say
 from prorank_jax.metrics_log import METRICS_FILE as STEPS_FILE
 from prorank_jax.metrics_log import read_lines
 from prorank_jax.reproduce.children import run_launcher
-from prorank_jax.reproduce.judgements import read_judgements
-from prorank_jax.reproduce.made_queries import documents_of_made_queries
 from prorank_jax.reproduce.options import ReproduceOptions
-from prorank_jax.reproduce.overlap import group_queries, overlap_content
 from prorank_jax.reproduce.pictures import Curves, draw_ablation, draw_learning
 from prorank_jax.reproduce.place import (
     as_named_before,
@@ -36,11 +33,11 @@ from prorank_jax.reproduce.place import (
     shared_settings,
 )
 from prorank_jax.reproduce.plan import TRAIN, Entry, Job, Plan
-from prorank_jax.reproduce.results import Measured, ablation_content, pool_rows, read_measured
-from prorank_jax.reproduce.rows import BOTH, ROWS, STAGE1, TRAINED
+from prorank_jax.reproduce.results import ablation_content, read_measured
+from prorank_jax.reproduce.rows import BOTH, ROWS, TRAINED
+from prorank_jax.reproduce.shown import training_overlap
 from prorank_jax.reproduce.tables import ablation_markdown
 from prorank_jax.run_folder import (
-    DATA_FOLDER,
     REPORT_FILE,
     only_run_in,
     write_atomically,
@@ -56,7 +53,6 @@ NO_FINGERPRINT = (
     "does not say which files its model had (an earlier version made it), so whether --model has changed "
     "since is not known; from now on a change is refused"
 )
-EXAMPLES_GONE = "which tells the documents that made queries asked for, was deleted before they were noted"
 
 RunLauncher = Callable[[str, Sequence[str]], None]
 
@@ -178,32 +174,11 @@ def write_table(options: ReproduceOptions, plan: Plan, commands: Sequence[str]) 
     }
     measured = [one for one in found.values() if one is not None]
     content = ablation_content(facts, measured, [entry for entry, one in found.items() if one is None])
-    content |= _training_overlap(options, plan, measured)
+    content |= training_overlap(options, plan, measured)
     folder = options.output_dir
     write_json(folder / ABLATION_JSON, content)
     write_text_atomically(folder / ABLATION_TABLE, ablation_markdown(content))
     return content
-
-
-def _training_overlap(options: ReproduceOptions, plan: Plan, measured: Sequence[Measured]) -> dict[str, Any]:
-    """The entry `training_overlap` of ablation.json, or in its place why it is not known."""
-    trained, judged = (
-        read_judgements(options.split(name)) for name in (options.train_split, options.test_split)
-    )
-    trained_entries = [one.entry for one in measured if one.entry.row in TRAINED]
-    # Both stages begin with a run of stage 1, which need not be measured itself.
-    begun = [Entry(STAGE1, entry.seed) for entry in trained_entries if entry.row == BOTH]
-    made = set[str]()
-    for entry in dict.fromkeys([*trained_entries, *begun]):
-        if plan.run_config(entry).data.pseudo_queries:
-            folder = plan.run_folder(entry)
-            asked_for = documents_of_made_queries(folder, plan.made_queries_file(entry))
-            if asked_for is None:
-                return {"training_overlap_unknown": f"{folder / DATA_FOLDER}, {EXAMPLES_GONE}"}
-            made |= asked_for
-    first_stage = measured[0].first_stage
-    groups = group_queries(first_stage, judged, trained, made)
-    return {"training_overlap": overlap_content(groups, pool_rows(measured), first_stage)}
 
 
 def write_pictures(folder: Path, plan: Plan, content: dict[str, Any]) -> None:

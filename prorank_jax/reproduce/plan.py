@@ -123,6 +123,10 @@ class Plan:
         """The ids of the documents that the made queries of an entry's run ask for."""
         return self.folder(entry) / "made_queries.json"
 
+    def drawn_queries_file(self, entry: Entry) -> Path:
+        """The ids of the judged queries that an entry's run drew."""
+        return self.folder(entry) / "drawn_queries.json"
+
     def _train(self, entry: Entry, needed_by: tuple[Job, ...]) -> Job:
         file = self.folder(entry) / "run.yaml"
         arguments = ("--config", str(file))

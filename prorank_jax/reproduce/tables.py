@@ -70,7 +70,9 @@ def overlap_markdown(content: Mapping[str, Any]) -> str:
     """
     overlap = content["training_overlap"]
     counts, test, train = overlap["queries"], content["test_split"], content["train_split"]
-    asked = f"is relevant for a query of {train}, or for one made from it"
+    drawn = overlap.get("drawn_queries")
+    trained = f"a query of {train}" if drawn is None else f"one of the {drawn} queries drawn from {train}"
+    asked = f"is relevant for {trained}, or for one made from it"
     if not counts[SEEN]:
         return (
             f"None of the {counts[ALL]} measured queries of {test} has a relevant document that {asked}: "

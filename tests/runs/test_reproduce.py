@@ -24,7 +24,7 @@ SHORT = (
     "--train.steps 2 --train.batch_size 4 --optimizer.warmup_steps 1 --checkpoint.every 2 --probe.every 2 "
     "--probe.examples 8 --probe.batch_size 4 --data.max_length 208 --stage1.data.buckets [208] "
     "--stage1.grpo.group_size 4 --stage2.ranking.list_size 2 --stage2.data.negatives_per_query 1 "
-    "--data.pseudo_queries 8"
+    "--data.pseudo_queries 8 --data.max_queries 6"
 )
 
 
@@ -48,6 +48,7 @@ def test_the_ablation_of_a_tiny_model(tmp_path):
     options = parse_options([*given, *few])
     content = reproduce(options, Console(quiet=True), run_here)
     assert content["missing"] == ["stage 1 only, seed 0", "stage 2 only, seed 0"]
+    assert content["training_overlap"]["drawn_queries"] == 6
     for row, part in zip(content["rows"], ("base", "both/seed0"), strict=True):
         metrics = json.loads((out / part / "evaluation" / "metrics.json").read_text())
         entry = metrics["datasets"]["demo:dev"]

@@ -214,53 +214,6 @@ def test_a_launcher_that_leaves_no_result_is_an_error(tmp_path):
         reproduce(parse_options(arguments(tmp_path / "out")), Console(quiet=True), lambda *_: None)
 
 
-def test_a_finished_folder_gets_the_table_of_unseen_documents(tmp_path):
-    makes_none = ["--data.pseudo_queries", "0", "--seeds", "0"]
-    _, content, _ = work(tmp_path / "out", *makes_none)
-    written = content.pop("training_overlap")
-    assert written["queries"]["all"] == 3
-    assert [row["row"] for row in written["rows"]] == [STAGE1, STAGE2, BOTH]
-    (tmp_path / "out" / "ablation.json").write_text(json.dumps(content))  # as an earlier version left it
-    (tmp_path / "out" / "ablation.md").write_text("")
-    run, again, _ = work(tmp_path / "out", *makes_none)
-    assert run.ran == []
-    assert again["training_overlap"] == written
-    assert "measured queries of dev" in (tmp_path / "out" / "ablation.md").read_text()
-
-
-def test_documents_that_made_queries_ask_for_are_seen(tmp_path, monkeypatch):
-    monkeypatch.setattr(command, "documents_of_made_queries", lambda _, kept: {kept.parent.parent.name})
-    given, original = [], command.group_queries
-
-    def grouped(*parts):
-        given.append(parts[3])
-        return original(*parts)
-
-    monkeypatch.setattr(command, "group_queries", grouped)
-    makes = ["--data.pseudo_queries", "8", "--seeds", "0"]
-    work(tmp_path / "out", *makes)
-    assert given[-1] == {STAGE1, STAGE2, BOTH}
-    work(tmp_path / "alone", *makes, "--only", "both")
-    assert given[-1] == {STAGE1, BOTH}
-    work(tmp_path / "none made", "--data.pseudo_queries", "0", "--seeds", "0")
-    assert given[-1] == set()
-
-
-def test_a_table_that_cannot_tell_what_was_seen_says_so(tmp_path):
-    """A run's examples may be deleted at will: without them no document would seem to be seen."""
-    makes = ["--data.pseudo_queries", "8", "--seeds", "0", "--only", BASE, STAGE2]
-    _, content, _ = work(tmp_path / "out", *makes)
-    folder = tmp_path / "out" / STAGE2 / "seed0"
-    assert "training_overlap" not in content
-    assert content["training_overlap_unknown"].startswith(f"{folder / 'run' / 'data'}, which tells")
-    assert "training did not show is not known: " in (tmp_path / "out" / "ablation.md").read_text()
-    (folder / "made_queries.json").write_text("[]")
-    command.documents_of_made_queries.cache_clear()
-    _, content, _ = work(tmp_path / "out", *makes)
-    assert "training_overlap_unknown" not in content
-    assert content["training_overlap"]["queries"]["all"] == 3
-
-
 def with_model(folder: Path, model: Path | str) -> tuple[StandIns, dict, str]:
     return work(folder, "--only", "base", "--model", str(model))
 

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
-
-import numpy as np
 import pytest
 
 from prorank_jax.evaluation.names import DatasetName
 from prorank_jax.evaluation.significance import as_json, compare
-from prorank_jax.records import Example, ensure_records
 from prorank_jax.reproduce.judgements import read_judgements
-from prorank_jax.reproduce.made_queries import documents_of_made_queries
 from prorank_jax.reproduce.overlap import group_queries, overlap_content
 from prorank_jax.reproduce.rows import BASE, BOTH, STAGE2
 from prorank_jax.reproduce.tables import overlap_markdown
@@ -47,21 +42,6 @@ def test_a_query_is_seen_by_one_document_that_is_relevant_on_both_sides():
 
 def test_a_document_that_a_made_query_asked_for_was_seen():
     assert group_queries(FIRST, MEASURED, TRAINED, made={"d8"})["unseen"] == ("b",)
-
-
-def test_what_made_queries_asked_for_is_read_from_the_examples_of_a_run(tmp_path):
-    def example(query: str, document: str, label: int) -> Example:
-        return Example(query, document, np.zeros(4, np.int32), label, label)
-
-    made = [example("pseudo:d1", "d1", 1), example("pseudo:d1", "d2", 0), example("judged", "d3", 1)]
-    ensure_records(tmp_path / "data", {"pseudo_queries": 1}, lambda: made)
-    ensure_records(tmp_path / "data", {"pseudo_queries": 0}, lambda: [example("pseudo:d4", "d4", 1)])
-    kept = tmp_path / "made_queries.json"
-    assert documents_of_made_queries(tmp_path, kept) == {"d1"}
-    shutil.rmtree(tmp_path / "data")
-    documents_of_made_queries.cache_clear()
-    assert documents_of_made_queries(tmp_path, kept) == {"d1"}
-    assert documents_of_made_queries(tmp_path, tmp_path / "never kept") is None
 
 
 def test_without_training_judgements_everything_is_unseen():
