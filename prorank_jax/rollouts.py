@@ -20,7 +20,7 @@ from prorank_jax.models.attention import (
     concatenate_layouts,
     prompt_layout,
 )
-from prorank_jax.models.layers import LayerKeyValues
+from prorank_jax.models.key_values import LayerKeyValues
 from prorank_jax.models.reading import states_behind, states_of_all
 from prorank_jax.models.transformer import Transformer
 from prorank_jax.sampling import sample_categorical

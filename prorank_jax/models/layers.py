@@ -12,41 +12,19 @@ from functools import partial
 from typing import Any
 
 import flax.linen as nn
-import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from prorank_jax.models.attention import Visibility, attend
 from prorank_jax.models.config import ModelConfig
+from prorank_jax.models.key_values import KeyValues
 from prorank_jax.models.lora import FACTOR_A, FACTOR_B
 from prorank_jax.models.over_mesh import on_cpu
 from prorank_jax.models.products import matrix_product, wide_on_cpu
 from prorank_jax.models.remat import GATE, KEY, QUERY, UP, VALUE, named, named_flat
+from prorank_jax.models.rotary import rotate
 from prorank_jax.stage_options import LoraOptions
 from prorank_jax.types import Array
-
-
-@flax.struct.dataclass
-class KeyValues:
-    """Rotated keys and values: [B, S, J, C] of one layer, or [M, B, S, J, C] of M layers."""
-
-    keys: Array
-    values: Array
-
-
-@flax.struct.dataclass
-class LayerKeyValues:
-    """Rotated keys and values of all N layers.
-
-    Attributes:
-        stacked: [M, B, S, J, C] of the first M layers.
-        last: [B, S, J, C] of the last layer where that stands apart (M = N − 1); None: M = N. Put into the
-            stack, they would make a second copy of all of it.
-    """
-
-    stacked: KeyValues
-    last: KeyValues | None = None
 
 
 def _kernel(
@@ -182,24 +160,6 @@ class RMSNorm(nn.Module):
         wide = jnp.asarray(x, jnp.float32)
         mean_square = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
         return (wide * jax.lax.rsqrt(mean_square + self.eps) * scale).astype(self.dtype or x.dtype)
-
-
-def rotary_angles(positions: Array, head_dim: int, theta: float) -> tuple[jax.Array, jax.Array]:
-    """Cosine and sine of the rotary embedding: two [B, Q, C/2] float32 (arXiv 2104.09864, eq. 15).
-
-    The powers are made on the host: a TPU approximates them, and a position multiplies the error.
-    """
-    frequencies = theta ** (-np.arange(0, head_dim, 2) / head_dim)
-    angles = jnp.asarray(positions, jnp.float32)[..., None] * frequencies.astype(np.float32)
-    return jnp.cos(angles), jnp.sin(angles)
-
-
-def rotate(x: Array, cosine: Array, sine: Array) -> jax.Array:
-    """Rotates [B, Q, heads, C], pairing dimension i with i + C/2 as Llama and Qwen checkpoints do."""
-    first, second = jnp.split(jnp.asarray(x, jnp.float32), 2, axis=-1)
-    cosine, sine = cosine[:, :, None, :], sine[:, :, None, :]
-    rotated = jnp.concatenate([first * cosine - second * sine, second * cosine + first * sine], axis=-1)
-    return rotated.astype(x.dtype)
 
 
 def rows_at(rows: Array, places: Array) -> jax.Array:

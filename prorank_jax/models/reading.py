@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from prorank_jax.models.attention import TokenLayout
-from prorank_jax.models.layers import LayerKeyValues
+from prorank_jax.models.key_values import LayerKeyValues
 from prorank_jax.models.transformer import Transformer
 from prorank_jax.types import Array, Params
 

@@ -23,19 +23,18 @@ from prorank_jax.models.attention import (
     visibility_for,
 )
 from prorank_jax.models.config import ModelConfig
+from prorank_jax.models.key_values import KeyValues, LayerKeyValues
 from prorank_jax.models.layers import (
     Attention,
     GatedMLP,
-    KeyValues,
-    LayerKeyValues,
     RMSNorm,
     gathered,
-    rotary_angles,
     rows_at,
 )
 from prorank_jax.models.over_mesh import on_cpu
 from prorank_jax.models.products import wide_on_cpu, wide_product
 from prorank_jax.models.remat import POLICIES
+from prorank_jax.models.rotary import rotary_angles
 from prorank_jax.stage_options import LoraOptions
 from prorank_jax.types import Array
 

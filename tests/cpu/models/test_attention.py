@@ -24,8 +24,9 @@ from prorank_jax.models.attention import (
     visibility,
     visibility_for,
 )
-from prorank_jax.models.layers import RMSNorm, rotary_angles, rotate
+from prorank_jax.models.layers import RMSNorm
 from prorank_jax.models.plain import CausalBlocks, dot_product_attention
+from prorank_jax.models.rotary import rotary_angles, rotate
 
 WIDTH, GROUP, NEW = 6, 3, 2
 
