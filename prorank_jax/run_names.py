@@ -70,5 +70,6 @@ def check_step(source: str, step: int, there: Sequence[int]) -> None:
         known = ", ".join(map(str, there)) or "none"
         raise ValueError(
             f"model.source={source!r}: the run has no checkpoint of step {step}; there are: {known} "
-            "(checkpoint.keep says how many are kept)"
+            "(checkpoint.keep says how many are kept). What is to start from a step needs it there until it "
+            "has ended; an export of the step does as well"
         )

@@ -14,10 +14,10 @@ import sys
 import tempfile
 import zipfile
 from pathlib import Path
-from typing import IO
+from typing import IO, NoReturn
 
 from prorank_jax.model_urls import CARD_FILE, MODEL_SUFFIXES, fetch_description, fetch_model
-from prorank_jax.run_names import parts_of, split_step
+from prorank_jax.run_names import is_run_directory, parts_of, split_step
 from prorank_jax.source_names import is_url
 from prorank_jax.storage_faults import UnfetchedError, refusal_of
 
@@ -64,15 +64,24 @@ def resolve_source(source: str, patterns: tuple[str, ...] = HUB_PATTERNS) -> Pat
     if path.exists():
         raise ValueError(f"model.source={source!r}: a file that is no .gguf; name a folder or a GGUF file")
     if (parts := parts_of(source)) and Path(parts[0]).expanduser().exists():
-        raise ValueError(
-            f"model.source={source!r}: names a step, and {parts[0]!r} is no run; only runs have steps"
-        )
+        _refuse_step(source, *parts)
     if not _looks_like_hub_id(source):
         raise ValueError(
             f"model.source={source!r}: no such folder or file; name a folder, a GGUF file, a gs:// URL, "
             f"a hub id such as org/name, or {SMOLLM2_SOURCE}"
         )
     return _fetch_from_hub(source, patterns)
+
+
+def _refuse_step(source: str, name: str, step: int) -> NoReturn:
+    """Says what a step may be named of, where it is named of a folder or file that is no run."""
+    there = Path(name).expanduser()
+    runs = sorted(folder.name for folder in there.glob("*") if is_run_directory(folder))
+    told = f"model.source={source!r}: names a step, and {name!r} "
+    if runs:
+        names = " or ".join(f"{name.rstrip('/')}/{run}@{step}" for run in runs)
+        raise ValueError(f"{told}holds runs and is none itself; name {names}")
+    raise ValueError(f"{told}is no run; only runs have steps")
 
 
 def describing_folder(source: str) -> tuple[Path, int | None]:

@@ -66,3 +66,12 @@ def test_what_is_no_run_has_no_steps(tmp_path):
     (tmp_path / "model" / "config.json").write_text("{}")
     with pytest.raises(ValueError, match=r"model@28': names a step, and '.*model' is no run"):
         resolve_source(f"{tmp_path}/model@28")
+
+
+def test_a_step_of_what_holds_runs_is_named_of_one_of_them(tmp_path):
+    """`--stage both` writes two runs into its folder."""
+    for name in ("stage1", "stage2"):
+        (tmp_path / "mine").mkdir(exist_ok=True)
+        write_run(tmp_path / "mine" / name, "5")
+    with pytest.raises(ValueError, match=r"holds runs and is none itself; name .*/stage1@5 or .*/stage2@5$"):
+        resolve_source(f"{tmp_path}/mine@5")
