@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -85,29 +84,6 @@ def _states_of_lists(
     return states.reshape(*lengths.shape, -1)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(1,))
-def to_documents(keyvalues: jax.Array, documents: int) -> jax.Array:
-    """What a list's prompts share, for each of them: [..., Q, P, J, C] → [..., Q·K, P, J, C].
-
-    The gradient is summed over the K prompts in float32. In bfloat16, one that is small beside the sum of
-    those before it would be lost.
-    """
-    return jnp.repeat(keyvalues, documents, axis=-4)
-
-
-def to_documents_forward(keyvalues: jax.Array, documents: int) -> tuple[jax.Array, None]:
-    return to_documents(keyvalues, documents), None
-
-
-def to_documents_backward(documents: int, _: None, gradient: jax.Array) -> tuple[jax.Array]:
-    *layers, rows, slots, heads, dims = gradient.shape
-    apart = gradient.reshape(*layers, rows // documents, documents, slots, heads, dims)
-    return (apart.astype(jnp.float32).sum(axis=-4).astype(gradient.dtype),)
-
-
-to_documents.defvjp(to_documents_forward, to_documents_backward)
-
-
 class _Rest(NamedTuple):
     """What each prompt of a batch has beyond its list's start, as rows of their own.
 
@@ -115,7 +91,7 @@ class _Rest(NamedTuple):
         tokens: [Q·K, S] int32.
         lengths: [Q·K] int32.
         layout: of the tokens, behind the prefix.
-        prefix: keys and values of Q·K rows, and their layout.
+        prefix: keys and values of each list, and their layout for each row.
     """
 
     tokens: jax.Array
@@ -130,11 +106,10 @@ def _rest_of(batch: ListBatch, keyvalues: LayerKeyValues, prefix_layout: TokenLa
     def for_each_document(values: Array) -> jax.Array:
         return jnp.repeat(jnp.asarray(values), documents, axis=0)
 
-    prefix = jax.tree.map(lambda values: to_documents(values, documents), keyvalues)
     prefix_layout = jax.tree.map(for_each_document, prefix_layout)
     lengths = jnp.asarray(batch.lengths).reshape(queries * documents)
     layout = prompt_layout(lengths, width)
     starts = for_each_document(batch.prefix_lengths)
     layout = dataclasses.replace(layout, positions=layout.positions + starts[:, None])
     rows = jnp.asarray(batch.tokens).reshape(queries * documents, width)
-    return _Rest(rows, lengths, layout, (prefix, prefix_layout))
+    return _Rest(rows, lengths, layout, (keyvalues, prefix_layout))

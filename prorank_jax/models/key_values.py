@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import flax.struct
+import jax
+import jax.numpy as jnp
 
 from prorank_jax.types import Array
 
@@ -27,3 +31,27 @@ class LayerKeyValues:
 
     stacked: KeyValues
     last: KeyValues | None = None
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def for_rows(shared: jax.Array, rows: int) -> jax.Array:
+    """What rows that follow each other share, for each of them: [B, ...] → [rows, ...], a multiple of B.
+
+    The gradient is summed over the rows in float32. In bfloat16, one that is small beside the sum of those
+    before it would be lost.
+    """
+    return shared if rows == shared.shape[0] else jnp.repeat(shared, rows // shared.shape[0], axis=0)
+
+
+def _for_rows_forward(shared: jax.Array, rows: int) -> tuple[jax.Array, int]:
+    return for_rows(shared, rows), shared.shape[0]
+
+
+def _for_rows_backward(rows: int, shared: int, gradient: jax.Array) -> tuple[jax.Array]:
+    if rows == shared:
+        return (gradient,)
+    apart = gradient.reshape(shared, rows // shared, *gradient.shape[1:])
+    return (apart.astype(jnp.float32).sum(axis=1).astype(gradient.dtype),)
+
+
+for_rows.defvjp(_for_rows_forward, _for_rows_backward)

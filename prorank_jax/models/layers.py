@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from prorank_jax.models.attention import Visibility, attend
 from prorank_jax.models.config import ModelConfig
-from prorank_jax.models.key_values import KeyValues
+from prorank_jax.models.key_values import KeyValues, for_rows
 from prorank_jax.models.lora import FACTOR_A, FACTOR_B
 from prorank_jax.models.over_mesh import on_cpu
 from prorank_jax.models.products import matrix_product, wide_on_cpu
@@ -171,6 +171,8 @@ def rows_at(rows: Array, places: Array) -> jax.Array:
 class Attention(nn.Module):
     """Causal grouped-query attention; keys of an optional prefix stand before the row's own.
 
+    Of a prefix that several rows share there is one copy, for as many rows as follow each other.
+
     With `places` [B, R] only the tokens there ask and get an answer; all give keys and values.
     """
 
@@ -201,8 +203,9 @@ class Attention(nn.Module):
         value = named_flat(value, VALUE)
         own = KeyValues(wide_on_cpu(key), wide_on_cpu(value))  # [B, Q, J, C]
         if prefix is not None:
-            key = jnp.concatenate([prefix.keys.astype(key.dtype), key], axis=1)  # [B, S, J, C]
-            value = jnp.concatenate([prefix.values.astype(value.dtype), value], axis=1)
+            before = jax.tree.map(lambda one: for_rows(one.astype(key.dtype), len(x)), prefix)
+            key = jnp.concatenate([before.keys, key], axis=1)  # [B, S, J, C]
+            value = jnp.concatenate([before.values, value], axis=1)
         mixed = attend(query, key, value, visible)  # [B, Q, H, C]
         output_axes = ("heads", "head_dim", "embed")
         output = Projection(heads, (c.dim,), output_axes, lora=self.lora, name="output")(mixed)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from prorank_jax.config import MeshOptions
 from prorank_jax.models.attention import prompt_layout
 from prorank_jax.models.layers import rows_at
-from prorank_jax.scoring import to_documents
 from prorank_jax.sharding import make_mesh
 from prorank_jax.steps import make_probe_step, make_score_step
 from prorank_jax.types import Batch
@@ -68,15 +66,3 @@ def test_score_depends_neither_on_padding_nor_on_the_batch():
     row = jax.tree.map(lambda rows: rows[1:2], batch)
     alone = row.replace(tokens=row.tokens[:, : int(row.lengths[0])])
     np.testing.assert_allclose(score(model, params, alone), together[1:2], atol=1e-5)
-
-
-@pytest.mark.parametrize("layers", [(), (3,)], ids=str)
-def test_the_gradient_of_what_a_list_shares_is_summed_over_its_prompts_in_float32(layers):
-    """A bfloat16 sum of ones stops at 256."""
-    lists, documents = 2, 512
-    shared = jnp.ones((*layers, lists, 2, 1, 4), jnp.bfloat16)
-    repeated, pull_back = jax.vjp(lambda values: to_documents(values, documents), shared)
-    np.testing.assert_array_equal(repeated, jnp.repeat(shared, documents, axis=-4))
-    (gradient,) = pull_back(jnp.ones_like(repeated))
-    assert gradient.dtype == jnp.bfloat16
-    np.testing.assert_array_equal(gradient.astype(np.float32), np.full(shared.shape, documents, np.float32))
