@@ -34,6 +34,7 @@ from prorank_jax.types import TrainState
 Result = TypeVar("Result")
 
 DAMAGED = ".damaged"
+UNFINISHED_STEP = ".orbax-checkpoint-tmp"
 # What a checkpoint takes beside its arrays: descriptions, and the ends of many small files.
 SPARE_BYTES = 1 << 20
 _log = logging.getLogger(__name__)
@@ -62,11 +63,11 @@ class Checkpoints:
             max_to_keep=keep,
             # A CPU array's host copy is the array itself, which the next step's donation would overwrite.
             enable_async_checkpointing=jax.default_backend() != "cpu",
-            # In a bucket Orbax would take every step without a marker for a killed save: also one that was
-            # copied there. Such a step is saved over when the run comes there again.
-            cleanup_tmp_directories=not has_no_folders(epath.Path(output_dir)),
         )
         self._folder = _absolute(output_dir / CHECKPOINTS_FOLDER)
+        # In a bucket a step without a marker may be a killed save, or one that was copied there.
+        if leads() and not has_no_folders(epath.Path(output_dir)):
+            _delete_killed_saves(self._folder)
         with within_reach(self._folder):
             self._manager = ocp.CheckpointManager(self._folder, options=options)
         logging.getLogger("absl").addFilter(_is_told_once)
@@ -259,6 +260,15 @@ def refusing_damage(folder: Path | epath.Path) -> Iterator[None]:
 
 def _damaged(folder: Path | epath.Path, why: str) -> DamagedCheckpointError:
     return DamagedCheckpointError(f"{folder}: {' '.join(why.split())[:300]}")
+
+
+def _delete_killed_saves(folder: epath.Path) -> None:
+    """Deletes what Orbax never made whole. It can do so itself, but a fault of that stops its next save."""
+    for unfinished in folder.glob(f"*{UNFINISHED_STEP}*"):
+        try:
+            unfinished.rmtree()
+        except OSError as error:
+            _log.warning("%s: left by a killed save, and cannot be deleted (%s)", unfinished, error)
 
 
 def _absolute(folder: Path | epath.Path) -> epath.Path:
