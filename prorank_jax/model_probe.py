@@ -56,9 +56,8 @@ def probe_model(
     with only_run_in(output_dir):
         _check_folder(output_dir, settings)
         write_json(output_dir / SETTINGS_FILE, settings)
-        result = _probe(config, data_folder or output_dir, console)
         identity = {name: settings[name] for name in IDENTITY}
-        check_unchanged(identity["model"], identity)
+        result = _probe(config, data_folder or output_dir, console, identity)
         content = identity | to_record(result)
         del content["step"]  # of a training run, which this is not
         write_json(output_dir / PROBE_FILE, content)
@@ -85,15 +84,19 @@ def _settings(config: RunConfig, output_dir: Path) -> dict[str, Any]:
     return json.loads(json.dumps(model_identity(source) | decisive))
 
 
-def _probe(config: RunConfig, data_folder: Path, console: Console) -> ProbeResult:
+def _probe(
+    config: RunConfig, data_folder: Path, console: Console, identity: Mapping[str, Any]
+) -> ProbeResult:
     run = prepare_run(config, console, data_folder)
     smaller = (
         f"lower probe.batch_size ({config.probe.batch_size}) or data.max_length ({config.data.max_length})"
     )
     with jax.set_mesh(run.mesh), naming_memory(smaller):
+        params = run.load_initial_params()
+        check_unchanged(identity["model"], identity)
         return run_probe(
             run.probe_step,
-            run.load_initial_params(),
+            params,
             run.held_out,
             run.renderer.answer_tokens,
             run.mesh,

@@ -5,14 +5,18 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
+from unittest.mock import Mock
 
+import jax
 import pytest
 from rich.console import Console
 
 from prorank_jax import model_probe
+from prorank_jax.config import MeshOptions
 from prorank_jax.config_files import load_config
 from prorank_jax.model_probe import PROBE_FILE, probe_model
 from prorank_jax.probe import ProbeResult
+from prorank_jax.sharding import make_mesh
 
 RESULT = ProbeResult(0, 2, 0.5, 0.5, 0.5, 0.5, [0.0, 1.0], [0, 1])
 
@@ -29,18 +33,34 @@ def probe(model: Path, **fields) -> dict:
     return probe_model(load_config(None, named | fields), console=Console(file=io.StringIO()))
 
 
-def test_a_model_that_changes_while_it_is_probed_is_refused_and_can_be_probed_again(model, monkeypatch):
-    def change(*_: object) -> ProbeResult:
+def test_a_model_that_changes_while_it_is_loaded_is_refused_and_can_be_probed_again(model, monkeypatch):
+    def change(*_: object, **__: object) -> ProbeResult:
         (model / "model.safetensors").write_bytes(b"of the next checkpoint")
         return RESULT
 
-    monkeypatch.setattr(model_probe, "_probe", change)
+    run = Mock(mesh=make_mesh(MeshOptions(), jax.devices()[:1]), load_initial_params=change)
+    monkeypatch.setattr(model_probe, "prepare_run", lambda *_: run)
+    monkeypatch.setattr(model_probe, "run_probe", lambda *_, **__: RESULT)
     with pytest.raises(ValueError, match="model': was written to while it was loaded; run this again"):
         probe(model)
     assert not (model.parent / "out" / PROBE_FILE).exists()
     content = probe(model)
     assert content == json.loads((model.parent / "out" / PROBE_FILE).read_text())
     assert content["model_fingerprint"] == model_probe.model_identity(str(model))["model_fingerprint"]
+
+
+def test_a_model_that_changes_while_its_loaded_weights_answer_is_the_one_before(model, monkeypatch):
+    """As a run that trains on does with each checkpoint."""
+    before = model_probe.model_identity(str(model))["model_fingerprint"]
+
+    def answer(*_: object, **__: object) -> ProbeResult:
+        (model / "model.safetensors").write_bytes(b"of the next checkpoint")
+        return RESULT
+
+    run = Mock(mesh=make_mesh(MeshOptions(), jax.devices()[:1]))
+    monkeypatch.setattr(model_probe, "prepare_run", lambda *_: run)
+    monkeypatch.setattr(model_probe, "run_probe", answer)
+    assert probe(model)["model_fingerprint"] == before
 
 
 def test_a_probe_without_a_result_leaves_its_folder_to_the_corrected_one(model, monkeypatch):
