@@ -27,6 +27,7 @@ from prorank_jax.run_folder import (
     DATA_FOLDER,
     LEASE_FILE,
     MARKER,
+    REPORT_FILE,
     check_same_run,
     only_run_in,
 )
@@ -86,7 +87,8 @@ class Copy:
         with_url_errors("output_dir", self._output_dir, unlink, worked_before=True)
 
     def _send(self) -> None:
-        for file in sorted(self._folder.rglob("*")):
+        # The report says that a run has ended, so it comes behind all else.
+        for file in sorted(self._folder.rglob("*"), key=lambda file: (file.name == REPORT_FILE, file)):
             name = file.relative_to(self._folder).as_posix()
             if not is_small_file(name) or not file.is_file():
                 continue
@@ -133,6 +135,8 @@ class RunPlace:
         Raises:
             ValueError, OutOfReachError: as `send`.
         """
+        if self.lease is not None:
+            self.lease.check()
         there = [name for name in names if (self.folder / name).is_file()]
         for name in there:
             (self.folder / name).unlink()

@@ -8,6 +8,7 @@ from unittest.mock import Mock
 
 import pytest
 
+from prorank_jax import run_place
 from prorank_jax.command_line import run_command
 from prorank_jax.config import RunConfig
 from prorank_jax.run_place import open_place
@@ -66,3 +67,24 @@ def test_an_outage_in_the_midst_is_a_failure_and_one_at_the_beginning_bad_input(
     assert said.startswith(f"error: output_dir='{config.output_dir}': ")
     assert len(said.splitlines()) == 1
     assert re.search(message, said)
+
+
+def test_the_report_is_sent_last(config, monkeypatch):
+    """It says that its run has ended: a kill in between must not leave it without what it tells of."""
+    sent = []
+    monkeypatch.setattr(run_place, "send_file", lambda file, _: sent.append(file.name))
+    with open_place(config) as place:
+        for name in ("report.png", "report.json", "config.yaml", "probes.jsonl"):
+            (place.folder / name).write_text("{}")
+        place.send()
+    assert sent[-1] == "report.json"
+    assert sorted(sent[:-1]) == ["config.yaml", "probes.jsonl", "report.png"]
+
+
+def test_a_run_that_lost_its_lease_takes_nothing_away(config):
+    with open_place(config) as place:
+        (place.folder / "report.json").write_text("{}")
+        place.lease.is_lost = True
+        with pytest.raises(ValueError, match="another run has begun to write there"):
+            place.remove(["report.json"])
+        assert (place.folder / "report.json").is_file()
