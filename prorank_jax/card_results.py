@@ -48,16 +48,18 @@ def _run(number: int, record: RunRecord) -> str:
     config = table(
         ("field", "value"), [(f"`{name}`", _shown(value)) for name, value in _told_fields(record.config)]
     )
+    told = [record.before, record.after] if record.before else [record.after]  # the first may be lost
     rows = [
-        (heading, f"{record.before[name]:.3f}", f"{record.after[name]:.3f}")
+        (heading, *(f"{probe[name]:.3f}" for probe in told))
         for name, heading in _PROBE_HEADINGS.items()
-        if name in record.before and name in record.after
+        if all(name in probe for probe in told)
     ]
     if not rows:
         return f"{title}\n\nThe run left no report of a held-out probe of these weights.\n\n{config}"
     examples = int(record.after.get("examples", 0))
     last = int(record.after.get("step", steps))
-    probes = table(("held-out probe", "before", f"after {last} steps"), rows)
+    headings = ("held-out probe", *(["before"] if record.before else []), f"after {last} steps")
+    probes = table(headings, rows)
     return f"{title}\n\n{probes}\n\nThe probe has {examples} prompts, half of them relevant.\n\n{config}"
 
 

@@ -206,13 +206,19 @@ def _probe(values: Mapping[str, Any]) -> dict[str, float]:
     return _numbers({name: value for name, value in values.items() if value is not None})
 
 
+def _before(report: Mapping[str, Any]) -> dict[str, float]:
+    """The probe before the first step; earlier versions let a later one stand for it where it was lost."""
+    found = {} if report["before"] is None else _probe(report["before"])
+    return {} if found.get("step", 0) else found
+
+
 def _read_record(run: RunBehind) -> RunRecord:
     folder, config, step = run
     if step is None:
         step = newest_step(folder)
     try:
         report = json.loads((folder / REPORT_FILE).read_text(encoding="utf-8"))
-        record = RunRecord(config, _probe(report["before"]), _probe(report["after"]), step)
+        record = RunRecord(config, _before(report), _probe(report["after"]), step)
     except FileNotFoundError:  # the run has not ended yet
         return RunRecord(config, {}, {}, step)
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -41,6 +41,11 @@ class ProbeResult:
     scores: list[float] = field(repr=False)
     labels: list[int] = field(repr=False)
 
+    @property
+    def when(self) -> str:
+        """`before`, or `after 12 steps`: what a heading says."""
+        return f"after {self.step} steps" if self.step else "before"
+
 
 def to_record(result: ProbeResult) -> dict[str, Any]:
     """The fields of a result in words of JSON: an AUC or a score that is not finite becomes null."""

@@ -26,7 +26,7 @@ _SMOOTHING_STEPS = 10
 def before_after_rows(probes: Sequence[ProbeResult]) -> tuple[list[str], list[list[str]]]:
     """Headings and rows of the probe before the run, at its middle and after it; rows begin with a name."""
     columns = [probes[0], *probes[1:-1][len(probes[1:-1]) // 2 :][:1], *probes[1:][-1:]]
-    headings = ["before" if probe.step == 0 else f"after {probe.step} steps" for probe in columns]
+    headings = [probe.when for probe in columns]
     rows = [[heading, *(f"{getattr(probe, name):.3f}" for probe in columns)] for heading, name in _ROWS]
     return headings, rows
 
@@ -49,13 +49,16 @@ def write_report(
     metrics: Sequence[Mapping[str, Any]],
     facts: Mapping[str, Any],
 ) -> None:
-    """Writes report.json: probes, facts of the run, last metrics; a run that has it is complete."""
+    """Writes report.json: probes, facts of the run, last metrics; a run that has it is complete.
+
+    A later probe never stands as `before`: null does.
+    """
     summaries = [
         {name: value for name, value in to_record(probe).items() if name not in ("scores", "labels")}
         for probe in probes
     ]
     content = {
-        "before": summaries[0],
+        "before": None if probes[0].step else summaries[0],
         "after": summaries[-1],
         "probes": summaries,
         "last_metrics": dict(metrics[-1]) if metrics else {},
@@ -97,7 +100,7 @@ def draw_report(
         held_out.plot(probe_steps, [getattr(probe, name) for probe in probes], marker="o", label=heading)
     held_out.axhline(0.5, color="grey", linewidth=0.8, linestyle=":", label="chance")
     held_out.set(title=f"held out ({probes[0].examples} prompts)", xlabel="step", ylim=(-0.03, 1.03))
-    for axes, probe, title in ((before, probes[0], "before"), (after, probes[-1], "after")):
+    for axes, probe, title in ((before, probes[0], probes[0].when), (after, probes[-1], "after")):
         _draw_scores(axes, probe, f"{title}: AUC {probe.auc:.3f}")
     for axes in (training, held_out, before, after):
         axes.legend(fontsize=8)

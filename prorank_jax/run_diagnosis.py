@@ -92,13 +92,20 @@ def conclusion(facts: RunFacts, findings: Mapping[str, str]) -> str:
         f"held-out AUC {first.auc:.3f} before, {last.auc:.3f} after; accuracy {first.accuracy:.3f} before, "
         f"{last.accuracy:.3f} after ({last.examples} prompts)"
     )
+    if first.step:
+        change = (
+            f"held-out AUC {last.auc:.3f}, accuracy {last.accuracy:.3f} after ({last.examples} prompts); "
+            "those before are not known"
+        )
     if findings:
         return f"This run needs a look ({', '.join(findings)}): {change}."
     following = (
         "stage 2 can start from it with --init" if facts.stage == 1 else "launch/evaluate.py ranks with it"
     )
     how = (
-        "Finished well"
+        "Finished"
+        if first.step
+        else "Finished well"
         if last.auc > first.auc
         else "Finished, and nothing is wrong but that the AUC did not rise"
     )

@@ -35,7 +35,7 @@ class RunFacts:
     Attributes:
         stage: 1 or 2.
         metrics: records of metrics.jsonl, in the order of their steps.
-        probes: the first is before training; at least one.
+        probes: the first is before training, unless that one was lost; at least one.
         learned, held_out: see `signs_of_trouble`.
         max_grad_norm: norm from which a gradient is clipped.
         data: what was trained on.

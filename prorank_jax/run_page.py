@@ -53,7 +53,7 @@ def _titled(told: Mapping[str, Any]) -> dict[str, object]:
     return {
         _TITLES.get(name, name): value
         for name, value in told.items()
-        if name != "conclusion" and not isinstance(value, (list, dict))
+        if name != "conclusion" and value is not None and not isinstance(value, (list, dict))
     }
 
 

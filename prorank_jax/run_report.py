@@ -59,23 +59,19 @@ def withdraw_report(place: RunPlace) -> None:
     place.remove([REPORT_FILE, PICTURE_FILE, PAGE_FILE])
 
 
-def check_whole(
-    folder: Path, probes: Sequence[ProbeResult], metrics: Sequence[Mapping[str, Any]], steps: int
-) -> None:
-    """Refuses a report of files that have lost what it tells: the first and the last probe, and all metrics.
+def lacks_probe(folder: Path, step: int) -> bool:
+    """Whether the probe of a step is told nowhere."""
+    return all(probe.step != step for probe in _probes(folder))
 
-    Raises:
-        ValueError: names the file and what it lacks.
-    """
-    probed = {probe.step for probe in probes}
-    lost = [f"{folder / PROBES_FILE}: lacks the probe of step {s}" for s in (0, steps) if s not in probed]
+
+def losses(folder: Path, probes: Sequence[ProbeResult], metrics: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the files of a finished run have lost of what its report tells; [] where they are whole."""
+    lost = []
+    if probes[0].step:
+        lost.append(f"{folder / PROBES_FILE}: lacks the probe of step 0, so nothing is known of before")
     if not metrics:
-        lost.append(f"{folder / METRICS_FILE}: holds no step")
-    if lost:
-        raise ValueError(
-            f"{lost[0]}, which the report tells of; bring the file back from a copy (the model is trained, "
-            "and can be evaluated and exported all the same)"
-        )
+        lost.append(f"{folder / METRICS_FILE}: holds no step, so nothing is known of the training")
+    return lost
 
 
 def _data_facts(run: Run) -> DataFacts:
@@ -119,8 +115,12 @@ def _written_report(folder: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
+def _median(metrics: Sequence[Mapping[str, Any]], name: str) -> float | None:
+    return statistics.median(record[name] for record in metrics) if metrics else None
+
+
 def _machine_facts(
-    run: Run, model_tflops: float, written: Mapping[str, Any], peak_before: int
+    run: Run, model_tflops: float | None, written: Mapping[str, Any], peak_before: int
 ) -> dict[str, Any]:
     """What ran the steps, and how well it was used.
 
@@ -136,7 +136,7 @@ def _machine_facts(
     if peak == peak_before:
         peak_of += ", before this run, which took no more"
     devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
-    share = model_tflops / matmul_tflops
+    share = None if model_tflops is None else model_tflops / matmul_tflops
     values = (matmul_tflops, share, peak / 2**30, peak_of, devices, __version__, jax.__version__)
     return dict(zip(MACHINE_FACTS, values, strict=True))
 
@@ -145,28 +145,33 @@ def report(run: Run, place: RunPlace, console: Console, made_steps: bool, peak_b
     """Writes and shows the report of a finished run.
 
     Args:
-        made_steps: in this process; else it only came back to a run that was finished.
+        made_steps: in this process; else it only came back to a run that was finished, whose report stays
+            where its files have lost since what it tells.
         peak_before: the most bytes that the process had taken when the run began: with `--stage both` those
             of stage 1.
-
-    Raises:
-        ValueError: as `check_whole`.
     """
     output_dir = place.folder
     seen = _run_facts(run, output_dir)
     probes, metrics = seen.probes, seen.metrics
-    check_whole(output_dir, probes, metrics, run.config.train.steps)
+    written = {} if made_steps else _written_report(output_dir)
+    lost = losses(output_dir, probes, metrics)
+    for sentence in lost:
+        say(
+            console, f"{sentence}; bring the file back from a copy, and repeat the command for a whole report"
+        )
+    if lost and written:
+        say(console, f"{place.holder / REPORT_FILE}: stays as it was")
+        return
     findings = diagnose(seen)
     signs = signs_of_trouble(metrics, probes, run.stage.learned, run.stage.held_out)
     warm = metrics[1:] or metrics  # the first step compiles
-    model_tflops = statistics.median(record["model_tflops"] for record in warm)
-    written = {} if made_steps else _written_report(output_dir)
+    model_tflops = _median(warm, "model_tflops")
     facts = {
         "stage": run.config.stage,
         "model": run.config.model.source,
         "data": run.config.data.source,
         "steps": run.config.train.steps,
-        "median_prompts_per_second": statistics.median(record["prompts_per_second"] for record in warm),
+        "median_prompts_per_second": _median(warm, "prompts_per_second"),
         "median_model_tflops": model_tflops,
         "skipped_updates": skipped_updates(seen),
         "warnings": list(signs.values()),

@@ -34,6 +34,7 @@ from prorank_jax.run_inputs import check_same_architecture, check_same_inputs
 from prorank_jax.run_place import RunPlace, open_place
 from prorank_jax.run_report import (
     PROBES_FILE,
+    lacks_probe,
     read_report,
     report,
     signs_so_far,
@@ -173,8 +174,8 @@ class _Loop:
         with succeed_together():
             if self._leads and self._done < steps:
                 withdraw_report(self._place)
-        if self._done == 0:
-            self._probe(0)
+        if self._done == 0 or self._lacks_last_probe():
+            self._probe(self._done)
         log = MetricsLog(self._place.folder, self._done) if self._leads else None
         try:
             shown = self._run.stage.shown
@@ -191,6 +192,13 @@ class _Loop:
             if log is not None:
                 log.close()
         return self._done < steps
+
+    def _lacks_last_probe(self) -> bool:
+        """Whether a finished run has lost the probe of the very weights that are here."""
+        if self._done < self._run.config.train.steps:
+            return False
+        told = str(self._leads and lacks_probe(self._place.folder, self._done))
+        return gather_texts(told)[0] == str(True)
 
     def _run_step(
         self, step: int, key: jax.Array, log: MetricsLog | None, progress: TrainingProgress

@@ -272,6 +272,15 @@ def test_an_auc_that_was_no_number_is_not_told(tmp_path):
     assert "AUC of the score" not in card
 
 
+@pytest.mark.parametrize("before", [None, BEFORE | {"step": 2}])
+def test_a_later_probe_is_not_told_as_the_one_before(before, tmp_path):
+    """As an earlier version wrote it where the first was lost."""
+    run = write_run(tmp_path / "one", "Qwen/Qwen2.5-0.5B", {"before": before, "after": AFTER | {"step": 4}})
+    card = model_card("small", facts(history=read_run_history(opened(tmp_path / "one", run))))
+    assert "| held-out probe | after 4 steps |" in card
+    assert f"| AUC of the score | {AFTER['auc']:.3f} |" in card
+
+
 def test_a_history_ends_where_folders_are_gone_or_go_in_circles(tmp_path):
     run = write_run(tmp_path / "one", str(tmp_path / "gone"), None)
     assert read_run_history(opened(tmp_path / "one", run)).base_model == ""

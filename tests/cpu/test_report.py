@@ -46,6 +46,13 @@ def test_report_and_picture(tmp_path, steps):
     assert sorted(path.name for path in tmp_path.iterdir()) == [REPORT_FILE, PICTURE_FILE]
 
 
+def test_a_later_probe_does_not_stand_for_the_one_before(tmp_path):
+    write_report(tmp_path, [probe(3), probe(9, 0.875)], metrics(9), {})
+    report = json.loads((tmp_path / REPORT_FILE).read_text())
+    assert report["before"] is None
+    assert [found["step"] for found in report["probes"]] == [3, 9]
+
+
 def refuse_constant(name: str) -> float:
     raise ValueError(f"{name} is not JSON")
 
@@ -68,6 +75,8 @@ def test_scores_that_are_not_finite_leave_a_report_too(tmp_path, finite):
         ([0], ["before"]),
         ([0, 9], ["before", "after 9 steps"]),
         ([0, 3, 9], ["before", "after 3 steps", "after 9 steps"]),
+        ([9], ["after 9 steps"]),  # the first was lost
+        ([3, 9], ["after 3 steps", "after 9 steps"]),
         ([0, 2, 4, 6, 9], ["before", "after 4 steps", "after 9 steps"]),
     ],
 )

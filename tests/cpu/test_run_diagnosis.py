@@ -77,6 +77,12 @@ def test_a_healthy_run_has_no_finding_and_finished_well(facts):
     assert ("--init" in said) == (facts.stage == 1)
 
 
+@pytest.mark.parametrize("probes", [[probe(STEPS)], [probe(10, auc=0.5), probe(STEPS)]])
+def test_nothing_is_said_of_before_where_that_probe_was_lost(probes):
+    said = conclusion(changed(WARMUP, probes=probes), {})
+    assert said.startswith("Finished: held-out AUC 0.800, accuracy 0.750 after (128 prompts); those before")
+
+
 @pytest.mark.parametrize(
     ("facts", "kind", "remedy"),
     [

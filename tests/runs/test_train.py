@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import signal
 from collections.abc import Callable, Iterator
@@ -300,15 +301,47 @@ def test_a_report_is_there_only_when_its_page_and_picture_are(workshop, uninterr
 
 
 @pytest.mark.slow
-def test_a_finished_run_that_lost_its_probes_says_so_and_keeps_its_report(workshop, uninterrupted):
-    folder = Path(shutil.copytree(uninterrupted, workshop / "lost"))
+def test_a_run_that_lost_its_first_probe_goes_on_and_says_nothing_of_before(workshop, uninterrupted):
+    """As one does whose user deleted the damaged line."""
+    folder = Path(shutil.copytree(uninterrupted, workshop / "half trained"))
+    shutil.rmtree(folder / "checkpoints" / str(STEPS))
+    lines = (folder / PROBES_FILE).read_text().splitlines(keepends=True)
+    (folder / PROBES_FILE).write_text("".join(lines[1:]))
+    said = io.StringIO()
+    report = train(load_config(None, fields_of(workshop, folder)), Console(file=said, width=120))
+    assert report["before"] is None
+    assert [probe["step"] for probe in report["probes"]] == [12, 24]
+    assert "lacks the probe of step 0" in said.getvalue()
+    assert "before" not in re.sub(
+        "before are not known", "", (folder / PAGE_FILE).read_text().split("<h3>")[0]
+    )
+    assert run(workshop, folder) == report
+    shutil.copy(uninterrupted / PROBES_FILE, folder)
+    assert run(workshop, folder)["before"]["step"] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [PROBES_FILE, METRICS_FILE])
+def test_a_finished_run_that_lost_what_it_logged_keeps_its_report(name, workshop, uninterrupted):
+    folder = Path(shutil.copytree(uninterrupted, workshop / f"lost {name}"))
     report = (folder / REPORT_FILE).read_bytes()
-    for name in (PROBES_FILE, METRICS_FILE):
-        (folder / name).unlink()
-        with pytest.raises(ValueError, match=f"{name}: .* bring the file back"):
-            run(workshop, folder)
-        shutil.copy(uninterrupted / name, folder)
+    (folder / name).unlink()
+    run(workshop, folder)
     assert (folder / REPORT_FILE).read_bytes() == report
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [PROBES_FILE, METRICS_FILE])
+def test_a_finished_run_without_report_that_lost_what_it_logged_gets_one(name, workshop, uninterrupted):
+    """Or stage 2 would never start; the last probe is of the weights that are here."""
+    folder = Path(shutil.copytree(uninterrupted, workshop / f"no report, no {name}"))
+    first = json.loads((folder / REPORT_FILE).read_text())
+    for lost in (name, REPORT_FILE):
+        (folder / lost).unlink()
+    report = run(workshop, folder)
+    assert report["after"] == first["after"]
+    assert report["before"] == (None if name == PROBES_FILE else first["before"])
+    assert (report["median_model_tflops"] is None) is (name == METRICS_FILE)
 
 
 @pytest.mark.slow
