@@ -122,21 +122,14 @@ def _do(job: Job, run: RunLauncher) -> None:
     if job.is_done:
         return
     if job.kind == TRAIN:
-        _forget_half_measured(job)
+        for measured in job.measured_by:  # of the files that it had before
+            shutil.rmtree(measured.result.parent, ignore_errors=True)
     if job.config is not None and job.config_file is not None:
         job.config_file.parent.mkdir(parents=True, exist_ok=True)
         write_text_atomically(job.config_file, yaml.safe_dump(config_to_dict(job.config), sort_keys=False))
     run(job.launcher, job.arguments)
     if not job.is_done:
         raise ValueError(f"launch/{job.launcher}: ended without {job.result}; run this again")
-
-
-def _forget_half_measured(job: Job) -> None:
-    """Of a run that is trained again: the rest would be measured of other files, and refused."""
-    measured = [one for one in job.needed_by if one.kind != TRAIN]
-    if not all(one.is_done for one in measured):
-        for one in measured:
-            shutil.rmtree(one.result.parent, ignore_errors=True)
 
 
 def earlier_commands(folder: Path) -> list[str]:

@@ -43,7 +43,8 @@ class Job:
         arguments: of its command line.
         result: the file that is there once it is done, and not before.
         config: a run's config, written to `config_file` for the launcher; None: it needs none.
-        needed_by: of a `TRAIN` job, those that read its model.
+        needed_by: of a `TRAIN` job, those of the plan that read its model.
+        measured_by: of a `TRAIN` job, those that measure its model, whoever needs that.
     """
 
     entry: Entry
@@ -54,16 +55,16 @@ class Job:
     config: RunConfig | None = None
     config_file: Path | None = None
     needed_by: tuple[Job, ...] = ()
+    measured_by: tuple[Job, ...] = ()
 
     @property
     def is_done(self) -> bool:
         """Whether an earlier call finished it, and its model is there for those who still need it."""
         if not self.result.is_file() or self.kind != TRAIN or self.config is None:
             return self.result.is_file()
-        step = newest_step(Path(self.config.output_dir))
-        if step is None:  # somebody made room
-            return all(job.is_done for job in self.needed_by)
-        return step == self.config.train.steps
+        if all(job.is_done for job in self.needed_by):  # nobody reads its checkpoints any more
+            return True
+        return newest_step(Path(self.config.output_dir)) == self.config.train.steps
 
 
 class Plan:
@@ -83,8 +84,12 @@ class Plan:
         if entry.row == BASE:
             return list(measured)
         trained = self._train(entry, measured)
-        before = [self._train(Entry(STAGE1, entry.seed), (trained,))] if entry.row == BOTH else []
-        return [*before, trained, *measured]
+        if entry.row != BOTH:
+            return [trained, *measured]
+        first = self._train(Entry(STAGE1, entry.seed), (trained,))
+        # Trained again, it is also measured again.
+        again = first.measured_by if STAGE1 in self._options.only else ()
+        return [first, *again, trained, *measured]
 
     def folder(self, entry: Entry) -> Path:
         """Where everything about an entry lies."""
@@ -131,7 +136,8 @@ class Plan:
         file = self.folder(entry) / "run.yaml"
         arguments = ("--config", str(file))
         done = self.run_folder(entry) / REPORT_FILE
-        return Job(entry, TRAIN, "tpu_train.py", arguments, done, self.run_config(entry), file, needed_by)
+        config, measured = self.run_config(entry), (self._probe(entry), self._evaluate(entry))
+        return Job(entry, TRAIN, "tpu_train.py", arguments, done, config, file, needed_by, measured)
 
     def _probe(self, entry: Entry) -> Job:
         result = self.probe_file(entry)

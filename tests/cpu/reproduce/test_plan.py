@@ -35,14 +35,35 @@ def test_a_run_without_its_last_checkpoint_is_trained_again_before_it_is_measure
     assert work(tmp_path / "out", "--seeds", "0")[0].launchers == ["tpu_train.py", *MODEL_STEPS]
 
 
-def test_a_run_that_was_begun_again_and_killed_is_not_taken_for_finished(tmp_path):
+def test_a_measured_run_needs_no_last_checkpoint(tmp_path):
+    """Its report says that it ended, and the rows were measured of that; nobody reads it any more."""
     entry = tmp_path / "out" / STAGE1 / "seed0"
     work(tmp_path / "out", "--seeds", "0", "--only", STAGE1)
     step = checkpoint_of(entry)
     step.rename(step.with_name("3"))
-    run, _, said = work(tmp_path / "out", "--seeds", "0", "--only", STAGE1)
-    assert run.launchers == ["tpu_train.py"]
-    assert "to do: train; done already: probe, evaluate" in said
+    assert work(tmp_path / "out", "--seeds", "0", "--only", STAGE1)[0].ran == []
+
+
+def test_a_measured_run_that_was_begun_again_and_killed_is_measured_again(tmp_path):
+    entry = tmp_path / "out" / STAGE1 / "seed0"
+    work(tmp_path / "out", "--seeds", "0", "--only", STAGE1)
+    checkpoint_of(entry).rmdir()
+    (entry / "run" / "report.json").unlink()
+    run = work(tmp_path / "out", "--seeds", "0", "--only", STAGE1)[0]
+    assert run.launchers == ["tpu_train.py", *MODEL_STEPS]
+
+
+@pytest.mark.parametrize("only", [(BOTH,), (STAGE1, BOTH)])
+def test_no_row_keeps_what_was_measured_of_a_stage_1_that_is_trained_again(only, tmp_path):
+    work(tmp_path / "out", "--seeds", "0", "--only", STAGE1)
+    entry = tmp_path / "out" / STAGE1 / "seed0"
+    checkpoint_of(entry).rmdir()
+    measured = [entry / "probe" / "probe.json", entry / "evaluation" / "metrics.json"]
+    for file in measured:
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"model_fingerprint": "of the first"}))
+    _, content, _ = work(tmp_path / "out", "--seeds", "0", "--only", *only)
+    assert not any(file.is_file() and "of the first" in file.read_text() for file in measured)
+    assert [row["row"] for row in content["rows"]] == list(only)
 
 
 def test_checkpoints_of_measured_models_may_be_deleted(tmp_path):
@@ -51,7 +72,8 @@ def test_checkpoints_of_measured_models_may_be_deleted(tmp_path):
         shutil.rmtree(folder)
     assert work(tmp_path / "out", "--seeds", "0")[0].ran == []
     unmeasure(tmp_path / "out" / BOTH / "seed0")  # which starts from stage 1
-    assert work(tmp_path / "out", "--seeds", "0")[0].launchers == ["tpu_train.py"] * 2 + MODEL_STEPS
+    again = work(tmp_path / "out", "--seeds", "0")[0].launchers
+    assert again == ["tpu_train.py", *MODEL_STEPS] * 2  # stage 1's row is of the model that it starts from
 
 
 @pytest.mark.parametrize(
