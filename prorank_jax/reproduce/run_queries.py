@@ -67,14 +67,28 @@ def _told(
     tell: Callable[[Example], str | None],
 ) -> frozenset[str] | None:
     """What the relevant examples tell, out of the folders whose description is meant, or what was kept."""
+    try:
+        found = _read(run_folder, is_meant, tell)
+    except ValueError:  # damaged, and a finished run never makes them again
+        found = None
+    if found is None:
+        return frozenset(json.loads(kept.read_text(encoding="utf-8"))) if kept.is_file() else None
+    write_json(kept, sorted(found))
+    return found
+
+
+def _read(
+    run_folder: Path,
+    is_meant: Callable[[Mapping[str, Any]], bool],
+    tell: Callable[[Example], str | None],
+) -> frozenset[str] | None:
     descriptions = (run_folder / DATA_FOLDER).glob(f"*/{DESCRIPTION_FILE}")
     meant = [file.parent for file in descriptions if is_meant(json.loads(file.read_text(encoding="utf-8")))]
     if not meant:
-        return frozenset(json.loads(kept.read_text(encoding="utf-8"))) if kept.is_file() else None
+        return None
     found: set[str] = set()
     for folder in meant:
         examples = ExampleSet(str(folder), folder)
         told = (tell(examples[int(position)]) for position in np.flatnonzero(examples.labels))
         found.update(name for name in told if name is not None)
-    write_json(kept, sorted(found))
     return frozenset(found)

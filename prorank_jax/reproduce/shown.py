@@ -14,8 +14,12 @@ from prorank_jax.reproduce.rows import BOTH, STAGE1, TRAINED
 from prorank_jax.reproduce.run_queries import documents_of_made_queries, drawn_queries
 from prorank_jax.run_folder import DATA_FOLDER
 
-EXAMPLES_GONE = "which tells the documents that made queries asked for, was deleted before they were noted"
-DRAWS_GONE = "which tells the queries that data.max_queries drew, was deleted before they were noted"
+EXAMPLES_GONE = (
+    "which tells the documents that made queries asked for, was deleted or damaged before they were noted"
+)
+DRAWS_GONE = (
+    "which tells the queries that data.max_queries drew, was deleted or damaged before they were noted"
+)
 
 
 def training_overlap(options: ReproduceOptions, plan: Plan, measured: Sequence[Measured]) -> dict[str, Any]:

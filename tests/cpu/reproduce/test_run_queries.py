@@ -13,7 +13,7 @@ from prorank_jax.config import DataOptions, RunConfig, TrainOptions
 from prorank_jax.corpora import queries_to_train_on
 from prorank_jax.judgements import judgements_of
 from prorank_jax.query_choice import QueryChoice
-from prorank_jax.records import Example, ensure_records
+from prorank_jax.records import DESCRIPTION_FILE, Example, ensure_records
 from prorank_jax.reproduce.run_queries import documents_of_made_queries, drawn_queries
 from prorank_jax.run_examples import open_examples
 from tests.cpu.data_fixtures import WordRenderer
@@ -32,6 +32,21 @@ def test_what_made_queries_asked_for_is_read_from_the_examples_of_a_run(tmp_path
     documents_of_made_queries.cache_clear()
     assert documents_of_made_queries(tmp_path, kept) == {"d1"}
     assert documents_of_made_queries(tmp_path, tmp_path / "never kept") is None
+
+
+@pytest.mark.parametrize("was_kept", [True, False])
+@pytest.mark.parametrize("damaged", ["labels.npy", DESCRIPTION_FILE])
+def test_damaged_examples_tell_no_more_than_deleted_ones(damaged, was_kept, tmp_path):
+    """A finished run never makes them again."""
+    made = [Example("pseudo:d1", "d1", np.zeros(4, np.int32), 1, 1)]
+    ensure_records(tmp_path / "data", {"pseudo_queries": 1}, lambda: made)
+    kept = tmp_path / "made_queries.json"
+    if was_kept:
+        assert documents_of_made_queries(tmp_path, kept) == {"d1"}
+    (file,) = (tmp_path / "data").rglob(damaged)
+    file.write_bytes(file.read_bytes()[:9])
+    documents_of_made_queries.cache_clear()
+    assert documents_of_made_queries(tmp_path, kept) == ({"d1"} if was_kept else None)
 
 
 @pytest.mark.parametrize("stage", [1, 2])
