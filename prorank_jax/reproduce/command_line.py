@@ -85,7 +85,14 @@ def _recipe(stage: int, file: Path, arguments: Sequence[str], data: Mapping[str,
         raise ValueError(
             f"--stage{stage}={str(file)!r}: is for stage {named}; name a recipe of stage {stage}"
         )
-    decided = {"stage": stage} | {f"data.{name}": value for name, value in data.items()}
+    said = tree.get("data") if isinstance(tree, dict) else None
+    # An id of ir_datasets names its splits itself; the file's own stay, as the folder's settings have them.
+    own = (
+        {name: said[name] for name in ("split", "probe_split") if name in said}
+        if isinstance(said, dict)
+        else {}
+    )
+    decided = {"stage": stage} | {f"data.{name}": value for name, value in {**own, **data}.items()}
     return load_config(file, _overrides_of(stage, arguments) | decided)
 
 

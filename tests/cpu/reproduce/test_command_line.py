@@ -71,6 +71,17 @@ def test_what_a_recipe_says_of_another_source_is_not_said_of_the_dataset(source,
     assert (given.stage1.data.negatives_run, given.stage2.data.negatives_run) == (theirs[0], "mine.trec")
 
 
+def test_a_dataset_that_names_no_split_leaves_a_recipe_its_own(tmp_path, caplog):
+    """They are among a folder's settings, so a folder of an earlier version would be another ablation's."""
+    file = tmp_path / "recipe.yaml"
+    file.write_text(yaml.safe_dump({"data": {"source": "mine", "split": "late", "probe_split": "test"}}))
+    options = parse_options(["--dataset", "beir/nfcorpus", "--stage1", str(file), "--stage2", str(file)])
+    for config in (options.training_config("stage2", 0, tmp_path, "m"), options.probe_config(tmp_path, "m")):
+        assert (config.data.split, config.data.probe_split) == ("late", "test")
+        assert config.data.source == "ir_datasets:beir/nfcorpus/train"
+    assert caplog.messages == []
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [
