@@ -21,7 +21,7 @@ from prorank_jax.models.attention import (
     prompt_layout,
 )
 from prorank_jax.models.key_values import LayerKeyValues
-from prorank_jax.models.reading import states_behind, states_of_all
+from prorank_jax.models.reading import states_behind
 from prorank_jax.models.transformer import Transformer
 from prorank_jax.sampling import sample_categorical
 from prorank_jax.types import Array, Batch, Params
@@ -83,7 +83,7 @@ def completion_logits(
     layout = completion_layout(batch.lengths, count, width)
     flat = fed.tokens.reshape(rows, count * width)
     prefix = (prompt.keyvalues, _layout(batch))
-    hidden, _ = states_of_all(model, params, flat, layout, *prefix, trains=trains)
+    hidden, _ = states_behind(model, params, flat, layout, None, *prefix, trains=trains)
     later = _head(model, params, hidden.reshape(rows, count, width, -1), temperature)
     return AnswerLogits(prompt.first, later, fed.members)
 
@@ -147,7 +147,7 @@ def _extend(
         seen = TokenLayout(jnp.where(unfilled, jnp.iinfo(jnp.int32).max, full.positions), full.segments)
         prefix = jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=-3), prompt.keyvalues, cache)
         prefix_layout = concatenate_layouts(_layout(batch), seen)
-        hidden, own = states_of_all(model, params, token, here, prefix, prefix_layout)
+        hidden, own = states_behind(model, params, token, here, None, prefix, prefix_layout)
         cache = jax.tree.map(lambda slot, new: slot.at[..., slots + offset, :, :].set(new), cache, own)
         logits = _head(model, params, hidden, temperature)
         following = edit(choose(draws[..., None], logits)[..., 0], token)

@@ -18,7 +18,7 @@ def states_behind(
     params: Params,
     tokens: Array,
     layout: TokenLayout,
-    lengths: Array,
+    lengths: Array | None,
     *prefix: Any,
     trains: bool = False,
 ) -> tuple[jax.Array, LayerKeyValues]:
@@ -26,26 +26,10 @@ def states_behind(
 
     Args:
         tokens, layout, prefix, trains: as in `Transformer.states_at`.
-        lengths: [B, R] int32, at least 1.
+        lengths: [B, R] int32, at least 1; None: behind each token, [B, Q, D].
     """
-    places = jnp.asarray(lengths) - 1
-    return _states_at(model, params, tokens, layout, places, *prefix, trains=trains)
-
-
-def states_of_all(
-    model: Transformer,
-    params: Params,
-    tokens: Array,
-    layout: TokenLayout,
-    *prefix: Any,
-    trains: bool = False,
-) -> tuple[jax.Array, LayerKeyValues]:
-    """The hidden states of all tokens behind a prefix, [B, Q, D], and their keys and values."""
-    return _states_at(model, params, tokens, layout, None, *prefix, trains=trains)
-
-
-def _states_at(
-    model: Transformer, params: Params, *arguments: Any, trains: bool
-) -> tuple[jax.Array, LayerKeyValues]:
-    states: Any = model.apply({"params": params}, *arguments, trains=trains, method="states_at")
+    places = None if lengths is None else jnp.asarray(lengths) - 1
+    states: Any = model.apply(
+        {"params": params}, tokens, layout, places, *prefix, trains=trains, method="states_at"
+    )
     return states
