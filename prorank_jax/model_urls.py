@@ -72,14 +72,10 @@ def _named_run(there: epath.Path) -> tuple[epath.Path | None, int | None]:
 
     As on this machine, what is there under the whole name is what is meant.
     """
-
-    def is_run(folder: epath.Path) -> bool:
-        return all((folder / name).exists() for name in RUN_FILES)
-
-    if is_run(there):
+    if is_run_directory(there):
         return there, None
     parts = None if there.exists() else parts_of(there.name)
-    if parts is None or not is_run(there.parent / parts[0]):
+    if parts is None or not is_run_directory(there.parent / parts[0]):
         return None, None
     return there.parent / parts[0], parts[1]
 

@@ -5,16 +5,20 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from prorank_jax.run_folder import CHECKPOINTS_FOLDER, CONFIG_FILE, MODEL_CONFIG_FILE
 from prorank_jax.source_names import is_url
+
+if TYPE_CHECKING:
+    from etils import epath
 
 # These make a folder a run's.
 RUN_FILES = (CONFIG_FILE, MODEL_CONFIG_FILE)
 _WITH_STEP = re.compile(r"(.+)@(\d+)", re.DOTALL)
 
 
-def is_run_directory(path: Path) -> bool:
+def is_run_directory(path: Path | epath.Path) -> bool:
     """Whether a folder is what `launch/tpu_train.py` writes."""
     return all((path / name).is_file() for name in RUN_FILES)
 
