@@ -66,7 +66,7 @@ class Checkpoints:
         )
         self._folder = _absolute(output_dir / CHECKPOINTS_FOLDER)
         # In a bucket a step without a marker may be a killed save, or one that was copied there.
-        if leads() and not has_no_folders(epath.Path(output_dir)):
+        if leads() and not has_no_folders(self._folder):
             _delete_killed_saves(self._folder)
         with within_reach(self._folder):
             self._manager = ocp.CheckpointManager(self._folder, options=options)

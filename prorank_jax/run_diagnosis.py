@@ -88,26 +88,23 @@ def cut_prompts(data: DataFacts, most_untold: float, shows_key_sentences: bool) 
 def conclusion(facts: RunFacts, findings: Mapping[str, str]) -> str:
     """One sentence about the whole run."""
     first, last = facts.probes[0], facts.probes[-1]
-    change = (
-        f"held-out AUC {first.auc:.3f} before, {last.auc:.3f} after; accuracy {first.accuracy:.3f} before, "
-        f"{last.accuracy:.3f} after ({last.examples} prompts)"
-    )
     if first.step:
+        how = "Finished"
         change = (
             f"held-out AUC {last.auc:.3f}, accuracy {last.accuracy:.3f} after ({last.examples} prompts); "
             "those before are not known"
+        )
+    else:
+        nothing_rose = "Finished, and nothing is wrong but that the AUC did not rise"
+        how = "Finished well" if last.auc > first.auc else nothing_rose
+        change = (
+            f"held-out AUC {first.auc:.3f} before, {last.auc:.3f} after; "
+            f"accuracy {first.accuracy:.3f} before, {last.accuracy:.3f} after ({last.examples} prompts)"
         )
     if findings:
         return f"This run needs a look ({', '.join(findings)}): {change}."
     following = (
         "stage 2 can start from it with --init" if facts.stage == 1 else "launch/evaluate.py ranks with it"
-    )
-    how = (
-        "Finished"
-        if first.step
-        else "Finished well"
-        if last.auc > first.auc
-        else "Finished, and nothing is wrong but that the AUC did not rise"
     )
     return f"{how}: {change}. Next: {following}."
 
