@@ -13,7 +13,7 @@ from rich.console import Console
 
 import prorank_jax.run_report
 import prorank_jax.setup
-import prorank_jax.train
+import prorank_jax.training_loop
 from prorank_jax.config_files import load_config
 from prorank_jax.launching import Interrupted
 from prorank_jax.metrics_log import METRICS_FILE, MetricsLog, read_lines
@@ -33,7 +33,7 @@ def test_a_run_moves_from_8_devices_to_1_to_4(tmp_path, monkeypatch):
     """In stage 2, whose batches are lists; test_processes.py moves a run of stage 1."""
     model, collection = write_model_folder(tmp_path / "model"), write_collection(tmp_path / "collection")
     seen: list[np.ndarray] = []
-    put_batch = prorank_jax.train.put_batch
+    put_batch = prorank_jax.training_loop.put_batch
 
     def watched(batch, mesh):
         seen.append(np.asarray(batch.examples))
@@ -58,7 +58,7 @@ def test_a_run_moves_from_8_devices_to_1_to_4(tmp_path, monkeypatch):
 
     monkeypatch.setattr(prorank_jax.setup, "make_mesh", make_mesh_of)
     monkeypatch.setattr(prorank_jax.run_report, "measured_matmul_flops", lambda _: 1e12)
-    monkeypatch.setattr(prorank_jax.train, "put_batch", watched)
+    monkeypatch.setattr(prorank_jax.training_loop, "put_batch", watched)
 
     run("whole", {"data": 1})
     expected, seen = seen, []

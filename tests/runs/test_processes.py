@@ -22,7 +22,7 @@ from rich.console import Console
 
 import prorank_jax.processes
 import prorank_jax.run_report
-import prorank_jax.train
+import prorank_jax.training_loop
 from prorank_jax.command_line import run_command
 from prorank_jax.config_files import load_config
 from prorank_jax.launching import Interrupted
@@ -60,14 +60,14 @@ def workshop(tmp_path_factory) -> Iterator[Path]:
 def run_alone(fields: dict[str, Any]) -> list[list[int]]:
     """Runs in this process; returns the examples of each batch that was fed."""
     fed: list[list[int]] = []
-    put_batch = prorank_jax.train.put_batch
+    put_batch = prorank_jax.training_loop.put_batch
 
     def watched(batch: Any, mesh: Any) -> Any:
         fed.append(batch.examples.tolist())
         return put_batch(batch, mesh)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prorank_jax.train, "put_batch", watched)
+        patch.setattr(prorank_jax.training_loop, "put_batch", watched)
         train(load_config(None, fields), Console(file=io.StringIO(), width=120))
     return fed
 

@@ -21,7 +21,7 @@ from rich.console import Console
 
 import prorank_jax.run_report
 import prorank_jax.setup
-import prorank_jax.train
+import prorank_jax.training_loop
 from prorank_jax.checkpoint import Checkpoints
 from prorank_jax.config_files import load_config
 from prorank_jax.launching import Interrupted
@@ -69,14 +69,14 @@ def keys_of_steps() -> dict[int, list[int]]:
 
 @pytest.fixture(scope="module")
 def uninterrupted(workshop, keys_of_steps) -> Path:
-    folder, run_step = workshop / "uninterrupted", prorank_jax.train._Loop._run_step
+    folder, run_step = workshop / "uninterrupted", prorank_jax.training_loop.TrainingLoop._run_step
 
     def noted(loop: Any, step: int, key: jax.Array, *more: Any) -> None:
         keys_of_steps[step] = jax.random.key_data(key).tolist()
         run_step(loop, step, key, *more)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prorank_jax.train._Loop, "_run_step", noted)
+        patch.setattr(prorank_jax.training_loop.TrainingLoop, "_run_step", noted)
         run(workshop, folder)
     return folder
 
