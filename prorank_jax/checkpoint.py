@@ -2,19 +2,16 @@
 
 Orbax writes each step into a temporary folder and renames it, so that a killed save leaves the step
 before it intact; in a bucket, a step is complete once its marker file is there. A flipped bit in an array
-would be read back unnoticed: each step holds fingerprints of what was saved, which are checked. This module
-and `checkpoint_params` are the places that know Orbax's checkpoints.
+would be read back unnoticed: each step holds fingerprints of what was saved, which are checked.
 """
 
 from __future__ import annotations
 
-import errno
 import itertools
 import json
 import logging
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -23,12 +20,13 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
+from prorank_jax.checkpoint_reading import DamagedCheckpointError, compare_digests, read_items
 from prorank_jax.launching import AgreedOutageError
 from prorank_jax.processes import gather_texts, leads, succeed_together
 from prorank_jax.remote_files import has_no_folders
 from prorank_jax.run_folder import CHECKPOINTS_FOLDER
 from prorank_jax.state_digest import state_digests
-from prorank_jax.storage_faults import check_room, obstacle, storage_fault, within_reach
+from prorank_jax.storage_faults import check_room, within_reach
 from prorank_jax.types import TrainState
 
 Result = TypeVar("Result")
@@ -45,10 +43,6 @@ class Restored(NamedTuple):
 
     state: TrainState
     iterator: dict[str, Any]
-
-
-class DamagedCheckpointError(ValueError):
-    """A step that cannot be read back as it was saved."""
 
 
 class Checkpoints:
@@ -210,21 +204,6 @@ def _refused_by_all(work: Callable[[], Result]) -> Result:
     return result[0]
 
 
-def read_items(folder: Path | epath.Path, wanted: ocp.args.Composite) -> dict[str, Any]:
-    """Items of a complete step by name, each as `wanted` says; waits for no other process.
-
-    A `CheckpointManager` would end with a barrier, where the others wait for one that cannot read.
-
-    Raises:
-        DamagedCheckpointError: an item is missing or cannot be read anywhere.
-        OSError: this machine cannot read it at present.
-    """
-    reader = ocp.CompositeCheckpointHandler()
-    with closing(reader), refusing_damage(folder), within_reach(folder):
-        restored = reader.restore(folder, args=wanted)
-        return {name: restored[name] for name in wanted}
-
-
 def _free_name(folder: epath.Path, name: str) -> epath.Path:
     """`name` in a folder, or the first of `name.2`, `name.3`, ... that is not there yet."""
     names = itertools.chain([name], (f"{name}.{number}" for number in itertools.count(2)))
@@ -238,28 +217,6 @@ def _is_told_once(record: logging.LogRecord) -> bool:
 
 def _text_digest(content: dict[str, Any]) -> int:
     return zlib.crc32(json.dumps(content, sort_keys=True).encode())
-
-
-def compare_digests(folder: Path | epath.Path, found: dict[str, int], expected: dict[str, int]) -> None:
-    """Refuses what was read where its fingerprints are not among those that were saved."""
-    differing = [name for name, digest in found.items() if expected.get(name) != digest]
-    if differing:
-        raise _damaged(folder, f"{differing[0]} is not what was saved")
-
-
-@contextmanager
-def refusing_damage(folder: Path | epath.Path) -> Iterator[None]:
-    """Orbax raises anything for a file that is damaged: KeyError, JSONDecodeError, a bare Exception."""
-    try:
-        yield
-    except Exception as error:
-        if obstacle(error) is not None or storage_fault(error) not in (None, errno.EIO):
-            raise  # this machine cannot read it now, another may
-        raise _damaged(folder, f"{type(error).__name__}: {error}") from error
-
-
-def _damaged(folder: Path | epath.Path, why: str) -> DamagedCheckpointError:
-    return DamagedCheckpointError(f"{folder}: {' '.join(why.split())[:300]}")
 
 
 def _delete_killed_saves(folder: epath.Path) -> None:

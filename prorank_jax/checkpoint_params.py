@@ -10,7 +10,7 @@ import jax
 import orbax.checkpoint as ocp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from prorank_jax.checkpoint import DamagedCheckpointError, compare_digests, read_items
+from prorank_jax.checkpoint_reading import DamagedCheckpointError, compare_digests, read_items
 from prorank_jax.models.config import ModelConfig
 from prorank_jax.models.lora import combine, merge_factors, split_factors
 from prorank_jax.models.transformer import Transformer, abstract_params

@@ -18,8 +18,9 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 import prorank_jax.checkpoint
-from prorank_jax.checkpoint import Checkpoints, DamagedCheckpointError
+from prorank_jax.checkpoint import Checkpoints
 from prorank_jax.checkpoint_params import restore_params
+from prorank_jax.checkpoint_reading import DamagedCheckpointError
 from prorank_jax.config import MeshOptions
 from prorank_jax.run_folder import CHECKPOINTS_FOLDER
 from prorank_jax.sharding import make_mesh
