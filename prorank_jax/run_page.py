@@ -14,8 +14,9 @@ from prorank_jax.run_facts import RunFacts
 PAGE_FILE = "report.html"
 # What the page calls the facts of report.json, with their units.
 _TITLES = {
-    "median_prompts_per_second": "prompts a second (median of the steps)",
-    "median_model_tflops": "model TFLOP/s (median of the steps)",
+    "measured_steps": "steps that speeds are measured on",
+    "median_prompts_per_second": "prompts a second (median of these steps)",
+    "median_model_tflops": "model TFLOP/s (median of these steps)",
     "skipped_updates": "skipped updates",
     "matmul_tflops": "TFLOP/s of large matrix products here",
     "share_of_matmul_peak": "the model's share of these",

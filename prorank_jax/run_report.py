@@ -28,6 +28,7 @@ from prorank_jax.run_place import RunPlace
 from prorank_jax.setup import Run
 
 PROBES_FILE = "probes.jsonl"
+SPEEDS = ("measured_steps", "median_prompts_per_second", "median_model_tflops")
 MACHINE_FACTS = (
     "matmul_tflops",
     "share_of_matmul_peak",
@@ -119,18 +120,19 @@ def _median(metrics: Sequence[Mapping[str, Any]], name: str) -> float | None:
     return statistics.median(record[name] for record in metrics) if metrics else None
 
 
-def _machine_facts(
-    run: Run, model_tflops: float | None, written: Mapping[str, Any], peak_before: int
-) -> dict[str, Any]:
-    """What ran the steps, and how well it was used.
+def _speeds(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Of the steps of one process, if that is known: another one may have had other devices."""
+    warm = metrics[1:] or metrics  # the first step compiles
+    names = ("prompts_per_second", "model_tflops")
+    return {"measured_steps": len(warm), **{f"median_{name}": _median(warm, name) for name in names}}
+
+
+def _machine_facts(run: Run, model_tflops: float | None, peak_before: int) -> dict[str, Any]:
+    """What ran the steps of this process, and how well it was used.
 
     Args:
         peak_before: the most bytes that the process had taken when the run began.
-        written: the report of the process that made the last step, where this one made none: what this one
-            would measure says nothing of that.
     """
-    if written:
-        return {name: written[name] for name in MACHINE_FACTS if name in written}
     matmul_tflops = measured_matmul_flops(run.config.model.compute_dtype) / 1e12 * jax.device_count()
     peak, peak_of = peak_memory()
     if peak == peak_before:
@@ -141,12 +143,12 @@ def _machine_facts(
     return dict(zip(MACHINE_FACTS, values, strict=True))
 
 
-def report(run: Run, place: RunPlace, console: Console, made_steps: bool, peak_before: int) -> None:
+def report(run: Run, place: RunPlace, console: Console, made_steps: int, peak_before: int) -> None:
     """Writes and shows the report of a finished run.
 
     Args:
-        made_steps: in this process; else it only came back to a run that was finished, whose report stays
-            where its files have lost since what it tells.
+        made_steps: in this process; 0: it only came back to a run that was finished, whose report stays
+            where its files have lost since what it tells, and so does what it says of speeds and devices.
         peak_before: the most bytes that the process had taken when the run began: with `--stage both` those
             of stage 1.
     """
@@ -163,21 +165,21 @@ def report(run: Run, place: RunPlace, console: Console, made_steps: bool, peak_b
         say(console, f"{place.holder / REPORT_FILE}: stays as it was")
         return
     findings = diagnose(seen)
+    machine = _speeds(metrics[-made_steps:])
+    machine |= {name: written[name] for name in (*SPEEDS, *MACHINE_FACTS) if name in written}
+    if made_steps:
+        machine |= _machine_facts(run, machine["median_model_tflops"], peak_before)
     signs = signs_of_trouble(metrics, probes, run.stage.learned, run.stage.held_out)
-    warm = metrics[1:] or metrics  # the first step compiles
-    model_tflops = _median(warm, "model_tflops")
     facts = {
         "stage": run.config.stage,
         "model": run.config.model.source,
         "data": run.config.data.source,
         "steps": run.config.train.steps,
-        "median_prompts_per_second": _median(warm, "prompts_per_second"),
-        "median_model_tflops": model_tflops,
         "skipped_updates": skipped_updates(seen),
         "warnings": list(signs.values()),
         "diagnosis": findings,
         "conclusion": conclusion(seen, findings),
-        **_machine_facts(run, model_tflops, written, peak_before),
+        **machine,
     }
     draw_report(output_dir / PICTURE_FILE, probes, metrics, run.stage.curves)
     picture = (output_dir / PICTURE_FILE).read_bytes()

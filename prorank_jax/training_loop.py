@@ -104,8 +104,8 @@ class TrainingLoop:
         # A run killed before its first checkpoint repeats the probe before the first step.
         keep_lines_up_to(self._place.folder / PROBES_FILE, self._done or -1)
 
-    def run_to_end(self) -> bool:
-        """Trains the steps that are left, with the probes and checkpoints that fall due; whether any were."""
+    def run_to_end(self) -> int:
+        """Trains the steps that are left, with what falls due between them; returns how many they were."""
         config, steps = self._run.config, self._run.config.train.steps
         key = jax.random.key(config.train.seed)
         with succeed_together():
@@ -128,7 +128,7 @@ class TrainingLoop:
         finally:
             if log is not None:
                 log.close()
-        return self._done < steps
+        return steps - self._done
 
     def _lacks_last_probe(self) -> bool:
         """Whether a finished run has lost the probe of the very weights that are here."""

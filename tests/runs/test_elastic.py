@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import signal
+import statistics
 
 import jax
 import numpy as np
@@ -17,6 +19,7 @@ import prorank_jax.training_loop
 from prorank_jax.config_files import load_config
 from prorank_jax.launching import Interrupted
 from prorank_jax.metrics_log import METRICS_FILE, MetricsLog, read_lines
+from prorank_jax.run_folder import REPORT_FILE
 from prorank_jax.sharding import make_mesh
 from prorank_jax.train import train
 from tests.cpu.tiny_run import tiny_fields, write_collection, write_model_folder
@@ -71,6 +74,7 @@ def test_a_run_moves_from_8_devices_to_1_to_4(tmp_path, monkeypatch):
             patch.setattr(MetricsLog, "write", at_step(until, told))
             with pytest.raises(Interrupted):
                 run("moved", mesh)
+            before_last = len(read_lines(tmp_path / "moved" / METRICS_FILE))
 
     assert len(seen) == STEPS  # none lost, none repeated
     for ours, theirs in zip(seen, expected, strict=True):
@@ -81,3 +85,8 @@ def test_a_run_moves_from_8_devices_to_1_to_4(tmp_path, monkeypatch):
         np.testing.assert_allclose(
             [record[name] for record in ours], [record[name] for record in theirs], rtol=1e-3, err_msg=name
         )
+    warm = ours[before_last + 1 :]  # of the devices that the report names, without compilation
+    report = json.loads((tmp_path / "moved" / REPORT_FILE).read_text())
+    assert report["measured_steps"] == len(warm)
+    for name in ("prompts_per_second", "model_tflops"):
+        assert report[f"median_{name}"] == statistics.median(record[name] for record in warm)
