@@ -41,6 +41,7 @@ from prorank_jax.evaluation_task import Prepared, Task, check_split, prepare, tu
 from prorank_jax.excerpts import EXCERPT_VERSION
 from prorank_jax.messages import say
 from prorank_jax.model_identity import check_unchanged, known_as, model_identity
+from prorank_jax.processes import code_digest
 from prorank_jax.rendering import useful_processes
 from prorank_jax.reranker import Reranker
 from prorank_jax.run_folder import only_run_in, write_json, write_text_atomically
@@ -56,6 +57,7 @@ class _Scoring(NamedTuple):
     reranker: Reranker
     options: EvaluationOptions
     settings: Mapping[str, Any]
+    scored_by: str
     console: Console
 
     @property
@@ -68,7 +70,7 @@ class _Scoring(NamedTuple):
 
 
 def _score(task: Task, fusion: Fusion | None, folder: Path, scoring: _Scoring) -> Evaluation:
-    log = ScoreLog(folder / SCORES_FILE, task.header(scoring.settings))
+    log = ScoreLog(folder / SCORES_FILE, task.header(scoring.settings), scoring.scored_by)
     with scoring.progress(task, task.dataset.name) as progress:
         evaluation = evaluate_collection(
             scoring.reranker.score_chunks,
@@ -83,7 +85,20 @@ def _score(task: Task, fusion: Fusion | None, folder: Path, scoring: _Scoring) -
             on_resumed=progress.resume,
         )
     write_dataset(folder, evaluation)
+    _tell_of_others(task, evaluation, scoring)
     return evaluation
+
+
+def _tell_of_others(task: Task, evaluation: Evaluation, scoring: _Scoring) -> None:
+    """A folder's scores are kept when code, libraries or devices change; whoever compares them must know."""
+    for scored_by, queries in evaluation.scored_by.items():
+        if scored_by != scoring.scored_by:
+            say(
+                scoring.console,
+                f"{task.dataset.name}: {queries} of {len(evaluation.scores)} queries were scored before, by "
+                f"{scored_by or 'an earlier version'}, and not by {scoring.scored_by}; another output_dir "
+                "scores them anew",
+            )
 
 
 def _tune(task: Task, folder: Path, scoring: _Scoring, splits: Sequence[Split]) -> Fusion:
@@ -96,7 +111,7 @@ def _tune(task: Task, folder: Path, scoring: _Scoring, splits: Sequence[Split]) 
             scoring.reranker.score_chunks,
             task.collection,
             task.first_stage.candidates(scoring.options.top_k),
-            log=ScoreLog(file, task.header(scoring.settings)),
+            log=ScoreLog(file, task.header(scoring.settings), scoring.scored_by),
             chunk_pairs=scoring.chunk_pairs,
             on_scored=progress.advance,
             on_resumed=progress.resume,
@@ -154,6 +169,12 @@ def _render_processes(options: EvaluationOptions) -> int:
     return useful_processes(is_accelerated=jax.default_backend() != "cpu")
 
 
+def _this_code_and_devices() -> str:
+    """What rounds a score, beside the settings of an evaluation."""
+    devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+    return f"prorank-jax {__version__} ({code_digest()}), jax {jax.__version__}, {devices}"
+
+
 def as_named_before(options: EvaluationOptions) -> EvaluationOptions:
     """The options with the model's name as their folder has it, where both name the same files."""
     earlier = read_settings(options.folder).get("model")
@@ -201,7 +222,7 @@ def evaluate(
         claim_folder(options.folder, settings)
         entries = earlier_datasets(options.folder)
         versions = {"prorank-jax": __version__, **{name: version(name) for name in LIBRARIES}}
-        scoring = _Scoring(reranker, options, settings, console)
+        scoring = _Scoring(reranker, options, settings, _this_code_and_devices(), console)
         sections = earlier_sections(options.folder)
         with (
             reranker.rendering_in(_render_processes(options)),

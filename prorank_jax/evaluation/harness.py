@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -89,8 +90,18 @@ class Evaluation:
         return sum(len(scored.documents) for scored in self.scores.values())
 
     @property
+    def scored_by(self) -> dict[str, int]:
+        """Code and devices that gave the scores ("": not known) → queries, in their order."""
+        return dict(Counter(scored.scored_by for scored in self.scores.values()))
+
+    @property
     def pairs_per_second(self) -> float | None:
-        """Over all the time that scoring took, compilation included; None when nothing was scored."""
+        """Over all the time that scoring took, compilation included.
+
+        None when nothing was scored, or by different code or devices.
+        """
+        if len(self.scored_by) > 1:
+            return None
         seconds = sum(scored.seconds for scored in self.scores.values())
         return self.pairs / seconds if seconds > 0 else None
 

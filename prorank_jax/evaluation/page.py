@@ -46,7 +46,8 @@ def _overview(content: Mapping[str, Any]) -> str:
     ]
     if "average" in content:
         mean = content["average"]
-        rows.append(["average", "", *both(mean), "", f"{mean['delta']:+.3f}", "", "", ""])
+        name = "; ".join(["average", *mean.get("mixed", ())])
+        rows.append([name, "", *both(mean), "", f"{mean['delta']:+.3f}", "", "", ""])
     return table(headings, rows)
 
 

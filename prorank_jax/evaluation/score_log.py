@@ -1,14 +1,15 @@
 """scores.jsonl: the model's raw scores, kept query by query so that an evaluation can be resumed.
 
 The first line says what the scores belong to. Each other line is one query: its candidates in first-stage
-order, their scores in the same order, and the seconds they took.
+order, their scores in the same order, the seconds they took, and the code and devices that gave them, which
+may be others from line to line.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,19 @@ _FORMAT = 1
 
 @dataclass(frozen=True)
 class QueryScores:
-    """The candidates of one query, their float32 scores in the same order, and the seconds they took."""
+    """What a model says of one query's candidates.
+
+    Attributes:
+        documents: the candidates.
+        scores: float32, in the same order.
+        seconds: they took.
+        scored_by: the code and devices that gave them; "" where that is not known.
+    """
 
     documents: tuple[str, ...]
     scores: tuple[float, ...]
     seconds: float
+    scored_by: str = ""
 
 
 def name_differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -> str:
@@ -39,6 +48,7 @@ def _to_line(query: str, scores: QueryScores) -> str:
         "documents": list(scores.documents),
         "scores": list(scores.scores),
         "seconds": round(scores.seconds, 6),
+        "scored_by": scores.scored_by,
     }
     return json.dumps(record, allow_nan=False) + "\n"
 
@@ -47,7 +57,8 @@ def _from_line(record: Any) -> tuple[str, QueryScores]:
     documents, scores = record["documents"], record["scores"]
     if len(documents) != len(scores):
         raise ValueError(f"{len(documents)} documents with {len(scores)} scores")
-    return record["query"], QueryScores(tuple(documents), tuple(map(float, scores)), float(record["seconds"]))
+    seconds, scored_by = float(record["seconds"]), str(record.get("scored_by", ""))  # once it was not kept
+    return record["query"], QueryScores(tuple(documents), tuple(map(float, scores)), seconds, scored_by)
 
 
 def _read(file: Path, header: Mapping[str, Any]) -> dict[str, QueryScores]:
@@ -85,17 +96,19 @@ def _check_header(file: Path, saved: Any, header: Mapping[str, Any]) -> None:
 class ScoreLog:
     """The scores of one dataset on disk; opening it again goes on where it stopped."""
 
-    def __init__(self, file: Path, header: Mapping[str, Any]) -> None:
+    def __init__(self, file: Path, header: Mapping[str, Any], scored_by: str = "") -> None:
         """Reads what is there; a last line that was cut off is dropped.
 
         Args:
             file: scores.jsonl; its folder must exist.
             header: what decides the scores, as JSON values.
+            scored_by: the code and devices of what is added.
 
         Raises:
             ValueError: the file belongs to another evaluation (names the fields), or is damaged.
         """
         self._file = file
+        self._scored_by = scored_by
         # As JSON reads them back: tuples become lists.
         self._header = json.loads(json.dumps({"format": _FORMAT, **header}))
         self.done: dict[str, QueryScores] = _read(file, self._header) if file.is_file() else {}
@@ -108,6 +121,7 @@ class ScoreLog:
 
     def add(self, scored: Mapping[str, QueryScores]) -> None:
         """Appends finished queries."""
+        scored = {query: replace(scores, scored_by=self._scored_by) for query, scores in scored.items()}
         lines = "".join(_to_line(query, scores) for query, scores in scored.items())
         append_lines(self._file, lines)
         self.done |= scored

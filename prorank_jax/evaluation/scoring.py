@@ -129,6 +129,7 @@ def score_candidates(
             start = now
             if log is not None:
                 log.add(scored)
+                scored = {query: log.done[query] for query in scored}
             finished |= scored
     return {query: finished[query] for query in candidates}
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from prorank_jax.evaluation.first_stage import BM25
 from prorank_jax.evaluation.harness import Evaluation, Fused
 from prorank_jax.evaluation.metrics import MAIN_METRIC, means
 from prorank_jax.evaluation.significance import as_json
@@ -29,6 +31,7 @@ def summarize(evaluation: Evaluation) -> dict[str, Any]:
         "queries": len(evaluation.reranked.rankings),
         "pairs": evaluation.pairs,
         "pairs_per_second": None if speed is None else round(speed, 2),
+        "scored_by": evaluation.scored_by,
     }
     if evaluation.compared and evaluation.gain_over_compared:
         entry["compared"] = {
@@ -74,7 +77,8 @@ def average(datasets: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """The plain mean over datasets, as BEIR averages: metrics of each system, and delta.
 
     The forums of CQADupStack count as one dataset together. `fused` is there where every dataset has a
-    fusion, and all by the same method.
+    fusion, all by the same method, with one weight or each with a tuned one. `mixed` says what else a reader
+    would not expect of it, if anything.
     """
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for name, entry in datasets.items():
@@ -89,10 +93,35 @@ def average(datasets: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         "reranked": mean(lambda entry: entry["reranked"]),
         **mean(lambda entry: {"delta": entry["delta"]}),
     }
-    methods = {entry["fusion"]["method"] if "fusion" in entry else None for entry in datasets.values()}
-    if len(methods) == 1 and None not in methods:
+    kinds = {_fusion_kind(entry) for entry in datasets.values()}
+    if len(kinds) == 1 and None not in kinds:
         result["fused"] = mean(lambda entry: entry["fusion"]["metrics"])
+    if mixed := _mixed(datasets.values()):
+        result["mixed"] = mixed
     return result
+
+
+def _fusion_kind(entry: Mapping[str, Any]) -> tuple[str, Any] | None:
+    """What fusions must share to be averaged: the method, and the weight or that it was tuned."""
+    fusion = entry.get("fusion")
+    if fusion is None:
+        return None
+    return fusion["method"], "tuned" if fusion.get("tuned_on") else fusion.get("weight")
+
+
+def _mixed(entries: Collection[Mapping[str, Any]]) -> list[str]:
+    """What holds for some datasets of an average, though not for all of it as it is usually read."""
+    firsts = Counter(entry.get("first_stage_name") for entry in entries)
+    sampled = sum(entry.get("sampled_from") is not None for entry in entries)
+    trained = sum(bool(entry.get("trained_on")) for entry in entries)
+    told = {
+        f"{sampled} of {len(entries)} on a sample of the queries": sampled,
+        f"{trained} of {len(entries)} on queries that the model was trained on": trained,
+        f"{firsts[BM25]} of {len(entries)} after BM25, the others after runs": 0
+        < firsts[BM25]
+        < len(entries),
+    }
+    return [sentence for sentence, holds in told.items() if holds]
 
 
 def _mean_metrics(values: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -63,6 +63,8 @@ def results_table(content: Mapping[str, Any]) -> Table:
             )
     if "average" in content:
         table.add_section()
+        if mixed := content["average"].get("mixed"):
+            table.caption = Text(f"average: {'; '.join(mixed)}")
         table.add_row(
             "average",
             f"{content['average']['first_stage'][MAIN_METRIC]:.3f}",

@@ -167,6 +167,20 @@ def test_a_collection_at_a_url_is_measured_as_the_folder_is(workshop, monkeypatc
         run("--dataset", f"file://{workshop / 'two'}:nope")
 
 
+@pytest.mark.usefixtures("workshop")
+def test_scores_of_other_code_are_kept_and_told_of(fake, monkeypatch):
+    run()
+    pairs, ours = fake.scored, module._this_code_and_devices()
+    console = Console(file=StringIO(), width=1000)
+    assert evaluate(parse_options(ARGUMENTS), console)["datasets"]["one"]["scored_by"] == {ours: 10}
+    assert "scored before" not in console.file.getvalue()
+    monkeypatch.setattr(module, "code_digest", lambda: "other")
+    content = evaluate(parse_options(ARGUMENTS), console)
+    assert content["datasets"]["one"]["scored_by"] == {ours: 10}
+    assert f"one: 10 of 10 queries were scored before, by {ours}, and not by " in console.file.getvalue()
+    assert fake.scored == pairs
+
+
 def test_a_stopped_evaluation_resumes_to_the_same_files(workshop, fake):
     run()
     whole, pairs = without_times(workshop / "out"), fake.scored

@@ -101,6 +101,18 @@ def test_queries_without_candidates_score_zero_and_count(collection, first_stage
     assert dataset_section("none", evaluation, collection).count("<p>none</p>") == 2
 
 
+def test_a_speed_is_of_one_code_on_the_same_devices(collection, first_stage):
+    evaluation = evaluate_collection(oracle(collection), collection, first_stage)
+    for makers, told in (({}, True), ({"q1": "old"}, False)):
+        scores = {
+            query: replace(scored, seconds=2.0, scored_by=makers.get(query, "new"))
+            for query, scored in evaluation.scores.items()
+        }
+        summary = summarize(replace(evaluation, scores=scores))
+        assert summary["scored_by"] == {"old": 1, "new": len(scores) - 1} if makers else {"new": len(scores)}
+        assert (summary["pairs_per_second"] is not None) is told
+
+
 def test_the_summary_has_the_documented_fields(collection, first_stage):
     other = {query: list(ranking)[::-1] for query, ranking in first_stage.rankings.items() if query != "q1"}
     evaluation = evaluate_collection(
@@ -133,6 +145,45 @@ def test_the_average_is_over_datasets_not_queries():
     assert mean["first_stage"]["map"] == pytest.approx(0.3)
     assert mean["reranked"]["map"] == pytest.approx(0.45)
     assert mean["delta"] == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize(
+    ("fusions", "is_averaged"),
+    [
+        ([("rrf", None, None), ("rrf", None, None)], True),
+        ([("weighted", 0.3, None), ("weighted", 0.3, None)], True),
+        ([("weighted", 0.3, None), ("weighted", 0.8, None)], False),
+        ([("weighted", 0.3, {"queries": 9}), ("weighted", 0.8, {"queries": 9})], True),
+        ([("weighted", 0.3, {"queries": 9}), ("weighted", 0.3, None)], False),
+        ([("weighted", 0.3, None), ("rrf", None, None)], False),
+    ],
+)
+def test_fusions_are_averaged_where_they_were_made_alike(fusions, is_averaged):
+    entries = {
+        str(number): {
+            **{part: {"map": 0.2} for part in ("first_stage", "reranked")},
+            "delta": 0.1,
+            "fusion": {"method": method, "weight": weight, "tuned_on": tuned_on, "metrics": {"map": 0.5}},
+        }
+        for number, (method, weight, tuned_on) in enumerate(fusions)
+    }
+    assert ("fused" in average(entries)) is is_averaged
+
+
+def test_an_average_says_of_what_it_is(collection, first_stage):
+    plain = summarize(evaluate_collection(oracle(collection), collection, first_stage))
+    whole = plain | {"first_stage_name": "bm25", "sampled_from": None, "trained_on": False}
+    other = plain | {"first_stage_name": "dense.trec", "sampled_from": 300, "trained_on": True}
+    assert "mixed" not in average({"one": whole, "two": whole})
+    mean = average({"one": whole, "two": other})
+    assert mean["mixed"] == [
+        "1 of 2 on a sample of the queries",
+        "1 of 2 on queries that the model was trained on",
+        "1 of 2 after BM25, the others after runs",
+    ]
+    content = {"model": "m", "top_k": 20, "datasets": {"one": whole, "two": other}, "average": mean}
+    for sentence in mean["mixed"]:
+        assert sentence in " ".join(printed(results_table(content)).split())
 
 
 def test_the_forums_of_cqadupstack_count_as_one_dataset():

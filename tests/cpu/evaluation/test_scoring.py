@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import time
 from collections import deque
 
@@ -229,3 +230,29 @@ def test_the_seconds_of_a_chunk_are_shared_out_to_its_queries(collection, candid
     scored = score_candidates(chunk_by_chunk(CountingScorer()), collection, candidates, chunk_pairs=100)
     elapsed = time.perf_counter() - started
     assert 0 < sum(scores.seconds for scores in scored.values()) <= elapsed
+
+
+def test_scores_say_which_code_and_devices_gave_them(collection, candidates, tmp_path):
+    """A folder goes on under other code; a file of before this was kept says nothing of it."""
+    file = tmp_path / "scores.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        score_candidates(
+            chunk_by_chunk(CountingScorer(2)),
+            collection,
+            candidates,
+            log=ScoreLog(file, HEADER, "a"),
+            chunk_pairs=CHUNK,
+        )
+    first = list(ScoreLog(file, HEADER).done)
+    file.write_text(re.sub(rf'("query": "{first[0]}".*), "scored_by": "a"', r"\1", file.read_text()))
+    scored = score_candidates(
+        chunk_by_chunk(CountingScorer()),
+        collection,
+        candidates,
+        log=ScoreLog(file, HEADER, "b"),
+        chunk_pairs=CHUNK,
+    )
+    expected = dict.fromkeys(candidates, "b") | dict.fromkeys(first, "a") | {first[0]: ""}
+    assert len(first) < len(candidates)
+    for told in (scored, ScoreLog(file, HEADER).done):
+        assert {query: scores.scored_by for query, scores in told.items()} == expected
