@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -111,15 +110,13 @@ def _fusion_kind(entry: Mapping[str, Any]) -> tuple[str, Any] | None:
 
 def _mixed(entries: Collection[Mapping[str, Any]]) -> list[str]:
     """What holds for some datasets of an average, though not for all of it as it is usually read."""
-    firsts = Counter(entry.get("first_stage_name") for entry in entries)
+    by_bm25 = sum(entry.get("first_stage_name") == BM25 for entry in entries)
     sampled = sum(entry.get("sampled_from") is not None for entry in entries)
     trained = sum(bool(entry.get("trained_on")) for entry in entries)
     told = {
         f"{sampled} of {len(entries)} on a sample of the queries": sampled,
         f"{trained} of {len(entries)} on queries that the model was trained on": trained,
-        f"{firsts[BM25]} of {len(entries)} after BM25, the others after runs": 0
-        < firsts[BM25]
-        < len(entries),
+        f"{by_bm25} of {len(entries)} after BM25, the others after runs": 0 < by_bm25 < len(entries),
     }
     return [sentence for sentence, holds in told.items() if holds]
 
