@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import flax.linen as nn
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from prorank_jax.config import MeshOptions
@@ -61,7 +62,18 @@ def make_mesh(options: MeshOptions, devices: Sequence[jax.Device] | None = None)
         raise ValueError(
             f"mesh={tuple(sizes)}: the sizes must multiply to the {len(devices)} devices there are"
         )
-    return Mesh(np.asarray(devices).reshape(sizes), MESH_AXES)
+    return Mesh(_neighbours_on_links(devices, sizes), MESH_AXES)
+
+
+def _neighbours_on_links(devices: Sequence[jax.Device], sizes: Sequence[int]) -> np.ndarray:
+    """The devices of a TPU slice so that those next to each other on an axis are linked, the last axis first.
+
+    jax lists them by process; from one to the next of that list it may be several hops.
+    """
+    is_slice = devices[0].platform == "tpu" and len({getattr(one, "slice_index", 0) for one in devices}) == 1
+    if is_slice and len(devices) > 1:
+        return mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+    return np.asarray(devices).reshape(sizes)
 
 
 def check_batch_size(name: str, batch_size: int, mesh: Mesh) -> None:

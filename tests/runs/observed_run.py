@@ -2,12 +2,16 @@
 
 Run as a script: `observed_run.py RECORD_FILE LAUNCHER_ARGUMENT... [--then LAUNCHER_ARGUMENT...]...`. Each
 command begins where the one before ended, and the process exits with the last one's code.
+
+`OBSERVED_RUN_ORDER` in the environment has the devices in another order than jax's, as JSON: on a slice of
+TPUs they follow the links, and those of a process need not stand together.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,6 +19,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 THEN, ENDED = "--then", "the command ended with"
+ORDER = "OBSERVED_RUN_ORDER"
 HEARTBEAT_SECONDS = 15  # a test that kills a process need not wait for a minute
 
 
@@ -31,16 +36,21 @@ def main(record_file: str, arguments: list[str]) -> int:
     has_peers = join()
     launcher.join_peers = lambda: has_peers
 
-    from prorank_jax import run_report, train
+    import jax
 
-    put_batch = train.put_batch
+    from prorank_jax import run_report, setup, training_loop
+
+    put_batch = training_loop.put_batch
 
     def watched(batch: Any, mesh: Any) -> Any:
         with Path(record_file).open("a") as file:
             file.write(json.dumps(batch.examples.tolist()) + "\n")
         return put_batch(batch, mesh)
 
-    train.put_batch = watched
+    training_loop.put_batch = watched
+    if order := os.environ.get(ORDER):
+        plain = setup.make_mesh
+        setup.make_mesh = lambda options: plain(options, [jax.devices()[i] for i in json.loads(order)])
     run_report.measured_matmul_flops = lambda _: 1e12
     code = 0
     for command in commands(arguments):

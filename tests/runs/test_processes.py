@@ -37,7 +37,7 @@ from tests.cpu.rough_pictures import drawing_roughly
 from tests.cpu.shared_programs import sharing_programs
 from tests.cpu.tiny_run import write_collection, write_model_folder
 from tests.runs import scored_pairs
-from tests.runs.observed_run import ENDED
+from tests.runs.observed_run import ENDED, ORDER
 from tests.runs.several import STEPS, Processes, run_together, shared_fields, start, wait_for
 from tests.runs.test_train import SPEEDS, at_step
 
@@ -189,6 +189,20 @@ def test_stage_2_in_two_processes_is_stage_2_in_one(workshop, tmp_path):
     assert ended.codes == [0, 0], ended.said
     assert fed_by(tmp_path / "records", 2) == expected
     assert_same_run(tmp_path / "two", tmp_path / "alone")
+
+
+@pytest.mark.slow
+def test_the_devices_of_a_process_need_not_stand_together(workshop, alone, tmp_path):
+    """As on eight chips in a ring over two hosts: the rows of one are then the first three and the last."""
+    ring = (0, 1, 2, 4, 5, 6, 7, 3)
+    fields = shared_fields(workshop, str(tmp_path / "ring"))
+    environments = [{ORDER: json.dumps(ring)}] * 2
+    ended = Processes([fields] * 2, tmp_path / "records", environments).end()
+    assert ended.codes == [0, 0], ended.said
+    folder, expected = alone
+    for step, rows in zip(fed_by(tmp_path / "records", 2), expected, strict=True):
+        assert step == [*rows[:3], rows[7], *rows[3:7]]
+    assert_same_run(tmp_path / "ring", folder)
 
 
 @pytest.mark.slow

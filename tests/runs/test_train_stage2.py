@@ -17,7 +17,6 @@ from rich.console import Console
 
 import prorank_jax.run_report
 import prorank_jax.setup
-import prorank_jax.train
 from prorank_jax.config import MeshOptions
 from prorank_jax.config_files import load_config
 from prorank_jax.metrics_log import METRICS_FILE, MetricsLog, read_lines
