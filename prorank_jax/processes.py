@@ -26,6 +26,8 @@ from prorank_jax.storage_faults import OutOfReachError, with_remedy
 
 # One process may build examples for long while the others wait for it.
 PATIENCE_SECONDS = 2 * 3600
+# As libtpu reads it: the four chips of a worker, and no other worker to wait for.
+OWN_CHIPS_ONLY = "TPU_PROCESS_BOUNDS=1,1,1 TPU_CHIPS_PER_PROCESS_BOUNDS=2,2,1 TPU_VISIBLE_CHIPS=0,1,2,3"
 _TOLD_CHARACTERS = 2000
 _BAD_INPUT, _OUTAGE, _FAULT = "bad input", "outage", "fault"
 _AGREED = {_BAD_INPUT: AgreedError, _OUTAGE: AgreedOutageError, _FAULT: AgreedFaultError}
@@ -46,8 +48,9 @@ def has_peers() -> bool:
     count = jax.process_count()
     if count > 1 and not jax.distributed.is_initialized():
         raise ValueError(
-            f"jax sees {count} processes, which have not met; start them with launch/tpu_pod.sh, or for each "
-            f"set {COORDINATOR}=HOST:PORT of process 0, {PROCESSES}={count} and {PROCESS} (from 0)"
+            f"jax sees {count} processes, which have not met; to train, start them with "
+            f"launch/tpu_pod.sh, or for each set {COORDINATOR}=HOST:PORT of process 0, {PROCESSES}={count} "
+            f"and {PROCESS} (from 0); for anything else, run one of them, with {OWN_CHIPS_ONLY}"
         )
     return count > 1
 

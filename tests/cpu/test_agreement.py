@@ -16,6 +16,7 @@ from jax.experimental import multihost_utils
 import prorank_jax.processes
 from prorank_jax.command_line import run_command
 from prorank_jax.config import RunConfig
+from prorank_jax.pretrained import open_pretrained
 from prorank_jax.processes import check_same_job, gather_texts, succeed_together
 from prorank_jax.storage_faults import OutOfReachError, UnfetchedError
 
@@ -127,7 +128,13 @@ def test_the_rest_ends_as_it_does_in_a_process_alone(error, code, said, capsys):
 
 
 @pytest.mark.parametrize(
-    "act", [lambda: gather_texts(""), lambda: end_together(None), lambda: check_same_job(RunConfig())]
+    "act",
+    [
+        lambda: gather_texts(""),
+        lambda: end_together(None),
+        lambda: check_same_job(RunConfig()),
+        lambda: open_pretrained("a/model"),
+    ],
 )
 def test_processes_that_have_not_met_are_told_how_to(act, monkeypatch, capsys):
     monkeypatch.setattr(jax, "process_count", lambda: 4)
@@ -136,5 +143,11 @@ def test_processes_that_have_not_met_are_told_how_to(act, monkeypatch, capsys):
     assert said.startswith("error: jax sees 4 processes, which have not met")
     assert all(
         part in said
-        for part in ("JAX_COORDINATOR_ADDRESS=", "JAX_NUM_PROCESSES=4", "JAX_PROCESS_ID", "launch/tpu_pod.sh")
+        for part in (
+            "JAX_COORDINATOR_ADDRESS=",
+            "JAX_NUM_PROCESSES=4",
+            "JAX_PROCESS_ID",
+            "launch/tpu_pod.sh",
+            "TPU_VISIBLE_CHIPS=0",
+        )
     )
