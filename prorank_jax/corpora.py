@@ -16,7 +16,7 @@ from prorank_jax.embedding_jsonl import read_embedding_groups
 from prorank_jax.irds import read_ir_dataset, read_ir_queries
 from prorank_jax.judgements import judgements_of
 from prorank_jax.local_sources import local_source
-from prorank_jax.named_files import hash_file, teacher_file
+from prorank_jax.named_files import hash_file
 from prorank_jax.negatives import index_documents, make_groups, with_mined_negatives
 from prorank_jax.negatives_run import read_negatives_run
 from prorank_jax.pseudo_queries import make_pseudo_groups
@@ -28,7 +28,8 @@ from prorank_jax.source_names import (
     SourceFields,
     names_embedding_file,
 )
-from prorank_jax.teacher_scores import add_teacher_candidates, read_teacher_scores
+from prorank_jax.teacher_run import read_teacher
+from prorank_jax.teacher_scores import add_teacher_candidates
 from prorank_jax.types import RankingGroup
 
 __all__ = [
@@ -161,8 +162,11 @@ def load_groups(
         ranked = read_negatives_run(options, collection)
         index = index_documents(collection) if options.pseudo_queries else None  # once for both
         groups = make_groups(collection, options, seed, index, ranked)
-        judged = _add_teacher(groups, collection, options)
-        return judged + make_pseudo_groups(collection, options, seed, index, choice.held_out)
+        scores = read_teacher(options, lambda: source_fingerprint(source, split, fields))
+        if scores is not None:
+            depth, relevant_grade = options.teacher_depth, options.relevant_grade
+            groups = add_teacher_candidates(groups, scores, collection, depth, relevant_grade)
+        return groups + make_pseudo_groups(collection, options, seed, index, choice.held_out)
     _check_file_options(source, options)
     groups = read_embedding_groups(Path(source), split, seed, fields, tell=True)
     kept = [group for group in groups if any(candidate.grade >= 1 for candidate in group.candidates)]
@@ -199,17 +203,17 @@ def _check_file_options(source: str, options: DataOptions) -> None:
 
 
 def check_teacher(source: str, options: DataOptions) -> None:
-    """Refuses a teacher's scores, or a grade, that `load_groups` would refuse; looks at no documents.
+    """Refuses a teacher's scores, or a grade, that `load_groups` would refuse; looks into no documents.
 
     Raises:
-        ValueError: no such file of scores, a flaw in it, or options that the source cannot follow.
+        ValueError: no such file of scores, a flaw in it, scores of other texts, or options that the source
+            cannot follow.
     """
-    file = teacher_file(options)
     source = local_source(source)
     if _is_embedding_file(source):
         _check_file_options(source, options)
-    elif file is not None:
-        read_teacher_scores(file)
+    else:
+        read_teacher(options, lambda: source_fingerprint(source, options.split))
 
 
 def has_own_scores(source: str, split: str) -> bool:
@@ -224,17 +228,6 @@ def has_own_scores(source: str, split: str) -> bool:
         for group in read_embedding_groups(Path(source), split)
         for candidate in group.candidates
     )
-
-
-def _add_teacher(
-    groups: list[RankingGroup], collection: Collection, options: DataOptions
-) -> list[RankingGroup]:
-    file = teacher_file(options)
-    if file is None:
-        return groups
-    scores = read_teacher_scores(file)
-    depth, relevant_grade = options.teacher_depth, options.relevant_grade
-    return add_teacher_candidates(groups, scores, collection, depth, relevant_grade)
 
 
 def source_fingerprint(source: str, split: str, fields: SourceFields = TRAINED_ON) -> dict[str, str]:

@@ -44,7 +44,8 @@ class DataOptions:
     pseudo_queries: int = 0
     """Queries made from documents of the collection, beside the judged ones; see `pseudo_queries`."""
     teacher_scores: str = ""
-    """A TREC run, or a TSV of query id, document id and score: a teacher's scores, for stage 2."""
+    """A teacher's scores, for stage 2: the scores.jsonl of an evaluation, a TREC run, or a TSV of query id,
+    document id and score."""
     teacher_depth: int = 0
     """Best documents of the teacher that become candidates though nobody judged them."""
 

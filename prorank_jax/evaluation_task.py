@@ -21,6 +21,7 @@ from prorank_jax.evaluation.fusion_options import DEFAULT_QUERIES
 from prorank_jax.evaluation.fusion_tuning import unmeasured_queries
 from prorank_jax.evaluation.names import PARTS, DatasetName, naming, parse_dataset
 from prorank_jax.evaluation.options import EvaluationOptions
+from prorank_jax.evaluation_scores import WHOLE
 from prorank_jax.local_sources import local_beir_files
 from prorank_jax.source_names import CATALOGUE_PREFIX, DEMO
 from prorank_jax.trec import read_run_of
@@ -57,6 +58,7 @@ class Task:
             "first_stage": self.first_stage.name,
             "first_stage_fingerprint": self.first_stage.fingerprint(),
             "queries": len(self.first_stage.rankings),
+            WHOLE: len(self.first_stage.rankings) - self.first_stage.empty,
         }
 
 

@@ -6,12 +6,13 @@ import dataclasses
 import logging
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from prorank_jax.collection import Collection
+from prorank_jax.evaluation_scores import ScoredPair, header_of, scored_pairs
 from prorank_jax.jsonl import read_lines
 from prorank_jax.messages import name_a_few
 from prorank_jax.negatives import MINED_GRADE, look_relevant
@@ -22,7 +23,7 @@ TeacherScores = Mapping[str, Mapping[str, float]]
 
 FORMATS = (
     "write a TREC run (query id, Q0, document id, rank, score, tag; separated by spaces) "
-    "or a TSV (query id, document id, score; separated by tabs)"
+    "or a TSV (query id, document id, score; separated by tabs), or name an evaluation's scores.jsonl"
 )
 NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 LARGEST = float(np.finfo(np.float32).max)
@@ -42,11 +43,16 @@ def _trec_columns(line: str) -> Columns | None:
     return (columns[0], columns[2], columns[4]) if len(columns) == 6 else None
 
 
-def _recognise(line: str, place: str) -> Callable[[str], Columns | None]:
+def _recognise(path: Path) -> Callable[[str], Columns | None]:
+    number, line = next(read_lines(path), (1, ""))
+    if not line:
+        raise ValueError(f"{path}: holds no scores; {FORMATS}")
     for columns_of in (_tsv_columns, _trec_columns):
         if columns_of(line):
             return columns_of
-    raise ValueError(f"{place}: neither three columns between tabs nor six between spaces; {FORMATS}")
+    raise ValueError(
+        f"{path}, line {number}: neither three columns between tabs nor six between spaces; {FORMATS}"
+    )
 
 
 def _is_header(columns: Columns) -> bool:
@@ -71,30 +77,54 @@ def _to_score(text: str, place: str) -> float:
 
 
 def read_teacher_scores(path: str | Path) -> dict[str, dict[str, float]]:
-    """The scores of a TREC run or of a TSV of query id, document id and score, in the file's order.
+    """The scores of an evaluation, a TREC run, or a TSV of query id, document id and score, in its order.
 
-    Which of the two it is shows in the first line: three columns between tabs, or six between spaces. A TSV
-    may have a header. Of a run only the ids and the score count, not its ranks.
+    Which of them it is shows in the first line: a JSON object, three columns between tabs, or six between
+    spaces. A TSV may have a header. Of a run only the ids and the score count, not its ranks.
 
     Raises:
         ValueError: no such file, no scores in it, or a line that is not UTF-8, has other columns, an empty
-            id, a score that is not finite, or a pair that was there before.
+            id, a score that is not finite, or a pair that was there before; an evaluation that was stopped,
+            or a run whose scores are its ranks.
     """
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"{path}: no such file of teacher scores; {FORMATS}")
-    scores: dict[str, dict[str, float]] = {}
-    columns_of: Callable[[str], Columns | None] | None = None
+    if header_of(path) is not None:
+        return _by_query(path, scored_pairs(path))
+    columns_of = _recognise(path)
+    scores = _by_query(path, _pairs(path, columns_of))
+    if columns_of is _trec_columns:
+        _refuse_ranks(path, scores)
+    return scores
+
+
+def _pairs(path: Path, columns_of: Callable[[str], Columns | None]) -> Iterator[ScoredPair]:
+    is_first = True
     for number, line in read_lines(path):
         place = f"{path}, line {number}"
-        is_first = columns_of is None
-        columns_of = columns_of or _recognise(line, place)
         columns = columns_of(line)
         if columns is None:
             raise ValueError(f"{place}: other columns than the lines before; {FORMATS}")
-        if is_first and columns_of is _tsv_columns and _is_header(columns):
-            continue
-        query, document, score = columns
+        if not (is_first and columns_of is _tsv_columns and _is_header(columns)):
+            yield place, *columns
+        is_first = False
+
+
+def _refuse_ranks(path: Path, scores: TeacherScores) -> None:
+    """Refuses a run in which every query's scores are n, n − 1, … 1, as `trec.write_run` has them."""
+    rows = [sorted(of_query.values()) for of_query in scores.values()]
+    if max(map(len, rows)) > 1 and all(row == list(range(1, len(row) + 1)) for row in rows):
+        raise ValueError(
+            f"{path}: its scores are ranks: they count down to 1 in every query, and losses would learn "
+            "those margins; name the scores.jsonl beside the run of an evaluation, or, if it is ranks that "
+            "you mean, write them as a TSV"
+        )
+
+
+def _by_query(path: Path, pairs: Iterable[ScoredPair]) -> dict[str, dict[str, float]]:
+    scores: dict[str, dict[str, float]] = {}
+    for place, query, document, score in pairs:
         if not query or not document:
             raise ValueError(f"{place}: an empty id; {FORMATS}")
         of_query = scores.setdefault(query, {})

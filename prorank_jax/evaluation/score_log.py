@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from prorank_jax.evaluation_scores import SCORES_FORMAT, WHOLE
 from prorank_jax.run_folder import append_lines, write_text_atomically
 
 SCORES_FILE = "scores.jsonl"
-_FORMAT = 1
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,9 @@ def _read(file: Path, header: Mapping[str, Any]) -> dict[str, QueryScores]:
 def _check_header(file: Path, saved: Any, header: Mapping[str, Any]) -> None:
     if not isinstance(saved, dict) or "format" not in saved:
         raise ValueError(f"{file}, line 1: not the scores of an evaluation; name another output_dir")
-    differences = name_differences(saved, header)
+    # It follows from the first stage, which the header has too.
+    unwritten = {name: header[name] for name in (WHOLE,) if name in header}
+    differences = name_differences({**unwritten, **saved}, header)
     if differences:
         raise ValueError(
             f"{file}: belongs to another evaluation ({differences}); name another output_dir, or repeat that "
@@ -110,7 +112,7 @@ class ScoreLog:
         self._file = file
         self._scored_by = scored_by
         # As JSON reads them back: tuples become lists.
-        self._header = json.loads(json.dumps({"format": _FORMAT, **header}))
+        self._header = json.loads(json.dumps({"format": SCORES_FORMAT, **header}))
         self.done: dict[str, QueryScores] = _read(file, self._header) if file.is_file() else {}
 
     def begin(self, kept: Iterable[str]) -> None:

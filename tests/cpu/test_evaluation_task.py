@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from prorank_jax.evaluation.names import parse_dataset
 from prorank_jax.evaluation.options import EvaluationOptions
+from prorank_jax.evaluation_scores import WHOLE
 from prorank_jax.evaluation_task import prepare_task
 from tests.cpu.data_fixtures import write_beir_folder
 
@@ -21,3 +22,13 @@ def test_scores_are_known_by_the_files_that_the_texts_were_read_from(tmp_path):
     corpus.write_text(corpus.read_text().replace("text number 1", "text number one"))
     assert task.header({})["dataset_fingerprint"] == before
     assert fingerprint() != before
+
+
+def test_the_header_counts_the_queries_that_will_have_scores(tmp_path):
+    folder = write_beir_folder(tmp_path / "one", queries=4, split="test")
+    queries, judgements = folder / "queries.jsonl", folder / "qrels" / "test.tsv"
+    queries.write_text(queries.read_text() + '{"_id": "odd", "text": "zzz"}\n')
+    judgements.write_text(judgements.read_text() + "odd\td0-0\t1\n")
+    task = prepare_task(parse_dataset(str(folder)), 0, EvaluationOptions("model", (str(folder),)))
+    assert task.header({})["queries"] == 5
+    assert task.header({})[WHOLE] == len(task.first_stage.candidates(3)) == 4

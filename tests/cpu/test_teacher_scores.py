@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import random
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from prorank_jax.collection import Collection
@@ -19,6 +20,7 @@ from prorank_jax.teacher_scores import (
     attach_scores,
     read_teacher_scores,
 )
+from prorank_jax.trec import write_run
 from prorank_jax.types import Candidate, Document, RankingGroup
 from tests.cpu.data_fixtures import write_jsonl
 
@@ -63,10 +65,38 @@ def test_trec_run_by_score_not_by_rank(tmp_path: Path) -> None:
 def test_what_was_written_is_read(
     tmp_path_factory: pytest.TempPathFactory, scores: dict[str, dict[str, float]], as_run: bool
 ) -> None:
+    assume(
+        not as_run or any(sorted(row.values()) != [*range(1, len(row) + 1)] for row in scores.values() if row)
+    )
     line = "{0} Q0 {1} 1 {2!r} tag\n" if as_run else "{0}\t{1}\t{2!r}\n"
     pairs = [(query, document, score) for query, row in scores.items() for document, score in row.items()]
     path = _write(tmp_path_factory.mktemp("scores"), "".join(line.format(*pair) for pair in pairs))
     assert read_teacher_scores(path) == {query: row for query, row in scores.items() if row}
+
+
+@given(
+    lengths=st.lists(st.integers(1, 9), min_size=1).filter(lambda lengths: max(lengths) > 1),
+    seed=st.integers(0, 9),
+)
+def test_a_run_of_ranks_is_no_teacher_but_a_tsv_of_them_is_meant(
+    tmp_path_factory: pytest.TempPathFactory, lengths: list[int], seed: int
+) -> None:
+    """Whatever the order of its lines; one score that is no rank makes it a run of scores."""
+    rankings = {f"q{n}": [f"d{i}" for i in range(length)] for n, length in enumerate(lengths)}
+    path = tmp_path_factory.mktemp("run") / "reranked.trec"
+    write_run(path, rankings, "reranked")
+    lines = path.read_text().splitlines()
+    random.Random(seed).shuffle(lines)
+    path.write_text("\n".join(lines))
+    with pytest.raises(ValueError, match=r"reranked\.trec: its scores are ranks"):
+        read_teacher_scores(path)
+    rows = [line.split() for line in lines]
+    path.write_text("".join(f"{row[0]}\t{row[2]}\t{row[4]}\n" for row in rows))
+    ranks = {query: {name: len(row) - i for i, name in enumerate(row)} for query, row in rankings.items()}
+    assert read_teacher_scores(path) == ranks
+    rows[0][4] += ".5"
+    path.write_text("".join(" ".join(row) + "\n" for row in rows))
+    assert read_teacher_scores(path)[rows[0][0]][rows[0][2]] == float(rows[0][4])
 
 
 @pytest.mark.parametrize(

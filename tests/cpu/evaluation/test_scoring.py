@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from prorank_jax.evaluation.first_stage import bm25_first_stage
 from prorank_jax.evaluation.score_log import QueryScores, ScoreLog
 from prorank_jax.evaluation.scoring import rerank, score_candidates, whole_query_chunks
+from prorank_jax.evaluation_scores import WHOLE
 from tests.cpu.evaluation.collections import CountingScorer, chunk_by_chunk, hash_score, small_collection
 
 HEADER = {"model": "m", "top_k": 5, "sizes": (1, 2)}
@@ -186,6 +187,18 @@ def test_the_scores_of_another_evaluation_are_left_alone(header, message, tmp_pa
     with pytest.raises(ValueError, match=message):
         ScoreLog(file, HEADER | header)
     assert file.read_bytes() == before
+
+
+def test_scores_of_a_version_that_counted_no_queries_are_gone_on_with(tmp_path):
+    file = tmp_path / "scores.jsonl"
+    kept = QueryScores(("d",), (1.5,), 0.5)
+    ScoreLog(file, HEADER).begin([])
+    ScoreLog(file, HEADER).add({"q": kept})
+    log = ScoreLog(file, HEADER | {WHOLE: 3})
+    assert log.done == {"q": kept}
+    log.begin(["q"])
+    with pytest.raises(ValueError, match=f"{WHOLE} is 3 there, 4 here"):
+        ScoreLog(file, HEADER | {WHOLE: 4})
 
 
 @pytest.mark.parametrize("line", ["{", "3", '{"query": "q"}', '{"query":"q","documents":["d"],"scores":[]}'])

@@ -1,0 +1,61 @@
+"""The file that a config names for its teacher's scores, and whether they are of the texts to train on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from prorank_jax.config import DataOptions
+from prorank_jax.evaluation_scores import header_of
+from prorank_jax.named_files import teacher_file
+from prorank_jax.source_names import CATALOGUE_PREFIX
+from prorank_jax.teacher_scores import TeacherScores, read_teacher_scores
+
+_log = logging.getLogger(__name__)
+
+
+def read_teacher(options: DataOptions, content: Callable[[], Mapping[str, str]]) -> TeacherScores | None:
+    """The scores of the file that `options` name; None without a teacher.
+
+    Args:
+        content: the fingerprint of what is trained on, as `corpora.source_fingerprint`; asked for only where
+            the file says which texts were scored.
+
+    Raises:
+        ValueError: no such file, a flaw in it, or an evaluation of other texts.
+    """
+    file = teacher_file(options)
+    if file is None:
+        return None
+    scores = read_teacher_scores(file)
+    _check_texts(file, options, content)
+    return scores
+
+
+def _check_texts(file: Path, options: DataOptions, content: Callable[[], Mapping[str, str]]) -> None:
+    header = header_of(file)
+    if header is None:
+        return
+    scored, trained = header["dataset_fingerprint"], content()
+    shared = scored.keys() & trained.keys()
+    if not shared:
+        _log.warning(
+            "data.teacher_scores=%r: scores of %r, and nothing tells whether those are the texts of "
+            "data.source=%r under the same ids",
+            options.teacher_scores,
+            header["dataset"],
+            options.source,
+        )
+    differing = sorted(name for name in shared if _decides_scores(name) and scored[name] != trained[name])
+    if differing:
+        raise ValueError(
+            f"data.teacher_scores={options.teacher_scores!r}: scores of {header['dataset']!r}, of which "
+            f"{' and '.join(differing)} had other content than in data.source={options.source!r}; evaluate "
+            "that, or write the scores of the texts that are the same as a TSV"
+        )
+
+
+def _decides_scores(name: str) -> bool:
+    """Whether texts come from this part of a fingerprint, not judgements or the version of a library."""
+    return not name.endswith(".tsv") and not name.startswith(CATALOGUE_PREFIX)
