@@ -20,7 +20,8 @@ Deviations from textbook GRPO (arXiv 2402.03300):
 9. Of each group, `forced_ends` completions end their turn right after an answer, whatever was sampled.
    SmolLM2 does so by itself once in 1,000 to 150,000 tries, too rarely for any reward to reinforce. They
    count as if sampled (ratio 1 in every update, no importance weight), and change nothing once the policy
-   ends its turns.
+   ends its turns. The k3 estimate, which holds for tokens that were sampled, leaves them out; the exact KL
+   is the same whichever token came.
 10. Log-probabilities are those of the tempered distribution that was sampled from.
 11. The format reward comes in halves (`rewards.answer_reward`): one for an answer that starts with `0` or
    `1`, the other where it also ends there, so that a policy learns the digit before it ends its turns.
@@ -116,12 +117,12 @@ class LossTotals(NamedTuple):
 
     Attributes:
         counted: completion tokens in groups that count in the policy loss, at least 1; float32 scalar.
-        tokens: completion tokens; float32 scalar.
+        compared: completion tokens of the KL term; float32 scalar.
         prompts: B.
     """
 
     counted: jax.Array
-    tokens: jax.Array
+    compared: jax.Array
     prompts: int
 
 
@@ -130,10 +131,17 @@ def _counted(rollout: Rollout, options: GrpoOptions) -> jax.Array:
     return rollout.mask * (~rollout.tied)[:, None, None] if options.mask_tied_groups else rollout.mask
 
 
-def loss_totals(rollout: Rollout, options: GrpoOptions) -> LossTotals:
+def _compared(rollout: Rollout, answers: AnswerTokens, options: GrpoOptions) -> jax.Array:
+    """1 for each completion token of the KL term's average: [B, G, L]."""
+    if options.kl_estimator != "k3":
+        return rollout.mask
+    return rollout.mask * ~was_made_to_end(rollout.tokens, answers, options.forced_ends)
+
+
+def loss_totals(rollout: Rollout, answers: AnswerTokens, options: GrpoOptions) -> LossTotals:
     """The totals of a whole batch; known only once it is sampled and rewarded."""
     counted = jnp.maximum(_counted(rollout, options).sum(), 1.0)
-    return LossTotals(counted, rollout.mask.sum(), rollout.tokens.shape[0])
+    return LossTotals(counted, _compared(rollout, answers, options).sum(), rollout.tokens.shape[0])
 
 
 @jax.named_scope("loss")
@@ -148,12 +156,12 @@ def policy_loss(
     """The loss of one update and its metrics, each a float32 scalar.
 
     Token averages divide by the number of tokens in groups that are not tied (deviations 4 and 6); the
-    KL term averages over all tokens, the entropy bonus over prompts.
+    KL term averages over all tokens (k3 over those that were sampled), the entropy bonus over prompts.
 
     Args:
         totals: of the whole batch where this is a part of it; None: of `rollout`.
     """
-    totals = loss_totals(rollout, options) if totals is None else totals
+    totals = loss_totals(rollout, answers, options) if totals is None else totals
     # Behind its end a completion was sampled after other tokens than are replayed here: such probabilities
     # can be far enough apart for an infinite ratio, and no mask makes 0 of that.
     is_said = rollout.mask > 0
@@ -172,8 +180,10 @@ def policy_loss(
     loss = loss + options.entropy_coefficient * bonus
     kl = jnp.zeros(())
     if reference is not None:
-        per_token = kl_per_token(logits, reference, rollout.tokens, log_probs, options.kl_estimator)
-        kl = (per_token * rollout.mask).sum() / totals.tokens
+        compared = _compared(rollout, answers, options)
+        sampled = jnp.where(compared > 0, log_probs, 0.0)  # as above: no mask makes 0 of an infinite ratio
+        per_token = kl_per_token(logits, reference, rollout.tokens, sampled, options.kl_estimator)
+        kl = (per_token * compared).sum() / totals.compared
         loss = loss + options.kl_coefficient * kl
     metrics = {
         "loss": loss,

@@ -34,7 +34,7 @@ class GrpoOptions:
     kl_coefficient: float = 0.0
     """Weight of the KL term to the initial policy; 0 keeps no reference model at all."""
     kl_estimator: str = "exact"
-    """`exact` over the vocabulary at each answer position, or `k3` on the sampled token."""
+    """`exact` over the vocabulary at each answer position, or `k3` on the sampled token; no forced end."""
     entropy_coefficient: float = 0.2
     """Weight of the pull towards an undecided answer, against policies that give one answer to all."""
     format_weight: float = 0.5

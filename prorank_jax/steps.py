@@ -80,7 +80,7 @@ def make_grpo_step(
     def replayed_update(
         state: TrainState, reference: Policy | None, batch: Batch, rollout: Rollout
     ) -> tuple[TrainState, Metrics]:
-        totals = loss_totals(rollout, options)
+        totals = loss_totals(rollout, answers, options)
 
         def of_part(part: tuple[Batch, Rollout]) -> tuple[Params, Metrics]:
             (_, metrics), gradients = replayed_gradients(

@@ -19,6 +19,7 @@ from prorank_jax.grpo import (
     exact_kl,
     group_advantages,
     k3_estimate,
+    loss_totals,
     policy_loss,
 )
 from prorank_jax.policy_gradient import rollout_metrics
@@ -135,6 +136,86 @@ def test_loss_written_out(estimator):
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
     np.testing.assert_allclose(metrics["kl"], kl, rtol=1e-5)
     assert 0 < metrics["clip_fraction"] < 1
+
+
+def _with_forced_ends(rollout: Rollout) -> Rollout:
+    """Two answers of the first members that were made to end, one of the second's, and one that goes on."""
+    zero, one, end = ANSWERS.zero, ANSWERS.one, ANSWERS.end
+    tokens = rollout.tokens.at[:, 0].set(jnp.array([[one, end], [zero, 9], [zero, end]]))
+    return rollout.replace(tokens=tokens.at[2, 1].set(jnp.array([one, end])), mask=jnp.ones((3, 4, 2)))
+
+
+@pytest.mark.parametrize(
+    ("forced", "left_out"), [(0, []), (1, [(0, 0), (2, 0)]), (2, [(0, 0), (2, 0), (2, 1)])]
+)
+@pytest.mark.parametrize("estimator", ["exact", "k3"])
+def test_k3_is_of_sampled_tokens_and_the_exact_kl_of_all(estimator, forced, left_out):
+    """Values and gradients, written out: nobody drew a forced end from the policy."""
+    logits, reference, rollout = _random_case()
+    rollout = _with_forced_ends(rollout)
+    sampled = np.ones((3, 4, 2))
+    for prompt, member in left_out:
+        sampled[prompt, member, 1] = 0
+
+    def all_log_probs(of):
+        first = jnp.broadcast_to(of.first[:, None, None], (3, 4, 1, 24))
+        return jax.nn.log_softmax(jnp.concatenate([first, of.later], axis=2))
+
+    def plain(logits):
+        log_p, log_q = all_log_probs(logits), all_log_probs(reference)
+        if estimator == "exact":
+            return 0.3 * (jnp.exp(log_p) * (log_p - log_q)).sum(-1).mean()
+        gap = jnp.take_along_axis(log_q - log_p, rollout.tokens[..., None], axis=-1)[..., 0]
+        return 0.3 * ((jnp.exp(gap) - gap - 1) * sampled).sum() / sampled.sum()
+
+    options = GrpoOptions(group_size=4, forced_ends=forced, kl_coefficient=0.3, kl_estimator=estimator)
+
+    def ours(logits):
+        (loss, metrics), (rest, _) = (
+            policy_loss(logits, rollout, ANSWERS, options, given) for given in (reference, None)
+        )
+        return loss - rest, metrics["kl"]
+
+    expected, slopes = jax.jit(jax.value_and_grad(plain))(logits)
+    (value, kl), gradients = jax.jit(jax.value_and_grad(ours, has_aux=True))(logits)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    np.testing.assert_allclose(0.3 * kl, expected, rtol=1e-5)
+    for got, slope in zip(gradients[:2], slopes[:2], strict=True):
+        np.testing.assert_allclose(got, slope, atol=1e-6)
+
+
+def test_parts_of_a_batch_add_up_to_its_k3_though_their_forced_ends_differ():
+    logits, reference, rollout = _random_case()
+    rollout = _with_forced_ends(rollout)
+    options = GrpoOptions(group_size=4, kl_coefficient=0.3, kl_estimator="k3")
+    totals = loss_totals(rollout, ANSWERS, options)
+    whole, metrics = policy_loss(logits, rollout, ANSWERS, options, reference)
+
+    def part(row: int):
+        given = jax.tree.map(lambda leaf: leaf[row : row + 1], (logits, rollout, reference))
+        return policy_loss(given[0], given[1], ANSWERS, options, given[2], totals)
+
+    parts = [part(row) for row in range(3)]
+    np.testing.assert_allclose(sum(loss for loss, _ in parts), whole, rtol=1e-5)
+    np.testing.assert_allclose(sum(of["kl"] for _, of in parts), metrics["kl"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("gap", [-200.0, 200.0])
+def test_a_forced_end_decides_nothing_of_k3_however_unlikely(gap):
+    logits, reference, rollout = _random_case()
+    rollout = _with_forced_ends(rollout)
+    options = GrpoOptions(group_size=4, kl_coefficient=0.3, kl_estimator="k3", entropy_coefficient=0.0)
+    unlikely = reference._replace(later=reference.later.at[0, 0, 0, ANSWERS.end].add(gap))
+
+    def loss(logits, reference):
+        return policy_loss(logits, rollout, ANSWERS, options, reference)[0]
+
+    for ours, theirs in zip(
+        jax.tree.leaves(jax.value_and_grad(loss)(logits, unlikely)),
+        jax.tree.leaves(jax.value_and_grad(loss)(logits, reference)),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 @pytest.mark.parametrize("estimator", ["exact", "k3"])

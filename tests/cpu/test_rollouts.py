@@ -132,7 +132,10 @@ def _plain_loss(params, model, reference, batch: Batch, rollout: Rollout, option
         return loss
     log_q = plain_logits(model, reference, batch.tokens, rollout.tokens) / options.temperature
     kl = _plain_kl(log_p, jax.nn.log_softmax(log_q), rollout.tokens, options.kl_estimator)
-    return loss + options.kl_coefficient * (kl * rollout.mask).sum() / rollout.mask.sum()
+    compared = rollout.mask
+    if options.kl_estimator == "k3":  # of tokens that were sampled
+        compared = compared.at[:, : options.forced_ends, 1:].multiply(~forced)
+    return loss + options.kl_coefficient * (kl * compared).sum() / compared.sum()
 
 
 def _assert_same_loss_and_gradients(ours, plain) -> None:
