@@ -9,7 +9,7 @@ import numpy as np
 from prorank_jax.config import RunConfig
 from prorank_jax.data import ExampleSet
 from prorank_jax.pseudo_queries import PSEUDO_PREFIX
-from prorank_jax.ranking_objective import unread_scores
+from prorank_jax.ranking_objective import small_margins, unread_scores
 from prorank_jax.run_diagnosis import cut_prompts
 from prorank_jax.run_facts import data_facts
 
@@ -23,7 +23,7 @@ def example_notices(config: RunConfig, examples: ExampleSet) -> list[str]:
     said = [_made(examples, facts.queries) if data.pseudo_queries else ""]
     said.append(cut_prompts(facts, MOST_CUT_UNTOLD, shows_key_sentences=data.excerpts == "key_sentences"))
     if config.stage == 2:
-        said.append(unread_scores(config, examples.scores))
+        said += [unread_scores(config, examples.scores), small_margins(config, examples.scores)]
     return [sentence for sentence in said if sentence]
 
 

@@ -89,6 +89,27 @@ def unread_scores(config: RunConfig, scores: np.ndarray) -> str:
     )
 
 
+def small_margins(config: RunConfig, scores: np.ndarray) -> str:
+    """Tells that losses which take a teacher's scores ([n], NaN: none) for logits get probabilities; else "".
+
+    They work, and many teachers give no other scores; but no document can be more than 1 ahead.
+    """
+    weights = parse_losses(config.ranking.losses)
+    readers = [name for name, weight in weights.items() if weight > 0 and LOSSES[name].uses_teacher]
+    known = scores[np.isfinite(scores)]
+    if not readers or not _look_like_probabilities(known):
+        return ""
+    return (
+        f"the teacher's scores go from {known.min():.4g} to {known.max():.4g}, as probabilities do, and are "
+        f"read as logits by {' and '.join(readers)}: no document is more than 1 ahead of another; give the "
+        "teacher's logits, or add pointwise with ranking.soft_labels=teacher"
+    )
+
+
+def _look_like_probabilities(known: np.ndarray) -> bool:
+    return len(known) > 0 and bool(known.min() >= 0 and known.max() <= 1)
+
+
 def make_objective(config: RunConfig, examples: ExampleSet) -> RankingObjective:
     """What stage 2 minimises on these examples.
 
@@ -100,10 +121,16 @@ def make_objective(config: RunConfig, examples: ExampleSet) -> RankingObjective:
     known = examples.scores[np.isfinite(examples.scores)]
     if not len(known):
         _refuse_without_teacher(ranking, weights, examples.name)
-    if ranking.soft_labels == "teacher" and len(known) and not 0 <= known.min() <= known.max() <= 1:
+    if ranking.soft_labels == "teacher" and len(known) and not _look_like_probabilities(known):
         raise ValueError(
             f"ranking.soft_labels='teacher': the teacher's scores go from {known.min():.4g} to "
             f"{known.max():.4g}, not from 0 to 1; choose teacher_logit, or grade"
+        )
+    if ranking.soft_labels == "teacher_logit" and _look_like_probabilities(known):
+        raise ValueError(
+            f"ranking.soft_labels='teacher_logit': the teacher's scores go from {known.min():.4g} to "
+            f"{known.max():.4g}, as probabilities do, and each would be a label of 0.5 or higher; choose "
+            "teacher, or give the teacher's logits"
         )
     options = LossOptions(
         relevant_grade=float(config.data.relevant_grade),

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from prorank_jax.config import DataOptions, RunConfig
+from prorank_jax.config import DataOptions, RankingOptions, RunConfig
 from prorank_jax.data import ExampleSet
 from prorank_jax.example_notices import MOST_CUT_UNTOLD, example_notices
 from prorank_jax.pseudo_queries import PSEUDO_PREFIX
@@ -93,6 +93,14 @@ def test_the_share_of_cut_prompts_is_told_where_it_is_more_than_a_few(excerpts: 
     (said,) = example_notices(config, examples)  # type: ignore[arg-type]
     assert said.startswith(f"{few + 1}% of the prompts fill data.max_length")
     assert ("data.excerpts key_sentences" in said) == (excerpts == "head")
+
+
+def test_a_run_tells_at_its_start_what_its_losses_make_of_a_teachers_probabilities(tmp_path: Path) -> None:
+    console = Console(file=io.StringIO(), width=400)
+    data = DataOptions(source=str(_file(tmp_path, 40)), max_length=96)
+    config = RunConfig(stage=2, data=data, ranking=RankingOptions("margin_mse=1"))
+    open_examples(config, WordRenderer(96), console, tmp_path / "cache", is_leaders=True)
+    assert "data: the teacher's scores go from 1 to 1, as probabilities do" in console.file.getvalue()
 
 
 def test_a_run_tells_at_its_start_what_is_cut_and_which_scores_are_unread(tmp_path: Path) -> None:

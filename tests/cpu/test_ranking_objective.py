@@ -12,7 +12,7 @@ import pytest
 
 from prorank_jax.config_files import load_config
 from prorank_jax.ranking_losses import ListLabels
-from prorank_jax.ranking_objective import check_losses, make_objective, unread_scores
+from prorank_jax.ranking_objective import check_losses, make_objective, small_margins, unread_scores
 
 TAUGHT = {"stage": 2, "data.teacher_scores": "scores.tsv"}
 
@@ -83,6 +83,56 @@ def test_scores_of_a_file_that_no_loss_reads_are_told_not_refused(
         "add margin_mse, listwise_teacher, or pointwise with ranking.soft_labels=teacher or teacher_logit"
     )
     assert unread_scores(config, np.full(3, np.nan, np.float32)) == ""
+
+
+@pytest.mark.parametrize(
+    ("soft_labels", "scores", "is_refused"),
+    [
+        ("teacher_logit", [0.0, 0.5, 1.0], True),
+        ("teacher_logit", [0.25, 0.25, 0.25], True),
+        ("teacher_logit", [-0.1, 0.5, 1.0], False),
+        ("teacher_logit", [0.0, 0.5, 1.1], False),
+        ("teacher", [0.0, 0.5, 1.0], False),
+        ("teacher", [0.0, 0.5, 1.1], True),
+        ("grade", [0.0, 0.5, 1.0], False),
+        ("grade", [0.0, 0.5, 1.1], False),
+    ],
+)
+def test_labels_fit_the_range_of_all_scores(soft_labels: str, scores: list[float], is_refused: bool) -> None:
+    """Sigmoids of probabilities would call every document at least half relevant."""
+    losses = "pointwise=1, margin_mse=1"
+    config = load_config(None, TAUGHT | {"ranking.losses": losses, "ranking.soft_labels": soft_labels})
+    known = np.array([*scores, np.nan], np.float32)
+    examples = SimpleNamespace(name="x", scores=known, grades=np.array([1, 1, 0, 0]))
+    if is_refused:
+        field, span = rf"^ranking\.soft_labels='{soft_labels}'", f"from {scores[0]:g} to {scores[-1]:g}"
+        with pytest.raises(ValueError, match=f"{field}: the teacher's scores go {span}"):
+            make_objective(config, examples)  # type: ignore[arg-type]
+    else:
+        assert make_objective(config, examples)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("losses", "readers"),
+    [
+        ("margin_mse=1", "margin_mse"),
+        ("listwise_teacher=0.5, listwise=1, margin_mse=1", "listwise_teacher and margin_mse"),
+        ("listwise_teacher=0.5, listwise=1, margin_mse=0", "listwise_teacher"),
+        ("listwise=1, margin_mse=0", ""),
+        ("listwise=1, pointwise=1", ""),
+    ],
+)
+def test_probabilities_that_a_loss_takes_for_logits_are_told(losses: str, readers: str) -> None:
+    config = load_config(None, TAUGHT | {"ranking.losses": losses})
+    nan = np.nan
+    said = small_margins(config, np.array([0.25, nan, 1.0], np.float32))
+    if readers:
+        start = "the teacher's scores go from 0.25 to 1, as probabilities do, and are read as logits by"
+        assert said.startswith(f"{start} {readers}: no document")
+    else:
+        assert said == ""
+    for scores in ([0.25, nan, 1.5], [-0.5, 1.0], [nan, nan]):
+        assert small_margins(config, np.array(scores, np.float32)) == ""
 
 
 def test_the_objective_has_the_configs_coefficients_and_labels() -> None:
