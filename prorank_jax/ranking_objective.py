@@ -16,8 +16,8 @@ def check_losses(config: RunConfig) -> dict[str, float]:
     """The weight of each loss of stage 2; refuses what no examples could make work.
 
     Raises:
-        ValueError: an unknown loss, one that lacks a teacher's scores, or documents, a teacher or labels
-            that none reads.
+        ValueError: an unknown loss, one that lacks a teacher's scores, documents, a teacher or labels that
+            none reads, or more borrowed documents than a batch has.
     """
     ranking, data = config.ranking, config.data
     weights = parse_losses(ranking.losses)
@@ -26,6 +26,13 @@ def check_losses(config: RunConfig) -> dict[str, float]:
         raise ValueError(
             f"ranking.in_batch_negatives={ranking.in_batch_negatives}: none of ranking.losses="
             f"{ranking.losses!r} reads them; add {readers}, or set it to 0"
+        )
+    most = (config.train.batch_size - 1) * ranking.list_size
+    if ranking.in_batch_negatives > most:
+        raise ValueError(
+            f"ranking.in_batch_negatives={ranking.in_batch_negatives}: the other lists of a batch have "
+            f"{most} documents at most (train.batch_size={config.train.batch_size}, ranking.list_size="
+            f"{ranking.list_size}); raise train.batch_size, or set it to {most}"
         )
     if not (data.teacher_scores or names_embedding_file(data.source)):
         _refuse_without_teacher(ranking, weights, data.source)

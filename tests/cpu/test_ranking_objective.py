@@ -135,6 +135,23 @@ def test_probabilities_that_a_loss_takes_for_logits_are_told(losses: str, reader
         assert small_margins(config, np.array(scores, np.float32)) == ""
 
 
+@pytest.mark.parametrize(
+    ("lists", "size", "borrowed", "most"),
+    [(1, 8, 1, 0), (1, 8, 4, 0), (2, 4, 4, 4), (2, 4, 5, 4), (3, 2, 5, 4)],
+)
+def test_no_more_documents_are_borrowed_than_the_other_lists_have(
+    lists: int, size: int, borrowed: int, most: int
+) -> None:
+    given = {"stage": 2, "ranking.losses": "info_nce=1", "train.batch_size": lists}
+    config = load_config(None, given | {"ranking.list_size": size, "ranking.in_batch_negatives": borrowed})
+    if borrowed <= most:
+        assert check_losses(config)
+        return
+    told = rf"^ranking\.in_batch_negatives={borrowed}: the other lists of a batch have {most} documents"
+    with pytest.raises(ValueError, match=rf"{told}.*train\.batch_size={lists}.*set it to {most}$"):
+        check_losses(config)
+
+
 def test_the_objective_has_the_configs_coefficients_and_labels() -> None:
     given = TAUGHT | {
         "ranking.losses": "pointwise=1, margin_mse=0.5",
