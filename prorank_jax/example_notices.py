@@ -24,7 +24,7 @@ def example_notices(config: RunConfig, examples: ExampleSet) -> list[str]:
     said.append(cut_prompts(facts, MOST_CUT_UNTOLD, shows_key_sentences=data.excerpts == "key_sentences"))
     if config.stage == 2:
         said += [unread_scores(config, examples.scores), small_margins(config, examples.scores)]
-        said.append(_repeated(config.train.batch_size, facts.queries))
+        said += [_repeated(config.train.batch_size, facts.queries), _borrowed_excerpts(config)]
     return [sentence for sentence in said if sentence]
 
 
@@ -34,6 +34,17 @@ def _repeated(batch_size: int, queries: int) -> str:
     return (
         f"a batch has {batch_size} lists, and there are {queries} queries: it holds some list more than "
         f"once; train.batch_size {queries} or less does not"
+    )
+
+
+def _borrowed_excerpts(config: RunConfig) -> str:
+    """A document is borrowed as it was rendered: its text is not there when a batch is made."""
+    if config.data.excerpts != "key_sentences" or not config.ranking.in_batch_negatives:
+        return ""
+    return (
+        "documents too long for a prompt that ranking.in_batch_negatives borrows show the sentences that "
+        "match their own query, not the borrowing one, and are easier negatives for it; data.excerpts head "
+        "or ranking.in_batch_negatives 0 avoids that"
     )
 
 

@@ -107,6 +107,16 @@ def test_lists_that_a_batch_must_hold_twice_are_told(lists: int, queries: int, i
         assert [sentence.startswith(told) for sentence in said] == [True] * (is_told and stage == 2)
 
 
+@pytest.mark.parametrize("excerpts", ["head", "key_sentences"])
+@pytest.mark.parametrize("borrowed", [0, 2])
+def test_sentences_that_were_chosen_for_another_query_are_told(excerpts: str, borrowed: int) -> None:
+    ranking = RankingOptions(losses="info_nce=1", in_batch_negatives=borrowed)
+    config = RunConfig(stage=2, data=DataOptions(excerpts=excerpts), ranking=ranking)
+    said = example_notices(config, _Examples([1] * 40, []))  # type: ignore[arg-type]
+    assert bool(said) == (borrowed > 0 and excerpts == "key_sentences")
+    assert all("ranking.in_batch_negatives borrows show the sentences" in sentence for sentence in said)
+
+
 def test_a_run_tells_at_its_start_what_its_losses_make_of_a_teachers_probabilities(tmp_path: Path) -> None:
     console = Console(file=io.StringIO(), width=400)
     data = DataOptions(source=str(_file(tmp_path, 40)), max_length=96)
