@@ -8,7 +8,7 @@ from prorank_jax.config import RunConfig
 def smaller_step(config: RunConfig) -> str:
     """The fields that make a step take less memory, with their values, as an order.
 
-    Those that change the result by rounding only come first.
+    Those that change the result by rounding only come first: a run goes on with them.
     """
     same, other = [], [f"data.max_length ({config.data.max_length})"]
     if config.train.accumulation < config.train.batch_size:
@@ -19,8 +19,13 @@ def smaller_step(config: RunConfig) -> str:
         other.append(f"ranking.list_size ({config.ranking.list_size})")
     if not config.lora.rank:
         other.append("what is trained, with lora.rank 16")
-    first = f"{' or '.join(same)}, which costs time only; or " if same else ""
+    first = (
+        f"{' or '.join(same)} in the same command, which costs time only: the run goes on from its last "
+        "checkpoint; or "
+        if same
+        else ""
+    )
     return (
-        f"{first}lower {' or '.join(other)}. Give that a new output_dir; configs/ has settings for a CPU, "
-        "GPUs and TPUs"
+        f"{first}in a new output_dir lower {' or '.join(other)}. configs/ has settings for a CPU, GPUs and "
+        "TPUs"
     )

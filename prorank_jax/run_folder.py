@@ -30,12 +30,17 @@ DATA_FOLDER = "data"
 CHECKPOINTS_FOLDER = "checkpoints"
 TOKENIZER_FOLDER = "tokenizer"
 MODEL_CONFIG_FILE = "model_config.json"
-# What may differ when a run goes on: where it lives, what it shows, and the machine it runs on.
+# What may differ when a run goes on: where it lives, what it shows, and the machine it runs on, with how a
+# step is fitted to that, which changes results by rounding only.
 FREE_FIELDS = (
     "output_dir",
     "train.sample_every",
     "train.max_skipped",
     "train.profile_steps",
+    "train.accumulation",
+    "model.remat",
+    "model.attention",
+    "probe.batch_size",
     "checkpoint.",
     "mesh.",
 )

@@ -19,6 +19,8 @@ from prorank_jax.config import (
     DataOptions,
     GrpoOptions,
     MeshOptions,
+    ModelOptions,
+    ProbeOptions,
     RankingOptions,
     RunConfig,
     TrainOptions,
@@ -60,11 +62,29 @@ def test_what_decides_nothing_may_change(tmp_path):
     other = dataclasses.replace(
         CONFIG,
         output_dir="elsewhere",
-        train=TrainOptions(sample_every=3, max_skipped=9, profile_steps=2),
+        train=TrainOptions(sample_every=3, max_skipped=9, profile_steps=2, accumulation=4),
+        model=ModelOptions(remat="full", attention="splash"),
+        probe=ProbeOptions(batch_size=256),
         checkpoint=CheckpointOptions(every=7, keep=9),
         mesh=MeshOptions(data=2, fsdp=2),
     )
     check_same_run(tmp_path, other)
+
+
+@pytest.mark.parametrize(
+    ("other", "named"),
+    [
+        ({"model": ModelOptions(compute_dtype="bfloat16")}, r"model\.compute_dtype is 'float32' there"),
+        ({"train": TrainOptions(batch_size=64)}, r"train\.batch_size is 16 there, 64 here"),
+        ({"probe": ProbeOptions(examples=64)}, r"probe\.examples is 128 there, 64 here"),
+        ({"probe": ProbeOptions(every=5)}, r"probe\.every is 50 there, 5 here"),
+    ],
+    ids=str,
+)
+def test_what_stands_beside_a_free_field_may_not_change(other, named, tmp_path):
+    write_config(tmp_path, CONFIG)
+    with pytest.raises(ValueError, match=named):
+        check_same_run(tmp_path, dataclasses.replace(CONFIG, **other))
 
 
 @pytest.mark.parametrize("stage", [1, 2])
