@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.text import Text
 
 from prorank_jax.command_line import CommandParser
-from prorank_jax.evaluate import as_named_before, evaluate
+from prorank_jax.evaluate import evaluate
+from prorank_jax.evaluated_model import as_named_before, identity_as_before
 from prorank_jax.evaluation.comparison import (
     check_baseline,
     comparison_table,
@@ -28,7 +29,6 @@ from prorank_jax.evaluation.options import EvaluationOptions, add_options, optio
 from prorank_jax.evaluation.output import METRICS_FILE, QUERIES_FILE, check_known
 from prorank_jax.evaluation_task import prepare, tuning_datasets
 from prorank_jax.messages import say
-from prorank_jax.model_identity import model_identity
 from prorank_jax.model_prompt import open_with_prompts
 from prorank_jax.run_folder import write_json
 
@@ -120,7 +120,7 @@ def _check_models(options: ComparisonOptions) -> None:
         folder = options.output_dir / slug(name)
         try:
             its = as_named_before(dataclasses.replace(given, model=source, output_dir=folder))
-            check_known(folder, {**model_identity(its.model), **its.settings})
+            check_known(folder, {**identity_as_before(its), **its.settings})
             open_with_prompts(
                 source,
                 max_length=given.max_length,

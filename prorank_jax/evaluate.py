@@ -13,6 +13,7 @@ from rich.console import Console
 
 from prorank_jax import __version__
 from prorank_jax.device_memory import naming_memory
+from prorank_jax.evaluated_model import as_named_before, identity_as_before
 from prorank_jax.evaluation.fusion import Fusion
 from prorank_jax.evaluation.fusion_tuning import tune_weight
 from prorank_jax.evaluation.harness import Evaluation, evaluate_collection
@@ -27,7 +28,6 @@ from prorank_jax.evaluation.output import (
     earlier_datasets,
     earlier_sections,
     metrics_content,
-    read_settings,
     write_dataset,
 )
 from prorank_jax.evaluation.page import dataset_section, render_page
@@ -40,7 +40,7 @@ from prorank_jax.evaluation.verdict import verdict
 from prorank_jax.evaluation_task import Prepared, Task, check_split, prepare, tuning_datasets
 from prorank_jax.excerpts import EXCERPT_VERSION
 from prorank_jax.messages import say
-from prorank_jax.model_identity import check_unchanged, known_as, model_identity
+from prorank_jax.model_identity import check_unchanged
 from prorank_jax.processes import code_digest
 from prorank_jax.rendering import useful_processes
 from prorank_jax.reranker import Reranker
@@ -175,12 +175,6 @@ def _this_code_and_devices() -> str:
     return f"prorank-jax {__version__} ({code_digest()}), jax {jax.__version__}, {devices}"
 
 
-def as_named_before(options: EvaluationOptions) -> EvaluationOptions:
-    """The options with the model's name as their folder has it, where both name the same files."""
-    earlier = read_settings(options.folder).get("model")
-    return dataclasses.replace(options, model=known_as(options.model, earlier), output_dir=options.folder)
-
-
 def evaluate(
     options: EvaluationOptions, console: Console | None = None, *, prepared: Prepared | None = None
 ) -> dict[str, Any]:
@@ -205,7 +199,8 @@ def evaluate(
         check_split(dataset)
     tuning = tuning_datasets(options, datasets)
     options = as_named_before(options)
-    identity, splits = model_identity(options.model), training_splits(options.model)
+    identity = identity_as_before(options)
+    splits = training_splits(options.model)
     for line in training_warnings(datasets, tuning, splits):
         say(console, line)
     with only_run_in(options.folder):

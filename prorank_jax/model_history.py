@@ -13,7 +13,7 @@ from typing import Any
 
 from prorank_jax.card_history import NO_CARD, CardHistory, read_card_history
 from prorank_jax.config import RunConfig
-from prorank_jax.model_identity import model_identity, newest_step
+from prorank_jax.model_identity import has_fingerprint, model_identity, newest_step
 from prorank_jax.models.sources import SMOLLM2_SOURCE
 from prorank_jax.pretrained import Pretrained, RunBehind, runs_behind, seen_by_run
 from prorank_jax.run_folder import REPORT_FILE
@@ -153,16 +153,13 @@ def evaluations_of(source: str, evaluations: Sequence[Evaluation]) -> tuple[Eval
     """
     if not any(evaluation.fingerprint for evaluation in evaluations):
         return tuple(evaluations)
-    identity = model_identity(source)
+    step = model_identity(source)["model_step"]
     kept = []
     for evaluation in evaluations:
-        if evaluation.fingerprint in ("", identity["model_fingerprint"]):
+        if not evaluation.fingerprint or has_fingerprint(source, evaluation.fingerprint):
             kept.append(evaluation)
         else:
-            measured, exported = (
-                _named(evaluation.model, evaluation.step),
-                _named(source, identity["model_step"]),
-            )
+            measured, exported = _named(evaluation.model, evaluation.step), _named(source, step)
             _log.warning("an evaluation of %s is left out of the card: this is %s", measured, exported)
     return tuple(kept)
 

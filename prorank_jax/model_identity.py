@@ -15,28 +15,39 @@ from prorank_jax.run_folder import CHECKPOINTS_FOLDER, CONFIG_FILE, MODEL_CONFIG
 from prorank_jax.run_names import is_run_directory, named_step, saved_steps, split_step
 from prorank_jax.storage_faults import is_unfinished
 
-IDENTITY = ("model", "model_step", "model_fingerprint")
+FINGERPRINT = "model_fingerprint"
+IDENTITY = ("model", "model_step", FINGERPRINT)
+_OF_THE_PROMPT = ("system", "instruction", "max_length", "excerpts")
 _SAMPLE_BYTES = 1 << 20
 
 
-def model_identity(source: str) -> dict[str, Any]:
-    """What tells a model from others: its source, a hash of its files, and the step of a run's checkpoint.
+def model_identity(source: str, earlier: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What tells a model from others: its source, a hash of what decides its scores, a run's step.
+
+    Args:
+        earlier: what was written of a model before, by these names. Where an earlier version gave these very
+            files the hash that stands there, that is taken over, so that its work is known again.
 
     Raises:
         ValueError: there is no such model, or a run without a checkpoint or without the one that is named.
     """
     path = resolve_source(source)
     if not is_run_directory(path):
-        return {"model": source, "model_step": None, "model_fingerprint": _fingerprint_of_no_run(path)}
+        return {"model": source, "model_step": None, FINGERPRINT: _fingerprint_of_no_run(path)}
     step = _saved_step(source, path)
-    # The rest of a run directory (logs, data) does not decide a score, and may be written meanwhile.
-    files = [*_files_of_weights(path, step), *path.glob(CONFIG_FILE)]
-    files += _files_of((path / TOKENIZER_FOLDER).glob("*"))
-    return {
-        "model": source,
-        "model_step": step,
-        "model_fingerprint": fingerprint_files(files, path),
-    }
+    fingerprint, before = _fingerprint_of_run(path, step), (earlier or {}).get(FINGERPRINT)
+    if before not in (None, fingerprint) and before == _fingerprint_with_whole_config(path, step):
+        fingerprint = before
+    return {"model": source, "model_step": step, FINGERPRINT: fingerprint}
+
+
+def has_fingerprint(source: str, fingerprint: str) -> bool:
+    """Whether a model's files have a fingerprint, as this version gives it or an earlier one did.
+
+    Raises:
+        ValueError: as `model_identity`.
+    """
+    return model_identity(source, {FINGERPRINT: fingerprint})[FINGERPRINT] == fingerprint
 
 
 def check_unchanged(source: str, before: Mapping[str, Any]) -> None:
@@ -48,7 +59,7 @@ def check_unchanged(source: str, before: Mapping[str, Any]) -> None:
     Raises:
         ValueError: it is another one now.
     """
-    if model_identity(source) != before:
+    if model_identity(source, before) != before:
         raise ValueError(f"model={source!r}: was written to while it was loaded; run this again")
 
 
@@ -66,6 +77,22 @@ def weights_fingerprint(source: str) -> str:
     lora = json.dumps(asdict(read_run_config(path).lora), sort_keys=True)
     weights = fingerprint_files(_files_of_weights(path, _saved_step(source, path)), path)
     return hashlib.sha256(f"{weights}\n{lora}".encode()).hexdigest()
+
+
+def _fingerprint_of_run(run: Path, step: int) -> str:
+    """Of a run's config only low-rank factors and prompt decide a score; the rest may differ when it goes on.
+
+    Nor do its logs and data, which may be written meanwhile.
+    """
+    config = read_run_config(run)
+    decisive = {"lora": asdict(config.lora)} | {name: getattr(config.data, name) for name in _OF_THE_PROMPT}
+    files = fingerprint_files(_files_of_model(run, step), run)
+    return hashlib.sha256(f"{files}\n{json.dumps(decisive, sort_keys=True)}".encode()).hexdigest()
+
+
+def _fingerprint_with_whole_config(run: Path, step: int) -> str:
+    """As earlier versions gave it."""
+    return fingerprint_files([*_files_of_model(run, step), *run.glob(CONFIG_FILE)], run)
 
 
 def _fingerprint_of_no_run(path: Path) -> str:
@@ -87,6 +114,10 @@ def _saved_step(source: str, run: Path) -> int:
 def _files_of_weights(run: Path, step: int) -> list[Path]:
     files = _files_of((run / CHECKPOINTS_FOLDER / str(step)).rglob("*"))
     return [*files, *run.glob(MODEL_CONFIG_FILE)]
+
+
+def _files_of_model(run: Path, step: int) -> list[Path]:
+    return [*_files_of_weights(run, step), *_files_of((run / TOKENIZER_FOLDER).glob("*"))]
 
 
 def _files_of(paths: Iterable[Path]) -> list[Path]:

@@ -77,11 +77,12 @@ def _check_folder(output_dir: Path, settings: Mapping[str, Any]) -> None:
 
 def _settings(config: RunConfig, output_dir: Path) -> dict[str, Any]:
     """What tells a probe from others, as JSON values."""
-    source = known_as(config.model.source, read_settings(output_dir, SETTINGS_FILE).get("model"))
+    earlier = read_settings(output_dir, SETTINGS_FILE)
+    source = known_as(config.model.source, earlier.get("model"))
     decisive = {
         name: value for name, value in flatten(config_to_dict(config)).items() if name.startswith(_DECISIVE)
     }
-    return json.loads(json.dumps(model_identity(source) | decisive))
+    return json.loads(json.dumps(model_identity(source, earlier) | decisive))
 
 
 def _probe(

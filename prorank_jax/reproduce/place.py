@@ -12,7 +12,7 @@ from prorank_jax.config import DataOptions
 from prorank_jax.config_files import config_to_dict, default_fields, flatten
 from prorank_jax.corpora import source_fingerprint
 from prorank_jax.evaluation.output import check_owner, read_settings
-from prorank_jax.model_identity import known_as, model_identity
+from prorank_jax.model_identity import FINGERPRINT, known_as, model_identity
 from prorank_jax.model_prompt import open_with_prompts
 from prorank_jax.reproduce.options import ReproduceOptions
 from prorank_jax.reproduce.plan import RUN_FOLDER, Entry, Plan
@@ -22,7 +22,6 @@ from prorank_jax.run_folder import CONFIG_FILE, check_same_run, write_json
 from prorank_jax.source_names import SourceFields
 
 SETTINGS_FILE = "reproduce.json"
-FINGERPRINT = "model_fingerprint"
 # Of the probe's config, what decides its prompts and answers; folders of earlier versions lack the last two.
 _PROBE_FIELDS = ("data.", "train.seed", "probe.examples", "grpo.max_new_tokens")
 _PROBE_COMPUTES = ("model.compute_dtype", "model.attention")
@@ -34,10 +33,11 @@ def as_named_before(options: ReproduceOptions) -> ReproduceOptions:
     return dataclasses.replace(options, model=known_as(options.model, earlier))
 
 
-def _fingerprint(model: str) -> str | None:
-    """None: it is not here (any more), which a finished ablation can do without."""
+def _fingerprint(options: ReproduceOptions) -> str | None:
+    """None: the model is not here (any more), which a finished ablation can do without."""
+    earlier = read_settings(options.output_dir, SETTINGS_FILE)
     try:
-        return str(model_identity(model)[FINGERPRINT])
+        return str(model_identity(options.model, earlier)[FINGERPRINT])
     except ValueError:
         return None
 
@@ -48,7 +48,7 @@ def shared_settings(options: ReproduceOptions) -> dict[str, Any]:
     splits = {name: options.split(getattr(options, name)) for name in ("train_split", "test_split")}
     settings = {
         "model": options.model,
-        FINGERPRINT: _fingerprint(options.model),
+        FINGERPRINT: _fingerprint(options),
         "dataset": options.dataset,
         "train_split": options.train_split,
         "test_split": options.test_split,

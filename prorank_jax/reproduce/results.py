@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 from prorank_jax.evaluation.metrics import MAIN_METRIC
 from prorank_jax.evaluation.significance import as_json, bootstrap_interval, compare
 from prorank_jax.metrics_log import read_lines
+from prorank_jax.model_identity import FINGERPRINT, has_fingerprint
 from prorank_jax.reproduce.plan import Entry, Plan
 from prorank_jax.reproduce.rows import BASE, BOTH, ROWS, TITLES
 
@@ -53,10 +54,10 @@ def read_measured(plan: Plan, entry: Entry) -> Measured | None:
         return None
     probe, metrics = (json.loads(file.read_text(encoding="utf-8")) for file in files)
     ended = [] if entry.row == BASE else [plan.run_config(entry).train.steps]
-    for name, wanted in (("model_fingerprint", []), ("model_step", ended)):
+    for name, wanted in ((FINGERPRINT, []), ("model_step", ended)):
         # An earlier version may not have written the name.
         told = {*wanted, *(content[name] for content in (probe, metrics) if name in content)}
-        if len(told) > 1:
+        if len(told) > 1 and not (name == FINGERPRINT and _are_of(plan.model(entry), told)):
             raise ValueError(
                 f"{entry.title}: its probe and its evaluation are not of one model, trained to its end "
                 f"({name}: {', '.join(sorted(map(str, told)))}); delete {files[0].parent} and "
@@ -68,6 +69,14 @@ def read_measured(plan: Plan, entry: Entry) -> Measured | None:
         for part in ("first_stage", "reranked")
     )
     return Measured(entry, {name: probe[name] for name in (*PROBED, "examples")}, before, after)
+
+
+def _are_of(model: str, fingerprints: Collection[str]) -> bool:
+    """Whether a model has all of them, as where an earlier version gave one; False where it is not there."""
+    try:
+        return all(has_fingerprint(model, one) for one in fingerprints)
+    except ValueError:
+        return False
 
 
 def pool(seeds: Sequence[QueryValues]) -> dict[str, float]:

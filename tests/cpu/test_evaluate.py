@@ -22,10 +22,12 @@ from prorank_jax.corpora import load_collection
 from prorank_jax.evaluate import evaluate
 from prorank_jax.evaluation.options import EvaluationOptions, parse_options
 from prorank_jax.evaluation.page import sections_of
+from prorank_jax.model_identity import model_identity
 from prorank_jax.run_folder import only_run_in
 from prorank_jax.trec import read_run, write_run
 from tests.cpu.data_fixtures import write_beir_folder
 from tests.cpu.evaluation.collections import hash_score
+from tests.cpu.run_like_folder import fingerprint_of_before, write_run_folder
 from tests.cpu.tiny_run import load_launcher
 
 
@@ -340,6 +342,18 @@ def test_another_model_in_the_same_place_is_noticed(workshop, capsys):
     run()
     (workshop / "model" / "model.safetensors").write_bytes(b"WEIGHTS")
     assert "model_fingerprint is" in refusal(capsys, *ARGUMENTS)
+
+
+def test_what_an_earlier_version_scored_of_a_run_is_not_scored_again(workshop, fake):
+    model = write_run_folder(workshop / "run")
+    run("--model", "run")
+    scored, now = fake.scored, model_identity("run")["model_fingerprint"].encode()
+    for file in (workshop / "out").rglob("*.json*"):
+        file.write_bytes(file.read_bytes().replace(now, fingerprint_of_before(model).encode()))
+    before = without_times(workshop / "out")
+    assert run("--model", "run")["model_fingerprint"] == fingerprint_of_before(model)
+    assert fake.scored == scored > 0
+    assert without_times(workshop / "out") == before
 
 
 @pytest.mark.usefixtures("fake")

@@ -6,9 +6,11 @@ import logging
 
 import pytest
 
+from prorank_jax.config import RunConfig
 from prorank_jax.model_history import Evaluation, evaluations_of, read_evaluation
 from prorank_jax.model_identity import model_identity
-from prorank_jax.run_folder import CHECKPOINTS_FOLDER, write_json
+from prorank_jax.run_folder import CHECKPOINTS_FOLDER, write_config, write_json
+from tests.cpu.run_like_folder import STEP, WEIGHTS, fingerprint_of_before, write_run_folder
 
 DATASETS = {"demo": {"first_stage": {"ndcg@10": 0.5}, "reranked": {"ndcg@10": 0.6}}}
 
@@ -27,8 +29,8 @@ def save_checkpoint(run, step: int) -> None:
 def test_an_evaluation_of_an_earlier_checkpoint_is_left_out_and_named(tmp_path, caplog):
     run = tmp_path / "run"
     save_checkpoint(run, 60)
-    for name in ("config.yaml", "model_config.json"):
-        (run / name).write_text(name)
+    write_config(run, RunConfig())
+    (run / "model_config.json").write_text("{}")
     before = evaluated(tmp_path / "before.json", model_identity(str(run)))
     save_checkpoint(run, 120)
     after = evaluated(tmp_path / "after.json", model_identity(str(run)))
@@ -38,6 +40,15 @@ def test_an_evaluation_of_an_earlier_checkpoint_is_left_out_and_named(tmp_path, 
     assert caplog.messages == [
         f"an evaluation of {run} at step 60 is left out of the card: this is {run} at step 120"
     ]
+
+
+def test_an_evaluation_by_an_earlier_version_is_kept_while_it_is_of_these_weights(tmp_path):
+    run = write_run_folder(tmp_path / "run")
+    identity = {"model": str(run), "model_step": STEP, "model_fingerprint": fingerprint_of_before(run)}
+    evaluation = evaluated(tmp_path / "metrics.json", identity)
+    assert evaluations_of(str(run), [evaluation]) == (evaluation,)
+    (run / WEIGHTS).write_text("others")
+    assert evaluations_of(str(run), [evaluation]) == ()
 
 
 def test_an_evaluation_that_does_not_tell_its_weights_is_kept(tmp_path):

@@ -17,6 +17,7 @@ from prorank_jax.config_files import load_config
 from prorank_jax.model_probe import PROBE_FILE, probe_model
 from prorank_jax.probe import ProbeResult
 from prorank_jax.sharding import make_mesh
+from tests.cpu.run_like_folder import WEIGHTS, fingerprint_of_before, write_run_folder
 
 RESULT = ProbeResult(0, 2, 0.5, 0.5, 0.5, 0.5, [0.0, 1.0], [0, 1])
 
@@ -87,3 +88,17 @@ def test_a_probe_taken_before_fields_of_the_data_came_had_their_defaults(model, 
         probe(model, **{"data.negatives_from": 2})
     assert probe(model) == taken
     assert json.loads(file.read_text()) == settings
+
+
+def test_a_probe_that_an_earlier_version_took_of_a_run_is_known(tmp_path, monkeypatch):
+    monkeypatch.setattr(model_probe, "_probe", lambda *_: RESULT)
+    run = write_run_folder(tmp_path / "run")
+    probe(run)
+    for name in (PROBE_FILE, model_probe.SETTINGS_FILE):
+        file = tmp_path / "out" / name
+        before = json.loads(file.read_text()) | {"model_fingerprint": fingerprint_of_before(run)}
+        file.write_text(json.dumps(before))
+    assert probe(run)["model_fingerprint"] == fingerprint_of_before(run)
+    (run / WEIGHTS).write_text("others")
+    with pytest.raises(ValueError, match="belongs to another probe"):
+        probe(run)

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from prorank_jax.config_files import load_config
 from prorank_jax.launching import Interrupted
+from prorank_jax.model_identity import FINGERPRINT
 from prorank_jax.reproduce import command, place
 from prorank_jax.reproduce.command import reproduce
 from prorank_jax.reproduce.command_line import parse_options
@@ -17,6 +18,7 @@ from prorank_jax.reproduce.plan import Plan
 from prorank_jax.reproduce.rows import BASE, BOTH, STAGE1, STAGE2
 from tests.cpu.disk_order import DiskOrder
 from tests.cpu.reproduce.stand_in_launchers import MODEL_STEPS, PICTURE, StandIns, arguments, work
+from tests.cpu.run_like_folder import WEIGHTS, fingerprint_of_before, write_run_folder
 from tests.cpu.tiny_run import write_model_folder
 
 pytest.importorskip("ranx")
@@ -238,13 +240,33 @@ def test_a_folder_without_a_fingerprint_goes_on_and_gets_one(tmp_path):
     (model / "model.safetensors").write_bytes(b"weights")
     with_model(tmp_path / "out", model)
     saved = json.loads(settings.read_text())
-    del saved[place.FINGERPRINT]
+    del saved[FINGERPRINT]
     settings.write_text(json.dumps(saved))
     assert "whether --model has changed since is not known" in with_model(tmp_path / "out", model)[2]
     assert "is not known" not in with_model(tmp_path / "out", model)[2]
     (model / "model.safetensors").write_bytes(b"WEIGHTS")
     with pytest.raises(ValueError, match="model_fingerprint"):
         with_model(tmp_path / "out", model)
+
+
+def test_an_ablation_of_a_run_that_an_earlier_version_began_goes_on(tmp_path):
+    model, settings = write_run_folder(tmp_path / "model"), tmp_path / "out" / place.SETTINGS_FILE
+    with_model(tmp_path / "out", model)
+    saved = json.loads(settings.read_text()) | {FINGERPRINT: fingerprint_of_before(model)}
+    settings.write_text(json.dumps(saved))
+    assert with_model(tmp_path / "out", model)[0].ran == []
+    assert json.loads(settings.read_text()) == saved
+    (model / WEIGHTS).write_text("others")
+    with pytest.raises(ValueError, match="model_fingerprint is"):
+        with_model(tmp_path / "out", model)
+
+
+def test_how_a_step_is_fitted_to_a_machine_may_change_between_calls_and_what_measures_may_not(tmp_path):
+    out, fitted = tmp_path / "out", ("--train.accumulation", "2", "--model.remat", "full")
+    work(out, "--seeds", "0")
+    assert work(out, "--seeds", "0", *fitted, "--probe.batch_size", "8")[0].ran == []
+    with pytest.raises(ValueError, match=r"\(attention is 'xla' there, 'splash' here"):
+        work(out, "--seeds", "0", "--model.attention", "splash")
 
 
 def commands_in(folder: Path) -> list[str]:

@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from prorank_jax.model_identity import model_identity
+from prorank_jax.pretrained import read_run_config
 from prorank_jax.reproduce.rows import BOTH, STAGE1, STAGE2
 from tests.cpu.reproduce.stand_in_launchers import MODEL_STEPS, work
+from tests.cpu.run_like_folder import fingerprint_of_before, write_run_folder
 
 pytest.importorskip("ranx")
 
@@ -94,3 +97,18 @@ def test_what_was_measured_of_another_model_is_no_row(probed, measured, named, t
     for folder in ("probe", "evaluation"):
         shutil.rmtree(entry / folder)
     assert work(tmp_path / "out", "--seeds", "0", "--only", STAGE1)[0].launchers == MODEL_STEPS
+
+
+def test_a_probe_and_an_evaluation_of_one_model_may_be_of_two_versions(tmp_path):
+    work(tmp_path / "out", "--seeds", "0", "--only", STAGE1)
+    entry = tmp_path / "out" / STAGE1 / "seed0"
+    run = write_run_folder(entry / "run", read_run_config(entry / "run"))
+    now = model_identity(str(run))["model_fingerprint"]
+    told = {"probe/probe.json": fingerprint_of_before(run), "evaluation/metrics.json": now}
+    for file, fingerprint in told.items():
+        content = json.loads((entry / file).read_text()) | {"model_fingerprint": fingerprint}
+        (entry / file).write_text(json.dumps(content))
+    assert work(tmp_path / "out", "--seeds", "0", "--only", STAGE1)[0].ran == []
+    (run / "tokenizer" / "tokenizer.json").write_text("another")
+    with pytest.raises(ValueError, match="are not of one model"):
+        work(tmp_path / "out", "--seeds", "0", "--only", STAGE1)
