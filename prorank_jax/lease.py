@@ -118,7 +118,7 @@ def _refuse_while_held(file: epath.Path, output_dir: str) -> None:
     end = time.monotonic() + WATCH_SECONDS
     while seen is not None and not _is_dead_here(seen) and time.monotonic() < end:
         time.sleep(_LOOK_SECONDS)
-        now = _read_anew(file)
+        now = with_url_errors("output_dir", output_dir, lambda: _read_anew(file))
         if now is None:
             return
         if seen and now and now != seen:

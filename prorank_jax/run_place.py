@@ -32,6 +32,7 @@ from prorank_jax.run_folder import (
     only_run_in,
 )
 from prorank_jax.source_names import is_url
+from prorank_jax.storage_faults import within_reach
 
 WORKING_FOLDERS = "runs"
 _LOOKS, _LOOK_SECONDS = 4, 0.5
@@ -158,7 +159,7 @@ def open_place(config: RunConfig) -> Iterator[RunPlace]:
             folder, remote = _folders(config.output_dir)
             copy = None if remote is None else Copy(folder, remote, config.output_dir)
             if leads():
-                check_same_run(folder if remote is None else remote, config)
+                _check_run(folder, remote, config)
                 held.enter_context(only_run_in(folder))
                 if copy is not None:
                     lease = held.enter_context(only_run_at(copy.remote, config.output_dir))
@@ -181,7 +182,15 @@ def check_place(config: RunConfig) -> None:
         ValueError: they hold another run, or a URL cannot be reached.
     """
     folder, remote = _folders(config.output_dir)
-    check_same_run(folder if remote is None else remote, config)
+    _check_run(folder, remote, config)
+
+
+def _check_run(folder: Path, remote: epath.Path | None, config: RunConfig) -> None:
+    if remote is None:
+        check_same_run(folder, config)
+        return
+    with within_reach(config.output_dir):  # another look at the bucket may fail where the first did not
+        check_same_run(remote, config)
 
 
 def _folders(output_dir: str) -> tuple[Path, epath.Path | None]:

@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import socket
+import ssl
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,8 +43,23 @@ _OF_THE_WAY = re.compile(
 )
 # Clients of networks, whose exceptions of their own are about access; a missing object is FileNotFoundError.
 _CLIENTS = ("aiohttp.", "gcsfs.", "google.api_core.", "google.auth.", "requests.", "urllib3.")
+# What these packages name that tells of a connection; not all of it is a ConnectionError of Python's own.
+_OF_A_CONNECTION = {
+    ("aiohttp", "ClientConnectionError"),
+    ("aiohttp", "ClientPayloadError"),
+    ("google", "TransportError"),
+    *(
+        (package, name)
+        for package in ("httpx", "httpx2")
+        for name in ("NetworkError", "ProxyError", "RemoteProtocolError", "TimeoutException")
+    ),
+    ("requests", "ChunkedEncodingError"),
+    ("requests", "ConnectionError"),
+    ("requests", "Timeout"),
+}
 _TOLD_CHARACTERS = 300
-_SERVER_ERRORS = 500  # HTTP: this and above are the server's own
+# HTTP: a request that came too slowly, or too many of them, and all that is the server's own.
+_PASSING = {408, 429, *range(500, 600)}
 
 
 class OutOfReachError(OSError):
@@ -75,8 +91,22 @@ def obstacle(error: BaseException) -> BaseException | None:
 
 
 def is_outage(error: BaseException) -> bool:
-    """Whether an exception, or a cause of it, tells of a network or a server that fails at present."""
-    return any(_is_of_the_network(seen) for seen in _with_causes(error))
+    """Whether an exception, or a cause of it, tells of a network or a server that fails at present.
+
+    A certificate that is not trusted will not be at the next try either.
+    """
+    told = list(_with_causes(error))
+    is_distrust = any(isinstance(seen, ssl.SSLCertVerificationError) for seen in told)
+    return not is_distrust and any(_is_of_the_network(seen) for seen in told)
+
+
+def http_status(error: BaseException) -> int | None:
+    """The status of the answer that a client of HTTP tells of; None where it tells of none."""
+    response = getattr(error, "response", None)
+    told = [getattr(error, name, None) for name in ("code", "status")]
+    told += [getattr(response, name, None) for name in ("status_code", "status")]
+    numbers = (int(one) for one in told if isinstance(one, int) or (isinstance(one, str) and one.isdecimal()))
+    return next((number for number in numbers if 100 <= number < 600), None)
 
 
 def refusal_of(*errors: BaseException) -> type[ValueError]:
@@ -89,8 +119,8 @@ def _is_of_the_network(error: BaseException) -> bool:
         return True
     if isinstance(error, OSError) and error.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN):
         return True
-    status = getattr(getattr(error, "response", None), "status_code", 0)  # requests and httpx have it there
-    return isinstance(status, int) and status >= _SERVER_ERRORS
+    kinds = {(kind.__module__.partition(".")[0], kind.__name__) for kind in type(error).__mro__}
+    return not kinds.isdisjoint(_OF_A_CONNECTION) or http_status(error) in _PASSING
 
 
 def _with_causes(error: BaseException) -> Iterator[BaseException]:

@@ -203,7 +203,11 @@ steps_told() {
 }
 
 outage_told() {
-  case $(tail -n 20 <<<"$1") in *'out of reach at present'*) echo 'out of reach' ;; esac
+  case $(tail -n 20 <<<"$1") in
+    *'out of reach at present'* | *'cannot be reached'* | *'hub did not give it'* | *'ir_datasets cannot read it'*)
+      echo 'out of reach'
+      ;;
+  esac
 }
 
 # A start gets its pid, and a run that ended lets go of the lock, in a moment; a setup takes longer.

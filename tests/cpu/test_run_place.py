@@ -7,10 +7,12 @@ import re
 from unittest.mock import Mock
 
 import pytest
+import requests
 
 from prorank_jax import run_place
 from prorank_jax.command_line import run_command
 from prorank_jax.config import RunConfig
+from prorank_jax.run_folder import LEASE_FILE
 from prorank_jax.run_place import open_place
 
 
@@ -88,3 +90,24 @@ def test_a_run_that_lost_its_lease_takes_nothing_away(config):
         with pytest.raises(ValueError, match="another run has begun to write there"):
             place.remove(["report.json"])
         assert (place.folder / "report.json").is_file()
+
+
+BUSY = requests.exceptions.ProxyError()  # what gcsfs makes of 502
+
+
+@pytest.mark.parametrize("place", ["check_same_run", "fetch_folder"])
+def test_a_passing_fault_of_the_bucket_at_the_beginning_is_no_bad_input(place, config, capsys, monkeypatch):
+    """A pod's launcher restarts what failed, and gives up what was refused."""
+    monkeypatch.setattr(f"prorank_jax.run_place.{place}", Mock(side_effect=BUSY))
+    assert run_command(lambda: send_a_file(config)) == 1
+    assert re.search("out of reach at present|cannot be reached", capsys.readouterr().err)
+
+
+def test_a_passing_fault_while_a_lease_is_watched_is_no_bad_input(config, tmp_path, capsys, monkeypatch):
+    file = tmp_path / "bucket" / "run" / LEASE_FILE
+    file.parent.mkdir(parents=True)
+    file.write_text("{}")
+    monkeypatch.setattr("prorank_jax.lease._LOOK_SECONDS", 0.01)
+    monkeypatch.setattr("prorank_jax.lease._read_anew", Mock(side_effect=[{"holder": "x"}, BUSY]))
+    assert run_command(lambda: send_a_file(config)) == 1
+    assert "cannot be reached" in capsys.readouterr().err

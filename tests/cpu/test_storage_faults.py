@@ -5,13 +5,19 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import ssl
 import threading
 import time
+import urllib.error
+from email.message import Message
+from http import HTTPStatus
 from pathlib import Path
 from unittest.mock import Mock
 
+import httpx2
 import pytest
 import requests
+from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError
 
 import prorank_jax.metrics_log
@@ -27,6 +33,7 @@ from prorank_jax.storage_faults import (
     is_outage,
     naming_place,
     obstacle,
+    refusal_of,
     storage_fault,
     with_remedy,
     within_reach,
@@ -254,25 +261,116 @@ def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
     assert (order.named, order.too_early) == (1, [])
 
 
+def client_error(module: str, name: str, *bases: type, **told: object) -> Exception:
+    """As a client that is not installed here names its own, which a machine with the extra `gcs` has."""
+    kind = type(name, bases or (Exception,), {"__module__": module})
+    error = kind(name)
+    vars(error).update(told)
+    return error
+
+
+def answered(status: int) -> requests.Response:
+    response = requests.Response()
+    response.status_code = status
+    return response
+
+
+def refused_by_hub(status: int) -> HfHubHTTPError:
+    return HfHubHTTPError(str(status), response=httpx2.Response(status, request=ASKED))
+
+
+ASKED = httpx2.Request("GET", "https://huggingface.co/api/models/a/b")
+AIOHTTP_CONNECTION = type("ClientConnectionError", (Exception,), {"__module__": "aiohttp.client_exceptions"})
+OUTAGES = [
+    ConnectionRefusedError(errno.ECONNREFUSED, "refused"),
+    socket.gaierror(socket.EAI_AGAIN, "no such name at present"),
+    TimeoutError(),
+    OSError(errno.ENETUNREACH, "unreachable"),
+    *(requests.HTTPError(str(status), response=answered(status)) for status in (408, 429, 500, 503)),
+    requests.ConnectionError("Remote end closed connection without response"),
+    requests.exceptions.ProxyError(),  # as gcsfs tells of 502
+    requests.exceptions.SSLError("UNEXPECTED_EOF_WHILE_READING"),
+    requests.exceptions.ChunkedEncodingError("IncompleteRead"),
+    requests.ConnectTimeout("timed out"),
+    requests.ReadTimeout("timed out"),
+    *map(refused_by_hub, (408, 429, 502, 504)),
+    httpx2.ConnectError("no route"),
+    httpx2.ReadTimeout("timed out"),
+    httpx2.RemoteProtocolError("Server disconnected without sending a response."),
+    httpx2.ProxyError("502"),
+    urllib.error.HTTPError("https://x", 503, "busy", Message(), None),
+    *(client_error("gcsfs.retry", "HttpError", code=code) for code in (408, 429, 500, 503, "503")),
+    client_error("aiohttp.client_exceptions", "ClientResponseError", status=429),
+    client_error("aiohttp.client_exceptions", "ServerDisconnectedError", AIOHTTP_CONNECTION),
+    client_error("aiohttp.client_exceptions", "ClientPayloadError"),
+    client_error("google.api_core.exceptions", "ServiceUnavailable", code=HTTPStatus.SERVICE_UNAVAILABLE),
+    client_error("google.auth.exceptions", "TransportError"),
+]
+UNTRUSTED = requests.exceptions.SSLError("certificate verify failed")
+UNTRUSTED.__cause__ = ssl.SSLCertVerificationError(1, "self-signed certificate")
+REFUSALS = [
+    *(requests.HTTPError(str(status), response=answered(status)) for status in (400, 401, 403, 404, 412)),
+    requests.HTTPError("of no answer"),
+    requests.exceptions.InvalidURL("no host"),
+    requests.exceptions.MissingSchema("no scheme"),
+    requests.TooManyRedirects("31"),
+    UNTRUSTED,
+    *map(refused_by_hub, (401, 403, 404)),
+    httpx2.UnsupportedProtocol("ftp"),
+    httpx2.LocalProtocolError("a header with a line end"),
+    urllib.error.HTTPError("https://x", 404, "not there", Message(), None),
+    *(client_error("gcsfs.retry", "HttpError", code=code) for code in (400, 401, 403, 404, None, "403", "")),
+    client_error("aiohttp.client_exceptions", "ClientResponseError", status=403),
+    client_error("aiohttp.client_exceptions", "InvalidURL", ValueError),
+    client_error("google.api_core.exceptions", "Forbidden", code=HTTPStatus.FORBIDDEN),
+    client_error("google.auth.exceptions", "DefaultCredentialsError"),
+    client_error("of.no.network", "ConnectionError"),
+    client_error("of.no.network", "ParseError", code=3),
+    client_error("of.no.network", "Strange", code=lambda: 503, status=None),
+    OSError("Forbidden: b/o"),  # as gcsfs tells of 403
+    FileNotFoundError(errno.ENOENT, "no such file"),
+    ValueError("Bad Request: b/o"),
+    ValueError("stage=3"),
+]
+
+
 @pytest.mark.parametrize(
-    ("error", "tells"),
-    [
-        (ConnectionRefusedError(errno.ECONNREFUSED, "refused"), True),
-        (socket.gaierror(socket.EAI_AGAIN, "no such name at present"), True),
-        (TimeoutError(), True),
-        (OSError(errno.ENETUNREACH, "unreachable"), True),
-        (requests.HTTPError("503", response=Mock(status_code=503)), True),
-        (requests.HTTPError("404", response=Mock(status_code=404)), False),
-        (FileNotFoundError(errno.ENOENT, "no such file"), False),
-        (ValueError("stage=3"), False),
-    ],
-    ids=repr,
+    ("error", "tells"), [(e, True) for e in OUTAGES] + [(e, False) for e in REFUSALS], ids=repr
 )
 def test_what_tells_of_the_network_is_an_outage(error, tells):
     assert is_outage(error) == tells
+    assert refusal_of(KeyError(), error) is (UnfetchedError if tells else ValueError)
     outer = ValueError("cannot be had")
     outer.__cause__ = error
     assert is_outage(outer) == tells
+
+
+def with_their_clients() -> list[tuple[Exception, bool]]:
+    """Of the real clients of buckets, where they are installed."""
+    retry = pytest.importorskip("gcsfs.retry")
+    aiohttp = pytest.importorskip("aiohttp")
+    google = pytest.importorskip("google.api_core.exceptions")
+    key = Mock(ssl=True, host="storage.googleapis.com", port=443)
+    return [
+        *((retry.HttpError({"code": code, "message": "told"}), True) for code in (408, 429, 500, 503)),
+        *((retry.HttpError({"code": code, "message": "told"}), False) for code in (400, 401, 403)),
+        (aiohttp.ClientConnectorError(key, OSError(errno.ECONNREFUSED, "refused")), True),
+        (aiohttp.ServerDisconnectedError(), True),
+        (aiohttp.ServerTimeoutError(), True),
+        (aiohttp.ClientPayloadError("cut off"), True),
+        (aiohttp.ClientResponseError(Mock(), (), status=429), True),
+        (aiohttp.ClientResponseError(Mock(), (), status=403), False),
+        (aiohttp.InvalidURL("x"), False),
+        (google.ServiceUnavailable("busy"), True),
+        (google.TooManyRequests("busy"), True),
+        (google.Forbidden("no"), False),
+        (google.NotFound("no"), False),
+    ]
+
+
+def test_the_clients_of_buckets_tell_of_outages_as_their_stand_ins_do():
+    for error, tells in with_their_clients():
+        assert is_outage(error) == tells, repr(error)
 
 
 def test_what_could_not_be_fetched_may_be_there_at_the_next_try(capsys):
