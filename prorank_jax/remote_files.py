@@ -12,6 +12,7 @@ import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from http import HTTPStatus
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,6 +22,7 @@ from etils.epath.backend import fsspec_backend  # its instance of a client, not 
 from prorank_jax.messages import install_extra
 from prorank_jax.storage_faults import (
     OutOfReachError,
+    http_status,
     is_left_behind,
     is_unfinished,
     refusal_of,
@@ -71,6 +73,40 @@ def forget_listings(path: epath.Path) -> None:
         fsspec_backend.fs(path).invalidate_cache()
 
 
+def check_bucket(field: str, url: str) -> None:
+    """Refuses a bucket that cannot be asked for its own description, as Orbax asks for it.
+
+    Orbax does so where checkpoints are there to list or to delete: without the permission a run would begin
+    well, and not go on.
+
+    Args:
+        field: of the config, for messages.
+        url: `gs://BUCKET/PATH`.
+
+    Raises:
+        ValueError: the permission is lacking, or the bucket cannot be reached; an `UnfetchedError` where the
+            network is at fault.
+    """
+    bucket = url.partition("://")[2].partition("/")[0]
+
+    def ask() -> None:
+        from google.cloud import storage
+
+        storage.Client().get_bucket(bucket)
+
+    try:
+        with_url_errors(field, url, ask)
+    except ValueError as error:
+        cause = error.__cause__
+        if cause is None or http_status(cause) != HTTPStatus.FORBIDDEN:
+            raise
+        raise ValueError(
+            f"{field}={url!r}: these credentials lack storage.buckets.get on gs://{bucket}, without which no "
+            "checkpoint there can be listed or deleted; give them roles/storage.legacyBucketReader, beside "
+            f"roles/storage.objectAdmin ({_reason(cause)})"
+        ) from error
+
+
 def with_url_errors(
     field: str,
     url: str,
@@ -99,7 +135,7 @@ def with_url_errors(
     except Exception as error:  # the clients have exception types of their own
         if here is not None and _is_fault_at(here, error):
             raise
-        reason = (str(error).strip().splitlines() or [""])[0][:300]
+        reason = _reason(error)
         if worked_before and storage_fault(error) is None:
             raise OutOfReachError(
                 f"{field}={url!r}: cannot be reached any more ({type(error).__name__}: {reason}); repeat the "
@@ -109,6 +145,10 @@ def with_url_errors(
             f"{field}={url!r}: cannot be reached ({type(error).__name__}: {reason}); check the name, the "
             "network and the credentials (gcloud auth application-default login)"
         ) from error
+
+
+def _reason(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [""])[0][:300]
 
 
 def _is_fault_at(here: Path, error: Exception) -> bool:

@@ -21,7 +21,15 @@ from prorank_jax.config import RunConfig
 from prorank_jax.lease import Lease, only_run_at
 from prorank_jax.models.sources import cache_folder
 from prorank_jax.processes import gather_texts, leads, succeed_together
-from prorank_jax.remote_files import fetch_folder, open_url, send_file, url_slug, with_url_errors
+from prorank_jax.remote_files import (
+    check_bucket,
+    fetch_folder,
+    has_no_folders,
+    open_url,
+    send_file,
+    url_slug,
+    with_url_errors,
+)
 from prorank_jax.run_folder import (
     CHECKPOINTS_FOLDER,
     DATA_FOLDER,
@@ -198,6 +206,8 @@ def _folders(output_dir: str) -> tuple[Path, epath.Path | None]:
     if not is_url(output_dir):
         return Path(output_dir), None
     remote = open_url("output_dir", output_dir)
+    if has_no_folders(remote):
+        check_bucket("output_dir", output_dir)
     return cache_folder() / WORKING_FOLDERS / url_slug(output_dir), remote
 
 

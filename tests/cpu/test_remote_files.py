@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from unittest.mock import Mock
 
@@ -18,6 +19,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from prorank_jax.command_line import run_command
 from prorank_jax.remote_files import (
+    check_bucket,
     entries_of,
     fetch_file,
     fetch_folder,
@@ -29,6 +31,7 @@ from prorank_jax.remote_files import (
     write_whole,
 )
 from prorank_jax.source_names import is_url
+from prorank_jax.storage_faults import UnfetchedError
 
 
 def test_what_is_a_url():
@@ -59,6 +62,69 @@ def test_a_bucket_without_the_package_says_what_to_install(monkeypatch):
         ValueError, match=r"data.source='gs://bucket/path': needs gcsfs; run pip install -e '.\[gcs\]'"
     ):
         open_url("data.source", "gs://bucket/path")
+
+
+class ClientError(Exception):
+    """As google.api_core.exceptions has them."""
+
+    def __init__(self, code: int, told: str) -> None:
+        super().__init__(f"{code} {told}")
+        self.code = code
+
+
+@pytest.fixture
+def get_bucket(monkeypatch) -> Mock:
+    """Of a client in the place of google.cloud.storage's."""
+    asked = Mock()
+    storage = ModuleType("google.cloud.storage")
+    storage.Client = lambda: Mock(get_bucket=asked)
+    monkeypatch.setitem(sys.modules, "google.cloud.storage", storage)
+    return asked
+
+
+def test_a_bucket_is_asked_for_as_orbax_will_ask(get_bucket):
+    check_bucket("output_dir", "gs://bucket/runs/a")
+    get_bucket.assert_called_once_with("bucket")
+
+
+def test_a_bucket_that_may_not_be_asked_names_the_permission_and_the_roles(get_bucket):
+    told = "GET https://storage.googleapis.com/storage/v1/b/bucket: sa@x does not have access\nmore"
+    get_bucket.side_effect = ClientError(403, told)
+    with pytest.raises(ValueError, match="lack") as caught:
+        check_bucket("output_dir", "gs://bucket/runs/a")
+    assert not isinstance(caught.value, UnfetchedError)
+    assert str(caught.value) == (
+        "output_dir='gs://bucket/runs/a': these credentials lack storage.buckets.get on gs://bucket, without "
+        "which no checkpoint there can be listed or deleted; give them roles/storage.legacyBucketReader, "
+        "beside roles/storage.objectAdmin (403 GET https://storage.googleapis.com/storage/v1/b/bucket: sa@x "
+        "does not have access)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "message"),
+    [
+        (
+            ClientError(404, "The specified bucket does not exist."),
+            ValueError,
+            r"cannot be reached \(.*404 The",
+        ),
+        (ClientError(503, "busy"), UnfetchedError, r"cannot be reached \(.*503 busy"),
+        (OSError("Project was not passed"), ValueError, "Project was not passed"),
+    ],
+)
+def test_a_bucket_that_does_not_answer_lacks_no_permission(error, kind, message, get_bucket):
+    get_bucket.side_effect = error
+    with pytest.raises(ValueError, match=message) as caught:
+        check_bucket("output_dir", "gs://bucket/runs/a")
+    assert type(caught.value) is kind
+    assert "storage.buckets.get" not in str(caught.value)
+
+
+def test_a_bucket_without_its_client_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "google.cloud.storage", None)
+    with pytest.raises(ValueError, match="needs gcsfs; run pip install"):
+        check_bucket("output_dir", "gs://bucket/runs/a")
 
 
 def test_whatever_a_client_raises_is_one_clear_error():

@@ -8,12 +8,13 @@ from unittest.mock import Mock
 
 import pytest
 import requests
+from etils import epath
 
 from prorank_jax import run_place
 from prorank_jax.command_line import run_command
 from prorank_jax.config import RunConfig
 from prorank_jax.run_folder import LEASE_FILE
-from prorank_jax.run_place import open_place
+from prorank_jax.run_place import check_place, open_place
 
 
 @pytest.fixture
@@ -90,6 +91,26 @@ def test_a_run_that_lost_its_lease_takes_nothing_away(config):
         with pytest.raises(ValueError, match="another run has begun to write there"):
             place.remove(["report.json"])
         assert (place.folder / "report.json").is_file()
+
+
+def test_a_bucket_is_asked_for_before_anything_is_written(config, tmp_path, monkeypatch):
+    asked = Mock(side_effect=ValueError("lacks storage.buckets.get"))
+    monkeypatch.setattr(run_place, "check_bucket", asked)
+    with open_place(config):  # at a file:// URL nobody is
+        pass
+    asked.assert_not_called()
+    before = sorted(tmp_path.rglob("*"))
+    url = "gs://bucket/run"
+    monkeypatch.setattr(run_place, "open_url", lambda _, url: epath.Path(url))
+    for use in (
+        open_place(RunConfig(output_dir=url)).__enter__,
+        lambda: check_place(RunConfig(output_dir=url)),
+    ):
+        with pytest.raises(ValueError, match=r"lacks storage\.buckets\.get"):
+            use()
+        asked.assert_called_once_with("output_dir", url)
+        asked.reset_mock()
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 BUSY = requests.exceptions.ProxyError()  # what gcsfs makes of 502
