@@ -20,6 +20,9 @@ STATE=$ROOT/state
 LOG=$ROOT/run.log
 PYTHON_VERSION=3.11 # what requirements.txt is pinned for; the images of v4 to v6e bring 3.10
 COORDINATOR_PORT=${PRORANK_COORDINATOR_PORT:-8482}
+# A mirror that does not answer one worker of many may answer it in a minute.
+INSTALL_TRIES=4
+INSTALL_WAIT_SECONDS=${PRORANK_INSTALL_WAIT_SECONDS:-20}
 START_SECONDS=30
 LOCK_SECONDS=5
 BUSY='busy (setup or start)'
@@ -77,16 +80,28 @@ install() {
   tar -xzf "$archive" -C "$CHECKOUT"
   mv "$files.new" "$files"
   export PATH="$HOME/.local/bin:$PATH"
-  if ! command -v uv >/dev/null; then
-    # Newer images guard the system's Python; a user's own install of one program does not touch it.
-    PIP_BREAK_SYSTEM_PACKAGES=1 python3 -m pip install --user --quiet uv
-  fi
-  if [ ! -x "$VENV/bin/python" ]; then
-    uv venv --quiet --python "$PYTHON_VERSION" "$VENV"
-  fi
-  (cd "$CHECKOUT" && uv pip install --quiet --python "$VENV/bin/python" -r requirements.txt -e '.[tpu,gcs]')
+  local try=1
+  until install_requirements; do
+    [ "$try" -lt "$INSTALL_TRIES" ] || fail "could not install in $INSTALL_TRIES tries; see above"
+    say "could not install (try $try of $INSTALL_TRIES); trying again in $((INSTALL_WAIT_SECONDS * try)) s" >&2
+    sleep $((INSTALL_WAIT_SECONDS * try))
+    try=$((try + 1))
+  done
   touch "$STATE/installed"
   say "installed"
+}
+
+# All that asks the network for something. Called where bash does not stop at a failure by itself.
+install_requirements() {
+  if ! command -v uv >/dev/null; then
+    # Newer images guard the system's Python; a user's own install of one program does not touch it.
+    PIP_BREAK_SYSTEM_PACKAGES=1 python3 -m pip install --user --quiet uv || return 1
+  fi
+  if [ ! -x "$VENV/bin/python" ]; then
+    rm -rf "$VENV" # half of one is refused
+    uv venv --quiet --python "$PYTHON_VERSION" "$VENV" || return 1
+  fi
+  (cd "$CHECKOUT" && uv pip install --quiet --python "$VENV/bin/python" -r requirements.txt -e '.[tpu,gcs]')
 }
 
 # Workers find each other as jax's own cluster detection does; one worker alone has nobody to find.

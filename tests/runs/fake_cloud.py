@@ -74,7 +74,9 @@ class FakeCloud:
             "HOME": str(folder),
             "TMPDIR": str(folder),
             "FAKE_CLOUD": str(self.state),
-            "FAKE_WORKER_ENVIRONMENT": json.dumps(environment or {}),
+            "FAKE_WORKER_ENVIRONMENT": json.dumps(
+                {"PRORANK_INSTALL_WAIT_SECONDS": "0"} | (environment or {})
+            ),
         }
 
     def add_program(self, name: str, command: str) -> None:
@@ -167,6 +169,14 @@ class FakeCloud:
         yield process
         for hold in holds:
             hold.unlink(missing_ok=True)
+
+    def fail_installs(self, worker: int, times: int) -> None:
+        """Has the programs that install on a worker fail the next few times."""
+        (self.home(worker) / "uv_failures").write_text(str(times))
+
+    def installs(self, worker: int) -> int:
+        """How often a worker has asked for the requirements."""
+        return (self.home(worker) / "uv.log").read_text().count("pip install")
 
     def kill(self, worker: int) -> None:
         """SIGKILL to the trainer of one worker."""

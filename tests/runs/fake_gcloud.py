@@ -40,6 +40,12 @@ esac
 UV = """#!/bin/sh
 while [ -e "$HOME/hold_setup" ]; do sleep 0.05; done
 echo "$*" >>"$HOME/uv.log"
+failures=$(cat "$HOME/uv_failures" 2>/dev/null) || failures=0
+if [ "$failures" -gt 0 ]; then
+  echo $((failures - 1)) >"$HOME/uv_failures"
+  echo "error: request failed after 3 retries" >&2
+  exit 2
+fi
 case "$1" in
   venv)
     for folder; do :; done

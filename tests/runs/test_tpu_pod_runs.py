@@ -64,6 +64,17 @@ def test_both_workers_run_know_each_other_and_get_the_arguments_unchanged(pod, s
     assert steps.done() == [3, 3]
 
 
+def test_a_setup_asks_again_for_requirements_and_not_for_ever(pod):
+    before = [pod.installs(worker) for worker in (0, 1)]
+    pod.fail_installs(1, 3)
+    pod.do("setup")
+    assert [pod.installs(worker) for worker in (0, 1)] == [before[0] + 1, before[1] + 4]
+    pod.fail_installs(1, 4)
+    done = pod.try_to("setup")
+    assert done.returncode == 1
+    assert "worker 1: could not install in 4 tries" in done.stderr
+
+
 def test_one_worker_has_no_peers(cloud, steps):
     cloud.set(ACCELERATOR_TYPE="v6e-8")
     cloud.have_pod(accelerator="v6e-8")

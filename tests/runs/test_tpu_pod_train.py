@@ -142,6 +142,16 @@ def test_train_creates_a_pod_again_whose_workers_died_first(cloud, steps, doing,
     assert "is SUSPENDED; restart" in err
 
 
+def test_train_outlives_a_worker_whose_requirements_do_not_come_at_once(cloud, steps):
+    cloud.have_pod()
+    cloud.fail_installs(1, 3)
+    done = cloud.try_to("train", "--poll", "1", *steps.arguments("5"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "worker 1: could not install (try 3 of 4); trying again in 0 s" in done.stderr
+    assert "restart" not in done.stderr
+    assert steps.done() == [5, 5]
+
+
 def test_train_says_what_failed_on_a_pod_that_is_still_there(cloud, steps):
     cloud.have_pod()
     cloud.do("setup")
@@ -149,6 +159,7 @@ def test_train_says_what_failed_on_a_pod_that_is_still_there(cloud, steps):
     (cloud.home(1) / "bin" / "uv").write_text("#!/bin/sh\nexit 7\n")
     done = cloud.try_to("train", "--spot", "--poll", "1", *steps.arguments("5"))
     assert done.returncode == 1
+    assert "worker 1: could not install in 4 tries; see above" in done.stderr
     assert "prorank is there, but could not be set up and started" in done.stderr
     assert cloud.made("delete") == 0
 
