@@ -21,9 +21,9 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from prorank_jax.checkpoint_reading import DamagedCheckpointError, compare_digests, read_items
+from prorank_jax.killed_saves import delete_killed_saves
 from prorank_jax.launching import AgreedOutageError
 from prorank_jax.processes import gather_texts, leads, succeed_together
-from prorank_jax.remote_files import has_no_folders
 from prorank_jax.run_folder import CHECKPOINTS_FOLDER
 from prorank_jax.state_digest import state_digests
 from prorank_jax.storage_faults import check_room, within_reach
@@ -32,7 +32,6 @@ from prorank_jax.types import TrainState
 Result = TypeVar("Result")
 
 DAMAGED = ".damaged"
-UNFINISHED_STEP = ".orbax-checkpoint-tmp"
 # What a checkpoint takes beside its arrays: descriptions, and the ends of many small files.
 SPARE_BYTES = 1 << 20
 _log = logging.getLogger(__name__)
@@ -59,9 +58,10 @@ class Checkpoints:
             enable_async_checkpointing=jax.default_backend() != "cpu",
         )
         self._folder = _absolute(output_dir / CHECKPOINTS_FOLDER)
-        # In a bucket a step without a marker may be a killed save, or one that was copied there.
-        if leads() and not has_no_folders(self._folder):
-            _delete_killed_saves(self._folder)
+        with succeed_together():
+            if leads():
+                with within_reach(self._folder):
+                    delete_killed_saves(self._folder)
         with within_reach(self._folder):
             self._manager = ocp.CheckpointManager(self._folder, options=options)
         logging.getLogger("absl").addFilter(_is_told_once)
@@ -217,15 +217,6 @@ def _is_told_once(record: logging.LogRecord) -> bool:
 
 def _text_digest(content: dict[str, Any]) -> int:
     return zlib.crc32(json.dumps(content, sort_keys=True).encode())
-
-
-def _delete_killed_saves(folder: epath.Path) -> None:
-    """Deletes what Orbax never made whole. It can do so itself, but a fault of that stops its next save."""
-    for unfinished in folder.glob(f"*{UNFINISHED_STEP}*"):
-        try:
-            unfinished.rmtree()
-        except OSError as error:
-            _log.warning("%s: left by a killed save, and cannot be deleted (%s)", unfinished, error)
 
 
 def _absolute(folder: Path | epath.Path) -> epath.Path:

@@ -1,6 +1,7 @@
 """Reading a step of a run's checkpoints, and refusing one that is not what was saved.
 
-This module, `checkpoint` and `checkpoint_params` are the places that know Orbax's checkpoints.
+This module, `checkpoint`, `checkpoint_params` and `killed_saves` are the places that know Orbax's
+checkpoints.
 """
 
 from __future__ import annotations

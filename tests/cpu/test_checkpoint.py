@@ -107,16 +107,6 @@ def test_what_killed_saves_left_is_deleted_and_nothing_else(tmp_path):
     assert sorted(path.name for path in folder.iterdir()) == sorted([*kept, "4"])
 
 
-def test_steps_without_a_marker_are_left_alone_in_a_bucket(tmp_path, monkeypatch):
-    """A run's folder that was copied there has no markers."""
-    monkeypatch.setattr(prorank_jax.checkpoint, "has_no_folders", lambda _: True)
-    left = tmp_path / CHECKPOINTS_FOLDER / "2.orbax-checkpoint-tmp"
-    left.mkdir(parents=True)
-    with Checkpoints(tmp_path, keep=2) as checkpoints:
-        save(checkpoints, 4)
-    assert left.is_dir()
-
-
 def test_a_killed_save_that_cannot_be_deleted_is_told_of_and_stops_nothing(tmp_path, monkeypatch, caplog):
     left = tmp_path / CHECKPOINTS_FOLDER / "2.orbax-checkpoint-tmp"
     left.mkdir(parents=True)
@@ -125,7 +115,7 @@ def test_a_killed_save_that_cannot_be_deleted_is_told_of_and_stops_nothing(tmp_p
     with Checkpoints(tmp_path, keep=2) as checkpoints:
         save(checkpoints, 4)
         assert checkpoints.latest() == 4
-    (told,) = (record.getMessage() for record in caplog.records if record.name == "prorank_jax.checkpoint")
+    (told,) = (record.getMessage() for record in caplog.records if record.name == "prorank_jax.killed_saves")
     assert told.startswith(f"{left}: left by a killed save, and cannot be deleted")
 
 
