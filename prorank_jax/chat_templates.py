@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from prorank_jax.paired_template import own_part
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
@@ -61,10 +63,10 @@ def make_chat_frame(tokenizer: PreTrainedTokenizerFast, system: str = "") -> Cha
 
 
 def is_qwen(tokenizer: PreTrainedTokenizerFast) -> bool:
-    """Whether the tokenizer is of the Qwen family: by its class, its template or its vocabulary."""
+    """Whether the tokenizer is of the Qwen family: by its class, its own template or its vocabulary."""
     return (
         type(tokenizer).__name__.startswith("Qwen")
-        or "created by Alibaba Cloud" in str(tokenizer.chat_template or "")
+        or "created by Alibaba Cloud" in own_part(str(tokenizer.chat_template or ""))
         or tokenizer.get_vocab().get(TURN_END) == _QWEN_TURN_END_ID
     )
 

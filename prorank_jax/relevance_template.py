@@ -22,6 +22,7 @@ from tokenizers import Tokenizer
 from tokenizers.pre_tokenizers import PreTokenizer, Sequence, Split
 
 from prorank_jax.chat_templates import TURN_END, TURN_START, make_chat_frame
+from prorank_jax.paired_template import own_part, paired_template
 from prorank_jax.plain_text import plain_text_tokenizer
 from prorank_jax.prompt_settings import PromptSettings
 from prorank_jax.prompt_template import DOCUMENT_HEAD, INSTRUCTION_HEAD, QUERY_HEAD, SEPARATOR, TASK
@@ -30,21 +31,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 JOINT = "\ufdd0"
-_PAIR_START = "{#- The relevance prompt of a query and a document, by prorank-jax. -#}\n"
-# sentence-transformers gives one text as a message whose content is a list, which few chat formats take.
-_CHAT_START = """\
-{#- The model's own chat format. -#}{% else %}
-{% set plain = namespace(messages=[]) %}
-{% for message in messages %}
-{% set content = message["content"] %}
-{% if content is not string and content is iterable %}
-{% set content = content | selectattr("type", "equalto", "text") | map(attribute="text") | join %}
-{% endif %}
-{% set plain.messages = plain.messages + [dict(message, content=content)] %}
-{% endfor %}
-{% set messages = plain.messages %}
-"""
-_CHAT_END = "{%+ endif %}"
 # A system message of a pair is its instruction: that is where sentence-transformers puts `prompt`.
 _PAIR = """\
 {%- if messages | selectattr("role", "equalto", "query") | list %}
@@ -91,7 +77,6 @@ def with_relevance_template(
         ValueError: the prompt cannot be made with this tokenizer; see `make_chat_frame`.
     """
     frame = make_chat_frame(tokenizer, settings.system)
-    own = _own_template(tokenizer)
     values: dict[str, Any] = {
         "INSTRUCTION": settings.instruction,
         "INSTRUCTION_HEAD": INSTRUCTION_HEAD,
@@ -106,7 +91,7 @@ def with_relevance_template(
     # In one pass: an instruction may well hold a text such as <TASK>.
     pair = re.sub("<([A-Z_]+)>", lambda found: json.dumps(values[found[1]], ensure_ascii=False), _PAIR)
     prepared = copy.deepcopy(tokenizer)
-    prepared.chat_template = _PAIR_START + pair + _CHAT_START + own.removesuffix("\n") + _CHAT_END
+    prepared.chat_template = paired_template(pair, _own_template(tokenizer))
     prepared.model_max_length = settings.max_length
     if prepared.pad_token is None:
         prepared.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(frame.end_token)
@@ -124,10 +109,7 @@ def pair_ids(tokenizer: PreTrainedTokenizerFast, query: str, document: str, **op
 def _own_template(tokenizer: PreTrainedTokenizerFast) -> str:
     """The model's template without ours around it, or one that says what `make_chat_frame` assumes."""
     if tokenizer.chat_template:
-        template = tokenizer.get_chat_template()
-        if template.startswith(_PAIR_START):
-            return template.partition(_CHAT_START)[2].removesuffix(_CHAT_END)
-        return template
+        return own_part(tokenizer.get_chat_template())
     if {TURN_START, TURN_END} <= tokenizer.get_added_vocab().keys():
         return _CHATML
     start = f"{{{{ {json.dumps(tokenizer.bos_token, ensure_ascii=False)} }}}}" if tokenizer.bos_token else ""

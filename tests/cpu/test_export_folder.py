@@ -19,6 +19,8 @@ import pytest
 from tokenizers.normalizers import Lowercase
 
 import prorank_jax.export_folder
+import prorank_jax.reranker
+from prorank_jax.chat_templates import QWEN_SYSTEM
 from prorank_jax.evaluation.options import parse_options
 from prorank_jax.export_folder import SENTENCE_TRANSFORMERS_VERSION, export_folder, generation_config
 from prorank_jax.model_identity import model_identity
@@ -28,6 +30,8 @@ from prorank_jax.pretrained import open_pretrained
 from prorank_jax.prompt_settings import PromptSettings, read_prompt_settings
 from prorank_jax.prompts import AnswerTokens, make_renderer
 from prorank_jax.relevance_template import JOINT, pair_ids
+from prorank_jax.reranker import Reranker
+from prorank_jax.sharding import make_mesh
 from tests.cpu.joining_tokenizer import JOINING_SIZE, write_joining_tokenizer
 from tests.cpu.models.checkpoint_files import assert_bit_equal
 from tests.cpu.tiny import tiny_model
@@ -39,6 +43,12 @@ FILES = {
     *("sentence_bert_config.json", "tokenizer.json", "tokenizer_config.json"),
 }
 SETTINGS = PromptSettings("Judge.", "prefer recent work", 208)
+PAIRS = [("why?", "Because."), ("why?", "A longer text about roots, in which water is stored.")]
+SMALL_CHAT = (
+    "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nI am small.<|im_end|>\n{% endif %}"
+    "{% for message in messages %}<|im_start|>{{ message['role'] + '\n' + message['content'] }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
 
 
 def write_model(folder: Path, family: str = "qwen2", tied: bool = True) -> Path:
@@ -149,6 +159,37 @@ def test_a_tokenizer_that_joins_pieces_gets_no_layout(tmp_path):
     assert "library_name: transformers" in card
     tokenizers = [(folder / "tokenizer.json") for folder in (model, tmp_path / "out")]
     assert read_json(tokenizers[0])["pre_tokenizer"] == read_json(tokenizers[1])["pre_tokenizer"]
+
+
+@pytest.mark.parametrize("turns", [("<|im_start|>", "<|im_end|>"), ("<s>", "</s>")])
+def test_an_export_with_qwens_sentence_is_the_model_it_was(turns, tmp_path, monkeypatch):
+    """Another model trained with that sentence, as mxbai-rerank needs it: its own one must come back."""
+    model, folder = write_model(tmp_path / "model", "llama"), tmp_path / "out"
+    start, end = turns
+    for file in (model / "tokenizer.json", model / "tokenizer_config.json"):
+        file.write_text(file.read_text().replace("<|im_start|>", start).replace("<|im_end|>", end))
+    template = SMALL_CHAT.replace("<|im_start|>", start).replace("<|im_end|>", end)
+    config = read_json(model / "tokenizer_config.json") | {"chat_template": template}
+    (model / "tokenizer_config.json").write_text(json.dumps(config))
+    asked = dataclasses.asdict(PromptSettings(QWEN_SYSTEM, "", 256))
+    (model / "prorank.json").write_text(json.dumps(asked))
+    export_folder(str(model), folder)
+    for system in (QWEN_SYSTEM, "", "Be brief."):
+        ours, theirs = (
+            make_renderer(load_tokenizer(str(each)), **(asked | {"system": system}))
+            for each in (model, folder)
+        )
+        assert theirs.render_batch(PAIRS) == ours.render_batch(PAIRS)
+    monkeypatch.setattr(
+        prorank_jax.reranker, "make_mesh", lambda options: make_mesh(options, jax.devices()[:1])
+    )
+    trained, own = (
+        [Reranker.from_pretrained(each, system=system).predict(PAIRS) for each in (model, folder)]
+        for system in (None, "")
+    )
+    np.testing.assert_array_equal(*trained)
+    np.testing.assert_array_equal(*own)
+    assert np.abs(trained[0] - own[0]).min() > 1e-4
 
 
 def test_bfloat16_is_rounded_to_nearest(tmp_path):

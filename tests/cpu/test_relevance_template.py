@@ -34,6 +34,7 @@ CHAT = [
     {"role": "assistant", "content": "Yes."},
 ]
 CHATML = (
+    "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nI am small.<|im_end|>\n{% endif %}"
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] "
     "+ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
@@ -138,8 +139,23 @@ def test_an_exported_tokenizer_can_be_exported_again(tokenizer):
     assert twice.backend_tokenizer.to_str() == once.backend_tokenizer.to_str()
 
 
+@pytest.mark.parametrize("system", ["", "Be brief.", QWEN_SYSTEM])
+def test_qwens_sentence_makes_no_qwen_of_another_model(prompts, tokenizer, system):
+    """The sentence that a model was trained with is in the template, beside its own chat format."""
+    assert make_chat_frame(prompts.exported, system) == make_chat_frame(tokenizer, system)
+
+
+@pytest.mark.parametrize("system", ["", "Be brief."])
+def test_a_qwen_known_by_its_template_stays_one(tokenizer, system):
+    own = copy.deepcopy(tokenizer)
+    own.chat_template = "{{ '" + QWEN_SYSTEM + "' }}"
+    frame = make_chat_frame(own, system)
+    assert (system or QWEN_SYSTEM) in frame.prefix
+    assert make_chat_frame(with_relevance_template(own, settings("Judge.")), system) == frame
+
+
 @pytest.mark.parametrize("chat_tokens", [True, False])
-@pytest.mark.parametrize("system", ["", "Judge."])
+@pytest.mark.parametrize("system", ["", "Judge.", QWEN_SYSTEM])
 def test_a_model_without_a_template_keeps_its_frame(tokenizer, chat_tokens, system, tmp_path):
     own = copy.deepcopy(tokenizer)
     own.chat_template = None
