@@ -112,7 +112,9 @@ def _introduction(facts: CardFacts) -> str:
     rounded = (
         "Weights are float32, bit for bit those that were exported."
         if facts.dtype == "float32"
-        else f"Weights are rounded to {facts.dtype}: scores differ slightly from those of the trained model."
+        else f"Weights are rounded to {facts.dtype}: scores differ slightly from those of the trained model. "
+        f"The code below computes in float32. In {facts.dtype}, which some libraries choose by themselves, "
+        "logits are rounded too, to steps of 1/16 from 8 on and of 1/8 from 16 on: other scores, many equal."
     )
     stages = facts.history.stages
     trained = f"trained with prorank-jax (stage {', then stage '.join(stages)})" if stages else "not trained"

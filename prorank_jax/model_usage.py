@@ -1,4 +1,7 @@
-"""Code for a model card: how each library scores pairs with an exported model."""
+"""Code for a model card: how each library scores pairs with an exported model, in float32 as prorank-jax.
+
+They are told to: what they choose by themselves depends on library, version, device and the weights' dtype.
+"""
 
 from __future__ import annotations
 
@@ -41,13 +44,14 @@ def transformers_usage(
     instruction = f"{INSTRUCTION_HEAD}{settings.instruction}{SEPARATOR}" if settings.instruction else ""
     return _section(
         "transformers",
-        "The pieces are encoded one by one, as in training (of added tokens that a text spells, see below).",
+        "Needs `transformers>=4.57`. The pieces are encoded one by one, as in training (of added tokens that "
+        "a text spells, see below).",
         f"""\
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained({name!r})
-model = AutoModelForCausalLM.from_pretrained({name!r})
+model = AutoModelForCausalLM.from_pretrained({name!r}, dtype=torch.float32)
 PREFIX = {frame.prefix!r}
 TASK = {TASK!r}
 SUFFIX = {frame.suffix!r}
@@ -92,11 +96,14 @@ def mxbai_usage(name: str, frame: ChatFrame, instruction: str, room: int) -> str
     )
     return _section(
         "mxbai-rerank",
-        f"Needs `mxbai-rerank==0.1.6` and `transformers<5`. {told}",
+        f"Needs `mxbai-rerank==0.1.6` and `transformers<5`. {told} Where flash-attention is installed the "
+        "package takes it, which cannot compute in float32: `sdpa` is torch's own.",
         f"""\
 from mxbai_rerank import MxbaiRerankV2
 
-{chat_format}model = MxbaiRerankV2({name!r}, max_length={room})
+{chat_format}model = MxbaiRerankV2(
+    {name!r}, max_length={room}, torch_dtype="float32", attn_implementation="sdpa"
+)
 queries = ["how do plants store water?"] * 2
 documents = ["Roots store water.", "Paris."]
 scores = model.predict(queries, documents{given})
@@ -114,14 +121,15 @@ def pair_usage(name: str, renders_pairs: bool) -> str:
         )
     return _section(
         "sentence-transformers",
-        "Needs `sentence-transformers>=5.6` (older ones cut the question off behind a long document). Its "
+        "Needs `sentence-transformers>=5.6` (older ones cut the question off behind a long document) and "
+        "`transformers>=4.57`. Its "
         "`prompt` argument is the instruction here. Beyond the longest prompt it cuts the end of the "
         "document; a query longer than three quarters of the room, which prorank-jax cuts first, gets "
         "another score.",
         f"""\
 from sentence_transformers import CrossEncoder
 
-model = CrossEncoder({name!r})
+model = CrossEncoder({name!r}, model_kwargs={{"dtype": "float32"}})
 pairs = [("how do plants store water?", "Roots store water."), ("how do plants store water?", "Paris.")]
 scores = model.predict(pairs)
 print(scores)
@@ -138,7 +146,10 @@ def vllm_usage(
         "classifier_from_token": list(answer_names),
         "method": "from_2_way_softmax",
     }
-    command = f"vllm serve {shlex.quote(name)} --runner pooling --hf-overrides '{json.dumps(overrides)}'"
+    command = (
+        f"vllm serve {shlex.quote(name)} --runner pooling --dtype float32 "
+        f"--hf-overrides '{json.dumps(overrides)}'"
+    )
     template = (
         " The folder's chat template renders a query and a document; vLLM tokenizes the prompt as one text, "
         "so that a text which ends in punctuation or blanks may get other ids than in training, and a "
@@ -148,7 +159,8 @@ def vllm_usage(
     )
     return (
         "### vLLM\n\nNot run when this folder was made; the command follows vLLM's documentation for "
-        "rerankers of this kind. The server answers `/score` and `/rerank` with `sigmoid(score)`."
+        "rerankers of this kind. The server answers `/score` and `/rerank` with `sigmoid(score)`. Without "
+        "`--dtype float32` vLLM computes in 16 bits, which is faster and rounds the scores."
         f"{template} prorank-jax cuts a document so that its prompt has at most {max_length} tokens; vLLM "
         "does not, and may refuse a longer prompt: shorten long documents before you send them."
         f"\n\n```bash\n{command}\n```"

@@ -333,6 +333,23 @@ def test_the_vllm_command_is_json_in_quotes(family):
     assert overrides["classifier_from_token"] == ["0", "1"]
 
 
+def test_each_library_is_told_to_compute_in_float32():
+    sections = model_card("small", facts(dtype="bfloat16")).split("### ")
+    codes = {section.split("\n")[0]: section.split("```")[1] for section in sections if "```" in section}
+    told = {
+        "transformers": "from_pretrained('small', dtype=torch.float32)",
+        "mxbai-rerank": 'torch_dtype="float32"',
+        "sentence-transformers": 'model_kwargs={"dtype": "float32"}',
+        "vLLM": "--dtype float32",
+    }
+    assert {library for library, words in told.items() if words in codes[library]} == set(told)
+
+
+def test_only_rounded_weights_need_the_word_of_rounded_logits():
+    assert "logits are rounded too" in model_card("small", facts(dtype="bfloat16"))
+    assert "logits are rounded" not in model_card("small", facts(dtype="float32"))
+
+
 def test_the_vllm_command_serves_a_model_of_any_name():
     command = model_card("Jo's: a #1", facts()).split("```bash\n")[1].split("\n```")[0]
     assert shlex.split(command, comments=True)[:4] == ["vllm", "serve", "Jo's: a #1", "--runner"]

@@ -5,9 +5,10 @@ It runs in the environment of tests/peers/requirements.txt:
     python tests/peers/export_scores.py FOLDER CASES.json LIBRARY...     prints the scores of each, as JSON
 
 LIBRARY is transformers, sentence-transformers, mxbai-rerank, or `card:` and one of the three, which runs
-the code that the folder's README.md shows for it. Several share a process, for importing one takes longer
-than its scores. CASES holds `pairs` (query and document), `ids` (token
-ids of each prompt), `zero`, `one`, `room`, `prefix` and `suffix`.
+the code that the folder's README.md shows for it, as if with transformers 5 on a GPU: there all three compute
+in the dtype of the weights unless they are told. Several share a process, for importing one takes longer than
+its scores. CASES holds `pairs` (query and document), `ids` (token ids of each prompt), `zero`, `one`, `room`,
+`prefix` and `suffix`.
 """
 
 from __future__ import annotations
@@ -16,8 +17,11 @@ import json
 import os
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 
@@ -50,6 +54,26 @@ def mxbai_scores(folder: str, cases: dict[str, Any]) -> list[float]:
     return model.predict(queries, documents).tolist()
 
 
+@contextmanager
+def dtype_of_the_weights(library: str) -> Iterator[None]:
+    """The default that transformers has from 5 on; mxbai-rerank passes over it on a CPU."""
+    from transformers import PreTrainedModel
+
+    load = PreTrainedModel.from_pretrained.__func__
+
+    def from_pretrained(cls: type, *arguments: Any, **options: Any) -> PreTrainedModel:
+        if options.get("dtype", options.get("torch_dtype")) is None:
+            options["dtype"] = "auto"
+        return load(cls, *arguments, **options)
+
+    with patch.object(PreTrainedModel, "from_pretrained", classmethod(from_pretrained)):
+        if library != "mxbai-rerank":
+            yield
+            return
+        with patch("mxbai_rerank.utils.CPU_INCOMPATIBLE_DTYPE", []):
+            yield
+
+
 def card_scores(folder: str, library: str) -> list[float]:
     """Runs a code block of the model card, in which the model's name is that of the folder."""
     card = Path(folder, "README.md").read_text(encoding="utf-8")
@@ -58,7 +82,8 @@ def card_scores(folder: str, library: str) -> list[float]:
         raise ValueError(f"the card shows no code for {library}")
     os.chdir(Path(folder).parent)
     scope: dict[str, Any] = {"__name__": "card"}
-    exec(compile(found[1], f"{library} in README.md", "exec"), scope)
+    with dtype_of_the_weights(library):
+        exec(compile(found[1], f"{library} in README.md", "exec"), scope)
     return [float(score) for score in scope["scores"]]
 
 

@@ -38,6 +38,7 @@ REAL_PAIRS = (
     ("水を 저장", "Wasser wird in Wurzeln gespeichert. "),
     (QUERY, "Leaves lose water; roots take it up. " * 40),
 )
+CARD_PAIRS = [(QUERY, "Roots store water."), (QUERY, "Paris.")]
 Pairs = list[tuple[str, str]]
 
 
@@ -89,15 +90,20 @@ def our_scores(model: Path | str, folder: Path, pairs: Pairs) -> np.ndarray:
     return Reranker.from_pretrained(str(model), **settings, batch_size=8).predict(pairs, show_progress=False)
 
 
+def write_model(folder: Path, family: str = "qwen2", instruction: str = "") -> None:
+    """A random model with Qwen's system sentence, as the package's own prompt has it."""
+    model, params = tiny_model(family, scale=1.0, vocab_size=JOINING_SIZE, max_positions=512)
+    save_params(params, model.config, folder)
+    write_joining_tokenizer(folder)
+    settings = {"system": QWEN_SYSTEM, "instruction": instruction, "max_length": 256}
+    (folder / "prorank.json").write_text(json.dumps(settings), encoding="utf-8")
+
+
 @pytest.fixture(scope="module", params=("qwen2", "qwen3", "llama"))
 def tiny_export(request, tmp_path_factory) -> tuple[Path, Path]:
     """A random model of each family whose tokenizer joins words as Qwen's does, and its export."""
     root = tmp_path_factory.mktemp(request.param)
-    model, params = tiny_model(request.param, scale=1.0, vocab_size=JOINING_SIZE, max_positions=512)
-    save_params(params, model.config, root / "model")
-    write_joining_tokenizer(root / "model")
-    settings = {"system": QWEN_SYSTEM, "instruction": "prefer recent work", "max_length": 256}
-    (root / "model" / "prorank.json").write_text(json.dumps(settings), encoding="utf-8")
+    write_model(root / "model", request.param, "prefer recent work")
     export_folder(str(root / "model"), root / "export")
     return root / "model", root / "export"
 
@@ -122,13 +128,20 @@ def test_scores_of_random_models(random_scores, library, record_property):
     assert difference <= PARITY, f"seed {seed}"
 
 
+def test_the_code_of_the_card_computes_in_float32_with_rounded_weights(peer_python, tmp_path):
+    write_model(tmp_path / "model")
+    export_folder(str(tmp_path / "model"), tmp_path / "export", dtype="bfloat16")
+    ours = our_scores(tmp_path / "export", tmp_path / "export", CARD_PAIRS)
+    asked = [f"card:{library}" for library in (*LIBRARIES, "mxbai-rerank")]
+    theirs = peer_scores(peer_python, tmp_path / "export", [], asked)
+    differences = {library: float(np.abs(ours - scores).max()) for library, scores in theirs.items()}
+    print(f"ours {ours.round(3).tolist()}, largest differences {differences}")
+    assert max(differences.values()) <= PARITY
+
+
 def test_mxbai_rerank_gives_our_scores(peer_python, tmp_path):
     """With the package's own prompt, and documents cut where it cuts them."""
-    model, params = tiny_model("qwen2", scale=1.0, vocab_size=JOINING_SIZE, max_positions=512)
-    save_params(params, model.config, tmp_path / "model")
-    write_joining_tokenizer(tmp_path / "model")
-    settings = {"system": QWEN_SYSTEM, "instruction": "", "max_length": 256}
-    (tmp_path / "model" / "prorank.json").write_text(json.dumps(settings), encoding="utf-8")
+    write_model(tmp_path / "model")
     export_folder(str(tmp_path / "model"), tmp_path / "export")
     seed = int.from_bytes(os.urandom(4))
     pairs = random_pairs(60, seed, longest_document=60)
@@ -141,10 +154,8 @@ def test_mxbai_rerank_gives_our_scores(peer_python, tmp_path):
 
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_the_code_of_the_card_gives_our_scores(random_scores, tiny_export, library):
-    pairs = [(QUERY, "Roots store water."), (QUERY, "Paris.")]
-    np.testing.assert_allclose(
-        random_scores[-1][f"card:{library}"], our_scores(*tiny_export, pairs), atol=PARITY
-    )
+    ours = our_scores(*tiny_export, CARD_PAIRS)
+    np.testing.assert_allclose(random_scores[-1][f"card:{library}"], ours, atol=PARITY)
 
 
 @pytest.mark.slow
