@@ -67,7 +67,7 @@ def score(query, document):
     query_ids = ids({instruction + QUERY_HEAD!r} + query, plain=True)[: ROOM * 3 // 4]
     middle = query_ids + ids({SEPARATOR!r}) + ids({DOCUMENT_HEAD!r} + document, plain=True)
     prompt = ids(PREFIX) + middle[:ROOM] + ids({SEPARATOR!r}) + ids(TASK) + ids(SUFFIX)
-    logits = model(torch.tensor([prompt])).logits[0, -1]
+    logits = model(torch.tensor([prompt]), logits_to_keep=1).logits[0, -1]
     return float(logits[{answers.one}] - logits[{answers.zero}])
 
 

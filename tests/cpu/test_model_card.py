@@ -345,6 +345,11 @@ def test_each_library_is_told_to_compute_in_float32():
     assert {library for library, words in told.items() if words in codes[library]} == set(told)
 
 
+def test_transformers_projects_the_last_position_alone():
+    """Of a prompt of 8192 tokens the logits of all positions would take gigabytes."""
+    assert "logits_to_keep=1)" in model_card("small", facts())
+
+
 def test_only_rounded_weights_need_the_word_of_rounded_logits():
     assert "logits are rounded too" in model_card("small", facts(dtype="bfloat16"))
     assert "logits are rounded" not in model_card("small", facts(dtype="float32"))
