@@ -39,6 +39,9 @@ _SHORT_PAIR = ("warm up", "word")
 class Reranker:
     """A loaded model that scores (query, document) pairs; may be used from several threads.
 
+    Their batches take turns on the devices. Over several hosts, one thread of each process makes the same
+    calls in the same order.
+
     A score is s = logit("1") − logit("0"), float32, unbounded; higher is more relevant. It depends on
     the pair alone, up to float32 rounding: not on the other pairs, their order or the batch size. On a TPU
     or GPU that takes `JAX_DEFAULT_MATMUL_PRECISION=highest`.

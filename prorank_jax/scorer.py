@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 
 import jax
@@ -28,6 +30,8 @@ from prorank_jax.types import Batch, ListBatch, Params
 RenderWindow = Callable[[Sequence[Pair]], Sequence[Sequence[int] | np.ndarray]]
 # Pairs that are rendered and then batched by length together; the next so many are rendered meanwhile.
 WINDOW = 1024
+# Of all threads together: one that runs, and one that is there when it ends.
+BATCHES_IN_FLIGHT = 2
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,8 @@ def check_scoring(batch_size: int, compute_dtype: str, attention: str, mesh: Mes
 class PairScorer:
     """A model on a mesh that scores pairs; the renderer comes with each call, so prompts may differ.
 
-    Every process of a run over several hosts calls it with the same pairs and gets all scores.
+    Several threads may call it; their batches take turns. Every process of a run over several hosts calls it
+    with the same pairs and gets all scores; there only one thread may, for jax wants the same order in each.
     """
 
     def __init__(
@@ -96,6 +101,8 @@ class PairScorer:
         self._ways = mesh.shape["data"] * mesh.shape["fsdp"]
         self.shapes = make_batch_shapes(max_length, batch_size, self._ways)
         self.compiled_shapes: set[tuple[int, ...]] = set()
+        self._starting = threading.Lock()
+        self._in_flight: deque[jax.Array] = deque()
         self._params = params
         self._mesh = mesh
         self._config = model.config
@@ -149,7 +156,7 @@ class PairScorer:
                 left -= int(is_real.sum())
                 ends = window.is_last and left == 0
                 running.append(_Started(self._start(batch), window.scores, places, ends))
-                if len(running) > 1:  # the device always has the next batch when it ends one
+                if len(running) == BATCHES_IN_FLIGHT:  # the device always has the next one when it ends one
                     yield from collect()
         while running:
             yield from collect()
@@ -176,6 +183,15 @@ class PairScorer:
         yield from (pad_batch(prompts, places, self.shapes) for places in plans)
 
     def _start(self, batch: Batch | ListBatch) -> jax.Array:
+        # jax lets threads compute at once, but does not say that all devices then get their programs in one
+        # order, without which two batches could wait for each other's collectives.
+        with self._starting:
+            if len(self._in_flight) == BATCHES_IN_FLIGHT:
+                _wait_for(self._in_flight.popleft())
+            self._in_flight.append(self._compute(batch))
+            return self._in_flight[-1]
+
+    def _compute(self, batch: Batch | ListBatch) -> jax.Array:
         if isinstance(batch, Batch):
             self.compiled_shapes.add(batch.tokens.shape)
             return self._step(self._params, put_whole_batch(batch, self._mesh))
@@ -183,6 +199,11 @@ class PairScorer:
         rows, _, width = batch.tokens.shape
         self.compiled_shapes.add((rows, batch.prefix.shape[1], width))
         return self._list_step(self._params, put_whole_batch(batch, self._mesh))
+
+
+def _wait_for(result: jax.Array) -> None:
+    with suppress(Exception):  # what became of it is for the thread that collects it
+        jax.block_until_ready(result)
 
 
 def _render_ahead(render: RenderWindow, chunks: Iterable[Sequence[Pair]]) -> Iterator[_Window]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
@@ -41,6 +42,8 @@ DOCUMENTS = [
     " Roots  store  water . ",
 ]
 PAIRS = [(query, document) for query in (QUERY, "relevance") for document in DOCUMENTS]
+# Of so many pairs that batches have few shapes.
+SLICES = [(0, 16), (0, 8), (4, 12), (8, 16)]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -135,6 +138,24 @@ def test_eight_devices_agree_with_one(monkeypatch, model_folder):
     mesh = MeshOptions(data=2, fsdp=2, tensor=2)
     scores = Reranker.from_pretrained(str(model_folder), batch_size=13, mesh=mesh).predict(PAIRS)
     np.testing.assert_allclose(scores, expected_scores_once(), rtol=0, atol=EXACT)
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_threads_get_the_scores_that_one_alone_gets(monkeypatch, model_folder, devices):
+    monkeypatch.setattr(
+        prorank_jax.reranker, "make_mesh", lambda options: make_mesh(options, jax.devices()[:devices])
+    )
+    reranker = Reranker.from_pretrained(model_folder, batch_size=8)
+    calls = [(PAIRS[start:end], instruction) for start, end in SLICES for instruction in ("", "newest first")]
+    alone = [reranker.predict(pairs, instruction=instruction) for pairs, instruction in calls]
+    with ThreadPoolExecutor(8) as threads:
+        together = [
+            threads.submit(reranker.predict, pairs, instruction=instruction)
+            for _ in range(4)
+            for pairs, instruction in calls
+        ]
+    for scores, call in zip(alone * 4, together, strict=True):
+        np.testing.assert_array_equal(call.result(), scores)
 
 
 def test_a_run_directory_brings_its_prompt_and_newest_parameters(run_directory):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import jax
 import numpy as np
@@ -262,6 +264,76 @@ def test_after_the_warm_up_no_shape_is_new(empty_scorer, batch_size, ways, longe
     )
     assert empty_scorer.compiled_shapes == met
     assert all(empty_scorer.shapes.width_for(shortest) <= width for _, width in met)
+
+
+class _StandInDevice:
+    """Computes nothing, one batch after the other, and notes what it was given meanwhile."""
+
+    def __init__(self, fails: bool = False) -> None:
+        self.fails = fails
+        self.started = self.finished = self.most_unfinished = 0
+        self.told_at_once = False
+        self._telling = threading.Lock()
+        self._work = ThreadPoolExecutor(1)
+
+    def step(self, _params, batch) -> _Computed:
+        is_alone = self._telling.acquire(blocking=False)
+        self.told_at_once |= not is_alone
+        self.started += 1
+        self.most_unfinished = max(self.most_unfinished, self.started - self.finished)
+        result = _Computed(self._work.submit(self._compute, np.asarray(batch.tokens)))
+        time.sleep(0.001)  # in which another thread may come
+        if is_alone:
+            self._telling.release()
+        return result
+
+    def _compute(self, tokens: np.ndarray) -> np.ndarray:
+        time.sleep(0.002)
+        self.finished += 1
+        if self.fails and (tokens == 13).any():
+            raise RuntimeError("out of memory")
+        return tokens[:, 0].astype(np.float32)
+
+
+class _Computed:
+    """An array to be."""
+
+    def __init__(self, result: Future[np.ndarray]) -> None:
+        self._result = result
+
+    def block_until_ready(self) -> _Computed:
+        self._result.result()
+        return self
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        return self._result.result()
+
+
+def score_in_threads(monkeypatch, device: _StandInDevice) -> list[np.ndarray | BaseException]:
+    """Eight threads that each score twenty prompts, all of the number of the thread."""
+    monkeypatch.setattr(prorank_jax.scorer, "make_score_step", lambda *_: device.step)
+    scorer = make_scorer(batch_size=2)
+
+    def score(number: int) -> np.ndarray:
+        return scorer.score(lambda pairs: [[number]] * len(pairs), some_pairs(20))
+
+    with ThreadPoolExecutor(8) as threads:
+        calls = [threads.submit(score, number) for number in range(10, 18)]
+    return [call.exception() or call.result() for call in calls]
+
+
+def test_threads_take_turns_and_keep_few_batches_in_flight(monkeypatch):
+    device = _StandInDevice()
+    found = score_in_threads(monkeypatch, device)
+    np.testing.assert_array_equal(found, np.repeat(np.arange(10, 18, dtype=np.float32)[:, None], 20, axis=1))
+    assert not device.told_at_once
+    assert device.most_unfinished == prorank_jax.scorer.BATCHES_IN_FLIGHT
+
+
+def test_a_batch_that_fails_is_an_error_of_its_own_thread_alone(monkeypatch):
+    found = score_in_threads(monkeypatch, _StandInDevice(fails=True))
+    assert isinstance(found.pop(13 - 10), RuntimeError)
+    assert [list(scores) for scores in found] == [[number] * 20 for number in (10, 11, 12, 14, 15, 16, 17)]
 
 
 def test_an_error_of_the_renderer_comes_through(monkeypatch, scorer):
