@@ -51,7 +51,8 @@ class Reranker:
         max_length: longest prompt in tokens, template included; longer queries, then documents are cut.
         excerpts: what is kept of such a document, `head` or `key_sentences`.
         model_config: the architecture.
-        calibration: what `calibrated=True` applies; the sigmoid until `calibrate` was called.
+        calibration: what `calibrated=True` applies; the sigmoid until `calibrate` was called, or another
+            `Calibration(slope, intercept)` set.
     """
 
     def __init__(
@@ -235,7 +236,7 @@ class Reranker:
         self.score_pairs([_SHORT_PAIR])
 
     def calibrate(self, pairs: Iterable[Sequence[str]], labels: Sequence[int] | np.ndarray) -> Calibration:
-        """Fits `calibration` to judged pairs (Platt scaling); it is kept in memory only.
+        """Fits `calibration` to judged pairs (Platt scaling); `save_calibration` keeps it in a file.
 
         Args:
             pairs: as in `predict`; some hundred that the model was not trained on.

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 import prorank_jax.reranker
 import prorank_jax.scorer
+from prorank_jax.calibration import Calibration
 from prorank_jax.checkpoint import Checkpoints
 from prorank_jax.config import MeshOptions
 from prorank_jax.config_files import config_to_dict, load_config
@@ -416,6 +417,10 @@ def test_calibrate_fits_this_reranker_only(model_folder, reranker, monkeypatch):
     assert reranker.calibration != calibration
     probabilities = fitted.predict(PAIRS, calibrated=True)
     assert probabilities[labels == 1].min() > probabilities[labels == 0].max()
+    monkeypatch.setattr(
+        reranker, "calibration", Calibration(slope=calibration.slope, intercept=calibration.intercept)
+    )
+    np.testing.assert_array_equal(reranker.predict(PAIRS, calibrated=True), probabilities)
     with pytest.raises(ValueError, match="do not rise"):
         fitted.calibrate(PAIRS, 1 - labels)
     monkeypatch.setattr(fitted, "predict", lambda *_: pytest.fail("scored before the labels were looked at"))
