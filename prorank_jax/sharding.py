@@ -76,9 +76,14 @@ def _neighbours_on_links(devices: Sequence[jax.Device], sizes: Sequence[int]) ->
     return np.asarray(devices).reshape(sizes)
 
 
+def batch_ways(mesh: Mesh) -> int:
+    """The number of parts that the rows of a batch are split into."""
+    return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
 def check_batch_size(name: str, batch_size: int, mesh: Mesh) -> None:
     """Raises a ValueError when a batch cannot be split evenly over the mesh."""
-    ways = mesh.shape["data"] * mesh.shape["fsdp"]
+    ways = batch_ways(mesh)
     if batch_size % ways:
         raise ValueError(f"{name}={batch_size}: must be a multiple of mesh.data * mesh.fsdp = {ways}")
 

@@ -53,7 +53,7 @@ def train(config: RunConfig, console: Console | None = None, told: list[int] | N
             with (
                 Checkpoints(place.holder, config.checkpoint.keep) as checkpoints,
                 jax.set_mesh(run.mesh),
-                naming_memory(smaller_step(config)),
+                naming_memory(smaller_step(config, run.mesh)),
             ):
                 stop = StopVote(stop_requested, run.mesh)
                 loop = TrainingLoop(run, place, checkpoints, compilations, stop, console)
