@@ -130,9 +130,18 @@ def _no_format(facts: RunFacts) -> str:
     last = facts.probes[-1]
     if facts.stage != 1 or last.format_rate >= LEAST_FORMAT:
         return ""
+    said = f"only {last.format_rate:.0%} of the held-out answers are exactly '0' or '1'"
+    had = [place for place, probe in enumerate(facts.probes) if probe.format_rate >= LEAST_FORMAT]
+    if had:
+        kept, lost = facts.probes[had[-1]], facts.probes[had[-1] + 1]
+        taken = f"; RUN@{kept.step} is the checkpoint of that step, if it was kept" if kept.step else ""
+        return (
+            f"{said}: {kept.format_rate:.0%} of them were at step {kept.step}, which was lost by step "
+            f"{lost.step}; start again with a lower optimizer.learning_rate{taken}"
+        )
     return (
-        f"only {last.format_rate:.0%} of the held-out answers are exactly '0' or '1'; train for more steps, "
-        "or raise optimizer.learning_rate, grpo.format_weight or grpo.forced_ends"
+        f"{said}; train for more steps, or raise optimizer.learning_rate, grpo.format_weight or "
+        "grpo.forced_ends"
     )
 
 

@@ -169,6 +169,28 @@ def test_a_learned_task_is_remarked_on_and_finished_well():
     assert remarks(changed(facts, metrics=later)) == []
 
 
+@pytest.mark.parametrize(
+    ("rates", "said"),
+    [
+        (
+            (1.0, 0.3),
+            "100% of them were at step 0, which was lost by step 60; .* a lower optimizer.learning_rate$",
+        ),
+        ((0.1, 0.95, 1.0, 0.5, 0.3), "100% of them were at step 30, .* by step 45; .* RUN@30 is the"),
+        ((1.0, 0.1, 0.9, 0.3), "90% of them were at step 40, .* lost by step 60; .* RUN@40"),
+        ((0.0, 0.89, 0.3), "; train for more steps, or raise optimizer.learning_rate"),
+    ],
+)
+def test_a_format_that_was_lost_is_told_from_one_that_never_came(rates, said):
+    """What lost it is not to be raised."""
+    every = STEPS // (len(rates) - 1)
+    probes = [probe(every * place, format_rate=rate) for place, rate in enumerate(rates)]
+    found = diagnose(changed(WARMUP, probes=probes))
+    assert list(found) == ["format"]
+    assert re.search(said, found["format"]), found["format"]
+    assert ("raise" in found["format"]) == (max(rates) < LEAST_FORMAT)
+
+
 def test_skipped_updates_are_counted_one_by_one():
     """A record has the share of the step's updates."""
     partly = [{"step": step, "skipped": share} for step, share in ((1, 0.25), (2, 0.0), (3, 0.5))]
