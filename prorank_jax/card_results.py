@@ -18,6 +18,7 @@ _PROBE_HEADINGS = {
     "format_rate": "format rate (greedy)",
     "accuracy": "accuracy (greedy)",
     "auc": "AUC of the score",
+    "query_auc": "AUC within queries",
     "relevant_share": "share answered 1",
 }
 

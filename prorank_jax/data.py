@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import functools
-import logging
 import threading
 from collections.abc import Sequence
 
 import grain
 import numpy as np
 
-from prorank_jax.batch_order import BalancedOrder, EpochPlan, choose_buckets, permutation
+from prorank_jax.batch_order import BalancedOrder, EpochPlan, choose_buckets
 from prorank_jax.examples import Example, ExampleSet, build_examples, open_dataset
 from prorank_jax.types import Batch
 
@@ -19,8 +18,8 @@ __all__ = [
     "ExampleSet",
     "build_examples",
     "choose_buckets",
+    "make_batch",
     "open_dataset",
-    "probe_batches",
     "train_iterator",
 ]
 
@@ -29,13 +28,14 @@ FILLER_EXAMPLE = -1
 READ_AHEAD_THREADS = 2
 READ_AHEAD_BATCHES = 8
 ENDLESS = 2**40
-_RELEVANT_STREAM, _IRRELEVANT_STREAM = 101, 102
-
-_log = logging.getLogger(__name__)
 
 
-def _make_batch(example_set: ExampleSet, positions: np.ndarray, length: int, rows: int) -> Batch:
-    """A batch [rows, length]; rows beyond the positions are fillers of one padding token."""
+def make_batch(example_set: ExampleSet, positions: np.ndarray, length: int, rows: int) -> Batch:
+    """A batch [rows, length] of the examples at these positions, none of which is longer.
+
+    Args:
+        positions: [n] int, n ≤ rows; the other rows are fillers of one padding token.
+    """
     tokens = np.full((rows, length), PADDING_TOKEN, np.int32)
     lengths = np.ones(rows, np.int32)
     labels = np.zeros(rows, np.int32)
@@ -66,7 +66,7 @@ class _BatchSource:
         epoch, position = divmod(int(step), self._order.batches_per_epoch)
         plan = self._plan(epoch)
         positions = plan.examples[position, self._rows]
-        return _make_batch(self._example_set, positions, int(plan.buckets[position]), len(positions))
+        return make_batch(self._example_set, positions, int(plan.buckets[position]), len(positions))
 
     def _plan(self, epoch: int) -> EpochPlan:
         with self._planning:  # otherwise each reading thread would work the same plan out
@@ -108,51 +108,3 @@ def train_iterator(
     if start_step:
         iterator.set_state(iterator.get_state() | {"next_index": start_step})
     return iterator
-
-
-def _sample_label(example_set: ExampleSet, label: int, wanted: int, seed: int, stream: int) -> np.ndarray:
-    positions = np.flatnonzero(example_set.labels == label)
-    return positions[permutation(len(positions), seed, stream)][:wanted]
-
-
-def probe_batches(
-    example_set: ExampleSet, *, count: int, batch_size: int, buckets: Sequence[int], seed: int = 0
-) -> list[Batch]:
-    """A fixed held-out sample, half relevant and half not, in batches of ascending length.
-
-    Args:
-        count: examples of the sample; cut to twice the rarer label's number, with a warning.
-        batch_size: rows B of each batch; the last one is filled up with rows whose `examples` is -1.
-        buckets: static lengths; a batch takes the shortest that holds its longest prompt.
-
-    Raises:
-        ValueError: a label has no example, or a prompt is longer than the last bucket.
-    """
-    relevant = int(np.sum(example_set.labels == 1))
-    half = min(count // 2, relevant, len(example_set) - relevant)
-    if half < 1:
-        raise ValueError(
-            f"probe.examples={count}: {example_set.name} has {relevant} relevant and "
-            f"{len(example_set) - relevant} irrelevant examples; a probe needs both"
-        )
-    if half < count // 2:
-        _log.warning("probe.examples=%d: %s has enough for %d only", count, example_set.name, 2 * half)
-    sample = np.concatenate(
-        [
-            _sample_label(example_set, 1, half, seed, _RELEVANT_STREAM),
-            _sample_label(example_set, 0, half, seed, _IRRELEVANT_STREAM),
-        ]
-    )
-    sample = sample[np.argsort(example_set.lengths[sample], kind="stable")]
-    chunks = [sample[start : start + batch_size] for start in range(0, len(sample), batch_size)]
-    longest = [int(example_set.lengths[chunk].max()) for chunk in chunks]
-    if longest[-1] > max(buckets):
-        raise ValueError(
-            f"data.buckets={tuple(buckets)}: a held-out prompt has {longest[-1]} tokens; "
-            "the last bucket must hold it"
-        )
-    fitting = [min(bucket for bucket in buckets if bucket >= length) for length in longest]
-    return [
-        _make_batch(example_set, chunk, length, batch_size)
-        for chunk, length in zip(chunks, fitting, strict=True)
-    ]

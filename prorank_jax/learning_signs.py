@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from prorank_jax.probe import ProbeResult
@@ -13,10 +14,25 @@ TIED_STEPS = 20
 _WINDOW = 10
 _TIED = 0.99
 _ALL_RIGHT = 0.99
+_STANDARD_ERRORS = 2.0
+_NAMES = {"auc": "AUC", "query_auc": "AUC within queries"}
+
+
+@dataclass(frozen=True)
+class Goals:
+    """What the training of a stage is after.
+
+    Attributes:
+        learned: the metric that it drives up.
+        held_out: fields of a probe that should rise with it.
+    """
+
+    learned: str
+    held_out: tuple[str, ...]
 
 
 def signs_of_trouble(
-    metrics: Sequence[Mapping[str, Any]], probes: Sequence[ProbeResult], learned: str, held_out: str
+    metrics: Sequence[Mapping[str, Any]], probes: Sequence[ProbeResult], goals: Goals
 ) -> dict[str, str]:
     """What a user should know of a run so far: kind of the trouble → a sentence with the remedy.
 
@@ -24,19 +40,18 @@ def signs_of_trouble(
 
     Args:
         metrics: records of metrics.jsonl, in the order of their steps.
-        learned: the metric that training drives up.
-        held_out: the field of a probe that should rise with it; "": none has to.
     """
     signs: dict[str, str] = {}
     tied = _tied_for_long(metrics)
     if tied:
         signs["tied groups"] = tied
-    for count in range(2, len(probes) + 1) if held_out else ():
-        overfit = _parted(metrics, probes[:count], learned, held_out)
-        if overfit:
-            signs["held-out"] = overfit
-            break
-    return signs
+    parted = (
+        _parted(metrics, probes[:count], goals.learned, name)
+        for count in range(2, len(probes) + 1)
+        for name in goals.held_out
+    )
+    overfit = next(filter(None, parted), "")
+    return signs | ({"held-out": overfit} if overfit else {})
 
 
 def learned_at(metrics: Sequence[Mapping[str, Any]]) -> int | None:
@@ -88,24 +103,43 @@ def _all_right(records: Sequence[Mapping[str, Any]]) -> bool:
 def _parted(
     metrics: Sequence[Mapping[str, Any]], probes: Sequence[ProbeResult], learned: str, held_out: str
 ) -> str:
-    """Training gains while the held-out probe falls by more than two standard errors of a difference."""
+    """Training gains while the held-out probe falls by more than its noise."""
     last = probes[-1]
-    known = [probe for probe in probes[:-1] if math.isfinite(getattr(probe, held_out))]
-    if not known or not math.isfinite(getattr(last, held_out)):
+    known = [probe for probe in probes[:-1] if _are_comparable(probe, last, held_out)]
+    if not known:
         return ""
     best = max(known, key=lambda probe: getattr(probe, held_out))
     fall = getattr(best, held_out) - getattr(last, held_out)
-    # Of a share of n answers, at most; an AUC of n / 2 pairs of classes varies no more.
-    noise = 2 * math.sqrt(2 * 0.25 / last.examples)
+    noise = _STANDARD_ERRORS * _error_of_difference(best, last, held_out)
     before, now = _around(metrics, learned, best.step), _around(metrics, learned, last.step)
     if fall <= noise or before is None or now is None or now <= before:
         return ""
+    name = _NAMES.get(held_out, held_out)
     return (
-        f"held-out {held_out} fell from {getattr(best, held_out):.3f} (step {best.step}) to "
+        f"held-out {name} fell from {getattr(best, held_out):.3f} (step {best.step}) to "
         f"{getattr(last, held_out):.3f} (step {last.step}) while {learned} in training rose from "
         f"{before:.3f} to {now:.3f}: the run learns its training pairs, or a way round the task; use fewer "
         "steps, a lower optimizer.learning_rate, or more queries"
     )
+
+
+def _are_comparable(one: ProbeResult, other: ProbeResult, held_out: str) -> bool:
+    are_known = all(math.isfinite(getattr(probe, held_out)) for probe in (one, other))
+    return are_known and (held_out != "query_auc" or len(one.query_aucs) == len(other.query_aucs))
+
+
+def _error_of_difference(one: ProbeResult, other: ProbeResult, held_out: str) -> float:
+    """The standard error of a field's difference between two probes that differ by chance.
+
+    Both ask the same prompts. Of the AUC within queries that of each query is known, so it is that of the
+    mean of their paired differences, each with either sign (with one pair of documents a query: McNemar's
+    test). For the others the probes count as independent, which errs on the side of silence.
+    """
+    if held_out == "query_auc":
+        pairs = zip(one.query_aucs, other.query_aucs, strict=True)
+        return math.sqrt(sum((a - b) ** 2 for a, b in pairs)) / len(one.query_aucs)
+    # Of a share of n answers, at most; an AUC of n / 2 pairs of classes varies no more.
+    return math.sqrt(2 * 0.25 / other.examples)
 
 
 def _around(metrics: Sequence[Mapping[str, Any]], name: str, step: int) -> float | None:

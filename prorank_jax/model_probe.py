@@ -33,7 +33,7 @@ def probe_model(
     """Probes `model.source` on the prompts that a run of this config holds out; returns probe.json's content.
 
     The prompts depend on the sections `data` and `probe` and on `train.seed` only, so models that are probed
-    with the same ones answer the same prompts.
+    with the same ones answer the same prompts. A config of stage 2 adds those of the AUC within queries.
 
     Args:
         config: of stage 1 or 2; `output_dir` is where probe.json goes, here on this machine.
@@ -61,11 +61,7 @@ def probe_model(
         content = identity | to_record(result)
         del content["step"]  # of a training run, which this is not
         write_json(output_dir / PROBE_FILE, content)
-    console.print(
-        f"{result.examples} held-out prompts: format {result.format_rate:.3f}, "
-        f"accuracy {result.accuracy:.3f}, AUC {result.auc:.3f}",
-        highlight=False,
-    )
+    console.print(f"{result.examples} held-out prompts: {result.told}", highlight=False)
     return content
 
 

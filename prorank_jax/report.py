@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,10 @@ _ROWS = (
     ("format rate (greedy)", "format_rate"),
     ("accuracy (greedy)", "accuracy"),
     ("AUC of the score", "auc"),
+    ("AUC within queries", "query_auc"),
     ("share answered 1", "relevant_share"),
 )
+_OF_EACH = ("scores", "labels", "query_aucs")
 _SMOOTHING_STEPS = 10
 
 
@@ -27,8 +30,21 @@ def before_after_rows(probes: Sequence[ProbeResult]) -> tuple[list[str], list[li
     """Headings and rows of the probe before the run, at its middle and after it; rows begin with a name."""
     columns = [probes[0], *probes[1:-1][len(probes[1:-1]) // 2 :][:1], *probes[1:][-1:]]
     headings = [probe.when for probe in columns]
-    rows = [[heading, *(f"{getattr(probe, name):.3f}" for probe in columns)] for heading, name in _ROWS]
+    rows = [
+        [heading, *(_figure(getattr(probe, name)) for probe in columns)]
+        for heading, name in _ROWS
+        if name != "query_auc" or _knows_order(probes)
+    ]
     return headings, rows
+
+
+def _knows_order(probes: Sequence[ProbeResult]) -> bool:
+    """Stage 1 does not measure the order within queries, nor did earlier versions."""
+    return any(probe.query_aucs for probe in probes)
+
+
+def _figure(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.3f}"
 
 
 def before_after_table(probes: Sequence[ProbeResult]) -> Table:
@@ -54,8 +70,7 @@ def write_report(
     A later probe never stands as `before`: null does.
     """
     summaries = [
-        {name: value for name, value in to_record(probe).items() if name not in ("scores", "labels")}
-        for probe in probes
+        {name: value for name, value in to_record(probe).items() if name not in _OF_EACH} for probe in probes
     ]
     content = {
         "before": None if probes[0].step else summaries[0],
@@ -96,7 +111,7 @@ def draw_report(
         training.plot(steps, smooth([record[name] for record in metrics]), label=label)
     training.set(title=f"in training (mean of {_SMOOTHING_STEPS} steps)", xlabel="step")
     probe_steps = [probe.step for probe in probes]
-    for heading, name in _ROWS[:3]:
+    for heading, name in _ROWS[: 4 if _knows_order(probes) else 3]:
         held_out.plot(probe_steps, [getattr(probe, name) for probe in probes], marker="o", label=heading)
     held_out.axhline(0.5, color="grey", linewidth=0.8, linestyle=":", label="chance")
     held_out.set(title=f"held out ({probes[0].examples} prompts)", xlabel="step", ylim=(-0.03, 1.03))

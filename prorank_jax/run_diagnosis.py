@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+from prorank_jax.auc_findings import at_chance, judged_auc, low_auc
 from prorank_jax.learning_signs import TIED_STEPS, learned_at, signs_of_trouble
-from prorank_jax.metric_change import MetricChange, metric_change
-from prorank_jax.probe import ProbeResult
+from prorank_jax.metric_change import metric_change
 from prorank_jax.run_facts import DataFacts, RunFacts, skipped_updates
 
 LEAST_FORMAT = 0.9
@@ -20,13 +20,12 @@ LEAST_QUERIES, LEAST_RELEVANT = 50, 100
 MOST_CUT = 0.2
 CLIPPED_ALWAYS = 0.95
 _STANDARD_ERRORS = 3.0
-_ONE_SIDED_95 = 1.645
 _ADVISE_EXCERPTS = "; data.excerpts key_sentences shows the part that the query asks about."
 
 
 def diagnose(facts: RunFacts) -> dict[str, str]:
     """What went wrong in a finished run: kind of the trouble → a sentence with the remedy; none: nothing."""
-    signs = signs_of_trouble(facts.metrics, facts.probes, facts.learned, facts.held_out)
+    signs = signs_of_trouble(facts.metrics, facts.probes, facts.goals)
     found = {
         "one answer": _one_answer(facts),
         "format": _no_format(facts),
@@ -34,7 +33,7 @@ def diagnose(facts: RunFacts) -> dict[str, str]:
         "learning rate": _rate_too_high(facts),
         "skipped updates": _skipped(facts),
         "scores": _scores_not_finite(facts),
-        "chance": _chance(facts),
+        "chance": at_chance(facts),
     }
     return signs | {kind: sentence for kind, sentence in found.items() if sentence}
 
@@ -53,18 +52,9 @@ def remarks(facts: RunFacts) -> list[str]:
             f"{'higher ' if facts.holds_format else ''}ranking.format_coefficient "
             f"{'' if facts.holds_format else '(0.1) '}or a lower optimizer.learning_rate."
         )
-    low = _low_auc(facts)
+    low = low_auc(facts)
     if low:
-        lists_only = (
-            "; losses over lists compare documents of one query only, so the order within queries may well "
-            "be better: launch/evaluate.py measures that. Where one threshold for all queries matters, add "
-            "pointwise to ranking.losses."
-        )
-        level = ", and the order within queries may be better: launch/evaluate.py measures that."
-        said.append(
-            f"The held-out AUC {low}. It is over the prompts of all queries"
-            f"{level if facts.held_out else lists_only}"
-        )
+        said.append(low)
     learned = learned_at(facts.metrics)
     if learned is not None and "tied groups" not in diagnose(facts):
         said.append(
@@ -88,17 +78,18 @@ def cut_prompts(data: DataFacts, most_untold: float, shows_key_sentences: bool) 
 def conclusion(facts: RunFacts, findings: Mapping[str, str]) -> str:
     """One sentence about the whole run."""
     first, last = facts.probes[0], facts.probes[-1]
+    name, before, after = judged_auc(facts)
     if first.step:
         how = "Finished"
         change = (
-            f"held-out AUC {last.auc:.3f}, accuracy {last.accuracy:.3f} after ({last.examples} prompts); "
+            f"held-out {name} {after:.3f}, accuracy {last.accuracy:.3f} after ({last.examples} prompts); "
             "those before are not known"
         )
     else:
-        nothing_rose = "Finished, and nothing is wrong but that the AUC did not rise"
-        how = "Finished well" if last.auc > first.auc else nothing_rose
+        nothing_rose = f"Finished, and nothing is wrong but that the {name} did not rise"
+        how = "Finished well" if after > before else nothing_rose
         change = (
-            f"held-out AUC {first.auc:.3f} before, {last.auc:.3f} after; "
+            f"held-out {name} {before:.3f} before, {after:.3f} after; "
             f"accuracy {first.accuracy:.3f} before, {last.accuracy:.3f} after ({last.examples} prompts)"
         )
     if findings:
@@ -198,56 +189,3 @@ def _scores_not_finite(facts: RunFacts) -> str:
     if facts.computes_in_float32:
         return f"{said}, before any training: give another model.source, or look for damage in this one"
     return f"{said}, before any training: the model overflows; set {wider}"
-
-
-def _auc_beyond_chance(last: ProbeResult) -> float:
-    """The AUC that a one-sided test at 5% tells from 0.5, by the variance of the Mann-Whitney statistic."""
-    half = last.examples / 2
-    return 0.5 + _ONE_SIDED_95 * math.sqrt((last.examples + 1) / (12 * half * half))
-
-
-def _leaves_levels_free(facts: RunFacts) -> bool:
-    """Whether an AUC over all queries need not rise: the losses compare documents of one query only."""
-    return facts.stage == 2 and not facts.held_out
-
-
-def _order_that_improved(facts: RunFacts) -> MetricChange | None:
-    """How the order within queries improved in training, where the AUC may not show it."""
-    change = metric_change(facts.metrics, facts.learned) if _leaves_levels_free(facts) else None
-    return change if change is not None and change.errors > _STANDARD_ERRORS else None
-
-
-def _low_auc(facts: RunFacts) -> str:
-    """What is to be said of an AUC of stage 2 that is no trouble; "": nothing."""
-    first, last = facts.probes[0], facts.probes[-1]
-    improved = _order_that_improved(facts)
-    fell = f"fell from {first.auc:.3f} to {last.auc:.3f}" if facts.stage == 2 and last.auc < first.auc else ""
-    if improved is None or not last.auc < _auc_beyond_chance(last):
-        return fell
-    at_chance = (
-        f"cannot be told from chance with {last.examples} prompts, while {facts.learned} in training rose "
-        f"from {improved.start:.3f} to {improved.end:.3f}"
-    )
-    return f"{fell} and {at_chance}" if fell else f"of {last.auc:.3f} {at_chance}"
-
-
-def _chance(facts: RunFacts) -> str:
-    """Nothing where the order within queries improved in training: the probe's AUC does not measure that."""
-    last = facts.probes[-1]
-    bound = _auc_beyond_chance(last)
-    if math.isnan(last.auc) or last.auc >= bound or _order_that_improved(facts):
-        return ""
-    if bound >= 1:
-        return (
-            f"the probe's {last.examples} prompts are too few to tell any AUC from chance: hold out more "
-            "queries, or raise probe.examples"
-        )
-    over_all = (
-        " (over the prompts of all queries, whose levels the losses leave free; but "
-        f"{facts.learned} in training did not clearly rise either)"
-    )
-    return (
-        f"the held-out AUC of {last.auc:.3f} cannot be told from chance with {last.examples} prompts (that "
-        f"takes {bound:.3f}){over_all if _leaves_levels_free(facts) else ''}: it does not show that the "
-        "scores rank; train for more steps or on more queries, and raise probe.examples to see small gains"
-    )

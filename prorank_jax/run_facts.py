@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from prorank_jax.learning_signs import Goals
 from prorank_jax.probe import ProbeResult
 
 
@@ -36,7 +37,7 @@ class RunFacts:
         stage: 1 or 2.
         metrics: records of metrics.jsonl, in the order of their steps.
         probes: the first is before training, unless that one was lost; at least one.
-        learned, held_out: see `signs_of_trouble`.
+        goals: of the stage.
         max_grad_norm: norm from which a gradient is clipped.
         data: what was trained on.
         shows_key_sentences: whether `data.excerpts` chooses what is seen of a long document.
@@ -48,8 +49,7 @@ class RunFacts:
     stage: int
     metrics: Sequence[Mapping[str, Any]]
     probes: Sequence[ProbeResult]
-    learned: str
-    held_out: str
+    goals: Goals
     max_grad_norm: float
     data: DataFacts
     shows_key_sentences: bool = False

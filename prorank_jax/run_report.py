@@ -46,8 +46,7 @@ def _probes(folder: Path) -> list[ProbeResult]:
 
 def signs_so_far(run: Run, folder: Path) -> dict[str, str]:
     """What the files of a run say against it, so far."""
-    stage = run.stage
-    return signs_of_trouble(read_lines(folder / METRICS_FILE), _probes(folder), stage.learned, stage.held_out)
+    return signs_of_trouble(read_lines(folder / METRICS_FILE), _probes(folder), run.stage.goals)
 
 
 def read_report(folder: Path) -> str:
@@ -96,8 +95,7 @@ def _run_facts(run: Run, folder: Path) -> RunFacts:
         stage=config.stage,
         metrics=read_lines(folder / METRICS_FILE),
         probes=_probes(folder),
-        learned=stage.learned,
-        held_out=stage.held_out,
+        goals=stage.goals,
         max_grad_norm=config.optimizer.max_grad_norm,
         data=_data_facts(run),
         shows_key_sentences=config.data.excerpts == "key_sentences",
@@ -169,7 +167,7 @@ def report(run: Run, place: RunPlace, console: Console, made_steps: int, peak_be
     machine |= {name: written[name] for name in (*SPEEDS, *MACHINE_FACTS) if name in written}
     if made_steps:
         machine |= _machine_facts(run, machine["median_model_tflops"], peak_before)
-    signs = signs_of_trouble(metrics, probes, run.stage.learned, run.stage.held_out)
+    signs = signs_of_trouble(metrics, probes, run.stage.goals)
     facts = {
         "stage": run.config.stage,
         "model": run.config.model.source,

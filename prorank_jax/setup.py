@@ -15,7 +15,8 @@ import numpy as np
 from rich.console import Console
 
 from prorank_jax.config import RunConfig
-from prorank_jax.data import ExampleSet, probe_batches
+from prorank_jax.data import ExampleSet
+from prorank_jax.held_out import HeldOut, choose_held_out
 from prorank_jax.model_prompt import own_settings
 from prorank_jax.models.attention import check_head_size, check_implementation
 from prorank_jax.models.config import ModelConfig
@@ -36,7 +37,7 @@ from prorank_jax.sharding import check_batch_size, make_mesh
 from prorank_jax.stages import Parts, Stage, make_stage, stage_buckets
 from prorank_jax.steps import make_probe_step
 from prorank_jax.train_state import init_state, pretrained_shardings, train_state_shardings
-from prorank_jax.types import Batch, Params, TrainState
+from prorank_jax.types import Params, TrainState
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -51,7 +52,7 @@ class Run:
     Attributes:
         stage: its batches and its jitted step.
         examples: what it trains on.
-        held_out: batches of the probe.
+        held_out: the prompts of the probe.
         inputs: fingerprints of what it reads; see `run_inputs`.
         load_initial_params: reads the pretrained parameters onto the mesh.
         init_state: the state of step 0 around such parameters.
@@ -65,7 +66,7 @@ class Run:
     mesh: jax.sharding.Mesh
     stage: Stage
     examples: ExampleSet
-    held_out: list[Batch]
+    held_out: HeldOut
     inputs: dict[str, str]
     probe_step: ProbeStep
     load_initial_params: Callable[[], Params]
@@ -156,8 +157,12 @@ def _open_model(config: RunConfig) -> _Opened:
 def _assemble(config: RunConfig, opened: _Opened, examples: ExampleSet, held_out: ExampleSet) -> Run:
     mesh, pretrained, model, param_shardings, renderer = opened
     buckets = stage_buckets(config, np.concatenate([examples.lengths, held_out.lengths]))
-    probes = probe_batches(
-        held_out, count=config.probe.examples, batch_size=config.probe.batch_size, buckets=buckets
+    asked = choose_held_out(
+        held_out,
+        count=config.probe.examples,
+        batch_size=config.probe.batch_size,
+        buckets=buckets,
+        within_queries=config.stage == 2,
     )
 
     optimizer = make_optimizer(config.optimizer, config.updates)
@@ -178,7 +183,7 @@ def _assemble(config: RunConfig, opened: _Opened, examples: ExampleSet, held_out
         mesh=mesh,
         stage=stage,
         examples=examples,
-        held_out=probes,
+        held_out=asked,
         inputs=fingerprint_inputs(config, examples, held_out, stage.uses_reference),
         probe_step=make_probe_step(model, answers, config.grpo.max_new_tokens, mesh),
         load_initial_params=lambda: pretrained.load_params(param_shardings),

@@ -16,6 +16,7 @@ from prorank_jax.batch_order import choose_buckets
 from prorank_jax.config import RunConfig
 from prorank_jax.data import ExampleSet, train_iterator
 from prorank_jax.flops import grpo_step_flops, ranking_step_flops
+from prorank_jax.learning_signs import Goals
 from prorank_jax.lists import index_lists, list_iterator
 from prorank_jax.models.transformer import Transformer
 from prorank_jax.process_rows import rows_of_process
@@ -61,8 +62,7 @@ class Stage:
         uses_reference: whether the step wants the initial parameters.
         shown: metrics beside the progress bar.
         curves: metrics of the report's picture, with their names there.
-        learned, held_out: the metric that training drives up, and the probe's that should rise with it; ""
-            where none has to.
+        goals: the metric that training drives up, and what should rise with it.
         trained: positions of the examples that the batches are made of; None: of all.
     """
 
@@ -72,8 +72,7 @@ class Stage:
     uses_reference: bool
     shown: tuple[str, ...]
     curves: Mapping[str, str]
-    learned: str
-    held_out: str
+    goals: Goals
     trained: np.ndarray | None = None
 
 
@@ -150,8 +149,10 @@ def _warmup(parts: Parts, buckets: tuple[int, ...]) -> Stage:
             "answer_entropy": "answer entropy (nats)",
             "tied_groups": "tied groups",
         },
-        learned="reward",
-        held_out="accuracy",
+        goals=Goals(
+            learned="reward",
+            held_out=("accuracy",),
+        ),
     )
 
 
@@ -209,8 +210,10 @@ def _ranking(parts: Parts) -> Stage:
         uses_reference=objective.uses_reference and not config.lora.rank,
         shown=("loss", "ndcg", "score_deviation", "prompts_per_second"),
         curves={"ndcg": "nDCG within the lists"} | losses,
-        learned="ndcg",
-        # The probe's AUC is over all queries; losses over lists leave each query's scores a free offset.
-        held_out="auc" if learns_level(objective.weights) else "",
+        goals=Goals(
+            learned="ndcg",
+            # The AUC is over all queries; losses over lists leave each query's scores a free offset.
+            held_out=("query_auc", "auc") if learns_level(objective.weights) else ("query_auc",),
+        ),
         trained=np.concatenate(index.members),
     )

@@ -193,11 +193,7 @@ class TrainingLoop:
             step,
             show_progress=self._leads and self._console.is_terminal,
         )
-        self._console.print(
-            f"held out after {step} steps: format {result.format_rate:.3f}, accuracy {result.accuracy:.3f}, "
-            f"AUC {result.auc:.3f}",
-            highlight=False,
-        )
+        self._console.print(f"held out after {step} steps: {result.told}", highlight=False)
         if self._leads:
             append_lines(self._place.folder / PROBES_FILE, json.dumps(to_record(result)) + "\n")
             self._tell_signs()

@@ -38,13 +38,17 @@ class WordRenderer:
 
 
 class MemoryExamples:
-    """Examples of given lengths and labels, without files; token j of example i is 1000 i + j."""
+    """Examples of given lengths, labels and queries, without files; token j of example i is 1000 i + j."""
 
     name = "memory"
 
-    def __init__(self, lengths: Iterable[int], labels: Iterable[int]) -> None:
+    def __init__(
+        self, lengths: Iterable[int], labels: Iterable[int], queries: Iterable[int] | None = None
+    ) -> None:
         self.lengths = np.array(list(lengths), np.int32)
         self.labels = np.array(list(labels), np.int32)
+        numbers = range(len(self.lengths)) if queries is None else queries
+        self.queries = np.array(list(numbers), np.int32)
 
     def __len__(self) -> int:
         return len(self.lengths)

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from prorank_jax import examples as examples_module
 from prorank_jax.config import DataOptions, RunConfig
-from prorank_jax.data import build_examples, choose_buckets, open_dataset, probe_batches, train_iterator
+from prorank_jax.data import build_examples, choose_buckets, open_dataset, train_iterator
 from prorank_jax.records import make_index
 from prorank_jax.run_inputs import fingerprint_inputs
 from prorank_jax.types import Batch, Candidate, Document, RankingGroup
@@ -287,40 +287,6 @@ def test_a_state_moves_to_another_number_of_processes() -> None:
 def test_impossible_iterators_are_refused(changes: dict[str, Any], expected: str) -> None:
     with pytest.raises(ValueError, match=re.escape(expected)):
         train_iterator(MEMORY, **(READ | changes))
-
-
-# --- the probe ---------------------------------------------------------------------------------------
-
-
-def test_the_probe_is_balanced_fixed_and_filled_up() -> None:
-    batches = probe_batches(MEMORY, count=20, batch_size=8, buckets=(16, 32))
-    assert [batch.tokens.shape[0] for batch in batches] == [8, 8, 8]
-    examples = np.concatenate([batch.examples for batch in batches])
-    labels = np.concatenate([batch.labels for batch in batches])
-    assert (examples == -1).sum() == 4
-    assert (examples[-4:] == -1).all()
-    assert len(set(examples[:20])) == 20
-    assert labels[:20].sum() == 10
-    assert (batches[-1].lengths[4:] == 1).all()
-    for left, right in zip(
-        batches, probe_batches(MEMORY, count=20, batch_size=8, buckets=(16, 32)), strict=True
-    ):
-        _equal(left, right)
-    other = probe_batches(MEMORY, count=20, batch_size=8, buckets=(16, 32), seed=1)
-    assert not np.array_equal(other[0].examples, batches[0].examples)
-
-
-def test_the_probe_is_cut_to_what_there_is(caplog: pytest.LogCaptureFixture) -> None:
-    batches = probe_batches(MEMORY, count=128, batch_size=16, buckets=(32,))
-    assert sum(int((batch.examples >= 0).sum()) for batch in batches) == 40
-    assert "probe.examples=128: memory has enough for 40 only" in caplog.text
-
-
-def test_impossible_probes_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"memory has 3 relevant and 0 irrelevant examples"):
-        probe_batches(MemoryExamples([4] * 3, [1] * 3), count=2, batch_size=2, buckets=(16,))
-    with pytest.raises(ValueError, match=r"a held-out prompt has 29 tokens"):
-        probe_batches(MEMORY, count=40, batch_size=8, buckets=(16,))
 
 
 # --- from end to end ---------------------------------------------------------------------------------

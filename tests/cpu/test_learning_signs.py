@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prorank_jax.learning_signs import TIED_STEPS, learned_at, signs_of_trouble
+from prorank_jax.learning_signs import TIED_STEPS, Goals, learned_at, signs_of_trouble
 from prorank_jax.probe import ProbeResult
+
+GOALS = Goals("reward", ("accuracy",))
+RANKING = Goals("ndcg", ("query_auc", "auc"))
 
 
 def probe(step: int, accuracy: float, examples: int = 128) -> ProbeResult:
@@ -23,7 +27,7 @@ def history(rewards: list[float], tied: float = 0.0) -> list[dict[str, float]]:
 
 
 def signs(metrics, probes):
-    return signs_of_trouble(metrics, probes, "reward", "accuracy")
+    return signs_of_trouble(metrics, probes, GOALS)
 
 
 def test_a_run_that_learns_is_not_warned_of():
@@ -46,7 +50,8 @@ def test_both_falling_is_another_trouble():
 
 def test_no_field_of_the_probe_has_to_rise_where_none_is_named():
     rising = history([0.2 + 0.01 * step for step in range(60)])
-    assert signs_of_trouble(rising, [probe(0, 0.9), probe(40, 0.1)], "reward", "") == {}
+    nothing = dataclasses.replace(GOALS, held_out=())
+    assert signs_of_trouble(rising, [probe(0, 0.9), probe(40, 0.1)], nothing) == {}
 
 
 def test_probes_without_a_number_are_passed_over():
@@ -125,4 +130,39 @@ def test_a_fall_is_told_from_two_standard_errors_on(errors, is_told):
     metrics = [{"step": step, "reward": 0.2 + 0.01 * step} for step in range(1, 41)]
     fall = errors * math.sqrt(0.5 / 128)
     probes = [probe(20, 0.8), probe(40, 0.8 - fall)]
-    assert bool(signs_of_trouble(metrics, probes, "reward", "accuracy")) == is_told
+    assert bool(signs(metrics, probes)) == is_told
+
+
+def ranked(step: int, query_aucs: list[float], auc: float = 0.8, examples: int = 128) -> ProbeResult:
+    return ProbeResult(step, examples, 1.0, 0.5, auc, 0.5, [], [], query_aucs)
+
+
+def lists_that_improve(steps: int = 60) -> list[dict[str, float]]:
+    return [{"step": step, "ndcg": 0.5 + step / 200} for step in range(1, steps + 1)]
+
+
+@pytest.mark.parametrize(
+    ("fallen", "risen", "is_told"),
+    [(5, 0, True), (4, 0, False), (9, 1, True), (8, 1, True), (7, 1, True), (6, 1, False), (1, 0, False)],
+)
+def test_an_order_within_queries_that_falls_is_told_by_its_paired_differences(fallen, risen, is_told):
+    """By McNemar's statistic, (fallen - risen)² / (fallen + risen) > 2², where each query is a pair."""
+    assert is_told == ((fallen - risen) ** 2 > 4 * (fallen + risen))
+    same = 60 - fallen - risen
+    before = [1.0] * fallen + [0.0] * risen + [1.0] * same
+    after = [0.0] * fallen + [1.0] * risen + [1.0] * same
+    found = signs_of_trouble(lists_that_improve(), [ranked(0, before), ranked(60, after)], RANKING)
+    assert list(found) == (["held-out"] if is_told else [])
+    if found:
+        assert "held-out AUC within queries fell from" in found["held-out"]
+        falling = [record | {"ndcg": -record["ndcg"]} for record in lists_that_improve()]
+        assert signs_of_trouble(falling, [ranked(0, before), ranked(60, after)], RANKING) == {}
+
+
+def test_an_order_that_an_earlier_version_did_not_measure_has_not_fallen():
+    for unknown in ([], [math.nan] * 60, [1.0] * 59):
+        for probes in (
+            [ranked(0, unknown), ranked(60, [0.0] * 60)],
+            [ranked(0, [1.0] * 60), ranked(60, unknown)],
+        ):
+            assert signs_of_trouble(lists_that_improve(), probes, RANKING) == {}

@@ -272,6 +272,15 @@ def test_an_auc_that_was_no_number_is_not_told(tmp_path):
     assert "AUC of the score" not in card
 
 
+def test_the_auc_within_queries_is_told_where_both_probes_know_it(tmp_path):
+    known, unknown = BEFORE | {"query_auc": 0.5}, BEFORE | {"query_auc": None}
+    for name, before, is_told in (("a", known, True), ("b", unknown, False), ("c", BEFORE, False)):
+        report = {"before": before, "after": AFTER | {"query_auc": 0.75}}
+        run = write_run(tmp_path / name, "Qwen/Qwen2.5-0.5B", report)
+        card = model_card("small", facts(history=read_run_history(opened(tmp_path / name, run))))
+        assert ("| AUC within queries | 0.500 | 0.750 |" in card) == is_told
+
+
 @pytest.mark.parametrize("before", [None, BEFORE | {"step": 2}])
 def test_a_later_probe_is_not_told_as_the_one_before(before, tmp_path):
     """As an earlier version wrote it where the first was lost."""

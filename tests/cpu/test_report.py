@@ -10,12 +10,16 @@ import matplotlib.image
 import pytest
 
 from prorank_jax.probe import ProbeResult
-from prorank_jax.report import PICTURE_FILE, before_after_table, draw_report, write_report
+from prorank_jax.report import PICTURE_FILE, before_after_rows, before_after_table, draw_report, write_report
 from prorank_jax.run_folder import REPORT_FILE
 
 
 def probe(step: int, auc: float = 0.5) -> ProbeResult:
     return ProbeResult(step, 4, 0.25, 0.5, auc, 0.125, [-1.0, 2.0, 0.5, 0.5], [0, 1, 0, 1])
+
+
+def ordered(step: int, *query_aucs: float) -> ProbeResult:
+    return dataclasses.replace(probe(step), query_aucs=list(query_aucs))
 
 
 CURVES = {"reward": "reward", "answer_entropy": "answer entropy (nats)"}
@@ -38,7 +42,8 @@ def test_report_and_picture(tmp_path, steps):
     assert report["after"]["auc"] == 0.875
     assert report["model"] == "tiny"
     assert report["last_metrics"] == (records[-1] if records else {})
-    assert "scores" not in report["after"]
+    assert not {"scores", "labels", "query_aucs"} & set(report["after"])
+    assert report["after"]["query_auc"] is None
     assert (tmp_path / PICTURE_FILE).read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
     height, width = matplotlib.image.imread(tmp_path / PICTURE_FILE).shape[:2]
     assert 1000 < width < 3000
@@ -86,3 +91,22 @@ def test_the_table_has_what_was_before_and_what_came_after(steps, headings):
     assert [list(column.cells)[2] for column in table.columns[1:]] == [
         f"{int(heading.split()[1]) / 10 if ' ' in heading else 0:.3f}" for heading in headings
     ]
+
+
+def test_the_auc_within_queries_has_a_row_where_it_is_known():
+    headings = [row[0] for row in before_after_rows([probe(0), probe(9)])[1]]
+    assert "AUC within queries" not in headings
+    rows = {name: values for name, *values in before_after_rows([probe(0), ordered(9, 1.0, 0.5)])[1]}
+    assert rows["AUC within queries"] == ["-", "0.750"]  # an earlier version took the first probe
+
+
+def test_the_auc_within_queries_is_in_the_report_and_the_picture(tmp_path):
+    probes = [ordered(0, 0.5, 1.0), ordered(9, 1.0, 1.0)]
+    write_report(tmp_path, probes, metrics(9), {})
+    report = json.loads((tmp_path / REPORT_FILE).read_text())
+    assert [found["query_auc"] for found in report["probes"]] == [0.75, 1.0]
+    pictures = []
+    for drawn in (probes, [probe(0), probe(9)]):
+        draw_report(tmp_path / PICTURE_FILE, drawn, metrics(9), CURVES)
+        pictures.append((tmp_path / PICTURE_FILE).read_bytes())
+    assert pictures[0] != pictures[1]

@@ -9,7 +9,7 @@ import re
 import numpy as np
 import pytest
 
-from prorank_jax.learning_signs import TIED_STEPS
+from prorank_jax.learning_signs import TIED_STEPS, Goals
 from prorank_jax.probe import ProbeResult
 from prorank_jax.run_diagnosis import (
     LEAST_FORMAT,
@@ -47,14 +47,18 @@ def noisy(start: float, end: float, deviation: float = 0.05) -> list[float]:
 
 # Every gradient is clipped, as in many healthy runs.
 WARMUP = RunFacts(
-    1, steps("reward", noisy(0.3, 0.9)), [BEFORE, probe(STEPS)], "reward", "accuracy", 1.0, DATA
+    1,
+    steps("reward", noisy(0.3, 0.9)),
+    [BEFORE, probe(STEPS)],
+    Goals("reward", ("accuracy",)),
+    1.0,
+    DATA,
 )
 RANKING = RunFacts(
     2,
     [record | {"ndcg": 0.9} for record in steps("loss", noisy(2.0, 1.5))],
     [probe(0), probe(STEPS, auc=0.9)],
-    "ndcg",
-    "auc",
+    Goals("ndcg", ("query_auc", "auc")),
     1.0,
     DATA,
 )
@@ -246,41 +250,6 @@ def test_remarks_are_no_findings():
     assert remarks(after(WARMUP, auc=0.7)) == []
     never = changed(RANKING, probes=[BEFORE, probe(STEPS, format_rate=0.1)])
     assert remarks(never) == []
-
-
-def test_an_auc_over_all_queries_may_fall_where_only_lists_are_learned():
-    rising = [record | {"ndcg": 0.5 + record["step"] / 200} for record in RANKING.metrics]
-    drifted = changed(after(RANKING, auc=0.62), metrics=rising)
-    assert list(diagnose(drifted)) == ["held-out"]
-    lists_only = changed(drifted, held_out="")
-    assert diagnose(lists_only) == {}
-    assert "add pointwise to ranking.losses" in remarks(lists_only)[0]
-
-
-def test_an_auc_at_chance_is_no_verdict_where_the_losses_leave_levels_free_and_ndcg_rose():
-    rising = [record | {"ndcg": ndcg} for record, ndcg in zip(RANKING.metrics, noisy(0.7, 0.9), strict=True)]
-    level = changed(after(RANKING, auc=0.55), probes=[probe(0, auc=0.54), probe(STEPS, auc=0.55)])
-    assert list(diagnose(changed(level, metrics=rising))) == ["chance"]  # here the level is learned too
-    lists_only = changed(level, held_out="", metrics=rising)
-    assert diagnose(lists_only) == {}
-    (said,) = remarks(lists_only)
-    assert said.startswith(
-        "The held-out AUC of 0.550 cannot be told from chance with 128 prompts, while ndcg"
-    )
-    assert "over the prompts of all queries" in said
-    assert "launch/evaluate.py" in said
-    (said,) = remarks(changed(lists_only, probes=[probe(0, auc=0.6), probe(STEPS, auc=0.55)]))
-    assert said.startswith("The held-out AUC fell from 0.600 to 0.550 and cannot be told from chance")
-
-
-@pytest.mark.parametrize(
-    "ndcg", [noisy(0.8, 0.8), noisy(0.9, 0.7), noisy(0.7, 0.9)[:20], [None] * STEPS, [0.8] * STEPS]
-)
-def test_an_auc_at_chance_is_told_as_what_it_is_where_ndcg_did_not_rise(ndcg):
-    facts = changed(after(RANKING, auc=0.55), held_out="", metrics=steps("ndcg", ndcg))
-    found = diagnose(facts)
-    assert list(found) == ["chance"]
-    assert "(over the prompts of all queries, whose levels the losses leave free; but ndcg" in found["chance"]
 
 
 def test_nothing_is_advised_that_the_run_does_already():

@@ -15,6 +15,7 @@ from prorank_jax.config import MeshOptions
 from prorank_jax.config_files import config_from_flat
 from prorank_jax.data import ExampleSet
 from prorank_jax.flops import grpo_step_flops, ranking_step_flops
+from prorank_jax.learning_signs import Goals
 from prorank_jax.sharding import make_mesh
 from prorank_jax.stages import Parts, Stage, make_stage, make_warmup_step
 from prorank_jax.steps import make_grpo_step
@@ -101,3 +102,8 @@ def test_the_work_of_a_ranking_step_counts_what_the_config_adds(changes, costs):
 def test_half_of_a_list_is_relevant_by_the_configs_own_limit(relevant_grade, taken):
     batch = next(ranking_stage(**{"data.relevant_grade": relevant_grade}).batches())
     np.testing.assert_array_equal(batch.grades, [taken, taken])
+
+
+@pytest.mark.usefixtures("untraced_ranking_step")
+def test_lists_are_after_their_order_and_held_out_that_within_queries():
+    assert ranking_stage().goals == Goals("ndcg", ("query_auc",))

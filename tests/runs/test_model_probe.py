@@ -52,6 +52,19 @@ def test_a_probe_can_be_repeated_but_not_written_over(fields, tmp_path, capsys):
     assert content_of(tmp_path / "probed") == before
 
 
+@pytest.mark.usefixtures("shared_programs")
+def test_a_config_of_stage_2_adds_the_auc_within_queries(fields, tmp_path):
+    del fields["data.buckets"]
+    probe, of_stage = load_launcher("probe").main, {}
+    for stage in (1, 2):
+        folder = tmp_path / str(stage)
+        assert probe(command_line(fields | {"stage": stage, "output_dir": str(folder)})) == 0
+        of_stage[stage] = json.loads((folder / PROBE_FILE).read_text())
+    assert (of_stage[1]["query_auc"], of_stage[1]["query_aucs"]) == (None, [])
+    assert len(of_stage[2]["query_aucs"]) > 1
+    assert {**of_stage[2], "query_auc": None, "query_aucs": []} == of_stage[1]
+
+
 def test_other_folders_are_left_alone(fields, tmp_path, capsys):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.txt").write_text("precious")

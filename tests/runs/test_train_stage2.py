@@ -98,7 +98,10 @@ def test_stage_2_learns_from_a_stage_1_run_and_resumes_to_the_same_bits(workshop
         assert epoch_mean(records, 3, loss) < epoch_mean(records, 1, loss)
     assert len({record["compilations"] for record in records[4:]}) == 1
     assert report["stage"] == 2
-    assert {"format_rate", "accuracy", "auc"} <= set(report["after"])
+    assert {"format_rate", "accuracy", "auc", "query_auc"} <= set(report["after"])
+    probes = read_lines(workshop / name / PROBES_FILE)
+    assert all(len(probe["query_aucs"]) > 2 for probe in probes)
+    assert [probe["query_auc"] for probe in probes] == [np.mean(probe["query_aucs"]) for probe in probes]
     assert (workshop / name / PICTURE_FILE).stat().st_size > 10_000
 
     def crash() -> None:
@@ -118,6 +121,26 @@ def test_stage_2_learns_from_a_stage_1_run_and_resumes_to_the_same_bits(workshop
         assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
 
 
+def test_a_run_whose_first_probes_are_of_an_earlier_version_goes_on(workshop, monkeypatch):
+    def crash() -> None:
+        raise RuntimeError("crashed")
+
+    fields, file = stage2_fields(workshop, "earlier", FULL), workshop / "earlier" / PROBES_FILE
+    monkeypatch.setattr(MetricsLog, "write", at_step(6, crash))
+    with pytest.raises(RuntimeError, match="crashed"):
+        run(fields)
+    monkeypatch.undo()
+    later = ("query_auc", "query_aucs")
+    known = [{name: value for name, value in r.items() if name not in later} for r in read_lines(file)]
+    file.write_text("".join(json.dumps(record) + "\n" for record in known))
+    report = run(fields)
+    assert report["before"]["query_auc"] is None
+    assert 0 <= report["after"]["query_auc"] <= 1
+    first, *others = read_lines(file)
+    assert first == known[0]
+    assert all(record["query_aucs"] for record in others)
+
+
 def test_the_run_directory_is_the_model_that_was_probed(workshop):
     """With low-rank factors merged in."""
     run(stage2_fields(workshop, "probed", LOW_RANK))
@@ -134,7 +157,7 @@ def test_the_run_directory_is_the_model_that_was_probed(workshop):
     step = make_score_step(Transformer(opened.config), AnswerTokens(*_answers(renderer)), mesh)
     batches = prorank_jax.setup.prepare_run(
         load_config(None, stage2_fields(workshop, "probed", LOW_RANK)), Console(file=io.StringIO())
-    ).held_out
+    ).held_out.batches
     again = np.concatenate([np.asarray(step(params, b))[np.asarray(b.examples) >= 0] for b in batches])
     np.testing.assert_allclose(sorted(again.tolist()), scores, atol=1e-4)
 
@@ -187,10 +210,13 @@ def test_what_stage_2_refuses_before_it_computes(workshop, extra, said):
     assert not folder.exists() or not (folder / "config.yaml").exists()
 
 
-@pytest.mark.parametrize(("losses", "held_out"), [("listwise=1", ""), ("listwise=1, pointwise=0.5", "auc")])
+@pytest.mark.parametrize(
+    ("losses", "held_out"),
+    [("listwise=1", ("query_auc",)), ("listwise=1, pointwise=0.5", ("query_auc", "auc"))],
+)
 def test_the_auc_over_all_queries_has_to_rise_only_where_levels_are_learned(workshop, losses, held_out):
     config = load_config(None, stage2_fields(workshop, "levels", {"ranking.losses": losses}))
-    assert prorank_jax.setup.prepare_run(config, Console(file=io.StringIO())).stage.held_out == held_out
+    assert prorank_jax.setup.prepare_run(config, Console(file=io.StringIO())).stage.goals.held_out == held_out
 
 
 def test_the_work_of_a_step_leaves_out_empty_places(workshop):
