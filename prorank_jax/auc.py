@@ -1,4 +1,4 @@
-"""AUC, the area under the ROC curve: over all prompts, and of each query."""
+"""AUC, the area under the ROC curve: over all prompts, of each query, and what chance makes of it."""
 
 from __future__ import annotations
 
@@ -39,3 +39,11 @@ def aucs_of_queries(scores: np.ndarray, labels: np.ndarray, queries: np.ndarray)
     """
     own = (queries == query for query in np.unique(queries))
     return [area_under_roc(scores[of], labels[of]) for of in own if len(np.unique(labels[of])) == 2]
+
+
+def deviation_at_chance(relevant: int, irrelevant: int) -> float:
+    """Standard deviation of the AUC of scores that say nothing: √((m + n + 1) / (12 m n)).
+
+    That of the Mann-Whitney statistic (Mann and Whitney 1947); ties make it smaller.
+    """
+    return math.sqrt((relevant + irrelevant + 1) / (12 * relevant * irrelevant))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from prorank_jax.auc import deviation_at_chance
 from prorank_jax.metric_change import MetricChange, metric_change
 from prorank_jax.probe import ProbeResult
 from prorank_jax.run_facts import RunFacts
@@ -22,8 +23,8 @@ def judged_auc(facts: RunFacts) -> tuple[str, float, float]:
 
 def _auc_beyond_chance(last: ProbeResult) -> float:
     """The AUC that a one-sided test at 5% tells from 0.5, by the variance of the Mann-Whitney statistic."""
-    half = last.examples / 2
-    return 0.5 + _ONE_SIDED_95 * math.sqrt((last.examples + 1) / (12 * half * half))
+    half = last.examples // 2
+    return 0.5 + _ONE_SIDED_95 * deviation_at_chance(half, half)
 
 
 def _query_auc_beyond_chance(last: ProbeResult) -> float:

@@ -6,8 +6,10 @@ import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
+from prorank_jax.auc import deviation_at_chance
 from prorank_jax.probe import ProbeResult
 
 TIED_STEPS = 20
@@ -110,7 +112,7 @@ def _parted(
         return ""
     best = max(known, key=lambda probe: getattr(probe, held_out))
     fall = getattr(best, held_out) - getattr(last, held_out)
-    noise = _STANDARD_ERRORS * _error_of_difference(best, last, held_out)
+    noise = _errors_of_best(len(known)) * _error_of_difference(best, last, held_out)
     before, now = _around(metrics, learned, best.step), _around(metrics, learned, last.step)
     if fall <= noise or before is None or now is None or now <= before:
         return ""
@@ -128,6 +130,12 @@ def _are_comparable(one: ProbeResult, other: ProbeResult, held_out: str) -> bool
     return are_known and (held_out != "query_auc" or len(one.query_aucs) == len(other.query_aucs))
 
 
+def _errors_of_best(count: int) -> float:
+    """Standard errors below the best of so many earlier probes that count as a fall (Bonferroni)."""
+    normal = NormalDist()
+    return normal.inv_cdf(1 - (1 - normal.cdf(_STANDARD_ERRORS)) / count)
+
+
 def _error_of_difference(one: ProbeResult, other: ProbeResult, held_out: str) -> float:
     """The standard error of a field's difference between two probes that differ by chance.
 
@@ -138,8 +146,10 @@ def _error_of_difference(one: ProbeResult, other: ProbeResult, held_out: str) ->
     if held_out == "query_auc":
         pairs = zip(one.query_aucs, other.query_aucs, strict=True)
         return math.sqrt(sum((a - b) ** 2 for a, b in pairs)) / len(one.query_aucs)
-    # Of a share of n answers, at most; an AUC of n / 2 pairs of classes varies no more.
-    return math.sqrt(2 * 0.25 / other.examples)
+    if held_out == "auc":
+        half = other.examples // 2
+        return math.sqrt(2) * deviation_at_chance(half, half)
+    return math.sqrt(2 * 0.25 / other.examples)  # of a share, at most
 
 
 def _around(metrics: Sequence[Mapping[str, Any]], name: str, step: int) -> float | None:

@@ -1,13 +1,15 @@
-"""AUCs against every pair of documents."""
+"""AUCs against every pair of documents, and their spread by chance against every order of them."""
 
 from __future__ import annotations
+
+import itertools
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prorank_jax.auc import area_under_roc, aucs_of_queries
+from prorank_jax.auc import area_under_roc, aucs_of_queries, deviation_at_chance
 
 SCORES = st.lists(st.integers(-3, 3).map(float), min_size=1, max_size=12)  # few values: many ties
 DOCUMENTS = st.lists(st.tuples(st.integers(0, 4), st.integers(-3, 3), st.integers(0, 1)), max_size=30)
@@ -58,3 +60,14 @@ def test_what_is_added_to_a_querys_scores_changes_its_auc_in_nothing(documents, 
 def test_a_score_that_is_no_number_spoils_its_own_querys_auc_only():
     scores, labels = np.array([1.0, np.nan, 2.0, 1.0]), np.array([1, 0, 1, 0])
     np.testing.assert_array_equal(aucs_of_queries(scores, labels, np.array([7, 7, 2, 2])), [1.0, np.nan])
+
+
+@pytest.mark.parametrize(("relevant", "irrelevant"), [(1, 1), (1, 4), (3, 3), (4, 2)])
+def test_the_deviation_at_chance_is_that_over_all_orders(relevant, irrelevant):
+    total = relevant + irrelevant
+    orders = [
+        area_under_roc(np.arange(float(total)), np.isin(np.arange(total), chosen).astype(int))
+        for chosen in itertools.combinations(range(total), relevant)
+    ]
+    assert np.std(orders) == pytest.approx(deviation_at_chance(relevant, irrelevant))
+    assert np.mean(orders) == pytest.approx(0.5)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prorank_jax.auc import deviation_at_chance
 from prorank_jax.learning_signs import TIED_STEPS, Goals, learned_at, signs_of_trouble
 from prorank_jax.probe import ProbeResult
 
@@ -166,3 +167,21 @@ def test_an_order_that_an_earlier_version_did_not_measure_has_not_fallen():
             [ranked(0, [1.0] * 60), ranked(60, unknown)],
         ):
             assert signs_of_trouble(lists_that_improve(), probes, RANKING) == {}
+
+
+@pytest.mark.parametrize("examples", [8, 128])
+@pytest.mark.parametrize(("errors", "is_told"), [(2.1, True), (1.9, False)])
+def test_the_noise_of_an_auc_is_that_of_the_mann_whitney_statistic(examples, errors, is_told):
+    fall = errors * math.sqrt(2) * deviation_at_chance(examples // 2, examples // 2)
+    probes = [ranked(0, [], 0.5 + fall, examples), ranked(60, [], 0.5, examples)]
+    assert bool(signs_of_trouble(lists_that_improve(), probes, RANKING)) == is_told
+
+
+@pytest.mark.parametrize(("earlier", "errors"), [(1, 2.0), (2, 2.2776), (5, 2.6076), (10, 2.8356)])
+def test_the_best_of_several_probes_has_to_be_left_farther_behind(earlier, errors):
+    """A fall by chance below one of them is as rare as below a single one: normal quantiles of 0.0228 / n."""
+    metrics = [{"step": step, "reward": 0.2 + 0.01 * step} for step in range(1, 41)]
+    for share, is_told in ((1.01, True), (0.99, False)):
+        fall = share * errors * math.sqrt(0.5 / 128)
+        probes = [probe(step, 0.8) for step in range(earlier)] + [probe(40, 0.8 - fall)]
+        assert bool(signs(metrics, probes)) == is_told
