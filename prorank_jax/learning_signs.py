@@ -13,9 +13,10 @@ from prorank_jax.auc import deviation_at_chance
 from prorank_jax.probe import ProbeResult
 
 TIED_STEPS = 20
+ALL_RIGHT = 0.99
 _WINDOW = 10
 _TIED = 0.99
-_ALL_RIGHT = 0.99
+_IN_FULL = 0.99
 _STANDARD_ERRORS = 2.0
 _NAMES = {"auc": "AUC", "query_auc": "AUC within queries"}
 
@@ -26,10 +27,12 @@ class Goals:
 
     Attributes:
         learned: the metric that it drives up.
+        most: the greatest value of that.
         held_out: fields of a probe that should rise with it.
     """
 
     learned: str
+    most: float
     held_out: tuple[str, ...]
 
 
@@ -44,7 +47,7 @@ def signs_of_trouble(
         metrics: records of metrics.jsonl, in the order of their steps.
     """
     signs: dict[str, str] = {}
-    tied = _tied_for_long(metrics)
+    tied = _tied_for_long(metrics, goals)
     if tied:
         signs["tied groups"] = tied
     parted = (
@@ -61,22 +64,28 @@ def learned_at(metrics: Sequence[Mapping[str, Any]]) -> int | None:
     return next((tied[-1]["step"] for tied in _tied_windows(metrics) if _all_right(tied)), None)
 
 
-def _tied_for_long(metrics: Sequence[Mapping[str, Any]]) -> str:
-    """GRPO's gradient is zero where all rewards of a group are equal."""
+def _tied_for_long(metrics: Sequence[Mapping[str, Any]], goals: Goals) -> str:
+    """The gradient of GRPO's reward is zero where all rewards of a group are equal."""
     for tied in _tied_windows(metrics):
+        when = f"for {TIED_STEPS} steps up to step {tied[-1]['step']}"
         if _none_answers(tied):
             return (
-                f"no sampled answer was 0 or 1 for {TIED_STEPS} steps up to step {tied[-1]['step']}: every "
-                "reward was the same, so there is no gradient; begin with a model that follows instructions, "
-                "or with another data.system"
+                f"no sampled answer was 0 or 1 {when}: every reward was the same, so it has no gradient; "
+                "begin with a model that follows instructions, or with another data.system"
             )
-        if not _all_right(tied):
+        if _mean(tied, goals.learned) >= _IN_FULL * goals.most:
+            continue
+        if _mean(tied, "accuracy") >= ALL_RIGHT and _mean(tied, "format_rate") <= 1 - ALL_RIGHT:
             return (
-                f"all completions of every group got the same reward for {TIED_STEPS} steps up to step "
-                f"{tied[-1]['step']}: there is no gradient, and the policy may have collapsed into one "
-                "answer; start again with a lower optimizer.learning_rate or a higher "
-                "grpo.entropy_coefficient"
+                f"all sampled answers were right {when}, and none ended its turn after the digit: every "
+                "reward was the same, so it has no gradient towards the format; start again with "
+                "grpo.forced_ends 1, which tries such ends"
             )
+        return (
+            f"all completions of every group got the same reward {when}: it has no gradient, and the policy "
+            "may have collapsed into one answer; start again with a lower optimizer.learning_rate or a "
+            "higher grpo.entropy_coefficient"
+        )
     return ""
 
 
@@ -97,9 +106,13 @@ def _none_answers(records: Sequence[Mapping[str, Any]]) -> bool:
 
 
 def _all_right(records: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether (nearly) all answers were right and in the format: equal rewards are then full ones."""
-    shares = ([record.get(name) or 0.0 for record in records] for name in ("accuracy", "format_rate"))
-    return all(statistics.fmean(values) >= _ALL_RIGHT for values in shares)
+    """Whether (nearly) all answers were right and in the format."""
+    return all(_mean(records, name) >= ALL_RIGHT for name in ("accuracy", "format_rate"))
+
+
+def _mean(records: Sequence[Mapping[str, Any]], name: str) -> float:
+    """Of a metric; what was not finite counts as 0."""
+    return statistics.fmean(record.get(name) or 0.0 for record in records)
 
 
 def _parted(

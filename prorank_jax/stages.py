@@ -151,6 +151,7 @@ def _warmup(parts: Parts, buckets: tuple[int, ...]) -> Stage:
         },
         goals=Goals(
             learned="reward",
+            most=grpo.format_weight + grpo.correct_weight,
             held_out=("accuracy",),
         ),
     )
@@ -212,6 +213,7 @@ def _ranking(parts: Parts) -> Stage:
         curves={"ndcg": "nDCG within the lists"} | losses,
         goals=Goals(
             learned="ndcg",
+            most=1.0,
             # The AUC is over all queries; losses over lists leave each query's scores a free offset.
             held_out=("query_auc", "auc") if learns_level(objective.weights) else ("query_auc",),
         ),

@@ -13,8 +13,8 @@ from prorank_jax.auc import deviation_at_chance
 from prorank_jax.learning_signs import TIED_STEPS, Goals, learned_at, signs_of_trouble
 from prorank_jax.probe import ProbeResult
 
-GOALS = Goals("reward", ("accuracy",))
-RANKING = Goals("ndcg", ("query_auc", "auc"))
+GOALS = Goals("reward", 1.5, ("accuracy",))
+RANKING = Goals("ndcg", 1.0, ("query_auc", "auc"))
 
 
 def probe(step: int, accuracy: float, examples: int = 128) -> ProbeResult:
@@ -83,8 +83,10 @@ def test_groups_that_tie_for_long(steps):
 
 
 def tied_with(steps: int, accuracy: float, format_rate: float) -> list[dict[str, float]]:
+    """Of answers that all start with a digit, rewarded by the default weights."""
     shares = {"accuracy": accuracy, "format_rate": format_rate}
-    return [record | shares for record in history([1.0] * steps, tied=1.0)]
+    reward = 0.25 * (1 + format_rate) + accuracy
+    return [record | shares for record in history([reward] * steps, tied=1.0)]
 
 
 def test_groups_that_tie_because_nothing_is_answered_are_no_collapse():
@@ -132,6 +134,37 @@ def test_a_fall_is_told_from_two_standard_errors_on(errors, is_told):
     fall = errors * math.sqrt(0.5 / 128)
     probes = [probe(20, 0.8), probe(40, 0.8 - fall)]
     assert bool(signs(metrics, probes)) == is_told
+
+
+@pytest.mark.parametrize(
+    ("weights", "accuracy", "format_rate", "is_full"),
+    [
+        ((0.5, 1.0), 1.0, 1.0, True),
+        ((0.5, 0.0), 0.5, 1.0, True),  # rewarded for the format alone
+        ((0.0, 1.0), 1.0, 0.0, True),  # rewarded for the right digit alone
+        ((0.5, 0.0), 0.5, 0.0, False),
+        ((0.0, 1.0), 0.5, 0.0, False),
+        ((0.5, 1.0), 0.5, 1.0, False),
+    ],
+)
+def test_groups_that_tie_at_the_full_reward_are_no_trouble(weights, accuracy, format_rate, is_full):
+    for_format, for_right = weights
+    reward = for_format * 0.5 * (1 + format_rate) + for_right * accuracy
+    shares = {"accuracy": accuracy, "format_rate": format_rate}
+    metrics = [record | shares for record in history([reward] * TIED_STEPS, tied=1.0)]
+    goals = Goals("reward", for_format + for_right, ("accuracy",))
+    found = signs_of_trouble(metrics, [], goals)
+    assert list(found) == ([] if is_full else ["tied groups"])
+    if found:
+        assert "collapsed" in found["tied groups"]
+
+
+def test_right_answers_that_never_end_are_told_to_try_ends():
+    found = signs(tied_with(TIED_STEPS, 1.0, 0.0), [])["tied groups"]
+    assert "none ended its turn after the digit" in found
+    assert "grpo.forced_ends 1" in found
+    assert "collapsed" not in found
+    assert "collapsed" in signs(tied_with(TIED_STEPS, 0.5, 0.0), [])["tied groups"]
 
 
 def ranked(step: int, query_aucs: list[float], auc: float = 0.8, examples: int = 128) -> ProbeResult:

@@ -50,7 +50,7 @@ WARMUP = RunFacts(
     1,
     steps("reward", noisy(0.3, 0.9)),
     [BEFORE, probe(STEPS)],
-    Goals("reward", ("accuracy",)),
+    Goals("reward", 1.5, ("accuracy",)),
     1.0,
     DATA,
 )
@@ -58,7 +58,7 @@ RANKING = RunFacts(
     2,
     [record | {"ndcg": 0.9} for record in steps("loss", noisy(2.0, 1.5))],
     [probe(0), probe(STEPS, auc=0.9)],
-    Goals("ndcg", ("query_auc", "auc")),
+    Goals("ndcg", 1.0, ("query_auc", "auc")),
     1.0,
     DATA,
 )
@@ -163,13 +163,14 @@ def test_what_is_nearly_wrong_is_not_told(facts):
 
 
 def test_a_learned_task_is_remarked_on_and_finished_well():
-    right = {"tied_groups": 1.0, "accuracy": 1.0, "format_rate": 1.0}
+    right = {"tied_groups": 1.0, "accuracy": 1.0, "format_rate": 1.0, "reward": 1.5}
     facts = changed(WARMUP, metrics=[record | right for record in WARMUP.metrics])
     assert diagnose(facts) == {}
     assert f"{TIED_STEPS} steps up to step {TIED_STEPS}: the task is learned" in remarks(facts)[0]
     assert conclusion(facts, {}).startswith("Finished well")
-    later = [record | {"accuracy": 0.5} if record["step"] > 30 else record for record in facts.metrics]
-    assert list(diagnose(changed(facts, metrics=later))) == ["tied groups"]
+    wrong = {"accuracy": 0.5, "reward": 1.0}
+    later = [record | wrong if record["step"] > 30 else record for record in facts.metrics]
+    assert set(diagnose(changed(facts, metrics=later))) == {"tied groups", "learning rate"}
     assert remarks(changed(facts, metrics=later)) == []
 
 

@@ -29,7 +29,7 @@ def test_examples_of_no_batch_are_not_counted(trained, expected, tmp_path):
         labels=np.array([1, 0, 1, 0, 1]),
         lengths=np.array([9, 9, 9, 20, 20]),
     )
-    stage = SimpleNamespace(trained=trained, goals=Goals("ndcg", ("query_auc",)))
+    stage = SimpleNamespace(trained=trained, goals=Goals("ndcg", 1.0, ("query_auc",)))
     config = load_config(None, {"stage": 2, "data.max_length": 20})
     run = SimpleNamespace(stage=stage, examples=examples, config=config)
     assert _run_facts(run, tmp_path).data == expected

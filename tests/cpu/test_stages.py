@@ -104,6 +104,12 @@ def test_half_of_a_list_is_relevant_by_the_configs_own_limit(relevant_grade, tak
     np.testing.assert_array_equal(batch.grades, [taken, taken])
 
 
+def test_the_warmup_is_after_the_reward_that_its_weights_can_give():
+    changes = {"grpo.format_weight": 0.25, "grpo.correct_weight": 2.0}
+    parts = make_parts(MemoryExamples([9] * 8, [0, 1] * 4), **changes)
+    assert make_stage(parts, (10,)).goals == Goals("reward", 2.25, ("accuracy",))
+
+
 @pytest.mark.usefixtures("untraced_ranking_step")
 def test_lists_are_after_their_order_and_held_out_that_within_queries():
-    assert ranking_stage().goals == Goals("ndcg", ("query_auc",))
+    assert ranking_stage().goals == Goals("ndcg", 1.0, ("query_auc",))
