@@ -17,6 +17,7 @@ ALL_RIGHT = 0.99
 _WINDOW = 10
 _TIED = 0.99
 _IN_FULL = 0.99
+_MORE_THAN_GUESSED = 0.6
 _STANDARD_ERRORS = 2.0
 _NAMES = {"auc": "AUC", "query_auc": "AUC within queries"}
 
@@ -29,11 +30,13 @@ class Goals:
         learned: the metric that it drives up.
         most: the greatest value of that.
         held_out: fields of a probe that should rise with it.
+        greatest_accuracy: share of sampled answers that can be right; see `sampled_accuracy`.
     """
 
     learned: str
     most: float
     held_out: tuple[str, ...]
+    greatest_accuracy: float = 1.0
 
 
 def signs_of_trouble(
@@ -59,9 +62,18 @@ def signs_of_trouble(
     return signs | ({"held-out": overfit} if overfit else {})
 
 
-def learned_at(metrics: Sequence[Mapping[str, Any]]) -> int | None:
-    """The step at which groups had tied for long because their answers were all right; None: never."""
-    return next((tied[-1]["step"] for tied in _tied_windows(metrics) if _all_right(tied)), None)
+def learned_at(metrics: Sequence[Mapping[str, Any]], goals: Goals) -> int | None:
+    """The step at which as many sampled answers as can be had long been right, and formatted; None: never.
+
+    Nor is it told where hardly more can be right than by guessing.
+    """
+    if goals.greatest_accuracy < _MORE_THAN_GUESSED:
+        return None
+    right = 0.5 + (ALL_RIGHT - 0.5) / 0.5 * (goals.greatest_accuracy - 0.5)
+    ends = range(TIED_STEPS, len(metrics) + 1)
+    windows = (metrics[end - TIED_STEPS : end] for end in ends)
+    reached = (w for w in windows if _mean(w, "accuracy") >= right and _mean(w, "format_rate") >= ALL_RIGHT)
+    return next((window[-1]["step"] for window in reached), None)
 
 
 def _tied_for_long(metrics: Sequence[Mapping[str, Any]], goals: Goals) -> str:
@@ -103,11 +115,6 @@ def _none_answers(records: Sequence[Mapping[str, Any]]) -> bool:
     """Whether no answer was right or in the format, as where none is `0` or `1` at all."""
     shares = [record.get(name) for record in records for name in ("accuracy", "format_rate", "reward")]
     return all(share is not None and share <= 0 for share in shares)
-
-
-def _all_right(records: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether (nearly) all answers were right and in the format."""
-    return all(_mean(records, name) >= ALL_RIGHT for name in ("accuracy", "format_rate"))
 
 
 def _mean(records: Sequence[Mapping[str, Any]], name: str) -> float:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 
 from prorank_jax.auc_findings import at_chance, judged_auc, low_auc
-from prorank_jax.learning_signs import TIED_STEPS, learned_at, signs_of_trouble
+from prorank_jax.learning_signs import ALL_RIGHT, TIED_STEPS, learned_at, signs_of_trouble
 from prorank_jax.metric_change import metric_change
 from prorank_jax.run_facts import DataFacts, RunFacts, skipped_updates
 
@@ -55,11 +55,14 @@ def remarks(facts: RunFacts) -> list[str]:
     low = low_auc(facts)
     if low:
         said.append(low)
-    learned = learned_at(facts.metrics)
+    learned = learned_at(facts.metrics, facts.goals)
     if learned is not None and "tied groups" not in diagnose(facts):
+        most = facts.goals.greatest_accuracy
+        held = f"About {most:.0%} of the sampled answers, as many as grpo.entropy_coefficient allows,"
         said.append(
-            f"All completions of every group were right for {TIED_STEPS} steps up to step {learned}: the "
-            "task is learned, and its reward teaches no more; stage 2 can start from this run."
+            f"{held if most < ALL_RIGHT else 'All sampled answers'} were right for {TIED_STEPS} steps up to "
+            f"step {learned}: the task is learned, and its reward teaches no more; stage 2 can start from "
+            "this run."
         )
     return said
 

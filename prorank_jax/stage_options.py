@@ -36,7 +36,8 @@ class GrpoOptions:
     kl_estimator: str = "exact"
     """`exact` over the vocabulary at each answer position, or `k3` on the sampled token; no forced end."""
     entropy_coefficient: float = 0.2
-    """Weight of the pull towards an undecided answer, against policies that give one answer to all."""
+    """Weight of the pull towards an undecided answer, against policies that give one answer to all. It also
+    keeps some sampled answers wrong where every prompt is told apart; see `sampled_accuracy`."""
     format_weight: float = 0.5
     """Reward of an answer that is exactly `0` or `1`; half of it for one that only begins so."""
     correct_weight: float = 1.0

@@ -25,6 +25,7 @@ from prorank_jax.ranking_losses import learns_level
 from prorank_jax.ranking_objective import make_objective
 from prorank_jax.ranking_step import make_ranking_step
 from prorank_jax.rewards import answer_reward
+from prorank_jax.sampled_accuracy import greatest_sampled_accuracy
 from prorank_jax.steps import GrpoStep, make_grpo_step
 from prorank_jax.types import Batch, ListBatch, Params, TrainState
 
@@ -153,6 +154,7 @@ def _warmup(parts: Parts, buckets: tuple[int, ...]) -> Stage:
             learned="reward",
             most=grpo.format_weight + grpo.correct_weight,
             held_out=("accuracy",),
+            greatest_accuracy=greatest_sampled_accuracy(grpo),
         ),
     )
 

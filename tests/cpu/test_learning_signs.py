@@ -99,12 +99,12 @@ def test_groups_that_tie_because_nothing_is_answered_are_no_collapse():
 def test_groups_that_tie_because_all_answers_are_right_are_no_trouble():
     perfect = tied_with(3 * TIED_STEPS, 1.0, 1.0)
     assert signs(perfect, []) == {}
-    assert learned_at(perfect) == TIED_STEPS
-    assert learned_at(perfect[: TIED_STEPS - 1]) is None
+    assert learned_at(perfect, GOALS) == TIED_STEPS
+    assert learned_at(perfect[: TIED_STEPS - 1], GOALS) is None
     for accuracy, format_rate in ((0.5, 1.0), (1.0, 0.0), (0.97, 1.0)):
         other = tied_with(TIED_STEPS, accuracy, format_rate)
         assert list(signs(other, [])) == ["tied groups"]
-        assert learned_at(other) is None
+        assert learned_at(other, GOALS) is None
 
 
 def test_a_perfect_policy_that_collapses_later_is_told():
@@ -165,6 +165,23 @@ def test_right_answers_that_never_end_are_told_to_try_ends():
     assert "grpo.forced_ends 1" in found
     assert "collapsed" not in found
     assert "collapsed" in signs(tied_with(TIED_STEPS, 0.5, 0.0), [])["tied groups"]
+
+
+@pytest.mark.parametrize(("share", "is_learned"), [(1.0, True), (0.985, True), (0.95, False)])
+def test_as_many_right_answers_as_the_entropy_term_allows_are_a_learned_task(share, is_learned):
+    """Groups hardly ever tie then."""
+    allowed = dataclasses.replace(GOALS, greatest_accuracy=0.84)
+    right = {"accuracy": 0.5 + share * 0.34, "format_rate": 1.0}
+    metrics = [record | right for record in history([1.3] * (TIED_STEPS + 1), tied=0.06)]
+    assert learned_at(metrics, allowed) == (TIED_STEPS if is_learned else None)
+    assert learned_at(metrics, GOALS) is None
+    unformatted = [record | {"format_rate": 0.9} for record in metrics]
+    assert learned_at(unformatted, allowed) is None
+
+
+def test_where_hardly_more_than_guesses_can_be_right_nothing_is_called_learned():
+    guesses = [record | {"accuracy": 0.5, "format_rate": 1.0} for record in history([1.0] * 30)]
+    assert learned_at(guesses, dataclasses.replace(GOALS, greatest_accuracy=0.5)) is None
 
 
 def ranked(step: int, query_aucs: list[float], auc: float = 0.8, examples: int = 128) -> ProbeResult:

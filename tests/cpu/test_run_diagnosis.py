@@ -166,12 +166,24 @@ def test_a_learned_task_is_remarked_on_and_finished_well():
     right = {"tied_groups": 1.0, "accuracy": 1.0, "format_rate": 1.0, "reward": 1.5}
     facts = changed(WARMUP, metrics=[record | right for record in WARMUP.metrics])
     assert diagnose(facts) == {}
-    assert f"{TIED_STEPS} steps up to step {TIED_STEPS}: the task is learned" in remarks(facts)[0]
+    said = remarks(facts)[0]
+    assert said.startswith(f"All sampled answers were right for {TIED_STEPS} steps up to step {TIED_STEPS}: ")
     assert conclusion(facts, {}).startswith("Finished well")
     wrong = {"accuracy": 0.5, "reward": 1.0}
     later = [record | wrong if record["step"] > 30 else record for record in facts.metrics]
     assert set(diagnose(changed(facts, metrics=later))) == {"tied groups", "learning rate"}
     assert remarks(changed(facts, metrics=later)) == []
+
+
+def test_a_task_is_learned_as_far_as_the_entropy_term_lets_it_be():
+    right = {"accuracy": 0.84, "format_rate": 1.0}
+    facts = changed(WARMUP, metrics=[record | right for record in WARMUP.metrics])
+    assert remarks(facts) == []
+    allowed = changed(facts, goals=dataclasses.replace(WARMUP.goals, greatest_accuracy=0.8425))
+    (said,) = remarks(allowed)
+    assert said.startswith(
+        "About 84% of the sampled answers, as many as grpo.entropy_coefficient allows, were"
+    )
 
 
 @pytest.mark.parametrize(
