@@ -214,8 +214,8 @@ def make_learner(
 
 
 def _whole_groups(settings: Settings) -> int:
-    """Prompts of a micro-batch: Tunix cuts between groups only."""
-    return max(1, settings["peer_batch"] // settings["group_size"])
+    """Prompts of a micro-batch, which is made of whole groups."""
+    return settings["peer_batch"] // settings["group_size"]
 
 
 def make_reward(settings: Settings) -> Any:

@@ -99,6 +99,7 @@ def run_comparison(name: str, options: BenchmarkOptions, size: Any, console: Con
 
     Raises:
         ValueError: a peer that cannot be set up, a side that fails, or sides that disagree.
+        TooLittleMemoryError: a side finds no room.
     """
     for dataset in parse_datasets([options.dataset]):
         check_split(dataset)  # before the peer is installed, which takes minutes
@@ -118,6 +119,8 @@ def run_comparison(name: str, options: BenchmarkOptions, size: Any, console: Con
         if len(tried) > 1:
             tuned = tune_peer(options, settings, tried, commands[options.peer], work, console)
             settings["peer_batch_seconds"] = tuned
+        if tried:
+            console.print(f"{options.peer}: takes micro-batch {settings['peer_batch']}", highlight=False)
         result = compare_sides(name, task, options, settings, commands, work, console)
     console.print(result_table(result))
     say(console, verdict(result))
@@ -200,8 +203,9 @@ def tune_peer(
 ) -> dict[int, float]:
     """Finds the peer's fastest micro-batch and puts it into the settings; see `fastest_batch`."""
 
-    def show(size: int, done: Round) -> None:
-        console.print(f"{options.peer}: micro-batch {size}, {done.seconds:.3g} s", highlight=False)
+    def show(size: int, done: Round | None) -> None:
+        outcome = "left out, it finds no room" if done is None else f"{done.seconds:.3g} s"
+        console.print(f"{options.peer}: micro-batch {size}, {outcome}", highlight=False)
 
     start = functools.partial(make_side, options, work, options.peer, command)
     return fastest_batch(settings, sizes, work, options.dtype, start, show)

@@ -18,6 +18,7 @@ from prorank_jax.data import open_dataset, train_iterator
 from prorank_jax.evaluation.names import PARTS, naming, parse_dataset
 from prorank_jax.prompts import AnswerTokens, make_renderer
 
+WHOLE_GROUPS_ONLY = "tunix"  # the peer whose micro-batches are of prompts
 BATCHES = 8
 CHECKED_PROMPTS, CHECKED_GROUP = 2, 4
 WIDTH_MULTIPLE = 16
@@ -42,7 +43,7 @@ class GrpoWork:
     group_size: int = 16
     new_tokens: int = 2
     kl_coefficient: float = 0.0
-    peer_batches: tuple[int, ...] = (16,)
+    peer_batches: tuple[int, ...] = (16, 128)
     remat: str = "dots_no_batch"
     attention: str = "xla"
 
@@ -67,7 +68,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--group_size", type=int, help="completions of a prompt (16)")
     add("--new_tokens", type=int, default=2, help="longest completion in tokens (%(default)s)")
     add("--kl", type=float, default=0.0, help="weight of the KL term (%(default)s)")
-    add("--peer_batch", type=int, nargs="+", help="sequences in a micro-batch of the peer (one group)")
+    tried = "sequences in a micro-batch of the peer; it takes the fastest (one group and the whole step)"
+    add("--peer_batch", type=int, nargs="+", help=tried)
     add("--remat", default=GrpoWork.remat, help="what our backward pass recomputes (%(default)s)")
     add("--attention", help=ATTENTION_HELP)
 
@@ -80,15 +82,25 @@ def work_from(given: argparse.Namespace) -> GrpoWork:
     """
     small = GrpoWork(prompts=2, group_size=4, peer_batches=(4,)) if given.quick else GrpoWork()
     group = small.group_size if given.group_size is None else given.group_size
+    prompts = small.prompts if given.prompts is None else given.prompts
+    tried = given.peer_batch or ((group,) if given.quick else group_and_step(prompts, group))
+    if given.peer == WHOLE_GROUPS_ONLY and group > 0:
+        remedy = f"{given.peer} cuts between groups only: give multiples of group_size={group}"
+        require(all(size % group == 0 for size in tried), "peer_batch", list(tried), remedy)
     return GrpoWork(
-        prompts=small.prompts if given.prompts is None else given.prompts,
+        prompts=prompts,
         group_size=group,
         new_tokens=given.new_tokens,
         kl_coefficient=given.kl,
-        peer_batches=tuple(given.peer_batch or (group,)),
+        peer_batches=tuple(tried),
         remat=given.remat,
         attention=attention_of(given),
     )
+
+
+def group_and_step(prompts: int, group: int) -> tuple[int, ...]:
+    """Sequences of one group and of a whole step: few, as trying one takes the peer two steps or three."""
+    return tuple(dict.fromkeys((group, prompts * group)))
 
 
 def write_grpo_work(options: BenchmarkOptions, size: GrpoWork, work: Path) -> dict[str, Any]:

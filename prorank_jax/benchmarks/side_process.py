@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import queue
+import re
 import signal
 import subprocess
 import sys
@@ -15,8 +16,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from prorank_jax.storage_faults import TooLittleMemoryError
+
 SHOWN_LINES = 25
 END_SECONDS = 20
+# How Python, torch and jax end a traceback for want of memory.
+_NO_ROOM = re.compile(
+    r"^[\w.]*(MemoryError\b|Error: .*(out of memory|RESOURCE_EXHAUSTED|allocate memory|ALLOC_FAILED))",
+    re.MULTILINE | re.IGNORECASE,
+)
+_KILLED = -signal.SIGKILL  # what Linux does to the process that takes most where no memory is left
 
 Answer = dict[str, Any]
 
@@ -97,6 +106,7 @@ class SideProcess:
         Raises:
             ValueError: the side ended, did not answer in time, or answered with no JSON object; the end of
                 its stderr is shown before.
+            TooLittleMemoryError: it ended for want of memory; likewise.
         """
         with contextlib.suppress(BrokenPipeError):  # it ended: reading says so
             self._send({"do": request, **details})
@@ -105,7 +115,11 @@ class SideProcess:
         except queue.Empty:
             raise self._failure(request, f"no answer within {self._timeout:g} seconds") from None
         if not line:
-            raise self._failure(request, f"ended with exit code {self._process.wait()}")
+            code = self._process.wait()
+            failure = self._failure(request, f"ended with exit code {code}")
+            if self._lacked_memory(code):
+                raise TooLittleMemoryError(f"too little memory ({failure})")
+            raise failure
         try:
             answer = json.loads(line)
         except json.JSONDecodeError:
@@ -127,8 +141,14 @@ class SideProcess:
                 self._lines.put(line)
         self._lines.put("")
 
+    def _lacked_memory(self, code: int) -> bool:
+        return code == _KILLED or _NO_ROOM.search(self._said()) is not None
+
+    def _said(self) -> str:
+        return self._log.read_text(encoding="utf-8", errors="replace")
+
     def _failure(self, request: str, what: str) -> ValueError:
-        said = self._log.read_text(encoding="utf-8", errors="replace").splitlines()[-SHOWN_LINES:]
+        said = self._said().splitlines()[-SHOWN_LINES:]
         for line in said:
             print(f"{self.name}: {line}", file=sys.stderr)
         shown = "its last lines are above" if said else "it wrote nothing to stderr"

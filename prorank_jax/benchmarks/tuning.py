@@ -10,6 +10,7 @@ from prorank_jax.benchmarks.loading import load_side
 from prorank_jax.benchmarks.rounds import Round, read_round
 from prorank_jax.benchmarks.side_process import SideProcess
 from prorank_jax.benchmarks.work import write_settings
+from prorank_jax.storage_faults import TooLittleMemoryError
 
 TRIED = "peer_batch"
 
@@ -20,35 +21,49 @@ def fastest_batch(
     work: Path,
     dtype: str,
     start: Callable[[], SideProcess],
-    show: Callable[[int, Round], None] = lambda *_: None,
+    show: Callable[[int, Round | None], None] = lambda *_: None,
 ) -> dict[int, float]:
     """Runs the peer alone with each micro-batch: one round to warm up and one that counts.
 
-    Leaves `work.json` with the fastest.
+    A size that finds no room is left out. Leaves `work.json` with the fastest.
 
     Args:
         settings: of `work.json`; `peer_batch` is set to the fastest size.
         sizes: micro-batches to try, in sequences.
         dtype: that the peer must compute in.
         start: makes the peer's process, not started yet.
-        show: called with each size and its round.
+        show: called with each size and its round; None: it found no room.
 
     Returns:
         Size → seconds of its round.
 
     Raises:
-        ValueError: the peer fails with a size, or computes in another dtype.
+        ValueError: the peer fails with a size for another reason, or computes in another dtype.
+        TooLittleMemoryError: no size finds room.
     """
     seconds: dict[int, float] = {}
     for size in sizes:
         write_settings(work, settings | {TRIED: size})
-        with start() as peer:
-            load_side(peer, work, dtype)
-            peer.ask("prepare")
-            peer.ask("round")
-            done = read_round(peer.name, peer.ask("round"))
+        try:
+            done = _second_round(start(), work, dtype)
+        except TooLittleMemoryError:
+            show(size, None)
+            continue
         seconds[size] = done.seconds
         show(size, done)
+    if not seconds:
+        raise TooLittleMemoryError(
+            f"{TRIED}={list(sizes)}: the peer finds no room with any of these; "
+            "give smaller ones, or a smaller step"
+        )
     settings[TRIED] = min(seconds, key=lambda size: seconds[size])
     write_settings(work, settings)
     return seconds
+
+
+def _second_round(side: SideProcess, work: Path, dtype: str) -> Round:
+    with side as peer:
+        load_side(peer, work, dtype)
+        peer.ask("prepare")
+        peer.ask("round")
+        return read_round(peer.name, peer.ask("round"))

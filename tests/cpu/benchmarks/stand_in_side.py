@@ -2,8 +2,9 @@
 
     python stand_in_side.py NAME '{"diary": FILE, "seconds": [...], "values": [...], "fault": NAME}'
 
-Each request is noted in the diary. `seconds_of_batch` has the seconds for each `peer_batch` of work.json.
-Faults: `dies`, `hangs` and `babbles` in its second round, `chatters` always.
+Each request is noted in the diary. `seconds_of_batch` has the seconds for each `peer_batch` of work.json,
+`fault_of_batch` the fault. Faults: `dies` (with `last_words`), `is killed`, `finds no room`, `hangs` and
+`babbles` in its second round, `chatters` always.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -37,7 +39,9 @@ def load(work: Path) -> dict[str, Any]:
     """Tells its own process id."""
     note("load")
     if "seconds_of_batch" in SCRIPT:
-        SCRIPT["seconds"] = [SCRIPT["seconds_of_batch"][str(read_settings(work)["peer_batch"])]]
+        batch = str(read_settings(work)["peer_batch"])
+        SCRIPT["seconds"] = [SCRIPT["seconds_of_batch"][batch]]
+        SCRIPT["fault"] = SCRIPT.get("fault_of_batch", {}).get(batch)
     return {
         "facts": {
             "pid": os.getpid(),
@@ -66,9 +70,13 @@ def run_round() -> dict[str, Any]:
     number = next(ROUNDS)
     fault = SCRIPT.get("fault") if number == 2 else None
     if fault == "dies":
-        print("out of luck", file=sys.stderr)
+        print(SCRIPT.get("last_words", "out of luck"), file=sys.stderr)
         os._exit(7)
     if fault == "hangs":
+    if fault == "is killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if fault == "finds no room":
+        raise RuntimeError("the training loop stopped") from MemoryError()
         time.sleep(3600)
     if fault == "babbles":
         os.write(ANSWERS, b"not json\n")

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import os
+import sys
 
 import pytest
 from rich.console import Console
 
 import prorank_jax.benchmarks.options
 from prorank_jax.benchmarks import command
-from prorank_jax.benchmarks.command import ALONE, compare_sides, run_benchmark, side_environment, tune_peer
+from prorank_jax.benchmarks.command import ALONE, compare_sides, run_benchmark, side_environment
 from prorank_jax.benchmarks.options import BenchmarkOptions
 from prorank_jax.benchmarks.report import as_json, verdict
 from prorank_jax.benchmarks.tasks import TASKS
@@ -61,14 +63,23 @@ def test_the_result_as_json_holds_the_ratio_and_every_round(tmp_path):
     assert content["check"]["tolerance"] == 1e-3
 
 
-def test_the_peer_is_measured_with_its_fastest_micro_batch(tmp_path):
-    options, settings = BenchmarkOptions(peer="trl", timeout=PATIENCE), {"peer_batch": 8}
-    seconds = {"8": 3.0, "16": 1.0, "32": 2.0}
-    alone = stand_in_command("trl", tmp_path, seconds_of_batch=seconds)
-    tuned = tune_peer(options, settings, (8, 16, 32), alone, tmp_path, QUIET)
-    assert tuned == {8: 3.0, 16: 1.0, 32: 2.0}
-    assert settings == json.loads((tmp_path / "work.json").read_text()) == {"peer_batch": 16}
-    assert diary(tmp_path) == ["trl load", "trl prepare", "trl round", "trl round"] * 3
+@pytest.mark.parametrize("several", [True, False])
+def test_the_console_names_the_micro_batch_taken(several, monkeypatch):
+    def write(*_):
+        return {"peer_batch": 8, "peer_batches": [8, 16][: 1 + several]}
+
+    def tune(_, settings, *__):
+        settings["peer_batch"] = 16
+        return {8: 2.0, 16: 1.0}
+
+    said = io.StringIO()
+    monkeypatch.setitem(TASKS, "grpo", dataclasses.replace(TASKS["grpo"], write=write))
+    monkeypatch.setattr(command, "peer_python", lambda *_: sys.executable)
+    monkeypatch.setattr(command, "tune_peer", tune)
+    monkeypatch.setattr(command, "compare_sides", lambda *_: pytest.fail("measured"))
+    with pytest.raises(pytest.fail.Exception, match="measured"):
+        command.run_comparison(*comparison("grpo --quick"), Console(file=said, width=200))
+    assert f"trl: takes micro-batch {16 if several else 8}" in said.getvalue()
 
 
 def test_sides_that_disagree_are_not_measured(tmp_path):
@@ -89,12 +100,11 @@ def test_a_side_that_computes_in_another_dtype_is_not_compared(tmp_path):
     assert diary(tmp_path) == ["ours load", "trl load"]
 
 
-def test_a_peer_that_computes_in_another_dtype_is_not_tuned(tmp_path):
-    options, settings = BenchmarkOptions(peer="trl", timeout=PATIENCE), {"peer_batch": 8}
-    alone = stand_in_command("trl", tmp_path, dtype="bfloat16")
-    with pytest.raises(ValueError, match="trl computes in bfloat16 here"):
-        tune_peer(options, settings, (8, 16), alone, tmp_path, QUIET)
-    assert diary(tmp_path) == ["trl load"]
+@pytest.mark.parametrize("precision", [None, "default", "tensorfloat32", "high"])
+def test_a_side_that_multiplies_float32_with_less_precision_is_not_compared(precision, tmp_path):
+    with pytest.raises(ValueError, match=rf"dtype='float32': trl multiplies .* precision {precision!r} here"):
+        _compare(tmp_path, peer={"precision": precision})
+    assert diary(tmp_path) == ["ours load", "trl load"]
 
 
 def test_a_result_has_what_a_side_says_when_loaded_and_when_ready(tmp_path):
@@ -121,6 +131,10 @@ def test_a_side_that_dies_ends_the_benchmark_and_the_other_side(tmp_path, capsys
         ("grpo --group_size 1", "group_size=1: must be at least 2"),
         ("grpo --new_tokens 0", "new_tokens=0: must be at least 1"),
         ("grpo --peer_batch 7", "peer_batch=[7]: each must divide the 128 sequences of a step"),
+        (
+            "grpo --peer tunix --peer_batch 16 8",
+            "peer_batch=[16, 8]: tunix cuts between groups only: give multiples of group_size=16",
+        ),
         ("grpo --dtype float16", "dtype='float16': choose one of float32, bfloat16"),
         ("grpo --remat some", "remat='some': choose one of"),
         ("grpo --attention some", "attention='some': choose one of xla, splash, cudnn"),

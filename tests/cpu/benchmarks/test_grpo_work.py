@@ -9,6 +9,7 @@ from prorank_jax.benchmarks.grpo_work import GrpoWork, checked_completions, writ
 from prorank_jax.benchmarks.options import BenchmarkOptions
 from prorank_jax.benchmarks.work import unused_token
 from prorank_jax.models.weights import load_model_config
+from tests.cpu.benchmarks.command_lines import comparison
 from tests.cpu.tiny_run import TOKENIZER_SIZE, write_collection, write_model_folder
 
 SIZE = GrpoWork(prompts=4, group_size=4, peer_batches=(8,))
@@ -75,3 +76,22 @@ def test_checked_completions_stop_counting_after_their_first_end():
 def test_padding_is_the_first_token_that_nobody_uses():
     assert unused_token([[0, 1], [3]], [2]) == 4
     assert unused_token([[1]], [2]) == 0
+
+
+@pytest.mark.parametrize(
+    ("line", "tried"),
+    [
+        ("grpo", (16, 128)),
+        ("grpo --prompts 4 --group_size 8", (8, 32)),
+        ("grpo --peer tunix", (16, 128)),
+        ("grpo --peer tunix --peer_batch 32 64", (32, 64)),
+        ("grpo --peer_batch 8", (8,)),
+        ("grpo --quick", (4,)),
+    ],
+)
+def test_stage_1s_peer_tries_a_group_and_the_whole_step_unless_told_otherwise(line, tried):
+    assert comparison(line)[2].peer_batches == tried
+
+
+def test_the_default_size_tries_what_the_command_line_tries():
+    assert comparison("grpo")[2] == GrpoWork()

@@ -7,6 +7,7 @@ import pytest
 
 from prorank_jax.benchmarks import side_process
 from prorank_jax.benchmarks.side_process import SideProcess
+from prorank_jax.storage_faults import TooLittleMemoryError
 from tests.cpu.benchmarks.stand_ins import diary, stand_in
 
 
@@ -47,9 +48,35 @@ def test_a_side_that_dies_shows_its_last_words(tmp_path, capsys):
 
 def test_a_side_that_was_killed_before_a_request_is_reported(tmp_path):
     with stand_in("a", tmp_path) as side:
-        os.kill(side.ask("load", work="")["facts"]["pid"], signal.SIGKILL)
-        with pytest.raises(ValueError, match=r"exit code -9; it wrote nothing to stderr"):
+        os.kill(side.ask("load", work="")["facts"]["pid"], signal.SIGTERM)
+        with pytest.raises(ValueError, match=r"exit code -15; it wrote nothing to stderr"):
             side.ask("check")
+
+
+def test_a_side_that_linux_kills_lacked_memory(tmp_path):
+    with stand_in("a", tmp_path) as side:
+        os.kill(side.ask("load", work="")["facts"]["pid"], signal.SIGKILL)
+        with pytest.raises(TooLittleMemoryError, match=r"too little memory \(a: asked to check: .*code -9"):
+            side.ask("check")
+
+
+@pytest.mark.parametrize(
+    "last_words",
+    [
+        "MemoryError",
+        "numpy._core._exceptions._ArrayMemoryError: Unable to allocate 9.00 TiB for an array",
+        "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.",
+        "RuntimeError: [enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory",
+        "RuntimeError: CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "jax.errors.JaxRuntimeError: RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.",
+    ],
+)
+def test_a_side_that_ends_with_such_an_error_lacked_memory(last_words, tmp_path):
+    said = f"Traceback (most recent call last):\n{last_words}\nRuntimeError: the training loop stopped"
+    with stand_in("torch", tmp_path, fault="dies", last_words=said) as side:
+        side.ask("round")
+        with pytest.raises(TooLittleMemoryError):
+            side.ask("round")
 
 
 def test_a_side_that_hangs_is_given_up_and_killed(tmp_path, monkeypatch):
