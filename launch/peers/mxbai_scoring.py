@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from mxbai_rerank import MxbaiRerankV2
 from side import MODEL_FOLDER, read_settings, serve
-from torch_device import torch_facts
+from torch_device import set_up_torch, torch_facts
 from torch_scoring import TorchScoringSide
 
 
@@ -24,7 +24,7 @@ class MxbaiSide(TorchScoringSide):
     def load(self, work: Path) -> dict[str, Any]:
         """Loads the model with the chat format and the room of all sides."""
         self.settings = settings = read_settings(work)
-        torch.set_num_threads(settings["threads"])
+        set_up_torch(settings)
         frame = settings["frame"]
         MxbaiRerankV2.chat_template = {"prefix": frame["prefix"], "suffix": frame["suffix"]}
         self.model = MxbaiRerankV2(

@@ -8,9 +8,10 @@ import jax
 
 
 def our_facts(settings: dict[str, Any]) -> dict[str, Any]:
-    """The version of jax, the device's name, and the dtype, which is the one asked for."""
+    """Jax's version, the device's name, the dtype, which is the one asked for, and float32's precision."""
     return {
         "jax": jax.__version__,
         "device": jax.devices()[0].device_kind,
         "dtype": settings["dtype"],
+        "precision": jax.config.jax_default_matmul_precision,
     }

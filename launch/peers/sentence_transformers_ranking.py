@@ -27,7 +27,7 @@ from side import MODEL_FOLDER, read_settings, serve
 from stepper import Stepper
 from stop_after_step import StopAfterStep
 from torch.utils.data import SequentialSampler
-from torch_device import computed_dtype, forget_peak, torch_facts, torch_peak_bytes
+from torch_device import computed_dtype, forget_peak, set_up_torch, torch_facts, torch_peak_bytes
 from tuning import fastest
 
 Settings = dict[str, Any]
@@ -68,7 +68,7 @@ class SentenceTransformersSide:
     def load(self, work: Path) -> dict[str, Any]:
         """Builds the trainer."""
         self.settings = settings = read_settings(work)
-        torch.set_num_threads(settings["threads"])
+        set_up_torch(settings)
         self.model = CrossEncoder(
             str(work / MODEL_FOLDER), model_kwargs={"dtype": torch.float32}, local_files_only=True
         )

@@ -16,7 +16,7 @@ import torch
 import transformers
 from sentence_transformers import CrossEncoder
 from side import MODEL_FOLDER, read_settings, serve
-from torch_device import torch_facts
+from torch_device import set_up_torch, torch_facts
 from torch_scoring import TorchScoringSide
 
 
@@ -26,7 +26,7 @@ class SentenceTransformersSide(TorchScoringSide):
     def load(self, work: Path) -> dict[str, Any]:
         """Loads the folder."""
         self.settings = settings = read_settings(work)
-        torch.set_num_threads(settings["threads"])
+        set_up_torch(settings)
         self.model = CrossEncoder(
             str(work / MODEL_FOLDER),
             model_kwargs={"dtype": getattr(torch, settings["dtype"])},

@@ -11,12 +11,19 @@ if TYPE_CHECKING:
     from accelerate import Accelerator  # the side of mxbai-rerank has none
 
 
+def set_up_torch(settings: dict[str, Any]) -> None:
+    """Takes the threads of work.json, and float32's full precision, which some images for GPUs lower."""
+    torch.set_num_threads(settings["threads"])
+    torch.set_float32_matmul_precision("highest")
+
+
 def torch_facts(device: torch.device) -> dict[str, Any]:
-    """Torch's version, the device's name, and how many threads torch uses."""
+    """Torch's version, the device's name, how many threads torch uses, and float32's precision."""
     return {
         "torch": torch.__version__,
         "device": torch.cuda.get_device_name() if device.type == "cuda" else str(device),
         "threads": torch.get_num_threads(),
+        "precision": torch.get_float32_matmul_precision(),
     }
 
 

@@ -19,7 +19,7 @@ from datasets import Dataset
 from side import MODEL_FOLDER, read_settings, serve
 from stepper import Stepper
 from stop_after_step import StopAfterStep
-from torch_device import computed_dtype, torch_facts, torch_peak_bytes
+from torch_device import computed_dtype, set_up_torch, torch_facts, torch_peak_bytes
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 Settings = dict[str, Any]
@@ -40,7 +40,7 @@ class TrlSide:
     def load(self, work: Path) -> dict[str, Any]:
         """Builds the trainer."""
         self.settings = settings = read_settings(work)
-        torch.set_num_threads(settings["threads"])
+        set_up_torch(settings)
         callback = StopAfterStep()
         self.trainer = make_trainer(work / MODEL_FOLDER, settings, callback)
         callback.stepper = self.stepper = Stepper(self.trainer.train)

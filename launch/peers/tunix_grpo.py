@@ -78,6 +78,7 @@ class TunixSide:
                 "jax": jax.__version__,
                 "device": jax.devices()[0].device_kind,
                 "dtype": str(jax.tree.leaves(nnx.state(self.model, nnx.Param))[0].dtype),
+                "precision": jax.config.jax_default_matmul_precision,
                 "micro_batch": _whole_groups(settings) * settings["group_size"],
             }
         }

@@ -23,7 +23,7 @@ from prorank_jax.benchmarks.environments import (
     peer_python,
     requirement_files,
 )
-from prorank_jax.benchmarks.loading import check_same_device, load_side
+from prorank_jax.benchmarks.loading import FULL_PRECISION, check_same_device, load_side
 from prorank_jax.benchmarks.options import BenchmarkOptions, add_options, options_from
 from prorank_jax.benchmarks.report import BenchmarkResult, SideResult, as_json, result_table, verdict
 from prorank_jax.benchmarks.rounds import Round, alternate
@@ -188,7 +188,7 @@ def compare_sides(
 
 def make_side(options: BenchmarkOptions, work: Path, name: str, command: Sequence[str]) -> SideProcess:
     """A side's process, not started yet."""
-    environment = side_environment(os.environ, options.threads, keeps_path=name == OURS)
+    environment = side_environment(os.environ, options, keeps_path=name == OURS)
     log = work / f"{name}.stderr"
     return SideProcess(name, command, timeout=options.timeout, log=log, environment=environment)
 
@@ -211,16 +211,24 @@ def tune_peer(
     return fastest_batch(settings, sizes, work, options.dtype, start, show)
 
 
-def side_environment(environment: Mapping[str, str], threads: int, *, keeps_path: bool) -> dict[str, str]:
+def side_environment(
+    environment: Mapping[str, str], options: BenchmarkOptions, *, keeps_path: bool
+) -> dict[str, str]:
     """The environment of a side: as many threads as the other, one GPU, no downloads, no memory taken ahead.
+
+    In float32 products are made in float32 on any device: see `loading.FULL_PRECISION`.
 
     Args:
         keeps_path: whether `PYTHONPATH` stays; a peer's environment is complete by itself.
     """
     kept = {name: value for name, value in environment.items() if keeps_path or name != "PYTHONPATH"}
-    return kept | {
-        "OMP_NUM_THREADS": str(threads),
-        "MKL_NUM_THREADS": str(threads),
+    full = {"JAX_DEFAULT_MATMUL_PRECISION": FULL_PRECISION, "NVIDIA_TF32_OVERRIDE": "0"}
+    threads = str(options.threads)
+    return {
+        **kept,
+        **(full if options.dtype == "float32" else {}),
+        "OMP_NUM_THREADS": threads,
+        "MKL_NUM_THREADS": threads,
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_OFFLINE": "1",
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",

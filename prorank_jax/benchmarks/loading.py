@@ -1,4 +1,4 @@
-"""What a side says once it has loaded, checked before anything that takes minutes: device and dtype."""
+"""What a side says once it has loaded, checked before anything that takes minutes: how it will compute."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from typing import Any
 from prorank_jax.benchmarks.rounds import Side
 
 Facts = dict[str, Any]
+# What jax and torch call products of float32 in float32. Less, say TF32, is jax's default on a GPU, and
+# torch's in some images.
+FULL_PRECISION = "highest"
 
 
 def load_side(side: Side, work: Path, dtype: str) -> Facts:
@@ -19,7 +22,7 @@ def load_side(side: Side, work: Path, dtype: str) -> Facts:
         dtype: asked for; mxbai-rerank, say, makes float32 of bfloat16 on a CPU without a word.
 
     Raises:
-        ValueError: it would compute in another dtype.
+        ValueError: it would compute in another dtype, or multiply float32 with less precision.
     """
     facts: Facts = side.ask("load", work=str(work)).get("facts", {})
     computed = facts.get("dtype", dtype)
@@ -27,6 +30,12 @@ def load_side(side: Side, work: Path, dtype: str) -> Facts:
         raise ValueError(
             f"dtype={dtype!r}: {side.name} computes in {computed} here, so the sides would not do the same "
             f"work; give --dtype {computed}"
+        )
+    precision = facts.get("precision")
+    if dtype == "float32" and precision != FULL_PRECISION:
+        raise ValueError(
+            f"dtype={dtype!r}: {side.name} multiplies float32 with precision {precision!r} here, not "
+            f"{FULL_PRECISION!r}, so the sides would not do the same work; give --dtype bfloat16"
         )
     return facts
 

@@ -48,6 +48,7 @@ def load(work: Path) -> dict[str, Any]:
             "work": str(work),
             "device": SCRIPT.get("device", "cpu"),
             "dtype": SCRIPT.get("dtype", "float32"),
+            "precision": SCRIPT.get("precision", "highest"),
         }
     }
 
@@ -72,11 +73,11 @@ def run_round() -> dict[str, Any]:
     if fault == "dies":
         print(SCRIPT.get("last_words", "out of luck"), file=sys.stderr)
         os._exit(7)
-    if fault == "hangs":
     if fault == "is killed":
         os.kill(os.getpid(), signal.SIGKILL)
     if fault == "finds no room":
         raise RuntimeError("the training loop stopped") from MemoryError()
+    if fault == "hangs":
         time.sleep(3600)
     if fault == "babbles":
         os.write(ANSWERS, b"not json\n")

@@ -109,7 +109,7 @@ def test_a_side_that_multiplies_float32_with_less_precision_is_not_compared(prec
 
 def test_a_result_has_what_a_side_says_when_loaded_and_when_ready(tmp_path):
     facts = _compare(tmp_path).peer.facts
-    assert facts["device"] == "cpu"
+    assert (facts["device"], facts["precision"]) == ("cpu", "highest")
     assert facts["tried"] == 3
 
 
@@ -165,11 +165,24 @@ def test_quick_means_one_round_of_a_small_step_unless_more_is_asked():
 
 def test_sides_get_the_same_threads_and_a_peer_no_foreign_packages():
     given = {"PYTHONPATH": "/elsewhere", "HOME": "/home", "OMP_NUM_THREADS": "64"}
-    ours = side_environment(given, 2, keeps_path=True)
-    peer = side_environment(given, 2, keeps_path=False)
+    options = BenchmarkOptions(peer="trl", threads=2)
+    ours = side_environment(given, options, keeps_path=True)
+    peer = side_environment(given, options, keeps_path=False)
     assert ours.pop("PYTHONPATH") == "/elsewhere"
     assert ours == peer
     assert (peer["OMP_NUM_THREADS"], peer["HOME"]) == ("2", "/home")
+
+
+@pytest.mark.parametrize("keeps_path", [True, False])
+def test_float32_is_multiplied_in_float32_whatever_the_environment_says(keeps_path):
+    given = {"JAX_DEFAULT_MATMUL_PRECISION": "tensorfloat32", "NVIDIA_TF32_OVERRIDE": "1"}
+    of_float32, of_bfloat16 = (
+        side_environment(given, BenchmarkOptions(peer="trl", dtype=dtype), keeps_path=keeps_path)
+        for dtype in ("float32", "bfloat16")
+    )
+    assert of_float32["JAX_DEFAULT_MATMUL_PRECISION"] == "highest"
+    assert of_float32["NVIDIA_TF32_OVERRIDE"] == "0"
+    assert of_bfloat16["JAX_DEFAULT_MATMUL_PRECISION"] == "tensorfloat32"
 
 
 @pytest.mark.parametrize(
@@ -178,7 +191,8 @@ def test_sides_get_the_same_threads_and_a_peer_no_foreign_packages():
 )
 def test_sides_get_one_gpu_and_the_same(given, seen):
     for keeps_path in (True, False):
-        assert side_environment(given, 2, keeps_path=keeps_path)["CUDA_VISIBLE_DEVICES"] == seen
+        options = BenchmarkOptions(peer="trl")
+        assert side_environment(given, options, keeps_path=keeps_path)["CUDA_VISIBLE_DEVICES"] == seen
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prorank_jax.benchmarks.command import side_environment
+from prorank_jax.benchmarks.loading import FULL_PRECISION
+from prorank_jax.benchmarks.options import BenchmarkOptions
 from prorank_jax.prompts import AnswerTokens
 from prorank_jax.rewards import answer_reward
 from tests.cpu.benchmarks.peers import load_peer
+from tests.cpu.tiny_run import REPOSITORY
 
 ZERO, ONE, END = 3, 5, 7
 TOKENS = st.sampled_from([ZERO, ONE, END, 11])
@@ -67,3 +76,27 @@ def test_a_loop_that_ends_by_itself_fails_the_round():
     stepper = load_peer("stepper").Stepper(lambda: None)
     with pytest.raises(RuntimeError, match="stopped"):
         stepper.step()
+
+
+LOWERED = """
+import json, jax
+from our_facts import our_facts
+product = jax.jit(lambda x: x @ x).lower(jax.ShapeDtypeStruct((2, 2), "float32")).as_text()
+print(json.dumps([our_facts({"dtype": "float32"})["precision"], "precision = [HIGHEST, HIGHEST]" in product]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("dtype", "expected"), [("float32", [FULL_PRECISION, True]), ("bfloat16", [None, False])]
+)
+def test_a_side_in_jax_multiplies_float32_as_it_says(dtype, expected):
+    bare = {name: value for name, value in os.environ.items() if name != "JAX_DEFAULT_MATMUL_PRECISION"}
+    done = subprocess.run(
+        [sys.executable, "-c", LOWERED],
+        env=side_environment(bare, BenchmarkOptions(peer="tunix", dtype=dtype), keeps_path=True),
+        cwd=REPOSITORY / "launch" / "peers",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert json.loads(done.stdout) == expected
