@@ -1,9 +1,16 @@
-"""This project's stage 2 as one side of the benchmark; see side.py for what it answers."""
+"""This project's stage 2 as one side of the benchmark; see side.py for what it answers.
+
+Training tokenizes a data set once, before its steps. The peer's does so in every step, so this side renders
+the prompts of a step inside its time too, right before the step. jax gives control back while the device
+computes, so that from the second step of a round on this overlaps with the one before.
+"""
 
 from __future__ import annotations
 
+import itertools
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +27,7 @@ from prorank_jax.config_files import config_from_flat, flatten
 from prorank_jax.device_memory import peak_bytes
 from prorank_jax.flops import measured_matmul_flops, trained_flops
 from prorank_jax.models.config import ModelConfig
+from prorank_jax.prompts import PromptRenderer
 from prorank_jax.setup import prepare_run
 from prorank_jax.sharding import put_batch
 from prorank_jax.types import ListBatch
@@ -66,7 +74,7 @@ class OurSide:
         return {"values": self._train()}
 
     def run_round(self) -> dict[str, Any]:
-        """The steps of a round, their batches by the pipeline."""
+        """The steps of a round: batches by the pipeline, and their prompts from texts."""
         started = time.perf_counter()
         self._train()
         seconds = time.perf_counter() - started
@@ -79,7 +87,11 @@ class OurSide:
 
     def _train(self) -> list[float]:
         self.batches.set_state(self.start)
-        losses = [self._step(next(self.batches)) for _ in range(self.settings["steps"])]
+        lists = iter(self.settings["lists"])
+        losses = []
+        for batch in itertools.islice(self.batches, self.settings["steps"]):
+            texts = list(itertools.islice(lists, self.settings["lists_per_step"]))
+            losses.append(self._step(rendered_now(batch, texts, self.run.renderer)))
         jax.block_until_ready(self.state)
         return [float(loss) for loss in jax.device_get(losses)]
 
@@ -88,6 +100,19 @@ class OurSide:
             on_mesh = put_batch(batch, self.run.mesh)
             self.state, metrics, _ = self.run.stage.step(self.state, None, on_mesh, self.key)
         return metrics["loss"]
+
+
+def rendered_now(batch: ListBatch, lists: Sequence[dict[str, Any]], renderer: PromptRenderer) -> ListBatch:
+    """The batch with its token ids made anew from the texts of its lists."""
+    pairs = [(one["query"], document) for one in lists for document in one["documents"]]
+    prompts = iter(renderer.render_batch(pairs))
+    prefix, tokens = np.zeros_like(batch.prefix), np.zeros_like(batch.tokens)
+    for row, shared in enumerate(np.asarray(batch.prefix_lengths).tolist()):
+        for place in np.flatnonzero(batch.mask[row]):
+            prompt = next(prompts)
+            prefix[row, :shared] = prompt[:shared]
+            tokens[row, place, : len(prompt) - shared] = prompt[shared:]
+    return batch.replace(prefix=prefix, tokens=tokens)
 
 
 def least_flops(config: ModelConfig, batch: ListBatch) -> int:

@@ -1,13 +1,13 @@
 """TRL's GRPOTrainer as one side of the stage 1 benchmark; see side.py for what it answers.
 
 Its own training loop, settings in its favour: no reference model without a KL term, no gradient
-checkpointing, no logging, prompts tokenized beforehand, scaled-dot-product attention, and as many
-sequences in a micro-batch as `peer_batch` of work.json says.
+checkpointing, no logging, prompts tokenized beforehand (as on our side), scaled-dot-product attention, and
+as many sequences in a micro-batch as `peer_batch` of work.json says. That it decodes completions to texts for
+its reward functions is its own.
 """
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +178,5 @@ def checked_values(trainer: KnownPrompts, given: dict[str, Any]) -> list[float]:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     side = TrlSide()
     serve(side.load, side.prepare, side.check, side.run_round)

@@ -170,7 +170,8 @@ def test_sides_get_the_same_threads_and_a_peer_no_foreign_packages():
     peer = side_environment(given, options, keeps_path=False)
     assert ours.pop("PYTHONPATH") == "/elsewhere"
     assert ours == peer
-    assert (peer["OMP_NUM_THREADS"], peer["HOME"]) == ("2", "/home")
+    assert (peer["OMP_NUM_THREADS"], peer["RAYON_NUM_THREADS"], peer["HOME"]) == ("2", "2", "/home")
+    assert peer["TOKENIZERS_PARALLELISM"] == "true"  # where tokenizing is timed
 
 
 @pytest.mark.parametrize("keeps_path", [True, False])

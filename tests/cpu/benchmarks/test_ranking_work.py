@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 
+import jax
 import numpy as np
 import pytest
 from hypothesis import given
@@ -19,6 +20,7 @@ from prorank_jax.config_files import config_from_flat, flatten
 from prorank_jax.data import open_dataset
 from prorank_jax.ranking_losses import LOSSES, ListLabels
 from tests.cpu.benchmarks.command_lines import comparison
+from tests.cpu.benchmarks.peers import load_peer
 from tests.cpu.benchmarks.tiny_work import MAX_LENGTH, tiny_options, write_tiny_model
 
 SIZE = RankingWork(lists=2, list_size=4, steps=3)
@@ -75,6 +77,18 @@ def test_texts_are_those_of_our_token_ids(work, batches):
         tokens += real_tokens(batch)
     assert settings["tokens"] == tokens
     assert tokens < sum(batch.tokens.size + batch.prefix.size for batch in batches)
+
+
+def test_our_side_trains_on_token_ids_that_it_makes_of_the_texts(work, batches):
+    folder, settings = work
+    renderer, rendered_now = (
+        read_peer_model(folder / "model").renderer,
+        load_peer("ours_ranking").rendered_now,
+    )
+    for number, batch in enumerate(batches):
+        texts = settings["lists"][number * SIZE.lists :][: SIZE.lists]
+        unread = batch.replace(prefix=batch.prefix - 1, tokens=batch.tokens - 1)
+        jax.tree.map(np.testing.assert_array_equal, rendered_now(unread, texts, renderer), batch)
 
 
 def test_a_peer_learns_our_targets(work, batches):
