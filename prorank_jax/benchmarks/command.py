@@ -23,10 +23,11 @@ from prorank_jax.benchmarks.environments import (
     peer_python,
     requirement_files,
 )
-from prorank_jax.benchmarks.loading import FULL_PRECISION, check_same_device, load_side
+from prorank_jax.benchmarks.loading import check_same_device, load_side
 from prorank_jax.benchmarks.options import BenchmarkOptions, add_options, options_from
 from prorank_jax.benchmarks.report import BenchmarkResult, SideResult, as_json, result_table, verdict
 from prorank_jax.benchmarks.rounds import Round, alternate
+from prorank_jax.benchmarks.side_environment import side_environment
 from prorank_jax.benchmarks.side_process import SideProcess
 from prorank_jax.benchmarks.tasks import TASKS, Task
 from prorank_jax.benchmarks.tuning import fastest_batch
@@ -209,29 +210,3 @@ def tune_peer(
 
     start = functools.partial(make_side, options, work, options.peer, command)
     return fastest_batch(settings, sizes, work, options.dtype, start, show)
-
-
-def side_environment(
-    environment: Mapping[str, str], options: BenchmarkOptions, *, keeps_path: bool
-) -> dict[str, str]:
-    """The environment of a side: as many threads as the other, one GPU, no downloads, no memory taken ahead.
-
-    In float32 products are made in float32 on any device: see `loading.FULL_PRECISION`.
-
-    Args:
-        keeps_path: whether `PYTHONPATH` stays; a peer's environment is complete by itself.
-    """
-    kept = {name: value for name, value in environment.items() if keeps_path or name != "PYTHONPATH"}
-    full = {"JAX_DEFAULT_MATMUL_PRECISION": FULL_PRECISION, "NVIDIA_TF32_OVERRIDE": "0"}
-    threads = str(options.threads)
-    return {
-        **kept,
-        **(full if options.dtype == "float32" else {}),
-        "OMP_NUM_THREADS": threads,
-        "MKL_NUM_THREADS": threads,
-        "RAYON_NUM_THREADS": threads,
-        "TOKENIZERS_PARALLELISM": "true",
-        "HF_HUB_OFFLINE": "1",
-        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
-        "CUDA_VISIBLE_DEVICES": kept.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0],
-    }

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prorank_jax.benchmarks.command import side_environment
 from prorank_jax.benchmarks.loading import FULL_PRECISION
 from prorank_jax.benchmarks.options import BenchmarkOptions
+from prorank_jax.benchmarks.side_environment import side_environment
 from prorank_jax.prompts import AnswerTokens
 from prorank_jax.rewards import answer_reward
 from tests.cpu.benchmarks.peers import load_peer
