@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from our_facts import our_facts
+from plain_grpo import clipped_share, first_update, inner, norm_of, plain_log_probs, plain_step
 from side import MODEL_FOLDER, read_settings, serve
 
 from prorank_jax.answer_logits import log_probs_of
@@ -46,7 +48,7 @@ class OurSide:
         return {"facts": our_facts(self.settings)}
 
     def prepare(self) -> dict[str, Any]:
-        """Loads, checks, and compiles the one step."""
+        """Loads, compiles the one step, and takes it once beside a plain one."""
         work, settings = self.work, self.settings
         ours = settings["ours"]
         model = Transformer(
@@ -57,7 +59,11 @@ class OurSide:
         )
         mesh = self.mesh = make_mesh(MeshOptions())
         options, answers = grpo_options(settings), answer_tokens(settings)
-        params = load_params(work / MODEL_FOLDER, model.config, pretrained_shardings(model, mesh))
+
+        def load_weights() -> Params:
+            return load_params(work / MODEL_FOLDER, model.config, pretrained_shardings(model, mesh))
+
+        params = load_weights()
         self.values = checked_values(model, params, settings)
         self.reference = jax.tree.map(jnp.copy, params) if options.kl_coefficient else None
         rate = OptimizerOptions(
@@ -78,6 +84,8 @@ class OurSide:
         started = time.perf_counter()
         self.step = step.lower(self.state, self.reference, *self._inputs(0)).compile()
         compiled = time.perf_counter() - started
+        self.own = self._compared_with_plain(model, load_weights)
+        self.state = init_state(load_weights(), model, optimizer, shardings, settings["seed"])
         rows = settings["prompts_per_step"]
         return {
             "facts": {
@@ -90,8 +98,8 @@ class OurSide:
         }
 
     def check(self) -> dict[str, Any]:
-        """Log-probabilities, loss and gradient norm of the given completions."""
-        return {"values": self.values}
+        """Values of the given completions, and those of the timed step beside a plain one."""
+        return {"values": self.values, **self.own}
 
     def run_round(self) -> dict[str, Any]:
         """One step: sampling, reward, update; the host's part of the batch included."""
@@ -105,6 +113,33 @@ class OurSide:
             "units": self.settings["prompts_per_step"],
             "peak_bytes": peak_bytes(),
         }
+
+    def _compared_with_plain(
+        self, model: Transformer, load_weights: Callable[[], Params]
+    ) -> dict[str, list[float]]:
+        """What the first step says and does, and the same of its completions by `plain_grpo`.
+
+        Both give reward, loss, gradient norm, how much of the plain gradient is in the step's, which is read
+        from its first moment, and the log-probabilities of one prompt's completions after the update. The
+        state is gone then: beside it the plain step would raise the peak of memory that is told.
+        """
+        settings, batch = self.settings, self.settings["batches"][0]
+        plain = model.clone(remat="full", attention="xla")
+        state, metrics, sampled = self.step(self.state, self.reference, *self._inputs(0))
+        completions = np.asarray(sampled)
+        first = batch["prompts"][0], completions[0], settings
+        timed = [float(metrics[name]) for name in ("reward", "loss", "grad_norm")]
+        log_probs = plain_log_probs(plain, state.params, *first)
+        moment = optax.tree_utils.tree_get(state.opt_state, "mu")
+        self.state = state = None
+        params = load_weights()
+        expected = plain_step(plain, params, batch, completions, settings)
+        norm = norm_of(expected.gradients)
+        whole = (1 - settings["b1"]) * clipped_share(norm, settings) * norm**2
+        timed += [inner(moment, expected.gradients) / whole, *log_probs]
+        moved = first_update(params, expected.gradients, settings)
+        told = [expected.reward, expected.loss, norm, 1.0, *plain_log_probs(plain, moved, *first)]
+        return {"timed": timed, "plain": told}
 
     def _inputs(self, number: int) -> tuple[Batch, jax.Array]:
         batches = self.settings["batches"]

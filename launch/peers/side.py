@@ -6,7 +6,7 @@ stdout:
 
     {"do": "load", "work": FOLDER} → {"facts": {"device": NAME, "dtype": NAME, ...}}
     {"do": "prepare"} → {"facts": {...}, "compile_seconds": s}
-    {"do": "check"} → {"values": [...]}
+    {"do": "check"} → {"values": [...]}, and perhaps {"timed": [...], "plain": [...]}
     {"do": "round"} → {"seconds": s, "units": n, "peak_bytes": n}
     {"do": "end"} → nothing; the program ends, as it does when its stdin ends
 
@@ -54,7 +54,8 @@ def serve(
         load: takes a work folder; returns `facts`: versions, the device and the dtype in which it will
             compute, which the harness compares before anything takes long.
         prepare: compiles, and chooses what is fastest; returns `facts` (settings) and `compile_seconds`.
-        check: returns `values`, floats that both sides compute from the same input.
+        check: returns `values`, floats that both sides compute from the same input; and perhaps `timed`, what
+            the timed program itself gave, and `plain`, the same values by a plain computation.
         run_round: returns `seconds` and `units` of one measured round, and `peak_bytes` if it is known.
 
     Raises:

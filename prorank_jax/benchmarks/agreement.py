@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -54,3 +55,18 @@ def compare_values(
             "their speeds are not compared"
         )
     return Agreement(len(ours), float(apart[worst]), tolerance)
+
+
+def compare_timed(name: str, answer: Mapping[str, Any], tolerance: float) -> Agreement | None:
+    """Compares what a side's timed program gave, `timed`, with its plain computation of the same, `plain`.
+
+    Returns:
+        None where the side's timed program is the one whose values are compared with the other side's.
+
+    Raises:
+        ValueError: as `compare_values`.
+    """
+    if "timed" not in answer:
+        return None
+    names = f"the timed program of {name}", "a plain computation"
+    return compare_values(names, answer["timed"], answer["plain"], tolerance)

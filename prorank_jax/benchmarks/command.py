@@ -16,7 +16,7 @@ import jax
 from rich.console import Console
 
 from prorank_jax.benchmarks import growth, profile
-from prorank_jax.benchmarks.agreement import compare_values
+from prorank_jax.benchmarks.agreement import compare_timed, compare_values
 from prorank_jax.benchmarks.environments import (
     environments_folder,
     has_cuda,
@@ -168,8 +168,11 @@ def compare_sides(
             prepared = side.ask("prepare")
             facts[side.name] |= prepared.get("facts", {})
             compile_seconds[side.name] = float(prepared.get("compile_seconds", 0.0))
-        mine, theirs = (side.ask("check").get("values", []) for side in sides)
-        agreement = compare_values((first, second), mine, theirs, task.tolerance[options.dtype])
+        answers = [side.ask("check") for side in sides]
+        mine, theirs = (answer.get("values", []) for answer in answers)
+        tolerance = task.tolerance[options.dtype]
+        agreement = compare_values((first, second), mine, theirs, tolerance)
+        own = compare_timed(first, answers[0], tolerance)
         rounds = alternate(sides, options.rounds, options.warmup, show)
     results = [
         SideResult(side.name, facts[side.name], compile_seconds[side.name], rounds[side.name])
@@ -184,7 +187,7 @@ def compare_sides(
         "seed": options.seed,
         "quick": options.quick,
     }
-    return BenchmarkResult(name, task.unit, shared | work_facts, results[0], results[1], agreement)
+    return BenchmarkResult(name, task.unit, shared | work_facts, results[0], results[1], agreement, own)
 
 
 def make_side(options: BenchmarkOptions, work: Path, name: str, command: Sequence[str]) -> SideProcess:

@@ -31,7 +31,7 @@ class SideResult:
 
     @property
     def peak_share(self) -> float | None:
-        """Share of the measured matrix-product peak in the median round; None: not known."""
+        """Share of the measured matrix-product peak in the median round, by `flops`; None: not known."""
         flops, peak = self.facts.get("flops_per_round"), self.facts.get("peak_flops")
         return flops / self.seconds / peak if flops and peak else None
 
@@ -50,6 +50,8 @@ class BenchmarkResult:
         task: grpo, ranking or scoring.
         unit: what a round does, in the plural.
         work: the settings both sides share, without texts.
+        agreement: of the two sides.
+        own: of our timed program with a plain computation, where the sides' values are of another program.
     """
 
     task: str
@@ -58,6 +60,7 @@ class BenchmarkResult:
     ours: SideResult
     peer: SideResult
     agreement: Agreement
+    own: Agreement | None = None
 
     @property
     def ratio(self) -> Ratio:
@@ -74,6 +77,7 @@ def as_json(result: BenchmarkResult) -> dict[str, Any]:
         "work": dict(result.work),
         "ratio": dataclasses.asdict(result.ratio),
         "check": dataclasses.asdict(result.agreement),
+        "own_check": None if result.own is None else dataclasses.asdict(result.own),
         "sides": {side.name: _side_json(side) for side in (result.ours, result.peer)},
     }
 
@@ -110,8 +114,10 @@ def result_table(result: BenchmarkResult) -> Table:
 
 def verdict(result: BenchmarkResult) -> str:
     """The ratio with its spread, and how far the checked values are apart."""
-    ratio, checked = result.ratio, result.agreement
+    ratio, checked, own = result.ratio, result.agreement, result.own
+    besides = f"; our timed step's {own.values} at most {own.largest_difference:.1e}" if own else ""
     return (
         f"{result.ours.name} ÷ {result.peer.name}: {ratio.median:.2f} ({ratio.min:.2f} to {ratio.max:.2f}) "
         f"in {result.unit}/s; {checked.values} checked values at most {checked.largest_difference:.1e} apart"
+        f"{besides}"
     )

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.special import log_softmax
 
+from prorank_jax.benchmarks.agreement import compare_timed
 from prorank_jax.benchmarks.grpo_work import GrpoWork, write_grpo_work
 from prorank_jax.benchmarks.options import BenchmarkOptions
+from prorank_jax.benchmarks.tasks import TASKS
+from prorank_jax.continuations import distinct
 from prorank_jax.models.attention import prompt_layout
 from prorank_jax.models.transformer import Transformer
 from prorank_jax.models.weights import load_model_config, load_params
+from prorank_jax.train_state import apply_gradients
 from tests.cpu.benchmarks.peers import load_peer
 from tests.cpu.tiny_run import write_collection, write_model_folder
 
-SIZE = GrpoWork(prompts=8, group_size=4, peer_batches=(4,))
+# More completions than differing ones are fed at first, so that the choice between those and all is compiled.
+SIZE = GrpoWork(prompts=8, group_size=8, peer_batches=(8,))
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +75,48 @@ def test_the_checked_values_are_log_probabilities_and_the_clipped_loss(prepared)
     objective = np.minimum(ratio * advantages, np.clip(ratio, 0.8, 1.2) * advantages)
     assert values[-2] == pytest.approx(-(objective * mask).sum() / mask.sum(), abs=1e-5)
     assert values[-1] > 0
+
+
+def test_the_timed_step_says_of_its_own_completions_what_a_plain_one_says(prepared):
+    side, _, settings, _ = prepared
+    answer = side.check()
+    agreement = compare_timed("ours", answer, TASKS["grpo"].tolerance["float32"])
+    assert agreement.values == 4 + SIZE.group_size * settings["new_tokens"]
+    assert agreement.largest_difference < 1e-4
+    assert answer["plain"][0] > 0  # some completion earned something
+    assert answer["plain"][2] > 0
+
+
+def _feed_only_the_first(tokens, compute):
+    return compute(distinct(tokens, 1)[0])
+
+
+def _leave_as_it_is(state, gradients, loss, optimizer):
+    changed, metrics = apply_gradients(state, gradients, loss, optimizer)
+    return dataclasses.replace(changed, params=state.params), metrics
+
+
+@pytest.mark.parametrize(
+    ("place", "fault", "rate", "wrong"),
+    [
+        ("prorank_jax.policy_gradient.of_distinct_or_all", _feed_only_the_first, 1e-6, "value [23] "),
+        # At the usual rate a tiny model's log-probabilities hardly move.
+        ("prorank_jax.steps.apply_gradients", _leave_as_it_is, 1e-3, r"value ([4-9]|1\d) "),
+    ],
+)
+def test_a_timed_step_that_computes_something_else_is_found_out(
+    place, fault, rate, wrong, prepared, monkeypatch
+):
+    program, work = load_peer("ours_grpo"), prepared[-1]
+    monkeypatch.setattr(place, fault)
+    monkeypatch.setattr(program, "checked_values", lambda *_: [])
+    monkeypatch.setattr(program, "measured_matmul_flops", lambda _: 1.0)
+    side = program.OurSide()
+    side.load(work)
+    side.settings["learning_rate"] = rate
+    side.prepare()
+    with pytest.raises(ValueError, match=wrong):
+        compare_timed("ours", side.check(), TASKS["grpo"].tolerance["float32"])
 
 
 def test_its_facts_say_what_was_measured(prepared):

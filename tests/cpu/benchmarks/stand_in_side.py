@@ -62,7 +62,7 @@ def prepare() -> dict[str, Any]:
 def check() -> dict[str, Any]:
     """The values of the script."""
     note("check")
-    return {"values": SCRIPT.get("values", [1.0, -20.0])}
+    return {"values": SCRIPT.get("values", [1.0, -20.0]), **SCRIPT.get("own", {})}
 
 
 def run_round() -> dict[str, Any]:

@@ -88,6 +88,27 @@ def test_sides_that_disagree_are_not_measured(tmp_path):
     assert not [entry for entry in diary(tmp_path) if entry.endswith("round")]
 
 
+def test_a_timed_program_that_disagrees_with_a_plain_computation_is_not_measured(tmp_path):
+    own = {"timed": [0.5, 1.0], "plain": [0.5, 1.1]}
+    with pytest.raises(
+        ValueError, match=r"value 1 is 1 by the timed program of ours and 1.1 by a plain comp"
+    ):
+        _compare(tmp_path, {"own": own})
+    assert not [entry for entry in diary(tmp_path) if entry.endswith("round")]
+
+
+@pytest.mark.parametrize("own", [{}, {"timed": [1.0, 2.0, 3.0], "plain": [1.0, 2.0, 3.0006]}])
+def test_a_result_tells_of_the_check_of_its_timed_program_where_there_is_one(own, tmp_path):
+    result = _compare(tmp_path, {"own": own}, rounds=1)
+    told = as_json(result)["own_check"]
+    if own:
+        assert told == {"values": 3, "largest_difference": pytest.approx(2e-4), "tolerance": 1e-3}
+        assert "; our timed step's 3 at most 2.0e-04" in verdict(result)
+    else:
+        assert told is None
+        assert "timed" not in verdict(result)
+
+
 def test_sides_on_different_devices_are_not_compared(tmp_path):
     with pytest.raises(ValueError, match=r"device: ours on cpu, trl on NVIDIA H100: .*make setup-cuda"):
         _compare(tmp_path, peer={"device": "NVIDIA H100"})
