@@ -26,7 +26,9 @@ def layer_weights(config: ModelConfig) -> int:
 def forward_flops(config: ModelConfig, queries: int, keys: int) -> int:
     """FLOPs of running `queries` tokens of one row through the layers, each over `keys` keys.
 
-    A multiply and an add count two; every key counts, masked or not, as dense attention computes it. Plain
+    A multiply and an add count two; every key counts, masked or not, as in appendix B of PaLM (arXiv
+    2204.02311). For a row of T tokens, w `layer_weights` and H heads of C channels that is (w + 2HCT) /
+    (w + HC(T + 1)) times what causality leaves, and so is every speed and share of a peak made of it. Plain
     attention makes fewer products on rows beyond its first block (`attention.causal_attention`).
     """
     return read_flops(config, queries, keys, queries)

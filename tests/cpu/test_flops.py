@@ -34,6 +34,14 @@ def test_forward_count_is_close_to_xlas_own():
     assert forward_flops(WIDE, WIDTH, WIDTH) == pytest.approx(xlas_count(method="__call__"), rel=XLA_ADDS)
 
 
+@pytest.mark.parametrize("tokens", [1, WIDTH, 1000])
+def test_a_row_counts_so_much_more_than_what_causality_leaves(tokens):
+    left = sum(forward_flops(WIDE, 1, place) for place in range(1, tokens + 1))
+    w, hc = layer_weights(WIDE), WIDE.heads * WIDE.head_dim
+    more = (w + 2 * hc * tokens) / (w + hc * (tokens + 1))
+    assert forward_flops(WIDE, tokens, tokens) / left == pytest.approx(more, rel=1e-12)
+
+
 @pytest.mark.parametrize("read", [1, 3])
 def test_inference_count_is_close_to_xlas_own(read):
     counted = xlas_count(jnp.arange(read)[None], method="states_at")
