@@ -24,7 +24,7 @@ usage: launch/tpu_pod.sh COMMAND [flags] [-- ARGS]
   train   -- ARGS   creates the pod if there is none, waits for it, installs, runs `python launch/tpu_train.py ARGS` on
                     all workers and watches; a spot pod that is taken away is created again and the run resumed;
                     a run that fails by itself twice at the same place is given up
-  benchmark -- ARGS trains 30 steps with ARGS as `train` does, then prints the tokens a second and what would be the bound
+  benchmark -- ARGS trains 30 steps with ARGS as `train` does, then prints the tokens a second and those of the estimate
   create            asks for the pod (a queued resource; --plain: a TPU VM at once or not at all)
   setup             copies this checkout to all workers and installs its requirements
   run     -- ARGS   starts `python launch/tpu_train.py ARGS` on all workers, detached

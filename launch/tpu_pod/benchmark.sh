@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# The one measurement that needs a real pod: a short run's speed beside the bound computed without one.
+# The one measurement that needs a real pod: a short run's speed beside the estimate made without one.
 
 BENCHMARK_STEPS=30
 

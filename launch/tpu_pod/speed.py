@@ -1,6 +1,6 @@
-"""Prints how fast a finished run was beside what its compiled step allows: `speed.py CHIP:SHAPE ARGS`.
+"""Prints how fast a finished run was beside the estimate for its compiled step: `speed.py CHIP:SHAPE ARGS`.
 
-ARGS are those of tpu_train.py. The bound is computed by aot_compile.py for the same topology.
+ARGS are those of tpu_train.py. The estimate is by aot_compile.py for the same topology.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ LAUNCH = Path(__file__).resolve().parents[1]
 
 def main(arguments: list[str]) -> int:
     """Prints the measured speed, then runs aot_compile.py; returns its exit code, or 2 for bad input."""
-    return run_command(lambda: _compare_with_bound(*arguments))
+    return run_command(lambda: _compare_with_estimate(*arguments))
 
 
-def _compare_with_bound(topology: str, *rest: str) -> int:
+def _compare_with_estimate(topology: str, *rest: str) -> int:
     from etils import epath
 
     from prorank_jax.aot.chips import parse_topology
@@ -42,7 +42,7 @@ def _compare_with_bound(topology: str, *rest: str) -> int:
     tokens, tflops = (
         statistics.median(record[name] for record in warm) for name in ("tokens_per_second", "model_tflops")
     )
-    # The bound's tokens count padding, these do not; both MFUs count it.
+    # The estimate's tokens count padding, these do not; both MFUs count it.
     mfu = tflops * 1e12 / slice_.chips / slice_.chip.bf16_flops
     print(
         f"measured on {topology}: MFU {mfu:.1%}; {tokens:,.0f} tokens/s without padding, "

@@ -7,7 +7,7 @@
 #   worker.sh logs LINES [follow]     prints the log, each line with the worker's number
 #   worker.sh asked                   prints a checksum of the last run's ARGS
 #   worker.sh reached                 prints how far the last run came, as its log tells
-#   worker.sh benchmark TOPOLOGY ARGS prints how fast the run of ARGS was, beside its bound
+#   worker.sh benchmark TOPOLOGY ARGS prints how fast the run of ARGS was, beside the estimate
 #   worker.sh stop SECONDS [kill]     SIGTERM, then waits for the checkpoint; `kill` ends what does not obey
 #
 # Exit codes: 0 done, 1 failed or refused. Never 255: gcloud takes that for a broken connection and repeats the command.

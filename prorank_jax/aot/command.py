@@ -89,13 +89,13 @@ def _search(
     def tell(number: int, most: int, candidate: Candidate, report: StepReport | None) -> None:
         if report is None:
             console.print(f"[{number}/{most} at most] {as_arguments(candidate.changes)}", markup=False)
-        elif report.bound is None:
+        elif report.roofline is None:
             console.print(f"    does not fit: {report.needed / GIB:.2f} GiB")
         else:
             verdict = "fits" if report.fits else "does not fit"
             console.print(
-                f"    {verdict} in {report.needed / GIB:.2f} GiB; at most "
-                f"{report.bound.tokens_per_second:,.0f} tokens/s by its bound ({report.bound.limited_by})"
+                f"    {verdict} in {report.needed / GIB:.2f} GiB; an estimated "
+                f"{report.roofline.tokens_per_second:,.0f} tokens/s ({report.roofline.limited_by})"
             )
 
     found = search(ordered, compile_candidate, tell)

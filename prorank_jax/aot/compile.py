@@ -17,7 +17,7 @@ from prorank_jax.aot.jaxpr_flops import count_flops
 from prorank_jax.aot.memory import TooLargeError, planned_memory, refusal
 from prorank_jax.aot.programs import StepProgram, build_program, topology_mesh
 from prorank_jax.aot.report import StepReport
-from prorank_jax.aot.roofline import roofline_bound
+from prorank_jax.aot.roofline import roofline_of
 from prorank_jax.aot.traffic import program_traffic
 from prorank_jax.config import RunConfig
 from prorank_jax.models.config import ModelConfig
@@ -85,7 +85,7 @@ def compile_report(config: RunConfig, which: str, topology: Topology, shape: Mod
             hbm_bytes=None,
             sent_bytes=None,
             unknown_loops=(),
-            bound=None,
+            roofline=None,
         )
     memory = planned_memory(compiled)
     executed = count_flops(traced.jaxpr)
@@ -100,7 +100,7 @@ def compile_report(config: RunConfig, which: str, topology: Topology, shape: Mod
         hbm_bytes=traffic.hbm,
         sent_bytes=dict(traffic.sent),
         unknown_loops=tuple(traffic.unknown_loops),
-        bound=roofline_bound(
+        roofline=roofline_of(
             chip,
             topology.chips,
             model_flops=program.model_flops,

@@ -20,7 +20,7 @@ from prorank_jax.aot.compile import compile_report
 from prorank_jax.aot.memory import Memory
 from prorank_jax.aot.model_shapes import resolve_shape
 from prorank_jax.aot.report import StepReport, markdown_table
-from prorank_jax.aot.roofline import Bound
+from prorank_jax.aot.roofline import Roofline
 from prorank_jax.config_files import load_config
 from prorank_jax.processes import code_digest
 from prorank_jax.run_folder import write_json, write_text_atomically
@@ -42,10 +42,10 @@ def fingerprint(config_file: Path) -> str:
 
 def report_from_json(values: dict[str, Any]) -> StepReport:
     """The inverse of `StepReport.to_json`."""
-    memory, bound = values["memory"], values["bound"]
+    memory, roofline = values["memory"], values["roofline"]
     nested = {
         "memory": Memory(**memory) if memory else None,
-        "bound": Bound(**bound) if bound else None,
+        "roofline": Roofline(**roofline) if roofline else None,
         "unknown_loops": tuple(values["unknown_loops"]),
         "advice": tuple(values["advice"]),
     }

@@ -14,8 +14,8 @@ SEARCHES = ("fixed", "grow")
 USAGE = f"""usage: python launch/aot_compile.py --config FILE.yaml --topology CHIP:SHAPE [--topology ...]
            [--stage 1|2|score] [--output FILE.json] [--search fixed|grow] [--section.field VALUE ...]
 
-Compiles a step of a run for TPUs or GPUs that are not there and says what memory and, at least, what time it
-needs.
+Compiles a step of a run for TPUs or GPUs that are not there and says what memory it needs, and what time by
+published peaks.
   --topology   e.g. v5e:2x4, v5p:2x2x1, v5e:16x16, h100:1; chips: {", ".join(CHIPS)}; may be given repeatedly
   --stage      1, 2, or score for scoring in bfloat16 (default: the config's stage)
   --output     write everything as JSON too; an existing file is refused

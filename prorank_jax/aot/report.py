@@ -11,11 +11,11 @@ from rich.table import Table
 
 from prorank_jax.aot.chips import GIB, Chip
 from prorank_jax.aot.memory import Memory
-from prorank_jax.aot.roofline import Bound
+from prorank_jax.aot.roofline import Roofline
 
 NOT_A_MEASUREMENT = (
-    "The times are bounds from published peaks (every roof perfectly used, everything overlapped), not "
-    "measurements: a real step takes longer."
+    "The times are estimates, neither measurements nor bounds: what was counted in the compiled step over "
+    "published peaks, every roof perfectly used and everything overlapped."
 )
 
 
@@ -56,7 +56,7 @@ class StepReport:
     hbm_bytes: float | None
     sent_bytes: dict[str, float] | None
     unknown_loops: tuple[str, ...]
-    bound: Bound | None
+    roofline: Roofline | None
     advice: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
@@ -83,7 +83,7 @@ def report_rows(report: StepReport) -> list[tuple[str, str]]:
     ]
     rows += _memory_rows(report)
     rows.append(("model FLOPs a step", f"{report.model_flops / 1e12:.1f} TFLOP"))
-    if report.bound is None or report.executed_flops is None or report.hbm_bytes is None:
+    if report.roofline is None or report.executed_flops is None or report.hbm_bytes is None:
         return rows
     useful = report.model_flops / report.executed_flops
     rows += [
@@ -99,7 +99,7 @@ def report_rows(report: StepReport) -> list[tuple[str, str]]:
     ]
     if report.unknown_loops:
         rows.append(("loops of unknown length", ", ".join(report.unknown_loops)))
-    return rows + _bound_rows(report.bound)
+    return rows + _roofline_rows(report.roofline)
 
 
 def _memory_rows(report: StepReport) -> list[tuple[str, str]]:
@@ -117,16 +117,16 @@ def _memory_rows(report: StepReport) -> list[tuple[str, str]]:
     ]
 
 
-def _bound_rows(bound: Bound) -> list[tuple[str, str]]:
-    links = "not published" if bound.interconnect is None else f"{bound.interconnect * 1e3:.1f} ms"
+def _roofline_rows(roofline: Roofline) -> list[tuple[str, str]]:
+    links = "not published" if roofline.interconnect is None else f"{roofline.interconnect * 1e3:.1f} ms"
     return [
         (
-            "bound: compute / HBM / links",
-            f"{bound.compute * 1e3:.1f} ms / {bound.hbm * 1e3:.1f} ms / {links}",
+            "estimate: compute / HBM / links",
+            f"{roofline.compute * 1e3:.1f} ms / {roofline.hbm * 1e3:.1f} ms / {links}",
         ),
-        ("bound: time a step", f"at least {bound.seconds * 1e3:.1f} ms, limited by {bound.limited_by}"),
-        ("bound: throughput", f"at most {bound.tokens_per_second:,.0f} tokens/s"),
-        ("bound: MFU", f"at most {_percent(bound.mfu)}"),
+        ("estimate: time a step", f"{roofline.seconds * 1e3:.1f} ms, limited by {roofline.limited_by}"),
+        ("estimate: throughput", f"{roofline.tokens_per_second:,.0f} tokens/s"),
+        ("estimate: MFU", _percent(roofline.mfu)),
     ]
 
 
@@ -181,15 +181,15 @@ def markdown_table(reports: Sequence[tuple[str, StepReport]]) -> str:
 def _markdown_row(name: str, report: StepReport) -> list[str]:
     memory = f"{report.needed / GIB:.1f} of {report.capacity / GIB:.0f} GiB"
     row = [name, report.topology, step_title(report.step), report.shape, memory]
-    bound = report.bound
-    if bound is None or not report.executed_flops:
+    roofline = report.roofline
+    if roofline is None or not report.executed_flops:
         return [*row, "", "", "does not fit", "", ""]
-    links = "?" if bound.interconnect is None else f"{bound.interconnect * 1e3:.0f}"
+    links = "?" if roofline.interconnect is None else f"{roofline.interconnect * 1e3:.0f}"
     return [
         *row,
         _percent(report.model_flops / report.executed_flops),
-        f"{bound.compute * 1e3:.0f} / {bound.hbm * 1e3:.0f} / {links}",
-        bound.limited_by,
-        f"≤ {bound.tokens_per_second:,.0f}",
-        f"≤ {_percent(bound.mfu)}",
+        f"{roofline.compute * 1e3:.0f} / {roofline.hbm * 1e3:.0f} / {links}",
+        roofline.limited_by,
+        f"{roofline.tokens_per_second:,.0f}",
+        _percent(roofline.mfu),
     ]

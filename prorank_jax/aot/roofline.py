@@ -1,8 +1,10 @@
-"""The least time a step can take on a chip with published peaks: a bound, never a measurement.
+"""What a step would take on a chip with published peaks: an estimate, neither a measurement nor a bound.
 
 max(FLOPs / peak, HBM bytes / bandwidth, bytes sent / what the links send), as in Williams, Waterman and
 Patterson, "Roofline" (2009), with the interconnect as a third roof. All links of a chip are taken to work in
-both directions all the time, and everything to overlap; a slice without wraparound has fewer links.
+both directions all the time, and everything to overlap; a slice without wraparound has fewer links. A step
+takes longer for all that is used less well, and may take less where what was counted is not done: products
+that a kernel leaves out for its mask, bytes that are found on the chip already (`jaxpr_flops`, `traffic`).
 """
 
 from __future__ import annotations
@@ -13,12 +15,12 @@ from prorank_jax.aot.chips import Chip
 
 
 @dataclass(frozen=True)
-class Bound:
-    """Seconds that each resource is busy at least, and what follows.
+class Roofline:
+    """Seconds that each resource is busy with what was counted, and what follows.
 
     Attributes:
         interconnect: None where the chip's figure is not published.
-        mfu: model FLOPs at the bound, as a share of the peak.
+        mfu: model FLOPs in the longest of these times, as a share of the peak.
     """
 
     compute: float
@@ -31,7 +33,7 @@ class Bound:
     prompts_per_second: float
 
 
-def roofline_bound(
+def roofline_of(
     chip: Chip,
     chips: int,
     *,
@@ -41,8 +43,8 @@ def roofline_bound(
     sent_bytes: float,
     tokens: int,
     prompts: int,
-) -> Bound:
-    """The bound of one step over all chips.
+) -> Roofline:
+    """The roofline of one step over all chips.
 
     Args:
         model_flops: over all chips, without recomputation; `executed_flops` with it.
@@ -57,7 +59,7 @@ def roofline_bound(
     }
     limited_by = max(times, key=lambda name: times[name])
     seconds = times[limited_by]
-    return Bound(
+    return Roofline(
         compute=times["compute"],
         hbm=times["HBM"],
         interconnect=times["interconnect"] if sending else None,

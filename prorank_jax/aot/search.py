@@ -2,7 +2,7 @@
 
 All combinations of mesh, remat policy, attention, accumulation and (where asked for) batch size are put in
 order by the rough model of `estimate`; only the best few are compiled, and the compiler has the last word on
-memory. What decides between those that fit is the bound on tokens per second.
+memory. What decides between those that fit is their roofline.
 """
 
 from __future__ import annotations
@@ -97,8 +97,8 @@ def search(
 ) -> tuple[Candidate, StepReport] | None:
     """The fastest that fits among the most promising candidates; None if none of those fits.
 
-    Stops when no candidate that is left promises more than the best one's bound. After one that does not fit,
-    those that are estimated to need as much are skipped.
+    Stops when no candidate that is left promises more than the best one's roofline. After one that does not
+    fit, those that are estimated to need as much are skipped.
 
     Args:
         ordered: as `candidates` gives them.
@@ -111,7 +111,11 @@ def search(
     for candidate in ordered:
         if compiled == most_compiled:
             break
-        if best and best[1].bound and 1 / best[1].bound.prompts_per_second <= _promised(candidate, best):
+        if (
+            best
+            and best[1].roofline
+            and 1 / best[1].roofline.prompts_per_second <= _promised(candidate, best)
+        ):
             break
         if candidate.estimate.bytes >= too_large:
             continue
@@ -119,7 +123,7 @@ def search(
         on_progress(compiled, most_compiled, candidate, None)
         report = compile_candidate(candidate.config)
         on_progress(compiled, most_compiled, candidate, report)
-        if not report.fits or report.bound is None:
+        if not report.fits or report.roofline is None:
             too_large = candidate.estimate.bytes
         elif best is None or _rate(report) > _rate(best[1]):
             best = candidate, report
@@ -133,4 +137,4 @@ def _promised(candidate: Candidate, best: tuple[Candidate, StepReport]) -> float
 
 
 def _rate(report: StepReport) -> float:
-    return report.bound.prompts_per_second if report.bound else 0.0
+    return report.roofline.prompts_per_second if report.roofline else 0.0

@@ -57,8 +57,8 @@ def test_every_step_of_qwen_fits_one_h100(which: str, forward: int, backward: in
     assert report.hbm_bytes is not None
     assert report.hbm_bytes > report.parameters * 2
     assert report.sent_bytes == {}
-    assert report.bound is not None
-    assert 0 < report.bound.mfu <= 1
+    assert report.roofline is not None
+    assert 0 < report.roofline.mfu <= 1
     if which != "score":  # by which the search leaves out what would not fit
         frozen = 4 * report.parameters if which == "2" else 0
         estimate = estimate_step(config, which, shape, TOPOLOGY.chip, report.mesh).bytes + frozen

@@ -1,4 +1,4 @@
-"""What `tpu_pod.sh benchmark` prints: the median of the steps that did not compile, and the bound."""
+"""What `tpu_pod.sh benchmark` prints: the median of the steps that did not compile, and the estimate."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.runs.fake_cloud import REPOSITORY, FakeCloud
 from tests.runs.stand_in_run import Steps
 
 # Instead of the compiler for TPU: shows what it was asked.
-BOUND = "import sys; print('bound of', *sys.argv[1:]); sys.exit(1)\n"
+ESTIMATE = "import sys; print('estimate of', *sys.argv[1:]); sys.exit(1)\n"
 
 
 # Instead of speed.py on the workers: the checkout that they get has none of the library.
@@ -37,7 +37,7 @@ def speed(tmp_path, monkeypatch) -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    (tmp_path / "aot_compile.py").write_text(BOUND)
+    (tmp_path / "aot_compile.py").write_text(ESTIMATE)
     monkeypatch.setattr(module, "LAUNCH", tmp_path)
     return module
 
@@ -59,7 +59,7 @@ def test_steps_that_compile_do_not_count(speed, tmp_path, capfd):
     assert capfd.readouterr().out == (
         # 875 of 8 times 197 TFLOP/s
         "measured on v5e:2x4: MFU 55.5%; 875 tokens/s without padding, 109 a chip (medians of 4 steps)\n"
-        f"bound of --topology v5e:2x4 {' '.join(arguments)}\n"
+        f"estimate of --topology v5e:2x4 {' '.join(arguments)}\n"
     )
 
 

@@ -51,8 +51,8 @@ def test_every_step_of_qwen_fits_eight_chips(which: str, kernels: int, monkeypat
     assert report.hbm_bytes is not None
     assert report.hbm_bytes > report.parameters * 2
     assert sum((report.sent_bytes or {}).values()) > report.parameters * 2 * 0.5
-    assert report.bound is not None
-    assert 0 < report.bound.mfu <= 1
+    assert report.roofline is not None
+    assert 0 < report.roofline.mfu <= 1
 
 
 def test_the_compilers_refusal_is_understood():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from prorank_jax.aot.memory import COMPILER, Memory
 from prorank_jax.aot.model_shapes import PUBLISHED_SHAPES
 from prorank_jax.aot.report import StepReport
-from prorank_jax.aot.roofline import Bound
+from prorank_jax.aot.roofline import Roofline
 from prorank_jax.config_files import config_from_flat
 
 QWEN = PUBLISHED_SHAPES["Qwen/Qwen2.5-0.5B-Instruct"]
@@ -45,5 +45,7 @@ def make_report(*, seconds: float = 1.0, fits: bool = True, compiled: bool = Tru
         hbm_bytes=1e11 if compiled else None,
         sent_bytes={"all-gather": 1e9} if compiled else None,
         unknown_loops=(),
-        bound=Bound(seconds, 0.1, 0.2, seconds, "compute", 0.5, 1e6, 256 / seconds) if compiled else None,
+        roofline=Roofline(seconds, 0.1, 0.2, seconds, "compute", 0.5, 1e6, 256 / seconds)
+        if compiled
+        else None,
     )

@@ -55,17 +55,19 @@ def render(table: object) -> str:
     return " ".join(console.export_text().split())
 
 
-def test_tables_say_that_bounds_are_no_measurements():
+def test_tables_say_that_estimates_are_neither_measurements_nor_bounds():
     said = render(report_table(make_report(), CHIPS["v5e"]))
-    assert "not measurements" in said
-    assert "at most 50.0%" in said
+    assert "neither measurements nor bounds" in said
+    assert "estimate: MFU │ 50.0%" in said
+    assert not [word for word in ("at least", "at most", "bound:") if word in said]
     assert "4.00 GiB of 16.00 GiB: fits (compiler's peak)" in said
     assert "50.0% are model FLOPs" in said
     refused = render(report_table(make_report(fits=False, compiled=False), CHIPS["v5e"]))
     assert "DOES NOT FIT" in refused
     assert "MFU" not in refused
     table = markdown_table([("one", make_report()), ("two", make_report(fits=False, compiled=False))])
-    assert "not measurements" in table
+    assert "neither measurements nor bounds" in table
+    assert "≤" not in table
     rows = [line for line in table.splitlines() if line.startswith("|")]
     assert len({row.count("|") for row in rows}) == 1
     assert "does not fit" in rows[-1]
@@ -94,7 +96,7 @@ def test_everything_fits_is_0_and_written(tmp_path, monkeypatch, capsys):
     assert command.run_aot(options(tmp_path), Console()) == 0
     written = json.loads((tmp_path / "out.json").read_text())
     assert report_from_json(written["reports"][0]) == make_report()
-    assert "not measurements" in written["note"]
+    assert "neither measurements nor bounds" in written["note"]
     assert "stage 1 on v5e:2x4" in capsys.readouterr().out
 
 

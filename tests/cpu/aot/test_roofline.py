@@ -1,4 +1,4 @@
-"""The bound is the longest of three times on chips whose peaks are the published ones."""
+"""The estimate is the longest of three times on chips whose peaks are the published ones."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prorank_jax.aot.chips import CHIPS, Chip
-from prorank_jax.aot.roofline import Bound, roofline_bound
+from prorank_jax.aot.roofline import Roofline, roofline_of
 
 # TFLOP/s in bfloat16, GB/s of HBM, GB/s of all links in both directions together. Cloud TPU documentation,
 # "System architecture" of each chip's page: peak compute per chip (bf16), HBM bandwidth per chip,
@@ -23,9 +23,9 @@ PUBLISHED = {
 }
 
 
-def bound_of(chip: Chip, chips: int, executed: float, hbm: float, sent: float) -> Bound:
+def times_of(chip: Chip, chips: int, executed: float, hbm: float, sent: float) -> Roofline:
     """Half of what is executed is the model's."""
-    return roofline_bound(
+    return roofline_of(
         chip,
         chips,
         model_flops=int(executed) // 2,
@@ -45,12 +45,12 @@ def test_every_chip_has_published_peaks():
 def test_a_second_is_what_a_published_peak_does_in_it(name):
     """Links send half of what they carry in both directions."""
     flops, hbm, both_ways = PUBLISHED[name]
-    bound = bound_of(CHIPS[name], 4, 4 * flops * 10**12, hbm * 1e9, (both_ways or 0) * 1e9 / 2)
-    assert (bound.compute, bound.hbm) == pytest.approx((1, 1))
-    assert bound.interconnect == (None if both_ways is None else pytest.approx(1))
-    assert bound.seconds == pytest.approx(1)
-    assert bound.mfu == pytest.approx(0.5)
-    assert (bound.tokens_per_second, bound.prompts_per_second) == pytest.approx((1000, 10))
+    found = times_of(CHIPS[name], 4, 4 * flops * 10**12, hbm * 1e9, (both_ways or 0) * 1e9 / 2)
+    assert (found.compute, found.hbm) == pytest.approx((1, 1))
+    assert found.interconnect == (None if both_ways is None else pytest.approx(1))
+    assert found.seconds == pytest.approx(1)
+    assert found.mfu == pytest.approx(0.5)
+    assert (found.tokens_per_second, found.prompts_per_second) == pytest.approx((1000, 10))
 
 
 @pytest.mark.parametrize(
@@ -59,12 +59,12 @@ def test_a_second_is_what_a_published_peak_does_in_it(name):
 def test_the_longest_time_limits(times, limited_by):
     chip = Chip(1000.0, 2**30, 200.0, 60.0, "none")
     compute, hbm, sent = times
-    bound = bound_of(chip, 8, 8 * 1000 * compute, 200 * hbm, 30 * sent)
-    assert (bound.compute, bound.hbm, bound.interconnect) == times
-    assert (bound.seconds, bound.limited_by) == (3, limited_by)
-    assert bound.mfu == pytest.approx(compute / 2 / 3)
-    assert bound.tokens_per_second == pytest.approx(1000 / 3)
-    assert bound.prompts_per_second == pytest.approx(10 / 3)
+    found = times_of(chip, 8, 8 * 1000 * compute, 200 * hbm, 30 * sent)
+    assert (found.compute, found.hbm, found.interconnect) == times
+    assert (found.seconds, found.limited_by) == (3, limited_by)
+    assert found.mfu == pytest.approx(compute / 2 / 3)
+    assert found.tokens_per_second == pytest.approx(1000 / 3)
+    assert found.prompts_per_second == pytest.approx(10 / 3)
 
 
 @given(
@@ -76,9 +76,9 @@ def test_the_longest_time_limits(times, limited_by):
 )
 def test_nothing_is_faster_than_any_of_the_peaks(name, chips, flops, hbm, sent):
     chip = CHIPS[name]
-    bound = bound_of(chip, chips, flops, hbm, sent)
+    found = times_of(chip, chips, flops, hbm, sent)
     slack = 1 + 1e-9
-    assert int(flops) / bound.seconds <= chips * chip.bf16_flops * slack
-    assert hbm / bound.seconds <= chip.hbm_bandwidth * slack
-    assert chip.ici_bandwidth is None or 2 * sent / bound.seconds <= chip.ici_bandwidth * slack
-    assert 0 < bound.mfu <= 0.5 * slack
+    assert int(flops) / found.seconds <= chips * chip.bf16_flops * slack
+    assert hbm / found.seconds <= chip.hbm_bandwidth * slack
+    assert chip.ici_bandwidth is None or 2 * sent / found.seconds <= chip.ici_bandwidth * slack
+    assert 0 < found.mfu <= 0.5 * slack
