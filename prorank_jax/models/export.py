@@ -162,7 +162,8 @@ def _stored(params: Params, key: Key, layer: int, dtype: np.dtype) -> np.ndarray
 
 
 def _write_json(file: Path, content: dict[str, Any]) -> None:
-    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    with naming_place(file):
+        file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def _move_into_place(finished: Path, folder: Path) -> None:

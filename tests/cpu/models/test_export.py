@@ -87,6 +87,21 @@ def test_a_place_that_cannot_be_written_to_is_named_as_it_was_given(qwen2, tmp_p
     assert raised.value.filename == str(tmp_path / "out")
 
 
+@pytest.mark.parametrize("name", ["config.json"])
+def test_a_full_disk_is_named_whichever_file_meets_it(name, qwen2, tmp_path, monkeypatch):
+    def full(file: Path, *given, **more) -> int:
+        if file.name == name:
+            raise OSError(errno.ENOSPC, "No space left on device")  # as a write tells it, without the file
+        return write(file, *given, **more)
+
+    write = Path.write_text
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space left") as raised:
+        save_params(qwen2.params, qwen2.config, tmp_path / "out")
+    assert str(raised.value.filename).startswith(str(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_export_keeps_other_files_of_the_folder(qwen2, tmp_path):
     (tmp_path / "tokenizer.json").write_text("{}")
     save_params(qwen2.params, qwen2.config, tmp_path)
