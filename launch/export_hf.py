@@ -22,6 +22,9 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--dtype", default="float32", help="float32 (default, bit-equal) or bfloat16")
     parser.add_argument("--metrics", nargs="*", default=[], type=Path, help="metrics.json files to cite")
     parser.add_argument("--name", default="", help="the model's name in its card (default: the folder's)")
+    parser.add_argument("--max_length", type=int, help="longest prompt in tokens (the model's own)")
+    parser.add_argument("--system", help="system sentence (the model's own)")
+    parser.add_argument("--instruction", help="put in front of each query (the model's own)")
     parser.add_argument("--license", default="unknown", help="for the card, e.g. apache-2.0")
     return parser.parse_args(arguments)
 
@@ -41,6 +44,9 @@ def main(arguments: list[str]) -> int:
                 metrics_files=options.metrics,
                 name=options.name,
                 license_id=options.license,
+                max_length=options.max_length,
+                system=options.system,
+                instruction=options.instruction,
             )
         print(f"{options.output_dir}: exported; its README.md says how to use it")
         if settings.excerpts != "head":

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from prorank_jax.card_prompts import exported_otherwise, measured_otherwise
 from prorank_jax.config import RunConfig
 from prorank_jax.config_files import config_to_dict, flatten
 from prorank_jax.evaluation.tables import format_p
 from prorank_jax.messages import without_folders
 from prorank_jax.model_history import DatasetResult, Evaluation, RunHistory, RunRecord
+from prorank_jax.prompt_settings import PromptSettings
 
 # What decides nothing about the weights.
 _UNTOLD = ("output_dir", "train.sample_every", "mesh.", "checkpoint.", "probe.")
@@ -32,12 +34,17 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     return "\n".join([line(headings), "|" + "---|" * len(headings), *map(line, rows)])
 
 
-def training_section(history: RunHistory) -> str:
-    """The runs behind the weights: what the probe saw before and after each, and its config."""
+def training_section(history: RunHistory, own: PromptSettings | None, folder: PromptSettings) -> str:
+    """The runs behind the weights: what the probe saw before and after each, and its config.
+
+    Args:
+        own, folder: see `exported_otherwise`, whose sentence stands behind the runs.
+    """
     if not history.stages:
         return "No run of prorank-jax is known for these weights: they are as they were loaded."
     numbered = enumerate(history.runs, start=1 + len(history.earlier.stages))
-    parts = [history.earlier.text, *(_run(number, record) for number, record in numbered)]
+    runs = (_run(number, record) for number, record in numbered)
+    parts = [history.earlier.text, *runs, exported_otherwise(own, folder)]
     return "\n\n".join(filter(None, parts))
 
 
@@ -77,14 +84,20 @@ def _shown(value: Any) -> str:
     return "" if value == "" else f"`{value}`"
 
 
-def evaluation_section(evaluations: Sequence[Evaluation]) -> str:
-    """A table of figures for each evaluation: the first stage and the reranked order."""
+def evaluation_section(
+    evaluations: Sequence[Evaluation], own: PromptSettings | None, folder: PromptSettings
+) -> str:
+    """A table of figures for each evaluation: the first stage and the reranked order.
+
+    Args:
+        own, folder: see `measured_otherwise`, whose sentence stands before the table.
+    """
     if not evaluations:
         return "No evaluation was given when this folder was exported."
-    return "\n\n".join(map(_evaluation, evaluations))
+    return "\n\n".join(_evaluation(each, measured_otherwise(each, own, folder)) for each in evaluations)
 
 
-def _evaluation(evaluation: Evaluation) -> str:
+def _evaluation(evaluation: Evaluation, otherwise: str) -> str:
     names = list(dict.fromkeys(name for result in evaluation.datasets for name in result.reranked))
     rows: list[list[str]] = []
     for result in evaluation.datasets:
@@ -97,7 +110,8 @@ def _evaluation(evaluation: Evaluation) -> str:
     model = f" of `{without_folders(evaluation.model)}`" if evaluation.model else ""
     depth = f", top {evaluation.top_k} of the first stage reranked" if evaluation.top_k else ""
     length = f", prompts of at most {evaluation.max_length} tokens" if evaluation.max_length else ""
-    chosen = "".join(f", `{name}` {_shown(value)}" for name, value in evaluation.chosen.items())
+    chosen = "".join(f", `{name}` {_shown(value)}" for name, value in evaluation.chosen.items() if value)
+    told = f"{otherwise} " if otherwise else ""
     seen = (
         "Where the model was trained on the queries, the figures say how well it remembers them, not how "
         "well it ranks for others. "
@@ -105,8 +119,9 @@ def _evaluation(evaluation: Evaluation) -> str:
         else ""
     )
     return (
-        f"Measured with `launch/evaluate.py`{model}{depth}{length}{chosen}. {seen}The p-value is of the "
-        "difference to the first stage.\n\n" + table(("collection", "queries", "ranking", *names, "p"), rows)
+        f"Measured with `launch/evaluate.py`{model}{depth}{length}{chosen}. {told}{seen}The p-value is of "
+        "the difference to the first stage.\n\n"
+        + table(("collection", "queries", "ranking", *names, "p"), rows)
     )
 
 

@@ -12,11 +12,11 @@ from prorank_jax.config_checks import require_choice
 from prorank_jax.model_card import CardFacts, write_model_card
 from prorank_jax.model_history import Evaluation, evaluations_of, read_evaluation, read_run_history
 from prorank_jax.model_identity import check_unchanged, model_identity
-from prorank_jax.model_prompt import prompt_settings_of
+from prorank_jax.model_prompt import own_settings, prompt_settings_of
 from prorank_jax.models.export import EXPORT_DTYPES, made_whole, save_params
 from prorank_jax.models.tokenizer import load_tokenizer, save_tokenizer
 from prorank_jax.pretrained import Pretrained, open_pretrained
-from prorank_jax.prompt_settings import SETTINGS_FILE, PromptSettings, read_prompt_settings
+from prorank_jax.prompt_settings import SETTINGS_FILE, PromptSettings, check_whole, read_prompt_settings
 from prorank_jax.prompts import AnswerTokens, PromptRenderer, make_renderer
 from prorank_jax.relevance_template import JOINT, pair_ids, with_relevance_template
 from prorank_jax.run_folder import UNFINISHED, write_json
@@ -49,6 +49,9 @@ def export_folder(
     metrics_files: Sequence[Path] = (),
     name: str = "",
     license_id: str = "unknown",
+    max_length: int | None = None,
+    system: str | None = None,
+    instruction: str | None = None,
 ) -> PromptSettings:
     """Writes a model as a folder for transformers, mxbai-rerank, sentence-transformers and vLLM.
 
@@ -63,20 +66,22 @@ def export_folder(
             of an earlier checkpoint, are left out with a warning.
         name: what the model card calls the model; empty: the folder's name.
         license_id: for the model card, an identifier such as `apache-2.0`.
+        max_length, system, instruction: of the prompts that the folder remembers; None: the model's own.
 
     Returns:
         The prompt settings that were written.
 
     Raises:
-        ValueError: a wrong argument, no such model, one that changes meanwhile, or a folder that holds
-            something.
+        ValueError: a wrong argument, prompts that the model cannot have, no such model, one that changes
+            meanwhile, or a folder that holds something.
     """
     _check_arguments(output_dir, dtype, license_id, name)
     evaluations = tuple(read_evaluation(file) for file in metrics_files)
     identity = model_identity(source)
     model = open_pretrained(source)
     evaluations = evaluations_of(source, evaluations)
-    settings = prompt_settings_of(model)
+    settings = prompt_settings_of(model, max_length=max_length, system=system, instruction=instruction)
+    check_whole("instruction", settings.instruction)
     renderer = make_renderer(model.tokenizer, **asdict(settings))
     prepared = with_relevance_template(model.tokenizer, settings)
     renders_pairs = _renders_the_same(prepared, model.tokenizer, settings)
@@ -189,6 +194,7 @@ def _card_facts(
     return CardFacts(
         model=model.config,
         settings=settings,
+        own=own_settings(model),
         answers=renderer.answer_tokens,
         answer_names=tuple(
             model.tokenizer.convert_ids_to_tokens([renderer.answer_tokens.zero, renderer.answer_tokens.one])
@@ -215,6 +221,5 @@ def _check_prompts_survive(
     if not same or read_prompt_settings(folder) != settings:
         raise ValueError(
             "model.source: the exported tokenizer gives other prompts than the model's own; "
-            "this model cannot be exported with data.system="
-            f"{settings.system!r}, train it with an empty one"
+            f"this model cannot be exported with system={settings.system!r}, give another"
         )

@@ -40,6 +40,8 @@ class CardFacts:
     """What a model card tells.
 
     Attributes:
+        settings: the prompts that the folder remembers.
+        own: those that the model was trained with; None: it names none.
         answers: token ids of the answers; `answer_names` are `0` and `1` as the vocabulary spells them.
         frame: what stands before and after the user's text.
         room: tokens for query, separator and document.
@@ -48,6 +50,7 @@ class CardFacts:
 
     model: ModelConfig
     settings: PromptSettings
+    own: PromptSettings | None
     answers: AnswerTokens
     answer_names: tuple[str, ...]
     frame: ChatFrame
@@ -85,9 +88,9 @@ def model_card(name: str, facts: CardFacts) -> str:
         "## Prompt",
         _prompt(facts),
         TRAINING_HEADING,
-        training_section(facts.history),
+        training_section(facts.history, facts.own, facts.settings),
         "## Evaluation",
-        evaluation_section(facts.evaluations),
+        evaluation_section(facts.evaluations, facts.own, facts.settings),
         "## Limitations",
         _limitations(facts),
         "## Citation",

@@ -91,7 +91,8 @@ class Evaluation:
         model: as it was named; `step` is that of a run's checkpoint, None: no run, or the file does not say.
         fingerprint: of the model's files, as `model_identity` gives it; empty where the file does not say.
         max_length: of its prompts in tokens; None where the file does not say.
-        chosen: options that were given instead of the model's own or the default ones, by name.
+        chosen: options that were given instead of the model's own or the default ones, by name; an empty
+            text too, which asks for the chat format's own system sentence, or for no instruction.
     """
 
     model: str
@@ -132,7 +133,7 @@ def read_evaluation(file: Path) -> Evaluation:
         top_k, step, length = (
             _count(name, content.get(name)) for name in ("top_k", "model_step", "max_length")
         )
-        chosen = {name: str(content[name]) for name in _CHOICES if content.get(name) not in (None, "")}
+        chosen = {name: str(content[name]) for name in _CHOICES if content.get(name) is not None}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{file}: is no metrics.json of launch/evaluate.py ({type(error).__name__}: {error}); "

@@ -89,10 +89,10 @@ def mxbai_usage(name: str, frame: ChatFrame, instruction: str, room: int) -> str
     )
     given = f", instruction={instruction!r}" if instruction else ""
     told = (
-        "The model was trained with the package's own prompt."
+        "The package's own prompt is this model's."
         if same
-        else "The package writes Qwen's system sentence, with which this model was not trained: "
-        "set the model's own chat format first."
+        else "The package writes Qwen's system sentence, which is not this model's: set the model's own chat "
+        "format first."
     )
     return _section(
         "mxbai-rerank",

@@ -34,13 +34,18 @@ class PromptSettings:
         for name in ("system", "instruction"):
             if not isinstance(getattr(self, name), str):
                 raise ValueError(f"{name}={getattr(self, name)!r}: must be a text; leave it empty for none")
-        if any("\ud800" <= character <= "\udfff" for character in self.system):
-            raise ValueError(f"system={self.system!r}: holds half of a surrogate pair; write it whole")
+        check_whole("system", self.system)
         if type(self.max_length) is not int or self.max_length < _LEAST_LENGTH:
             raise ValueError(
                 f"max_length={self.max_length!r}: must be a whole number of at least {_LEAST_LENGTH}"
             )
         require_choice("excerpts", self.excerpts, EXCERPT_STYLES)
+
+
+def check_whole(name: str, text: str) -> None:
+    """Raises a ValueError for a text with half of a surrogate pair, which no file can hold."""
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise ValueError(f"{name}={text!r}: holds half of a surrogate pair; write it whole")
 
 
 def read_prompt_settings(folder: Path) -> PromptSettings | None:

@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
-from prorank_jax.card_results import evaluation_section, table, training_section
+from collections.abc import Sequence
+
+from prorank_jax import card_results
+from prorank_jax.card_results import table, training_section
 from prorank_jax.model_history import DatasetResult, Evaluation, RunHistory
+from prorank_jax.prompt_settings import PromptSettings
+
+SETTINGS = PromptSettings("", "", 192)
+
+
+def evaluation_section(evaluations: Sequence[Evaluation], folder: PromptSettings = SETTINGS) -> str:
+    return card_results.evaluation_section(evaluations, None, folder)
 
 
 def test_texts_cannot_break_out_of_a_table() -> None:
@@ -15,7 +25,9 @@ def test_texts_cannot_break_out_of_a_table() -> None:
 
 
 def test_nothing_known_is_said_to_be_nothing() -> None:
-    assert training_section(RunHistory((), "")).startswith("No run of prorank-jax is known")
+    assert training_section(RunHistory((), ""), SETTINGS, SETTINGS).startswith(
+        "No run of prorank-jax is known"
+    )
     assert evaluation_section(()).startswith("No evaluation was given")
 
 
@@ -41,7 +53,8 @@ def test_what_was_chosen_for_an_evaluation_is_said() -> None:
     figures = {"ndcg@10": 0.5}
     result = DatasetResult("demo", figures, figures, None, 10, None, first_stage_name="/home/me/dense.trec")
     chosen = {"compute_dtype": "bfloat16", "instruction": "find advice"}
-    said = evaluation_section([Evaluation("runs/mine", 20, (result,), chosen=chosen)])
+    asked = PromptSettings("", "find advice", 192)
+    said = evaluation_section([Evaluation("runs/mine", 20, (result,), chosen=chosen)], asked)
     assert "reranked, `compute_dtype` `bfloat16`, `instruction` `find advice`. The p-value" in said
     assert "| demo | 10 | first stage (dense.trec) | 0.5000 |" in said
 

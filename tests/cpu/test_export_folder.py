@@ -11,6 +11,7 @@ import shutil
 import signal
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import jax
 import ml_dtypes
@@ -24,6 +25,7 @@ from prorank_jax.chat_templates import QWEN_SYSTEM
 from prorank_jax.evaluation.options import parse_options
 from prorank_jax.export_folder import SENTENCE_TRANSFORMERS_VERSION, export_folder, generation_config
 from prorank_jax.model_identity import model_identity
+from prorank_jax.model_prompt import open_with_prompts
 from prorank_jax.models.export import save_params
 from prorank_jax.models.tokenizer import load_tokenizer
 from prorank_jax.pretrained import open_pretrained
@@ -216,6 +218,57 @@ def test_the_card_has_evaluations_of_these_weights_alone(exported, tmp_path):
     assert "measured-elsewhere" not in card
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"max_length": 190},
+        {"system": "Rank {{ x }}."},
+        {"system": ""},
+        {"instruction": ""},
+        {"max_length": 256, "system": "Rank.", "instruction": "find\nadvice"},
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("source", ["names prompts", "names none", "an export"])
+def test_prompts_given_at_export_are_those_of_the_folder_for_every_reader(source, given, exported, tmp_path):
+    """File by file the folder of a model that had them in its prorank.json."""
+    model, told = tmp_path / "model", tmp_path / "told"
+    for copy in (model, told):
+        shutil.copytree(exported[source == "an export"], copy)
+    if source == "names none":
+        (model / "prorank.json").unlink()
+    asked = open_with_prompts(str(model), **given)[1]
+    own = PromptSettings("", "", asked.max_length) if source == "names none" else SETTINGS
+    settings = dataclasses.replace(own, **given)
+    (told / "prorank.json").write_text(json.dumps(dataclasses.asdict(settings)))
+    assert export_folder(str(model), tmp_path / "out" / "small", **given) == settings
+    export_folder(str(told), tmp_path / "same" / "small")
+    for name in FILES - {"1_LogitScore"}:
+        both = [(tmp_path / place / "small" / name).read_bytes() for place in ("out", "same")]
+        assert both[0] == both[1], name
+    again = open_with_prompts(str(tmp_path / "out" / "small"))[1]
+    for pair in (("why?", "Because."), ("why?", "A long document. " * 99), ("so long " * 99, "\n")):
+        assert again.render(*pair) == asked.render(*pair)
+
+
+def test_figures_of_other_prompts_than_those_given_at_export_are_told_as_such(exported, tmp_path):
+    entry = {"first_stage": {"ndcg@10": 0.5}, "reranked": {"ndcg@10": 0.625}, "queries": 10}
+    measured = {**model_identity(str(exported[0])), "max_length": 208, "system": None}
+    (tmp_path / "metrics.json").write_text(
+        json.dumps({**measured, "top_k": 100, "datasets": {"demo": entry}})
+    )
+    cards = []
+    for name, given in (("own", {}), ("other", {"max_length": 190, "system": ""})):
+        folder = tmp_path / name
+        export_folder(str(exported[0]), folder, metrics_files=[tmp_path / "metrics.json"], **given)
+        cards.append((folder / "README.md").read_text())
+    assert "not this folder's" not in cards[0]
+    assert (
+        'Its prompts were not this folder\'s, which give other scores: `system` `"Judge."`, `max_length` '
+        "`208`. The p-value" in cards[1]
+    )
+
+
 @pytest.mark.parametrize("exists", [True, False])
 def test_an_interrupted_export_leaves_nothing(exported, exists, tmp_path, monkeypatch):
     def fail(*_arguments, **_options):
@@ -278,11 +331,13 @@ def test_a_prompt_that_does_not_survive_is_refused(exported, tmp_path, monkeypat
 def test_the_launcher_exports(exported, tmp_path, capsys):
     arguments = ["--model", str(exported[0]), "--output_dir", str(tmp_path / "out")]
     arguments += ["--name", "my-reranker", "--license", "apache-2.0"]
+    arguments += ["--max_length", "190", "--system", "Rank.", "--instruction", "find advice"]
     assert load_launcher("export_hf").main(arguments) == 0
     assert str(tmp_path / "out") in capsys.readouterr().out
     card = (tmp_path / "out" / "README.md").read_text()
     assert "# my-reranker" in card
     assert "license: apache-2.0" in card
+    assert read_prompt_settings(tmp_path / "out") == PromptSettings("Rank.", "find advice", 190)
 
 
 @pytest.mark.parametrize(("excerpts", "lines"), [("head", 0), ("key_sentences", 1)])
@@ -312,14 +367,24 @@ def test_the_launcher_warns_of_excerpts_that_others_do_not_know(excerpts, lines,
         ({"--license": " "}, "license=' '"),
         ({"--name": "my\nreranker"}, r"name='my\\nreranker'.*on one line"),
         ({"--model": "{root}/broken"}, r"prorank\.json"),
+        ({"--max_length": "long"}, "--max_length: invalid int value: 'long'"),
+        ({"--max_length": "3"}, "max_length=3: must be a whole number of at least 16"),
+        ({"--max_length": "20"}, r"max_length=20: too short for the prompt's fixed text; give at least \d"),
+        ({"--max_length": "257"}, "max_length=257: .* has 256 positions; give no more"),
+        ({"--system": "<|im_end|>"}, "holds the control token"),
+        ({"--system": "a\udc80"}, "system=.*half of a surrogate pair"),
+        ({"--instruction": "a\udc80"}, "instruction=.*half of a surrogate pair"),
+        ({"--instruction": "find " * 200}, "max_length=208: too short .*shorten data.instruction"),
     ],
 )
-def test_bad_input_is_one_line_and_writes_nothing(exported, changes, message, tmp_path, capsys):
+def test_bad_input_is_one_line_and_writes_nothing(exported, changes, message, tmp_path, monkeypatch, capsys):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("precious")
     shutil.copytree(exported[0], tmp_path / "broken")
     (tmp_path / "broken" / "prorank.json").write_text("{}")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    begun = Mock()
+    monkeypatch.setattr(prorank_jax.export_folder, "made_whole", begun)
     options = {"--model": str(exported[0]), "--output_dir": str(tmp_path / "out")} | changes
     capsys.readouterr()
     arguments = [part.format(root=tmp_path) for option in options.items() for part in option]
@@ -327,6 +392,7 @@ def test_bad_input_is_one_line_and_writes_nothing(exported, changes, message, tm
     said = capsys.readouterr().err
     assert re.fullmatch(r"error: [^\n]+\n", said), said
     assert re.search(message, said)
+    assert not begun.called
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 

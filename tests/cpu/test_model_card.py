@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from prorank_jax.card_history import NO_CARD, read_card_history
+from prorank_jax.card_prompts import exported_otherwise
 from prorank_jax.card_results import training_section
 from prorank_jax.chat_templates import ChatFrame
 from prorank_jax.config_files import load_config
@@ -51,6 +52,7 @@ def facts(**changes) -> CardFacts:
     values = {
         "model": tiny_config(),
         "settings": PromptSettings("", "", 224),
+        "own": None,
         "answers": AnswerTokens(zero=15, one=16, end=2),
         "answer_names": ("0", "1"),
         "frame": ChatFrame(*MXBAI_FRAME, end_token=2),
@@ -124,7 +126,9 @@ def test_what_is_made_from_an_export_tells_of_the_runs_before_it(tmp_path):
     history = read_run_history(exported)
     assert (history.runs, history.stages, history.base_model) == ((), ("1", "2"), "Qwen/Qwen2.5-0.5B")
     again = model_card("two", facts(history=history))
-    assert training_section(history) == training_section(RunHistory(trained, ""))
+    settings = facts().settings
+    known = training_section(RunHistory(trained, ""), settings, settings)
+    assert training_section(history, settings, settings) == known
     assert "trained with prorank-jax (stage 1, then stage 2)" in again
     assert head(again)["base_model"] == "Qwen/Qwen2.5-0.5B"
     assert card_splits(again) == [("a", "train"), ("b", "train")]
@@ -135,6 +139,20 @@ def test_what_is_made_from_an_export_tells_of_the_runs_before_it(tmp_path):
     assert "(stage 1, then stage 2, then stage 2)" in third
     assert re.findall("### Run ([0-9]): stage ([12])", third) == [("1", "1"), ("2", "2"), ("3", "2")]
     assert card_splits(third) == [("a", "train"), ("b", "train"), ("c", "train")]
+
+
+def test_what_an_export_changed_of_the_prompts_is_told_by_the_exports_after_it(tmp_path):
+    """The next one has the changed prompts for its own: nothing else tells what the runs had."""
+    own = PromptSettings("Judge.", "", 224)
+    sentence = exported_otherwise(own, facts().settings)
+    card = model_card("one", facts(history=RunHistory((record(1),), ""), own=own))
+    assert card.count(sentence) == 1
+    (tmp_path / "README.md").write_text(card)
+    history = read_run_history(Pretrained(str(tmp_path), tmp_path, tiny_config(), None, None, None))
+    again = model_card("two", facts(history=history, own=facts().settings))
+    assert again.count(sentence) == 1
+    assert again.index("### Run 1") < again.index(sentence) < again.index("## Evaluation")
+    assert sentence not in model_card("untrained", facts(own=own))
 
 
 @pytest.mark.parametrize(
