@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prorank_jax.abandoned import is_abandoned
 from prorank_jax.chat_templates import make_chat_frame
 from prorank_jax.config_checks import require_choice
 from prorank_jax.model_card import CardFacts, write_model_card
@@ -121,7 +122,8 @@ def _check_arguments(output_dir: Path, dtype: str, license_id: str, name: str | 
         raise ValueError(f"name={name!r}: it is the card's heading; write it on one line")
     if output_dir.exists() and not output_dir.is_dir():
         raise ValueError(f"output_dir={str(output_dir)!r}: is a file; name a folder")
-    there = sorted(path.name for path in output_dir.iterdir()) if output_dir.is_dir() else []
+    found = output_dir.iterdir() if output_dir.is_dir() else []
+    there = sorted(path.name for path in found if not is_abandoned(path))
     if there:
         killed = f", or delete it if no export is running: {there[0]!r} is what a killed one left"
         remedy = f"name a new or empty folder{killed if there[0].startswith(UNFINISHED) else ''}"

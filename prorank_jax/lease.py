@@ -8,26 +8,21 @@ over. Two runs that start in the same second may still both get through; the los
 from __future__ import annotations
 
 import json
-import os
 import secrets
-import socket
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 
 from etils import epath
 
+from prorank_jax.living import is_dead_here, this_process
 from prorank_jax.remote_files import forget_listings, has_no_folders, with_url_errors, write_whole
 from prorank_jax.run_folder import LEASE_FILE
 
 RENEW_SECONDS = 10.0
 WATCH_SECONDS = 35.0
 _LOOK_SECONDS = 1.0
-# Linux: drawn anew at each start of the machine; the processes that are numbered together.
-_BOOT_FILE = Path("/proc/sys/kernel/random/boot_id")
-_PID_NAMESPACE = Path("/proc/self/ns/pid")
 
 
 class Lease:
@@ -66,7 +61,7 @@ class Lease:
                 self._file.unlink(missing_ok=True)
 
     def _write(self) -> None:
-        content = {"holder": self._holder, "renewals": self._renewals, **_who()}
+        content = {"holder": self._holder, "renewals": self._renewals, **this_process()}
         write_whole(self._file, json.dumps(content).encode())
         self._renewals += 1
 
@@ -77,22 +72,6 @@ class Lease:
                     self.is_lost = True
                     return
                 self._write()
-
-
-def _who() -> dict[str, object]:
-    return {"pid": os.getpid(), **_where()}
-
-
-def _where() -> dict[str, object]:
-    """The machine, and what its process numbers are numbers of; None where the system does not tell.
-
-    A host's name alone is shared by cloned machines, and by containers that number processes on their own.
-    """
-    boot = pid_namespace = None
-    with suppress(OSError):
-        boot = _BOOT_FILE.read_text().strip()
-        pid_namespace = str(_PID_NAMESPACE.readlink())
-    return {"host": socket.gethostname(), "boot": boot, "pid_namespace": pid_namespace}
 
 
 def _read(file: epath.Path) -> dict[str, object] | None:
@@ -116,7 +95,7 @@ def _refuse_while_held(file: epath.Path, output_dir: str) -> None:
     """Watches a lease that is there until it is clear whether its holder lives."""
     seen = with_url_errors("output_dir", output_dir, lambda: _read_anew(file))
     end = time.monotonic() + WATCH_SECONDS
-    while seen is not None and not _is_dead_here(seen) and time.monotonic() < end:
+    while seen is not None and not is_dead_here(seen) and time.monotonic() < end:
         time.sleep(_LOOK_SECONDS)
         now = with_url_errors("output_dir", output_dir, lambda: _read_anew(file))
         if now is None:
@@ -127,22 +106,6 @@ def _refuse_while_held(file: epath.Path, output_dir: str) -> None:
                 f"{now.get('host')}); wait for it or name another"
             )
         seen = seen or now
-
-
-def _is_dead_here(seen: dict[str, object]) -> bool:
-    """Whether the holder was certainly a process of this machine that is no more."""
-    pid, here = seen.get("pid"), _where()
-    if None in here.values() or any(seen.get(name) != value for name, value in here.items()):
-        return False
-    if not isinstance(pid, int):
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return False
 
 
 @contextmanager

@@ -15,6 +15,7 @@ import ml_dtypes
 import numpy as np
 from safetensors.numpy import save_file
 
+from prorank_jax.abandoned import remove_abandoned, sign
 from prorank_jax.models.config import ModelConfig
 from prorank_jax.models.key_table import HF, Key, at_path, key_table
 from prorank_jax.models.safetensors_weights import CONFIG_FILE, INDEX_FILE, SINGLE_FILE
@@ -68,16 +69,19 @@ def made_whole(folder: Path) -> Iterator[Path]:
     """A folder to fill, whose content is that of `folder` when the block ends, and nowhere if it fails.
 
     A folder that is there may be a mount point, the working directory or behind a link: it is filled from
-    inside, and not replaced.
+    inside, and not replaced. What a process that was killed left of the same work there is deleted first.
     """
     folder = folder.resolve()
     place = folder if folder.exists() else folder.parent
     try:
         place.mkdir(parents=True, exist_ok=True)
+        remove_abandoned(place)
         temporary = tempfile.TemporaryDirectory(dir=place, prefix=UNFINISHED)
     except OSError as error:  # which names a folder that nobody asked for
         raise OSError(error.errno, error.strerror, str(folder)) from error
     with temporary as unfinished:
+        with naming_place(folder):
+            sign(Path(unfinished))
         # A folder within: the temporary one is private to its owner, the export should not be.
         target = Path(unfinished) / "model"
         target.mkdir()

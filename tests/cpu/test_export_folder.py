@@ -9,6 +9,8 @@ import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import Mock
@@ -36,6 +38,8 @@ from prorank_jax.reranker import Reranker
 from prorank_jax.sharding import make_mesh
 from tests.cpu.joining_tokenizer import JOINING_SIZE, write_joining_tokenizer
 from tests.cpu.models.checkpoint_files import assert_bit_equal
+from tests.cpu.test_abandoned import sign_as, unfinished
+from tests.cpu.test_living import DEAD, needs_linux
 from tests.cpu.tiny import tiny_model
 from tests.cpu.tiny_run import load_launcher
 
@@ -410,6 +414,47 @@ def test_what_a_killed_export_left_is_named_as_that(exported, tmp_path):
     (tmp_path / "out" / ".unfinished-x").mkdir(parents=True)
     with pytest.raises(ValueError, match=r"delete it if no export is running: '\.unfinished-x' is what a"):
         export_folder(str(exported[0]), tmp_path / "out")
+
+
+EXPORT = """
+import sys, time
+from pathlib import Path
+from prorank_jax.models.export import made_whole
+with made_whole(Path(sys.argv[1])) as folder:
+    (folder / "model.safetensors").write_bytes(b"half")
+    print("begun", flush=True)
+    time.sleep(600)
+"""
+
+
+@needs_linux
+def test_the_next_export_deletes_what_a_killed_one_left_and_nothing_of_a_living_one(exported, tmp_path):
+    half = [sys.executable, "-c", EXPORT, str(tmp_path / "out")]
+    with subprocess.Popen(half, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout.readline() == "begun\n"
+            (left,) = tmp_path.glob(".unfinished-*")
+            export_folder(str(exported[0]), tmp_path / "other")
+            assert (left / "model" / "model.safetensors").read_bytes() == b"half"
+        finally:
+            process.kill()
+    export_folder(str(exported[0]), tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "out"]
+
+
+@needs_linux
+def test_what_a_killed_export_left_in_the_folder_itself_is_deleted_too(exported, tmp_path):
+    left = unfinished(tmp_path / "out", {})
+    with pytest.raises(ValueError, match=r"already holds '\.unfinished-x'"):
+        export_folder(str(exported[0]), tmp_path / "out")
+    sign_as(left, {"pid": DEAD})
+    (tmp_path / "out" / "thesis.txt").write_text("precious")
+    with pytest.raises(ValueError, match=r"already holds 'thesis\.txt'"):
+        export_folder(str(exported[0]), tmp_path / "out")
+    assert left.is_dir()
+    (tmp_path / "out" / "thesis.txt").unlink()
+    export_folder(str(exported[0]), tmp_path / "out")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == FILES
 
 
 def test_an_adapter_beside_the_weights_is_not_passed_over(exported, tmp_path):

@@ -10,12 +10,11 @@ import pytest
 from etils import epath
 
 import prorank_jax.lease as lease_module
+from prorank_jax import living
 from prorank_jax.lease import only_run_at
+from prorank_jax.living import this_process
 from prorank_jax.run_folder import LEASE_FILE
-
-needs_linux = pytest.mark.skipif(
-    not Path("/proc/self/ns/pid").is_symlink(), reason="no names of machines here"
-)
+from tests.cpu.test_living import DEAD, needs_linux
 
 
 @pytest.fixture(autouse=True)
@@ -57,13 +56,10 @@ def seconds_until_taken_over(folder: Path, content: dict[str, object]) -> float:
         return time.monotonic() - began
 
 
-DEAD = 2**22 + 1  # above the largest number of a process
-
-
 @needs_linux
 def test_a_dead_process_of_this_machine_is_known_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr(lease_module, "WATCH_SECONDS", 60.0)
-    assert seconds_until_taken_over(tmp_path, lease_module._where() | {"pid": DEAD}) < 30
+    assert seconds_until_taken_over(tmp_path, this_process() | {"pid": DEAD}) < 30
 
 
 ELSEWHERE = {
@@ -76,14 +72,14 @@ ELSEWHERE = {
 
 @pytest.mark.parametrize("name", ELSEWHERE)
 def test_a_number_that_means_another_process_tells_nothing(name, tmp_path):
-    content = lease_module._where() | {"pid": DEAD} | ELSEWHERE[name]
+    content = this_process() | {"pid": DEAD} | ELSEWHERE[name]
     told = {key: value for key, value in content.items() if value is not None}
     assert seconds_until_taken_over(tmp_path, told) >= 2.0
 
 
 def test_where_the_system_does_not_tell_its_machine_nobody_is_dead_here(tmp_path, monkeypatch):
-    monkeypatch.setattr(lease_module, "_PID_NAMESPACE", tmp_path / "none")
-    assert seconds_until_taken_over(tmp_path, lease_module._where() | {"pid": DEAD}) >= 2.0
+    monkeypatch.setattr(living, "_PID_NAMESPACE", tmp_path / "none")
+    assert seconds_until_taken_over(tmp_path, this_process() | {"pid": DEAD}) >= 2.0
 
 
 def test_a_reader_never_sees_half_a_lease(tmp_path):

@@ -87,7 +87,7 @@ def test_a_place_that_cannot_be_written_to_is_named_as_it_was_given(qwen2, tmp_p
     assert raised.value.filename == str(tmp_path / "out")
 
 
-@pytest.mark.parametrize("name", ["config.json"])
+@pytest.mark.parametrize("name", ["config.json", "made_by.json"])
 def test_a_full_disk_is_named_whichever_file_meets_it(name, qwen2, tmp_path, monkeypatch):
     def full(file: Path, *given, **more) -> int:
         if file.name == name:
