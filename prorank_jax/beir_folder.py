@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Container, Iterator
+from dataclasses import replace
 from pathlib import Path
 
-from prorank_jax.collection import Collection, check_collection
+from prorank_jax.collection import Choice, Collection, check_collection
 from prorank_jax.jsonl import read_jsonl, read_lines, take_text
+from prorank_jax.named_documents import Found, find_named, with_found
 from prorank_jax.source_names import TRAINED_ON, SourceFields
 from prorank_jax.types import Document
 
@@ -39,30 +42,54 @@ def beir_files(folder: Path, split: str, fields: SourceFields = TRAINED_ON) -> t
     return corpus, queries, judgements
 
 
-def _take_new_id(record: dict[str, object], place: str, known: dict[str, object]) -> str:
+def _take_id(record: dict[str, object], place: str) -> str:
     identifier = take_text(record, "_id", place)
     if not identifier:
         raise ValueError(f"{place}: _id is empty; give each record an id")
+    return identifier
+
+
+def _refuse_again(identifier: str, place: str, known: Container[str]) -> None:
     if identifier in known:
         raise ValueError(f"{place}: the id {identifier!r} was there before; ids must be unique")
-    return identifier
+
+
+def _documents(path: Path) -> Iterator[tuple[str, Document]]:
+    """The place and the document of each line; ids may come again."""
+    for place, record in read_jsonl(path):
+        identifier = _take_id(record, place)
+        title = take_text(record, "title", place) if record.get("title") is not None else ""
+        yield place, Document(identifier, take_text(record, "text", place), title)
 
 
 def read_documents(path: Path) -> dict[str, Document]:
     """Documents of a corpus.jsonl (`_id`, `text`, optional `title`), in the file's order."""
     documents: dict[str, Document] = {}
-    for place, record in read_jsonl(path):
-        identifier = _take_new_id(record, place, documents)  # type: ignore[arg-type]
-        title = take_text(record, "title", place) if record.get("title") is not None else ""
-        documents[identifier] = Document(identifier, take_text(record, "text", place), title)
+    for place, document in _documents(path):
+        _refuse_again(document.id, place, documents)
+        documents[document.id] = document
     return documents
+
+
+def _find_documents(path: Path, judged: Collection, choose: Choice) -> Found:
+    """Those of a corpus.jsonl that are named."""
+    found = find_named((document for _, document in _documents(path)), judged, choose)
+    if not found.repeated:
+        return found
+    seen: set[str] = set()
+    for place, document in _documents(path):
+        if hash(document.id) in found.repeated:
+            _refuse_again(document.id, place, seen)
+            seen.add(document.id)
+    return found._replace(size=found.size + len(seen) - len(found.repeated))
 
 
 def read_queries(path: Path) -> dict[str, str]:
     """Texts of a queries.jsonl (`_id`, `text`), in the file's order."""
     queries: dict[str, str] = {}
     for place, record in read_jsonl(path):
-        identifier = _take_new_id(record, place, queries)  # type: ignore[arg-type]
+        identifier = _take_id(record, place)
+        _refuse_again(identifier, place, queries)
         text = take_text(record, "text", place)
         if not text.strip():
             raise ValueError(f"{place}: the query {identifier!r} has an empty text; give it one")
@@ -101,23 +128,30 @@ def read_qrels(path: Path) -> dict[str, dict[str, int]]:
 
 
 def read_beir_folder(
-    folder: Path, split: str, fields: SourceFields = TRAINED_ON, *, measured: bool = False
+    folder: Path,
+    split: str,
+    fields: SourceFields = TRAINED_ON,
+    *,
+    measured: bool = False,
+    choose: Choice | None = None,
 ) -> Collection:
     """The collection of a BEIR folder with the judgements of one split.
 
     Args:
         fields: that named the folder and the split.
         measured: see `check_collection`.
+        choose: the documents to read; None: all.
 
     Raises:
         ValueError: the folder is no BEIR folder, the split is missing, or a file has a flaw.
     """
     corpus, queries, judgements = beir_files(folder, split, fields)
     collection = Collection(
-        name=f"{folder}/{split}",
-        qrels=read_qrels(judgements),
-        queries=read_queries(queries),
-        documents=read_documents(corpus),
+        name=f"{folder}/{split}", qrels=read_qrels(judgements), queries=read_queries(queries), documents={}
     )
+    if choose is None:
+        collection = replace(collection, documents=read_documents(corpus))
+    else:
+        collection = with_found(collection, _find_documents(corpus, collection, choose))
     remedy = f"check {corpus.name}, {queries.name} and {judgements}"
     return check_collection(collection, remedy, measured=measured)

@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from prorank_jax.beir_folder import beir_files, read_beir_folder, read_qrels, read_queries
-from prorank_jax.collection import Collection, check_collection
+from prorank_jax.collection import Choice, Collection, check_collection
 from prorank_jax.config import DataOptions
 from prorank_jax.demo_collection import demo_collection
 from prorank_jax.embedding_jsonl import read_embedding_groups
@@ -60,7 +60,12 @@ def _reject_unknown(source: str, field: str) -> None:
 
 
 def load_collection(
-    source: str, split: str, fields: SourceFields = TRAINED_ON, *, measured: bool = False
+    source: str,
+    split: str,
+    fields: SourceFields = TRAINED_ON,
+    *,
+    measured: bool = False,
+    choose: Choice | None = None,
 ) -> Collection:
     """The documents, queries and judgements of a source.
 
@@ -69,6 +74,7 @@ def load_collection(
         split: the judgements to load; ignored for ir_datasets, whose ids name their own split.
         fields: that named them.
         measured: it is measured on, not trained on; see `check_collection`.
+        choose: the documents that must be read, out of files that may have millions; None: all.
 
     Raises:
         ValueError: an unknown source or split, or a flaw in its files.
@@ -77,14 +83,16 @@ def load_collection(
     if source == DEMO:
         return demo_collection(split, fields.split)
     if source.startswith(CATALOGUE_PREFIX):
-        return read_ir_dataset(source.removeprefix(CATALOGUE_PREFIX), fields.source, measured=measured)
+        return read_ir_dataset(
+            source.removeprefix(CATALOGUE_PREFIX), fields.source, measured=measured, choose=choose
+        )
     if _is_embedding_file(source):
         raise ValueError(
             f"{fields.source}={source!r}: a FlagEmbedding file holds training groups, no collection; "
             "give a BEIR folder"
         )
     _reject_unknown(source, fields.source)
-    return read_beir_folder(Path(source), split, fields, measured=measured)
+    return read_beir_folder(Path(source), split, fields, measured=measured, choose=choose)
 
 
 def judged_queries(source: str, split: str, fields: SourceFields = TRAINED_ON) -> dict[str, str]:

@@ -129,7 +129,7 @@ def _tune(task: Task, folder: Path, scoring: _Scoring, splits: Sequence[Split]) 
 
 def _entry(task: Task, evaluation: Evaluation, splits: Sequence[Split]) -> dict[str, Any]:
     queries = len(task.first_stage.rankings)
-    documents, qrels = task.collection.documents, task.collection.qrels
+    qrels = task.collection.qrels
     relevant = {
         document
         for query in task.first_stage.rankings
@@ -141,7 +141,7 @@ def _entry(task: Task, evaluation: Evaluation, splits: Sequence[Split]) -> dict[
         "first_stage_name": task.first_stage.name,
         "queries_without_candidates": task.first_stage.empty,
         "own_documents_dropped": task.first_stage.own_documents,
-        "absent_documents": len(relevant - documents.keys()),
+        "absent_documents": sum(not task.collection.holds(document) for document in relevant),
         "sampled_from": task.counted if queries < task.counted else None,
         "trained_on": was_trained_on(task.dataset, splits),
     }
@@ -266,7 +266,7 @@ def _tell_about(task: Task, console: Console) -> None:
     sample = f", a random sample of {task.counted}" if queries < task.counted else ""
     say(
         console,
-        f"{task.dataset.name}: {queries} queries{sample}, {len(task.collection.documents)} documents, "
+        f"{task.dataset.name}: {queries} queries{sample}, {task.collection.document_count} documents, "
         f"first stage {task.first_stage.name}",
     )
     if task.first_stage.empty:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from prorank_jax.collection import Choice, Named
 from prorank_jax.corpora import Collection, load_collection, source_fingerprint
 from prorank_jax.evaluation.first_stage import (
     BM25,
@@ -20,11 +21,13 @@ from prorank_jax.evaluation.first_stage import (
 from prorank_jax.evaluation.fusion_options import DEFAULT_QUERIES
 from prorank_jax.evaluation.fusion_tuning import unmeasured_queries
 from prorank_jax.evaluation.names import PARTS, DatasetName, naming, parse_dataset
+from prorank_jax.evaluation.needed_documents import ids_named, texts_needed
 from prorank_jax.evaluation.options import EvaluationOptions
+from prorank_jax.evaluation.page import SHOWN_DOCUMENTS
 from prorank_jax.evaluation_scores import WHOLE
 from prorank_jax.local_sources import local_beir_files
 from prorank_jax.source_names import CATALOGUE_PREFIX, DEMO
-from prorank_jax.trec import read_run_of
+from prorank_jax.trec import Scores, read_scores, scores_of
 
 
 @dataclass(frozen=True)
@@ -102,21 +105,26 @@ def tuning_datasets(options: EvaluationOptions, measured: Sequence[DatasetName])
 def prepare_task(dataset: DatasetName, position: int, options: EvaluationOptions) -> Task:
     """Loads a dataset to measure and ranks its queries with the first stage.
 
+    Where that is a run, no text is kept but of the documents that are scored or shown: BM25 needs them all.
+
     Raises:
         ValueError: it cannot be loaded or measured, or a run of it is flawed; names the dataset.
     """
     with naming(dataset):
-        collection, fingerprint = _load(dataset)
+        name = options.first_stage_of(position)
+        run = None if name == BM25 else read_scores(Path(name).expanduser())
+        other = read_scores(Path(options.compare[position]).expanduser()) if options.compare else {}
+        collection, fingerprint = _load(dataset, None if run is None else _choice(run, other, options))
         counted = counted_queries(collection)
         queries = sample_queries(counted, options.queries)
         compared = None
         if options.compare:
             file = options.compare[position]
             path = Path(file).expanduser()
-            run = read_run_of(path, collection)
-            check_ranks_some(path, run, collection, queries)
-            compared = (file, drop_queries_themselves(collection, run))
-        first_stage = make_first_stage(options.first_stage_of(position), collection, queries, options.top_k)
+            known = scores_of(path, other, collection)
+            check_ranks_some(path, known, collection, queries)
+            compared = (file, drop_queries_themselves(collection, known))
+        first_stage = make_first_stage(name, collection, queries, options.top_k, run)
     return Task(dataset, collection, len(counted), first_stage, fingerprint, compared)
 
 
@@ -155,10 +163,24 @@ def prepare(
     return task, None if other is None else prepare_tuning(other, task.collection, options)
 
 
-def _load(dataset: DatasetName) -> tuple[Collection, dict[str, str]]:
+def _choice(first_stage: Scores, compared: Scores, options: EvaluationOptions) -> Choice:
+    """What `load_collection` is to read for these runs; `compared` may be empty."""
+    depth = max(options.top_k, SHOWN_DOCUMENTS)
+
+    def choose(judged: Collection) -> Named:
+        queries = sample_queries(counted_queries(judged), options.queries) if judged.qrels else []
+        return Named(
+            texts_needed(first_stage, compared, judged.queries, queries, depth),
+            ids_named(first_stage, judged.queries) | ids_named(compared, judged.queries),
+        )
+
+    return choose
+
+
+def _load(dataset: DatasetName, choose: Choice | None = None) -> tuple[Collection, dict[str, str]]:
     """The texts and judgements, and the fingerprint of what they were read from.
 
     At once: scores of these texts are known by it, and the files may change before the last one is there.
     """
-    collection = load_collection(dataset.source, dataset.split, PARTS, measured=True)
+    collection = load_collection(dataset.source, dataset.split, PARTS, measured=True, choose=choose)
     return collection, source_fingerprint(dataset.source, dataset.split, PARTS)

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from prorank_jax.collection import Collection, absent_ids, check_collection
+from prorank_jax.collection import Choice, Collection, absent_ids, check_collection
 from prorank_jax.messages import name_a_few
+from prorank_jax.named_documents import find_named, with_found
 from prorank_jax.source_names import CATALOGUE_PREFIX, TRAINED_ON, find_dataset, nearest_ids
 from prorank_jax.storage_faults import refusal_of
 from prorank_jax.types import Document
@@ -140,7 +141,13 @@ def read_ir_queries(identifier: str, field: str = TRAINED_ON.source) -> dict[str
         return {query: text for query, text in texts if query in judged}
 
 
-def read_ir_dataset(identifier: str, field: str = TRAINED_ON.source, *, measured: bool = False) -> Collection:
+def read_ir_dataset(
+    identifier: str,
+    field: str = TRAINED_ON.source,
+    *,
+    measured: bool = False,
+    choose: Choice | None = None,
+) -> Collection:
     """The collection with this id, e.g. `beir/nfcorpus/train`; the id names its own split.
 
     Judgements of documents or queries that the collection lacks are left out with a warning.
@@ -148,6 +155,7 @@ def read_ir_dataset(identifier: str, field: str = TRAINED_ON.source, *, measured
     Args:
         field: that named it.
         measured: those of documents stay; see `check_collection`.
+        choose: the documents to keep; None: all.
 
     Raises:
         ValueError: an unknown id (the nearest ones are named), an id without documents, queries or
@@ -159,6 +167,11 @@ def read_ir_dataset(identifier: str, field: str = TRAINED_ON.source, *, measured
     with _saying_what_cannot_be_read(named):
         qrels = _judgements(dataset)
         queries = {record.query_id: _query_text(record) for record in dataset.queries_iter()}
-        documents = {record.doc_id: _to_document(record) for record in dataset.docs_iter()}
-    collection = Collection(f"{CATALOGUE_PREFIX}{identifier}", documents, queries, qrels)
+        collection = Collection(f"{CATALOGUE_PREFIX}{identifier}", {}, queries, qrels)
+        documents = map(_to_document, dataset.docs_iter())
+        if choose is None:
+            collection = dataclasses.replace(collection, documents={each.id: each for each in documents})
+        else:
+            collection = _without_absent(collection, measured=True)  # of its documents none is there yet
+            collection = with_found(collection, find_named(documents, collection, choose))
     return check_collection(_without_absent(collection, measured), "choose another id", measured=measured)

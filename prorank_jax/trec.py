@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # importing a collection imports jax, which evaluation does w
 _log = logging.getLogger(__name__)
 
 Rankings = Mapping[str, Sequence[str]]
+Scores = dict[str, dict[str, float]]
 COLUMNS = "query Q0 document rank score tag"
 
 
@@ -106,7 +107,7 @@ def read_run(file: Path, wanted: Container[str] | None = None) -> dict[str, list
     return {query: list(scores) for query, scores in read_scores(file, wanted).items()}
 
 
-def read_scores(file: Path, wanted: Container[str] | None = None) -> dict[str, dict[str, float]]:
+def read_scores(file: Path, wanted: Container[str] | None = None) -> Scores:
     """The scores of a run file: query id → document id → score, the documents in their order, best first.
 
     Args:
@@ -136,29 +137,22 @@ def read_scores(file: Path, wanted: Container[str] | None = None) -> dict[str, d
     return {query: {line.document: line.score for line in ranking} for query, ranking in ordered.items()}
 
 
-def read_run_of(file: Path, collection: Collection) -> dict[str, list[str]]:
-    """The document ids of each query, best first, of a run file of this collection.
-
-    Raises:
-        ValueError: as `read_scores_of`.
-    """
-    return {query: list(scores) for query, scores in read_scores_of(file, collection).items()}
-
-
-def read_scores_of(file: Path, collection: Collection) -> dict[str, dict[str, float]]:
-    """`read_scores` of a run file that ranks documents of the collection.
+def scores_of(file: Path, run: Scores, collection: Collection) -> Scores:
+    """The scores of a run file that ranks documents of the collection.
 
     Other queries of it are left out, with a warning: a run may rank the queries of all splits.
 
+    Args:
+        run: what `read_scores` gave of the file.
+
     Raises:
-        ValueError: not a run file, or it names documents that the collection lacks, or none of its queries.
+        ValueError: it names documents that the collection lacks, or none of its queries.
     """
-    run = read_scores(file)
     known = {query: scores for query, scores in run.items() if query in collection.queries}
     ranked = {document for documents in known.values() for document in documents}
     absent = {
         "queries": set() if known else set(run),
-        "documents": ranked - collection.documents.keys(),
+        "documents": {document for document in ranked if not collection.holds(document)},
     }
     for kind, ids in absent.items():
         if ids:

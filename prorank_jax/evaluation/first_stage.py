@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from prorank_jax.bm25 import Bm25Index
 from prorank_jax.long_work import tracked
 from prorank_jax.self_retrieval import is_the_query
-from prorank_jax.trec import check_writable_ids, read_scores_of
+from prorank_jax.trec import Scores, check_writable_ids, read_scores, scores_of
 
 if TYPE_CHECKING:  # importing a collection imports jax, which this package does without
     from prorank_jax.collection import Collection
@@ -141,24 +141,34 @@ def check_ranks_some(
         )
 
 
-def run_first_stage(file: Path, collection: Collection, queries: Sequence[str]) -> FirstStage:
+def run_first_stage(
+    file: Path, collection: Collection, queries: Sequence[str], run: Scores | None = None
+) -> FirstStage:
     """The rankings of a TREC run file, as deep as they are; queries it lacks get none.
+
+    Args:
+        run: what the file holds; None: it is read here.
 
     Raises:
         ValueError: not a run of this collection, or one without any of the queries.
     """
-    run = read_scores_of(file, collection)
-    check_ranks_some(file, run, collection, queries)
-    scores = {query: run.get(query, {}) for query in queries}
+    known = scores_of(file, read_scores(file) if run is None else run, collection)
+    check_ranks_some(file, known, collection, queries)
+    scores = {query: known.get(query, {}) for query in queries}
     return _without_itself(str(file), collection, scores, None)
 
 
-def make_first_stage(name: str, collection: Collection, queries: Sequence[str], top_k: int) -> FirstStage:
+def make_first_stage(
+    name: str, collection: Collection, queries: Sequence[str], top_k: int, run: Scores | None = None
+) -> FirstStage:
     """BM25, or the run file of this name; deep enough for `top_k` and for Recall@100.
+
+    Args:
+        run: see `run_first_stage`.
 
     Raises:
         ValueError: see `bm25_first_stage` and `run_first_stage`.
     """
     if name == BM25:
         return bm25_first_stage(collection, queries, max(top_k, LEAST_DEPTH))
-    return run_first_stage(Path(name).expanduser(), collection, queries)
+    return run_first_stage(Path(name).expanduser(), collection, queries, run)

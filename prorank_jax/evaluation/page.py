@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # importing a collection imports jax, which this package does
 EXAMPLES = 5
 # Text is escaped, so nothing in a section can look like its end.
 _SECTION = re.compile(r'<section data-dataset="([^"]*)">.*?</section>', re.DOTALL)
-_SHOWN_DOCUMENTS = 3
+SHOWN_DOCUMENTS = 3
 _SHOWN_CHARACTERS = 240
 
 
@@ -78,7 +78,7 @@ def _fusions(content: Mapping[str, Any]) -> str:
 def _top_documents(system: System, query: str, collection: Collection, scores: Mapping[str, float]) -> str:
     parts = [f"<div><b>{escape(system.name)}</b>"]
     grades = collection.qrels[query]
-    for rank, identifier in enumerate(system.rankings[query][:_SHOWN_DOCUMENTS], start=1):
+    for rank, identifier in enumerate(system.rankings[query][:SHOWN_DOCUMENTS], start=1):
         text = collection.documents[identifier].full_text
         shown = text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + " …"
         grade = f"grade {grades[identifier]}" if identifier in grades else UNJUDGED

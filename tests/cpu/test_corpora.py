@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from prorank_jax import irds
+from prorank_jax import beir_folder, irds, named_documents
 from prorank_jax.bm25 import Bm25Index
+from prorank_jax.collection import Choice, Collection, Named
 from prorank_jax.config import DataOptions
 from prorank_jax.corpora import judged_queries, load_collection, load_groups, source_fingerprint
 from prorank_jax.embedding_jsonl import split_of
@@ -20,6 +21,7 @@ from prorank_jax.source_names import SourceFields
 from prorank_jax.storage_faults import UnfetchedError
 from tests.cpu.data_fixtures import (
     REAL_DATA,
+    Doc,
     Qrel,
     Query,
     fake_ir_dataset,
@@ -196,6 +198,69 @@ def test_flaws_of_a_source_name_the_field_that_it_came_from(
         )
 
 
+# --- Collections of which only some documents are read -----------------------------------------------
+
+
+def _best_only(_: Collection) -> Named:
+    return Named({"d0-0", "d1-1", "absent"}, {"d2-2", "gone"})
+
+
+def _loaded(folder: Path, choose: Choice | None) -> Collection | str:
+    try:
+        return load_collection(str(folder), "train", measured=True, choose=choose)
+    except ValueError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("collides", [False, True])
+def test_of_a_collection_only_what_is_needed_is_read(
+    collides: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if collides:  # ids that differ may have one hash
+        for module in (named_documents, beir_folder):
+            monkeypatch.setattr(module, "hash", lambda _: 7, raising=False)
+    folder = write_beir_folder(tmp_path / "beir")
+    whole, part = _loaded(folder, None), _loaded(folder, _best_only)
+    assert isinstance(whole, Collection)
+    assert isinstance(part, Collection)
+    assert (part.queries, part.qrels) == (whole.queries, whole.qrels)
+    assert part.documents == {name: whole.documents[name] for name in ("d0-0", "d1-1")}
+    judged = {document for grades in whole.qrels.values() for document in grades}
+    assert part.unread == (judged | {"d2-2"}) - part.documents.keys()
+    assert part.document_count == whole.document_count == 30
+
+
+@pytest.mark.parametrize("collides", [False, True])
+@pytest.mark.parametrize(
+    ("line", "removed"),
+    [
+        ('{"_id": "d0-0", "text": "again"}', ""),
+        ('{"_id": "d9-2", "text": "again, and needed by nobody"}', ""),
+        ('{"_id": "new", "text": 3}', ""),
+        ('{"_id": "", "text": "nameless"}', ""),
+        ("{", ""),
+        ("", "_id"),
+        ("", '"d0-1"'),
+    ],
+)
+def test_flaws_of_a_collection_are_named_however_little_of_it_is_read(
+    line: str, removed: str, collides: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if collides:
+        for module in (named_documents, beir_folder):
+            monkeypatch.setattr(module, "hash", lambda _: 7, raising=False)
+    corpus = write_beir_folder(tmp_path / "beir") / "corpus.jsonl"
+    kept = [each for each in corpus.read_text().splitlines() if not removed or removed not in each]
+    corpus.write_text("\n".join([*kept, line]) + "\n")
+    whole, part = _loaded(tmp_path / "beir", None), _loaded(tmp_path / "beir", _best_only)
+    if isinstance(whole, str):
+        assert part == whole
+    else:
+        assert not isinstance(part, str)
+        assert not whole.holds("d0-1")
+        assert not part.holds("d0-1")
+
+
 # --- ir_datasets -------------------------------------------------------------------------------------
 
 
@@ -255,6 +320,27 @@ def test_ir_datasets_judgements_of_absent_documents_are_left_out(
     assert "1 judged documents are absent: 'gone'" in caplog.text
     assert "1 judged queries are absent: '9'" in caplog.text
     assert load_collection("ir_datasets:fake", "", measured=True).qrels == {"1": {"a": 1, "gone": 1}}
+
+
+def test_ir_datasets_keep_what_is_needed_of_judgements_that_are_left(
+    serve_dataset: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    qrels = [Qrel("1", "a", 1), Qrel("1", "gone", 1), Qrel("9", "a", 1)]
+    docs = [Doc("a", "T", "tea"), Doc("b", "", "milk"), Doc("c", "", "hay"), Doc("b", "", "cream")]
+    serve_dataset(fake_ir_dataset(docs=docs, qrels=qrels))
+    seen = []
+
+    def choose(judged: Collection) -> Named:
+        seen.append(judged.qrels)
+        return Named({"b"}, {"c", "x"})
+
+    part = load_collection("ir_datasets:fake", "", measured=True, choose=choose)
+    assert caplog.text.count("1 judged queries are absent: '9'") == 1
+    whole = load_collection("ir_datasets:fake", "", measured=True)
+    assert seen == [whole.qrels] == [part.qrels]  # a sample of queries is drawn from these
+    assert part.documents == {"b": whole.documents["b"]}
+    assert part.documents["b"].text == "cream"
+    assert (part.unread, part.document_count) == ({"a", "c"}, whole.document_count)
 
 
 def test_ir_datasets_without_judgements_or_network(serve_dataset: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import json
 import re
 import shutil
@@ -251,6 +252,59 @@ def test_the_first_stage_may_be_a_run_of_ones_own(workshop):
             == json.loads((workshop / "out/metrics.json").read_text())["datasets"][name]["first_stage"]
         )
         assert entry["compared"]["delta"] == entry["delta"]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["--top_k", "1"],
+        ["--top_k", "2", "--queries", "7"],
+        ["--fusion", "weighted", "--fusion_weight", "0.6", "--top_k", "3"],
+    ],
+    ids=["one is scored", "sampled", "fused"],
+)
+@pytest.mark.usefixtures("fake")
+def test_what_is_left_unread_of_a_collection_changes_no_byte_of_the_results(more, workshop, monkeypatch):
+    """A judged document that is absent, queries that are documents, and one without candidates.
+
+    Those are ranked first and last: the one lets another document in, the other nobody else ranks high.
+    """
+    corpus = workshop / "one" / "corpus.jsonl"
+    lines = [line for line in corpus.read_text().splitlines() if '"d0-0"' not in line]
+    for query, word in (("q3", "cloud0"), ("q4", "tiger0")):
+        lines.append(json.dumps({"_id": query, "title": "", "text": f"what is {word}"}))
+    corpus.write_text("\n".join(lines) + "\n")
+    there = [json.loads(line)["_id"] for line in lines[:-2]]
+    rankings = {f"q{n}": [*there[3 * n :], *there[: 3 * n]] for n in range(9)}
+    rankings |= {"q3": ["q3", *rankings["q3"]], "q4": [*rankings["q4"], "q4"]}
+    write_run(workshop / "run", rankings, "t")
+    write_run(workshop / "other", {"q1": there[::-1], "q3": ["d1-1", "q3"], "q4": ["q4"]}, "t")
+    whole = module.prepare.__globals__["load_collection"]
+    said, read = [], []
+
+    def load(*names, choose, measured):
+        read.append(whole(*names, choose=choose if folder == "part" else None, measured=measured))
+        return read[-1]
+
+    monkeypatch.setitem(module.prepare.__globals__, "load_collection", load)
+    for folder in ("part", "whole"):
+        monkeypatch.setattr("time.perf_counter", itertools.count().__next__)
+        (workshop / folder).mkdir()
+        monkeypatch.chdir(workshop / folder)
+        for name in ("model", "one", "run", "other"):
+            Path(name).symlink_to(workshop / name)
+        console = Console(file=StringIO(), width=80)
+        given = ["--first_stage", "run", "--compare", "other", "--output_dir", "out", *more]
+        evaluate(parse_options(["--model", "model", "--dataset", "one", *given]), console)
+        said.append(console.file.getvalue())
+    assert len(read[0].documents) < len(read[1].documents) == 31
+    assert said[0] == said[1]
+    parts, wholes = (
+        {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        for folder in (workshop / "part" / "out", workshop / "whole" / "out")
+    )
+    assert parts == wholes
+    assert json.loads(parts[Path("metrics.json")])["datasets"]["one"]["own_documents_dropped"] == 2
 
 
 @pytest.mark.usefixtures("fake")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+
 from prorank_jax.evaluation.names import parse_dataset
 from prorank_jax.evaluation.options import EvaluationOptions
 from prorank_jax.evaluation_scores import WHOLE
 from prorank_jax.evaluation_task import prepare_task
+from prorank_jax.trec import write_run
 from tests.cpu.data_fixtures import write_beir_folder
 
 
@@ -32,3 +35,23 @@ def test_the_header_counts_the_queries_that_will_have_scores(tmp_path):
     task = prepare_task(parse_dataset(str(folder)), 0, EvaluationOptions("model", (str(folder),)))
     assert task.header({})["queries"] == 5
     assert task.header({})[WHOLE] == len(task.first_stage.candidates(3)) == 4
+
+
+@pytest.mark.parametrize(("top_k", "kept"), [(1, 3), (3, 3), (5, 5)])
+def test_of_a_run_only_the_texts_that_are_scored_or_shown_are_kept(top_k, kept, tmp_path):
+    """And one more of each query: what is dropped as the query itself lets another one in."""
+    folder = write_beir_folder(tmp_path / "one", queries=9, split="test")
+    ranking = [f"d{number}-{part}" for number in range(9) for part in range(3)]
+    rankings = {f"q{number}": ranking[number:] + ranking[:number] for number in range(9)}
+    write_run(tmp_path / "run", rankings, "t")
+    write_run(tmp_path / "other", dict.fromkeys(rankings, ranking[::-1]), "t")
+    options = EvaluationOptions(
+        "model", (str(folder),), (str(tmp_path / "run"),), (str(tmp_path / "other"),), top_k, queries=2
+    )
+    task = prepare_task(parse_dataset(str(folder)), 0, options)
+    measured = task.first_stage.rankings
+    assert len(measured) == 2
+    best = {document for query in measured for document in rankings[query][: kept + 1]}
+    assert task.collection.documents.keys() == best
+    assert task.collection.unread == set(ranking) - best
+    assert task.collection.document_count == 27

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prorank_jax.trec import check_writable_ids, read_run, read_run_of, read_scores, write_run
+from prorank_jax.trec import check_writable_ids, read_run, read_scores, scores_of, write_run
 from tests.cpu.evaluation.collections import small_collection
 
 
@@ -79,16 +79,20 @@ def test_a_missing_file_is_named(tmp_path):
         read_run(tmp_path / "absent.trec")
 
 
+def known_scores(file):
+    return scores_of(file, read_scores(file), small_collection())
+
+
 def test_unknown_ids_are_named(run_file):
     with pytest.raises(ValueError, match=r"1 documents that small/test lacks .'x'"):
-        read_run_of(run_file("q1 Q0 d1 1 5 t", "q1 Q0 x 2 1 t"), small_collection())
+        known_scores(run_file("q1 Q0 d1 1 5 t", "q1 Q0 x 2 1 t"))
     with pytest.raises(ValueError, match=r"2 queries that small/test lacks .'q98', 'q99'"):
-        read_run_of(run_file("q99 Q0 d1 1 1 t", "q98 Q0 d1 1 1 t"), small_collection())
+        known_scores(run_file("q99 Q0 d1 1 1 t", "q98 Q0 d1 1 1 t"))
 
 
 def test_queries_of_another_split_are_left_out_with_a_warning(run_file, caplog):
     lines = ["q1 Q0 d1 1 5 t", "q99 Q0 d1 1 1 t", "q99 Q0 of-another-split 2 0 t"]
-    assert read_run_of(run_file(*lines), small_collection()) == {"q1": ["d1"]}
+    assert known_scores(run_file(*lines)) == {"q1": {"d1": 5.0}}
     assert "1 of its 2 queries are not among those of small/test ('q99')" in caplog.text
 
 
