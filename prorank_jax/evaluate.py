@@ -41,10 +41,10 @@ from prorank_jax.evaluation_task import Prepared, Task, check_split, prepare, tu
 from prorank_jax.excerpts import EXCERPT_VERSION
 from prorank_jax.messages import say
 from prorank_jax.model_identity import check_unchanged
-from prorank_jax.processes import code_digest
 from prorank_jax.rendering import useful_processes
 from prorank_jax.reranker import Reranker
 from prorank_jax.run_folder import only_run_in, write_json, write_text_atomically
+from prorank_jax.score_origin import this_code_and_devices, told_of_others
 from prorank_jax.trained_on import Split, training_splits, training_warnings, was_trained_on
 
 LIBRARIES = ("jax", "ranx", "bm25s")
@@ -85,20 +85,9 @@ def _score(task: Task, fusion: Fusion | None, folder: Path, scoring: _Scoring) -
             on_resumed=progress.resume,
         )
     write_dataset(folder, evaluation)
-    _tell_of_others(task, evaluation, scoring)
+    for line in told_of_others(task.dataset.name, evaluation, scoring.scored_by):
+        say(scoring.console, line)
     return evaluation
-
-
-def _tell_of_others(task: Task, evaluation: Evaluation, scoring: _Scoring) -> None:
-    """A folder's scores are kept when code, libraries or devices change; whoever compares them must know."""
-    for scored_by, queries in evaluation.scored_by.items():
-        if scored_by != scoring.scored_by:
-            say(
-                scoring.console,
-                f"{task.dataset.name}: {queries} of {len(evaluation.scores)} queries were scored before, by "
-                f"{scored_by or 'an earlier version'}, and not by {scoring.scored_by}; another output_dir "
-                "scores them anew",
-            )
 
 
 def _tune(task: Task, folder: Path, scoring: _Scoring, splits: Sequence[Split]) -> Fusion:
@@ -169,12 +158,6 @@ def _render_processes(options: EvaluationOptions) -> int:
     return useful_processes(is_accelerated=jax.default_backend() != "cpu")
 
 
-def _this_code_and_devices() -> str:
-    """What rounds a score, beside the settings of an evaluation."""
-    devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
-    return f"prorank-jax {__version__} ({code_digest()}), jax {jax.__version__}, {devices}"
-
-
 def evaluate(
     options: EvaluationOptions, console: Console | None = None, *, prepared: Prepared | None = None
 ) -> dict[str, Any]:
@@ -217,7 +200,7 @@ def evaluate(
         claim_folder(options.folder, settings)
         entries = earlier_datasets(options.folder)
         versions = {"prorank-jax": __version__, **{name: version(name) for name in LIBRARIES}}
-        scoring = _Scoring(reranker, options, settings, _this_code_and_devices(), console)
+        scoring = _Scoring(reranker, options, settings, this_code_and_devices(), console)
         sections = earlier_sections(options.folder)
         with (
             reranker.rendering_in(_render_processes(options)),

@@ -25,6 +25,7 @@ from prorank_jax.evaluation.options import EvaluationOptions, parse_options
 from prorank_jax.evaluation.page import sections_of
 from prorank_jax.model_identity import model_identity
 from prorank_jax.run_folder import only_run_in
+from prorank_jax.score_origin import this_code_and_devices
 from prorank_jax.trec import read_run, write_run
 from tests.cpu.data_fixtures import write_beir_folder
 from tests.cpu.evaluation.collections import hash_score
@@ -173,11 +174,11 @@ def test_a_collection_at_a_url_is_measured_as_the_folder_is(workshop, monkeypatc
 @pytest.mark.usefixtures("workshop")
 def test_scores_of_other_code_are_kept_and_told_of(fake, monkeypatch):
     run()
-    pairs, ours = fake.scored, module._this_code_and_devices()
+    pairs, ours = fake.scored, this_code_and_devices()
     console = Console(file=StringIO(), width=1000)
     assert evaluate(parse_options(ARGUMENTS), console)["datasets"]["one"]["scored_by"] == {ours: 10}
     assert "scored before" not in console.file.getvalue()
-    monkeypatch.setattr(module, "code_digest", lambda: "other")
+    monkeypatch.setattr("prorank_jax.score_origin.code_digest", lambda: "other")
     content = evaluate(parse_options(ARGUMENTS), console)
     assert content["datasets"]["one"]["scored_by"] == {ours: 10}
     assert f"one: 10 of 10 queries were scored before, by {ours}, and not by " in console.file.getvalue()
