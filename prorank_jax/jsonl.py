@@ -1,38 +1,54 @@
-"""Reads UTF-8 files line by line; every problem names the file and the line."""
+"""Reads UTF-8 files line by line, packed ones too; every problem names the file and the line."""
 
 from __future__ import annotations
 
+import gzip
 import json
+import zlib
 from collections.abc import Iterator
+from io import BufferedIOBase
 from pathlib import Path
 from typing import Any
 
 _GZIP = b"\x1f\x8b"
+_PACKED = ".gz"
 MAX_LINE_BYTES = 64 << 20
 
 
+def _open(path: Path) -> BufferedIOBase:
+    return gzip.open(path) if path.suffix == _PACKED else path.open("rb")
+
+
+def _raw_lines(path: Path) -> Iterator[bytes]:
+    with _open(path) as file:
+        try:
+            yield from iter(lambda: file.readline(MAX_LINE_BYTES + 1), b"")
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise ValueError(
+                f"{path}: cannot be unpacked ({error}); pack it again with gzip, or name it without {_PACKED}"
+            ) from error
+
+
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Line number (from 1) and text of each line that is not blank.
+    """Line number (from 1) and text of each line that is not blank; a file named `.gz` is unpacked.
 
     Raises:
-        ValueError: the file is not UTF-8, or a line is longer than `MAX_LINE_BYTES`.
+        ValueError: the file is not UTF-8, cannot be unpacked, or a line is longer than `MAX_LINE_BYTES`.
     """
-    with path.open("rb") as file:
-        lines = iter(lambda: file.readline(MAX_LINE_BYTES + 1), b"")
-        for number, raw in enumerate(lines, start=1):
-            if len(raw) > MAX_LINE_BYTES:
-                raise ValueError(
-                    f"{path}, line {number}: longer than {MAX_LINE_BYTES} bytes; write a record on each line"
-                )
-            try:
-                line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                remedy = "unpack it with gunzip" if raw.startswith(_GZIP) else "save the file as UTF-8"
-                raise ValueError(
-                    f"{path}, line {number}: byte {error.start + 1} is not UTF-8; {remedy}"
-                ) from error
-            if line.strip():
-                yield number, line.rstrip("\r\n")
+    for number, raw in enumerate(_raw_lines(path), start=1):
+        if len(raw) > MAX_LINE_BYTES:
+            raise ValueError(
+                f"{path}, line {number}: longer than {MAX_LINE_BYTES} bytes; write a record on each line"
+            )
+        try:
+            line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            remedy = "unpack it with gunzip" if raw.startswith(_GZIP) else "save the file as UTF-8"
+            raise ValueError(
+                f"{path}, line {number}: byte {error.start + 1} is not UTF-8; {remedy}"
+            ) from error
+        if line.strip():
+            yield number, line.rstrip("\r\n")
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

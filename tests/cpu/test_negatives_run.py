@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gzip
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,15 @@ def test_a_run_comes_by_url(
     there = dataclasses.replace(options, negatives_run=f"file://{options.negatives_run}")
     assert load_groups(source, "train", there) == load_groups(source, "train", options)
     assert ranking_content(there) == ranking_content(options)
+
+
+def test_a_packed_run_gives_the_negatives_of_the_plain_one(source: str, options: DataOptions) -> None:
+    _write(options, FOREIGN)
+    plain = Path(options.negatives_run)
+    packed = dataclasses.replace(options, negatives_run=f"{plain}.gz")
+    Path(packed.negatives_run).write_bytes(gzip.compress(plain.read_bytes()))
+    check_negatives_run(packed, set(QUERIES))
+    assert load_groups(source, "train", packed) == load_groups(source, "train", options)
 
 
 def test_a_run_that_lacks_queries_is_refused(source: str, options: DataOptions) -> None:
