@@ -14,8 +14,11 @@ Scored = list[tuple[str, float | None]]
 
 _LISTS = ("pos", "neg", "pos_scores", "neg_scores")
 _COLUMN = re.compile("anchor|positive|negative(_[0-9]+)?")
-# What people call passages; ids and scores of passages may stand beside them.
-_LIKE_PASSAGES = re.compile("(neg|pos|hard)(?!.*_(id|score)s?$)", re.IGNORECASE)
+_WORD = re.compile("[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+# What people call passages, as the first word of a name: `posted_by` and `position` begin with another one.
+_SIDE = re.compile("(hard)?(pos|positive|neg|negative)s?")
+# What may stand beside passages and be called after them.
+_ABOUT_PASSAGES = re.compile("(id|score|tag)s?")
 FORMATS = (
     "a line has query and pos, and neg unless it is mined; or anchor (or query) and positive, and negative, "
     "negative_1 and so on"
@@ -73,10 +76,19 @@ def _is_blank(value: object) -> bool:
 
 def _refuse_unread(record: dict[str, Any], read: set[str], place: str) -> None:
     for name, value in record.items():
-        if name not in read and _LIKE_PASSAGES.match(name) and _holds_text(value):
+        if name not in read and _names_passages(name) and _holds_text(value):
             raise ValueError(
                 f"{place}: {name!r} looks like passages, and is not read; rename or remove it: {FORMATS}"
             )
+
+
+def _names_passages(name: str) -> bool:
+    """Whether a name is made as those of passages: `pos`, `negs`, `positive_1`, `hardNegatives`, `hard`."""
+    words = [word.lower() for word in _WORD.findall(name)]
+    if not words or _ABOUT_PASSAGES.fullmatch(words[-1]):
+        return False
+    rest = words[1:] if words[0] == "hard" else words
+    return not rest or bool(_SIDE.fullmatch(rest[0]))
 
 
 def _holds_text(value: object) -> bool:

@@ -18,6 +18,14 @@ from tests.cpu.data_fixtures import write_jsonl
 PLACE = "train.jsonl, line 7"
 QUERIES = st.text(min_size=1).filter(str.strip)
 PASSAGES = st.lists(QUERIES, max_size=4)
+OTHER_WORDS = """
+    posted_by position POSITION post postalCode possible_answers poster1 positivity negotiable Negation
+    negligence_2 hardware hard_copy hardness hard_position
+"""
+LIKE_PASSAGES = """
+    negs negatives neg_docs hard_negatives hard Negative positives positive_1 pos1 POS neg-2 NEG_1
+    positivePassages pos.text hardNeg3 hardnegs
+"""
 
 
 def _as_columns(line: dict[str, Any], asked: str, in_lists: bool) -> dict[str, Any]:
@@ -82,6 +90,7 @@ def test_columns_that_are_empty_on_a_line_are_none_there(nothing: str | None, tm
         {"pos_id": ["d1"], "neg_id": ["d2"], "positive_ids": ["d1"], "negative_score": "0.5"},
         {"prompt": "p", "type": "normal", "document": "not read", "score": 0.5},
         {"position": 3, "hard": True, "negs": [], "hard_negatives": None, "positives": " "},
+        {"hard_negative_ids": ["d2"], "positiveScore": "0.5", "pos_tags": "NN VB"},
     ],
 )
 def test_other_fields_are_ignored_where_they_hold_no_passages(extra: dict[str, Any]) -> None:
@@ -90,7 +99,18 @@ def test_other_fields_are_ignored_where_they_hold_no_passages(extra: dict[str, A
 
 
 @pytest.mark.parametrize(
-    "name", ["negs", "negatives", "neg_docs", "hard_negatives", "hard", "Negative", "positives", "positive_1"]
+    "name",
+    OTHER_WORDS.split(),
+)
+@pytest.mark.parametrize("line", [{"query": "q", "pos": ["a"]}, {"anchor": "q", "positive": "a"}])
+def test_words_that_begin_as_those_for_passages_name_none(name: str, line: dict[str, Any]) -> None:
+    for value in ("text", ["text"], {"text": "t"}):
+        assert read_line(line | {name: value}, PLACE) == read_line(line, PLACE)
+
+
+@pytest.mark.parametrize(
+    "name",
+    LIKE_PASSAGES.split(),
 )
 @pytest.mark.parametrize("value", ["text", ["text"], [{"text": "t"}], {"text": "t"}])
 @pytest.mark.parametrize("line", [{"query": "q", "pos": ["a"]}, {"anchor": "q", "positive": "a"}])
