@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 # `--init runs/stage1` says in a word what stage 2 starts from.
 SHORT_NAMES = {"init": "model.source"}
+_NUMBER_OR_NONE = float | None
 # Sections of a file that hold for one stage only, so that one file serves both.
 STAGE_SECTIONS = {1: "stage1", 2: "stage2"}
 
@@ -53,6 +54,8 @@ def _matches(value: Any, wanted: Any) -> bool:
         return is_integer
     if wanted is float:
         return isinstance(value, float) or is_integer
+    if wanted == _NUMBER_OR_NONE:
+        return value is None or _matches(value, float)
     if wanted in (bool, str):
         return isinstance(value, wanted)
     item_type = typing.get_args(wanted)[0]
@@ -60,6 +63,8 @@ def _matches(value: Any, wanted: Any) -> bool:
 
 
 def _type_name(wanted: Any) -> str:
+    if wanted == _NUMBER_OR_NONE:
+        return "float, or null"
     return wanted.__name__ if wanted in (int, float, bool, str) else "list of int, e.g. [128, 256]"
 
 
@@ -79,6 +84,8 @@ def _check_field(name: str, value: Any, paths: dict[str, Any], origin: str) -> N
 
 def _parse_override(text: str, wanted: Any) -> Any:
     """The value a text stands for, or the text itself where it is none of that type."""
+    if wanted == _NUMBER_OR_NONE:
+        return None if text == "null" else _parse_override(text, float)
     if wanted in (int, float):
         try:
             return wanted(text)
@@ -168,7 +175,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
             raise ValueError(f"{path}: {name}={value!r} is a section; put fields into it")
         if value in (None, {}) and (not field or any(path.startswith(f"{field}.") for path in paths)):
             continue  # a section with nothing in it
-        if paths.get(field) is float and isinstance(value, str):
+        if paths.get(field) in (float, _NUMBER_OR_NONE) and isinstance(value, str):
             value = _parse_override(value, float)  # YAML 1.1 reads 1e-5 as a string
         _check_field(field, value, paths, str(path))
         flat[name] = value

@@ -18,6 +18,7 @@ OF_ITS_SOURCE = (
     "data.negatives_run",
     "data.teacher_scores",
     "data.teacher_depth",
+    "data.relevant_score",
 )
 
 _log = logging.getLogger(__name__)

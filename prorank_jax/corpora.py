@@ -43,9 +43,7 @@ __all__ = [
 
 _log = logging.getLogger(__name__)
 
-SOURCES = (
-    f"give {DEMO!r}, a BEIR folder, {CATALOGUE_PREFIX}ID, a FlagEmbedding .jsonl file, or a gs:// URL of one"
-)
+SOURCES = f"give {DEMO!r}, a BEIR folder, {CATALOGUE_PREFIX}ID, a .jsonl file, or a gs:// URL of one"
 
 
 def _is_embedding_file(source: str) -> bool:
@@ -88,17 +86,20 @@ def load_collection(
         )
     if _is_embedding_file(source):
         raise ValueError(
-            f"{fields.source}={source!r}: a FlagEmbedding file holds training groups, no collection; "
+            f"{fields.source}={source!r}: a .jsonl file holds training groups, no collection; "
             "give a BEIR folder"
         )
     _reject_unknown(source, fields.source)
     return read_beir_folder(Path(source), split, fields, measured=measured, choose=choose)
 
 
-def judged_queries(source: str, split: str, fields: SourceFields = TRAINED_ON) -> dict[str, str]:
+def judged_queries(
+    source: str, split: str, options: DataOptions, fields: SourceFields = TRAINED_ON
+) -> dict[str, str]:
     """Query id → text of the queries of any source's split, without a look at a collection's documents.
 
     Args:
+        options: that say what is relevant; its source and split are not read.
         fields: that named the source and the split.
 
     Raises:
@@ -111,7 +112,7 @@ def judged_queries(source: str, split: str, fields: SourceFields = TRAINED_ON) -
     if source.startswith(CATALOGUE_PREFIX):
         return read_ir_queries(source.removeprefix(CATALOGUE_PREFIX), fields.source)
     if _is_embedding_file(source):
-        groups = read_embedding_groups(Path(source), split, fields=fields)
+        groups = read_embedding_groups(Path(source), split, options, fields=fields)
         return {group.query_id: group.query for group in groups}
     _reject_unknown(source, fields.source)
     _, queries, judgements = beir_files(Path(source), split, fields)
@@ -133,7 +134,7 @@ def queries_to_train_on(
     source, relevant_grade = local_source(source), options.relevant_grade
     if source.startswith(CATALOGUE_PREFIX):
         choice = dataclasses.replace(choice, most=None)
-    texts = judged_queries(source, split)
+    texts = judged_queries(source, split, options)
     qrels = {query: grades for query, grades in judgements_of(source, split).items() if query in texts}
     given = Collection(f"{source}/{split}", {}, texts, qrels)
     chosen = choose_queries(given, choice, relevant_grade, seed).qrels
@@ -153,7 +154,7 @@ def load_groups(
     A collection gives every query with all its judged documents and mined negatives
     (`negatives.make_groups`), out of BM25's rankings or those of `options.negatives_run`, the scores of
     `options.teacher_scores`, and after those the queries made from its documents, whose negatives BM25 finds;
-    a FlagEmbedding file gives its own candidates and scores, mined negatives to queries that bring none, and
+    a `.jsonl` file gives its own candidates and scores, mined negatives to queries that bring none, and
     queries made from the split's passages.
 
     Args:
@@ -176,15 +177,17 @@ def load_groups(
             groups = add_teacher_candidates(groups, scores, collection, depth, relevant_grade)
         return groups + make_pseudo_groups(collection, options, seed, index, choice.held_out)
     _check_file_options(source, options)
-    groups = read_embedding_groups(Path(source), split, seed, fields, tell=True)
-    kept = [group for group in groups if any(candidate.grade >= 1 for candidate in group.candidates)]
+    groups = read_embedding_groups(Path(source), split, options, seed, fields, tell=True)
+    least = options.relevant_grade
+    kept = [group for group in groups if any(candidate.grade >= least for candidate in group.candidates)]
     if not kept:
         raise ValueError(
-            f"{fields.source}={source!r}: no query of the split {split!r} has a pos passage; add some"
+            f"{fields.source}={source!r}: no query of the split {split!r} has a relevant passage; add some "
+            "as pos, or for pairs lower data.relevant_grade or data.relevant_score"
         )
     if len(kept) < len(groups):
         left_out = len(groups) - len(kept)
-        _log.warning("%s/%s: %d queries without a pos passage are left out", source, split, left_out)
+        _log.warning("%s/%s: %d queries without a relevant passage are left out", source, split, left_out)
     kept = choose_groups(kept, choice, f"{source}/{split}", seed)
     kept = with_mined_negatives(kept, f"{source}/{split}", options, seed)
     passages = {c.document.id: c.document for group in kept for c in group.candidates}
@@ -196,22 +199,17 @@ def _check_file_options(source: str, options: DataOptions) -> None:
     if options.teacher_scores:
         raise ValueError(
             f"data.teacher_scores={options.teacher_scores!r}: {source} names no documents; write the scores "
-            "into its pos_scores and neg_scores"
+            "into its pos_scores and neg_scores, or as score beside a pair's label"
         )
     if options.negatives_run:
         raise ValueError(
             f"data.negatives_run={options.negatives_run!r}: {source} names no documents; write the negatives "
-            "into its neg"
-        )
-    if options.relevant_grade > 1:
-        raise ValueError(
-            f"data.relevant_grade={options.relevant_grade}: the relevant passages of {source} have grade 1; "
-            "set it to 1"
+            "into its neg, or as pairs of label 0"
         )
 
 
 def check_teacher(source: str, options: DataOptions) -> None:
-    """Refuses a teacher's scores, or a grade, that `load_groups` would refuse; looks into no documents.
+    """Refuses a teacher's scores that `load_groups` would refuse; looks into no documents.
 
     Raises:
         ValueError: no such file of scores, a flaw in it, scores of other texts, or options that the source
@@ -224,8 +222,8 @@ def check_teacher(source: str, options: DataOptions) -> None:
         read_teacher(options, lambda: source_fingerprint(source, options.split))
 
 
-def has_own_scores(source: str, split: str) -> bool:
-    """Whether a source is a FlagEmbedding file with a teacher's score of any passage of the split.
+def has_own_scores(source: str, split: str, options: DataOptions) -> bool:
+    """Whether a source is a `.jsonl` file with a teacher's score of any passage of the split.
 
     Raises:
         ValueError: as `load_groups` of such a file.
@@ -233,7 +231,7 @@ def has_own_scores(source: str, split: str) -> bool:
     source = local_source(source)
     return _is_embedding_file(source) and any(
         candidate.score is not None
-        for group in read_embedding_groups(Path(source), split)
+        for group in read_embedding_groups(Path(source), split, options)
         for candidate in group.candidates
     )
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from prorank_jax.config_checks import require, require_at_least, require_choice
 from prorank_jax.excerpts import EXCERPT_STYLES
+from prorank_jax.source_names import names_embedding_file
 
 
 @dataclass(frozen=True)
@@ -13,7 +15,7 @@ class DataOptions:
     """Which collection is trained on, and how its prompts are built."""
 
     source: str = "demo"
-    """`demo`, `ir_datasets:ID`, or a BEIR folder or FlagEmbedding `.jsonl` file, here or at a gs:// URL."""
+    """`demo`, `ir_datasets:ID`, or a BEIR folder or a `.jsonl` file, here or at a gs:// URL."""
     split: str = "train"
     """The qrels file of a BEIR folder or of the demo; ids of ir_datasets name their own split."""
     max_queries: int = 0
@@ -32,6 +34,8 @@ class DataOptions:
     """The system sentence; empty: the model's own."""
     relevant_grade: int = 1
     """A document of this grade or higher is relevant (answer `1`)."""
+    relevant_score: float | None = None
+    """Of pairs in a `.jsonl` file that have a score and no grade: of this score or higher is relevant."""
     negatives_per_query: int = 4
     """Irrelevant documents drawn for each query."""
     hard_negatives: float = 0.5
@@ -60,6 +64,7 @@ class DataOptions:
         remedy = f"the last bucket must equal data.max_length={self.max_length}"
         require(reaches, "data.buckets", self.buckets, remedy)
         require_at_least("data.relevant_grade", self.relevant_grade, 1)
+        self._check_relevant_score()
         require_at_least("data.negatives_per_query", self.negatives_per_query, 1)
         share_is_valid = 0.0 <= self.hard_negatives <= 1.0
         require(share_is_valid, "data.hard_negatives", self.hard_negatives, "a share, from 0 to 1")
@@ -78,6 +83,16 @@ class DataOptions:
         require_at_least("data.teacher_depth", self.teacher_depth, 0)
         useless = self.teacher_depth > 0 and not self.teacher_scores
         require(not useless, "data.teacher_depth", self.teacher_depth, "needs data.teacher_scores")
+
+    def _check_relevant_score(self) -> None:
+        name, score = "data.relevant_score", self.relevant_score
+        require(score is None or math.isfinite(score), name, score, "must be a finite number")
+        has_pairs = any(map(names_embedding_file, (self.source, self.probe_source)))
+        remedy = (
+            "only pairs of a .jsonl file have such scores; leave it out, or with --stage both name it for "
+            "one stage (--stage2.data.relevant_score)"
+        )
+        require(score is None or has_pairs, name, score, remedy)
 
     @property
     def hard_per_query(self) -> int:

@@ -1,4 +1,7 @@
-"""One line of a training file: FlagEmbedding's fields, or the columns of sentence-transformers' data sets."""
+"""One line of a training file: FlagEmbedding's fields, or the columns of sentence-transformers' data sets.
+
+Those have a relevant passage and irrelevant ones on each line, or one passage with a label (`pair_line`).
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from prorank_jax.jsonl import take_text, valid_text
+from prorank_jax.jsonl import take_filled_text, valid_text
+from prorank_jax.pair_line import PAIRS, PASSAGES, LabelledPair, is_blank, is_pair, read_pair
 from prorank_jax.teacher_scores import LARGEST
 
 Scored = list[tuple[str, float | None]]
@@ -21,27 +25,29 @@ _SIDE = re.compile("(hard)?(pos|positive|neg|negative)s?")
 _ABOUT_PASSAGES = re.compile("(id|score|tag)s?")
 FORMATS = (
     "a line has query and pos, and neg unless it is mined; or anchor (or query) and positive, and negative, "
-    "negative_1 and so on"
+    f"negative_1 and so on; or {PAIRS}"
 )
 
 
 @dataclass(frozen=True)
 class EmbeddingLine:
-    """A query with passages that are relevant to it and passages that are not."""
+    """A query with passages that are relevant to it and passages that are not, or with a labelled one."""
 
     id: str
     query: str
     relevant: Scored
     irrelevant: Scored
+    pair: LabelledPair | None = None
 
 
 def read_line(record: dict[str, Any], place: str) -> EmbeddingLine:
-    """What a line says, in whichever of the two formats it is.
+    """What a line says, in whichever of the formats it is.
 
     FlagEmbedding's has `query`, lists `pos` and `neg`, and a teacher's `pos_scores` and `neg_scores`; the
     other `anchor` or `query`, and `positive`, `negative`, `negative_1` …: a text each, or a list of texts.
-    Without negatives there are none; a column of them that is null or blank on a line is not there. `id` is
-    taken, other fields are ignored where they hold no passages.
+    Without negatives there are none; a column of them that is null or blank on a line is not there. A line
+    with neither is a labelled pair; see `read_pair`. `id` is taken, other fields are ignored where they hold
+    no passages.
 
     Args:
         place: file and line, for messages.
@@ -54,24 +60,26 @@ def read_line(record: dict[str, Any], place: str) -> EmbeddingLine:
     columns = [name for name in record if _COLUMN.fullmatch(name)]
     if lists and columns:
         raise ValueError(f"{place}: {lists[0]!r} and {columns[0]!r} are of two formats; {FORMATS}")
+    negatives = [name for name in columns if name.startswith("negative")]
+    if not lists and not negatives and is_pair(record):
+        _refuse_unread(record, {*PASSAGES}, place)
+        pair = read_pair(record, place)
+        return EmbeddingLine(_line_id(record, place), pair.query, [], [], pair)
     _refuse_unread(record, {*lists, *columns}, place)
     asked = "anchor" if "anchor" in columns else "query"
     if asked == "anchor" and "query" in record:
         raise ValueError(f"{place}: has both query and anchor; keep one")
     if columns:
         # A table has all columns on every line: null where there is nothing, or "" if it was a CSV file.
-        given = [name for name in columns if name.startswith("negative") and not _is_blank(record[name])]
+        given = [name for name in negatives if not is_blank(record[name])]
         relevant, irrelevant = (_unscored(record, names, place) for names in (["positive"], given))
     else:
         relevant, irrelevant = (_scored(record, name, place) for name in ("pos", "neg"))
     if not all(text.strip() for text, _ in relevant):
         name = "positive" if columns else "pos"
         raise ValueError(f"{place}: {name} holds an empty passage; give it a text or leave it out")
-    return EmbeddingLine(_line_id(record, place), _query(record, asked, place), relevant, irrelevant)
-
-
-def _is_blank(value: object) -> bool:
-    return value is None or (isinstance(value, str) and not value.strip())
+    query = take_filled_text(record, asked, place)
+    return EmbeddingLine(_line_id(record, place), query, relevant, irrelevant)
 
 
 def _refuse_unread(record: dict[str, Any], read: set[str], place: str) -> None:
@@ -95,13 +103,6 @@ def _holds_text(value: object) -> bool:
     if isinstance(value, list):
         return any(item and isinstance(item, str | list | dict) for item in value)
     return isinstance(value, dict) or (isinstance(value, str) and bool(value.strip()))
-
-
-def _query(record: dict[str, Any], name: str, place: str) -> str:
-    query = take_text(record, name, place)
-    if not query.strip():
-        raise ValueError(f"{place}: {name} is empty; give it a text or leave the line out")
-    return query
 
 
 def _line_id(record: dict[str, Any], place: str) -> str:

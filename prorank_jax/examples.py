@@ -22,7 +22,7 @@ from prorank_jax.named_files import teacher_fingerprint
 from prorank_jax.negatives_run import ranking_content
 from prorank_jax.query_choice import ALL_QUERIES, QueryChoice
 from prorank_jax.records import Example, RecordReader, ensure_records, read_index
-from prorank_jax.source_names import TRAINED_ON, SourceFields
+from prorank_jax.source_names import TRAINED_ON, SourceFields, names_embedding_file
 from prorank_jax.storage_faults import obstacle
 from prorank_jax.types import Candidate, RankingGroup
 
@@ -203,6 +203,11 @@ def _example(
     )
 
 
+def _pairs_content(source: str, options: DataOptions) -> dict[str, Any]:
+    """What files that may hold labelled pairs add: once, a label beside `positive` was not read."""
+    return {"relevant_score": options.relevant_score} if names_embedding_file(source) else {}
+
+
 def _deciding_content(
     source: str,
     split: str,
@@ -216,6 +221,7 @@ def _deciding_content(
     return {
         **choice.deciding_content(),
         **ranking_content(options),
+        **_pairs_content(source, options),
         "content_version": CONTENT_VERSION,
         "source": source,
         "split": split,

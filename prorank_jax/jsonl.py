@@ -87,3 +87,15 @@ def take_text(record: dict[str, Any], name: str, place: str) -> str:
     if not isinstance(value, str):
         raise ValueError(f"{place}: {name}={value!r} is {type(value).__name__}; write it as a string")
     return valid_text(value)
+
+
+def take_filled_text(record: dict[str, Any], name: str, place: str) -> str:
+    """`take_text` of a field that must not be empty.
+
+    Raises:
+        ValueError: as `take_text`, or there are only blanks.
+    """
+    text = take_text(record, name, place)
+    if not text.strip():
+        raise ValueError(f"{place}: {name} is empty; give it a text or leave the line out")
+    return text

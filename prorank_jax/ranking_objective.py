@@ -51,7 +51,7 @@ def check_losses(config: RunConfig) -> dict[str, float]:
 
 
 def check_own_scores(config: RunConfig) -> None:
-    """`check_losses`, which also reads a FlagEmbedding file for the scores that the losses need.
+    """`check_losses`, which also reads a `.jsonl` file for the scores that the losses need.
 
     Raises:
         ValueError: as `check_losses`, or the file has none.
@@ -61,7 +61,7 @@ def check_own_scores(config: RunConfig) -> None:
     if (
         reads_teacher(weights, ranking.soft_labels)
         and not data.teacher_scores
-        and not has_own_scores(data.source, data.split)
+        and not has_own_scores(data.source, data.split, data)
     ):
         _refuse_without_teacher(ranking, weights, f"{data.source} ({data.split})")
 
@@ -77,7 +77,7 @@ def _refuse_without_teacher(ranking: RankingOptions, weights: dict[str, float], 
         raise ValueError(
             f"ranking.losses={ranking.losses!r}, ranking.soft_labels={ranking.soft_labels!r}: needs teacher "
             f"scores, and {name} has none: name a file as data.teacher_scores, or a .jsonl with "
-            "pos_scores and neg_scores"
+            "pos_scores and neg_scores, or with the score of each pair"
         )
 
 

@@ -119,8 +119,8 @@ def check_sources(config: RunConfig) -> None:
 def _named_queries(data: DataOptions) -> tuple[list[str], list[str]]:
     """The plain texts of the queries to train on, and those held out as they are written."""
     probe_source = _probe_source(data)
-    given = [plain(text) for text in judged_queries(data.source, data.split).values()]
-    return given, list(judged_queries(probe_source, data.probe_split, _probe_fields(data)).values())
+    given = [plain(text) for text in judged_queries(data.source, data.split, data).values()]
+    return given, list(judged_queries(probe_source, data.probe_split, data, _probe_fields(data)).values())
 
 
 def _probe_fields(data: DataOptions) -> SourceFields:
@@ -150,7 +150,7 @@ def _say_unused(data: DataOptions, console: Console) -> None:
         file = Path(local_source(name, fields.source))
         if split == EVERYTHING or not (names_embedding_file(name) and file.is_file()):
             continue
-        left_out, queries = queries_outside(file, split)
+        left_out, queries = queries_outside(file, split, data)
         if left_out:
             say(
                 console,

@@ -44,7 +44,7 @@ def same_for_all_names(source: str) -> str:
 
 
 def names_embedding_file(source: str) -> bool:
-    """Whether a source is named as a FlagEmbedding file is: it holds groups, perhaps a teacher's scores."""
+    """Whether a source is named as a `.jsonl` file is: it holds groups, perhaps a teacher's scores."""
     return source.endswith(_EMBEDDING_ENDINGS)
 
 

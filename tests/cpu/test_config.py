@@ -94,6 +94,15 @@ def test_floats_in_any_spelling(tmp_path: Path, written: str) -> None:
     assert _load_text(tmp_path, f"optimizer: {{learning_rate: {written}}}").optimizer.learning_rate == 1e-5
 
 
+@pytest.mark.parametrize(
+    ("written", "wanted"), [("1e-5", 1e-5), ("-3", -3.0), ("0.5", 0.5), ("null", None), ("~", None)]
+)
+def test_a_number_that_may_be_missing(tmp_path: Path, written: str, wanted: float | None) -> None:
+    read = _load_text(tmp_path, f"data: {{source: a.jsonl, relevant_score: {written}}}").data.relevant_score
+    assert read == wanted
+    assert type(read) is type(wanted)
+
+
 def test_an_integer_is_a_float_where_a_float_is_wanted(tmp_path: Path) -> None:
     weight_decay = _load_text(tmp_path, "optimizer: {weight_decay: 1}").optimizer.weight_decay
     assert weight_decay == 1.0
@@ -120,6 +129,11 @@ def test_an_integer_is_a_float_where_a_float_is_wanted(tmp_path: Path) -> None:
         ("data: {buckets: [true, 224]}", "data.buckets=[True, 224] has the wrong type"),
         ("optimizer: {learning_rate: fast}", "optimizer.learning_rate='fast' has the wrong type"),
         ("grpo: {mask_tied_groups: 1}", "grpo.mask_tied_groups=1 has the wrong type"),
+        (
+            "data: {relevant_score: high}",
+            "data.relevant_score='high' has the wrong type; give a value of type float",
+        ),
+        ("data: {relevant_score: true}", "data.relevant_score=True has the wrong type"),
         ("output_dir: 2024-01-01", "has the wrong type"),
         ("- 1\n- 2", "a config is a mapping of sections, not list"),
         ("just text", "a config is a mapping of sections, not str"),
@@ -173,6 +187,11 @@ def test_anchors_without_aliases_are_harmless(tmp_path: Path) -> None:
         ({"data.buckets": [128, 64, 224]}, "ascending"),
         ({"data.buckets": [64, 128]}, "the last bucket must equal data.max_length=224"),
         ({"data.hard_negatives": 1.5}, "data.hard_negatives=1.5"),
+        (
+            {"data.relevant_score": 0.5},
+            "data.relevant_score=0.5: only pairs of a .jsonl file have such scores",
+        ),
+        ({"data.relevant_score": float("nan"), "data.source": "a.jsonl"}, "data.relevant_score=nan: must be"),
         ({"data.negatives_from": 0}, "data.negatives_from=0: must be at least 1"),
         ({"data.negatives_from": 51}, "data.negatives_from=51: is behind data.negative_depth=50"),
         (
@@ -223,6 +242,9 @@ def test_sections_check_themselves_when_built_directly() -> None:
         (["--train.steps", "010"], {"train.steps": 10}),
         (["--optimizer.learning_rate", "1e-5"], {"optimizer.learning_rate": 1e-5}),
         (["--optimizer.learning_rate=2"], {"optimizer.learning_rate": 2.0}),
+        (["--data.relevant_score", "1e-3"], {"data.relevant_score": 1e-3}),
+        (["--data.relevant_score=-2"], {"data.relevant_score": -2.0}),
+        (["--data.relevant_score=null"], {"data.relevant_score": None}),
         (["--data.buckets", "[64, 224]"], {"data.buckets": [64, 224]}),
         (["--data.buckets=[]"], {"data.buckets": []}),
         (["--grpo.mask_tied_groups", "false"], {"grpo.mask_tied_groups": False}),
@@ -250,6 +272,10 @@ def test_override_forms(arguments: list[str], wanted: dict[str, Any]) -> None:
         (["--train.steps", "1e3"], "train.steps='1e3' has the wrong type"),
         (["--train.steps="], "train.steps='' has the wrong type"),
         (["--train.steps", "1:30"], "train.steps='1:30' has the wrong type"),
+        (
+            ["--data.relevant_score", "high"],
+            "relevant_score='high' has the wrong type; give a value of type float",
+        ),
         (["--data.buckets", "64,224"], "data.buckets='64,224' has the wrong type"),
         (["--data.buckets", "[64"], "data.buckets='[64' has the wrong type"),
         (["--grpo.mask_tied_groups", "maybe"], "has the wrong type; give a value of type bool"),
@@ -275,6 +301,8 @@ def test_a_config_survives_yaml_and_back() -> None:
             "optimizer.learning_rate": 1e-5,
             "data.instruction": "a: b\nc",
             "mesh.fsdp": 2,
+            "data.source": "a.jsonl",
+            "data.relevant_score": 0.1,
         }
     )
     written = yaml.safe_dump(config_to_dict(config))

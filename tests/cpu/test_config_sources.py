@@ -58,11 +58,23 @@ def test_the_fields_of_another_source_are_lost_alone_and_told(
     assert "data.split" not in said
 
 
+def test_the_threshold_of_another_files_scores_is_lost_and_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = _write(tmp_path, {"source": "theirs.jsonl", "relevant_score": 0.5})
+    assert load_config(file, {SOURCE: "mine.jsonl"}).data == DataOptions(source="mine.jsonl")
+    assert "left out data.relevant_score=0.5: about data.source='theirs.jsonl'" in caplog.text
+
+
 @pytest.mark.parametrize("name", OF_ITS_SOURCE)
 def test_what_is_given_beside_another_source_holds(tmp_path: Path, name: str) -> None:
     file = _write(tmp_path, DATA)
-    needed = {"data.teacher_scores": "x"} if name == "data.teacher_depth" else {}
-    value = 5 if field_paths()[name] is int else "given"
+    needs = {
+        "data.teacher_depth": {"data.teacher_scores": "x"},
+        "data.relevant_score": {"data.probe_source": "x.jsonl"},
+    }
+    needed: dict[str, object] = needs.get(name, {})
+    value = {int: 5, str: "given"}.get(field_paths()[name], 0.5)
     data = load_config(file, {SOURCE: "mine", name: value} | needed).data
     assert getattr(data, name.removeprefix("data.")) == value
 

@@ -103,6 +103,7 @@ def test_readme_describes_every_field_with_its_default():
     lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
     described = {line.split("`")[1]: line for line in lines if line.startswith("| `")}
     assert set(field_paths()) <= set(described)
-    shown = {name: '""' if defaults[name] == "" else defaults[name] for name in field_paths()}
+    spelled = {"": '""', "None": "null"}
+    shown = {name: spelled.get(str(defaults[name]), defaults[name]) for name in field_paths()}
     wrong = [name for name in shown if f"| `{name}` | `{shown[name]}` |" not in described[name]]
     assert not wrong, f"README.md: another default than config.py for {', '.join(wrong)}"

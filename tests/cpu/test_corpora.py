@@ -178,7 +178,7 @@ def test_unknown_sources_are_refused(tmp_path: Path, load: Any) -> None:
         ("{empty}", "train", "probe.source='.*': corpus.jsonl, .* missing"),
         ("{file}", "tset", "probe.split='tset': .*choose one of train"),
         ("{file}", "dev", "probe.source='.*': none of its 1 queries falls into"),
-        ("{file}", "all", "probe.source='.*': no query of the split 'all' has a pos"),
+        ("{file}", "all", "probe.source='.*': no query of the split 'all' has a relevant"),
         ("ir_datasets:beir/nfcorpuz", "", "probe.source='ir_datasets:beir/nfcorpuz': unknown id"),
         ("ir_datasets:beir/nfcorpus", "", "probe.source='ir_datasets:beir/nfcorpus': has no qrels"),
     ],
@@ -285,7 +285,7 @@ def test_ir_datasets_judged_queries_are_read_without_documents(serve_dataset: An
     dataset = fake_ir_dataset(queries=queries)
     dataset.docs_iter = None
     serve_dataset(dataset)
-    assert judged_queries("ir_datasets:fake/train", "ignored") == {"1": "what is tea"}
+    assert judged_queries("ir_datasets:fake/train", "ignored", DataOptions()) == {"1": "what is tea"}
 
 
 def test_ir_datasets_records_with_other_fields(serve_dataset: Any) -> None:
@@ -445,7 +445,9 @@ def test_lines_of_one_query_are_one_group(tmp_path: Path, caplog: pytest.LogCapt
     assert caplog.text.count("3 lines of 2 queries") == 1
     assert caplog.text.count("2 passages are both pos and neg of a query; taken as pos") == 1
     caplog.clear()
-    judged_queries(str(path), split_of("same"))  # what only looks at a file, as each start does, says nothing
+    judged_queries(
+        str(path), split_of("same"), DataOptions()
+    )  # what only looks at a file, as each start does, says nothing
     assert not caplog.messages
     write_jsonl(path, [*lines, {"id": "q", "query": "third", "pos": ["a"], "neg": []}])
     with pytest.raises(
@@ -537,9 +539,9 @@ def test_embedding_files_with_nothing_to_give(tmp_path: Path, caplog) -> None:
         load_collection(str(path), "train")
     write_jsonl(path, [*_embedding_records(), {"query": "x", "pos": [], "neg": ["a"]}])
     load_groups(str(path), "all", DataOptions())
-    assert "1 queries without a pos passage are left out" in caplog.text
+    assert "1 queries without a relevant passage are left out" in caplog.text
     write_jsonl(path, [{"query": "x", "pos": [], "neg": ["a"]}])
-    with pytest.raises(ValueError, match=r"has a pos passage"):
+    with pytest.raises(ValueError, match=r"has a relevant passage; add some"):
         load_groups(str(path), split_of("x"), DataOptions())
     write_jsonl(path, [{"query": "x", "neg": ["a"]}])
     with pytest.raises(ValueError, match=r"line 1: no field 'pos'"):

@@ -134,7 +134,7 @@ def test_passages_under_another_name_are_refused(name: str, value: object, line:
         ({"anchor": "q", "pos": ["a"]}, "'pos' and 'anchor' are of two formats"),
         ({"anchor": "q", "query": "q", "positive": "a"}, "has both query and anchor; keep one"),
         ({"anchor": "q", "negative": "b"}, "no field 'positive'; a line has query and pos"),
-        ({"query": "q", "passage": "a", "score": 1}, "no field 'pos'; a line has query and pos"),
+        ({"query": "q", "text": "a", "score": 1}, "no field 'pos'; a line has query and pos"),
         ({"positive": "a", "negative": "b"}, "no field 'query' (there: 'positive', 'negative'); add it"),
         ({"anchor": " ", "positive": "a"}, "anchor is empty"),
         ({"anchor": "q", "positive": None}, "positive must be a string or a list of strings"),

@@ -284,7 +284,7 @@ def test_scores_of_a_file_replace_those_of_an_embedding_file(tmp_path: Path) -> 
         }
         for i in range(20)
     ]
-    groups = read_embedding_groups(write_jsonl(tmp_path / "train.jsonl", lines), "train")
+    groups = read_embedding_groups(write_jsonl(tmp_path / "train.jsonl", lines), "train", DataOptions())
     assert [candidate.score for candidate in groups[0].candidates] == [0.9, 0.2]
     relevant = groups[0].candidates[0].document.id
     path = _write(tmp_path, f"{groups[0].query_id}\t{relevant}\t7.5\n")

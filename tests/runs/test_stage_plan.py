@@ -147,6 +147,10 @@ def test_both_stages_go_on_elsewhere_where_stage_2_reads_stage_1_again(tmp_path,
             {"stage2.data.source": "{root}/unscored.jsonl", "stage2.data.relevant_grade": 2},
             "have grade 1; set it to 1",
         ),
+        (
+            {"stage2.data.source": "{root}/scored.jsonl"},
+            "line 1: score=0.5 is a score, which does not say what is relevant; set data.relevant_score",
+        ),
     ],
 )
 def test_what_stage_2_will_refuse_costs_no_stage_1(extra, message, tmp_path, monkeypatch, capsys):
@@ -162,6 +166,8 @@ def test_what_stage_2_will_refuse_costs_no_stage_1(extra, message, tmp_path, mon
     (tmp_path / "half.trec").write_text("q1 Q0 d1-0 1 2.5 dense\n")
     lines = (json.dumps({"query": f"question {number}", "pos": ["an answer"]}) for number in range(40))
     (tmp_path / "unscored.jsonl").write_text("\n".join(lines))
+    scored = {"query": "question", "passage": "an answer", "score": 0.5}
+    (tmp_path / "scored.jsonl").write_text(json.dumps(scored))
     extra = {
         name: value.format(root=tmp_path) if isinstance(value, str) else value
         for name, value in extra.items()
