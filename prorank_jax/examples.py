@@ -204,8 +204,10 @@ def _example(
 
 
 def _pairs_content(source: str, options: DataOptions) -> dict[str, Any]:
-    """What files that may hold labelled pairs add: once, a label beside `positive` was not read."""
-    return {"relevant_score": options.relevant_score} if names_embedding_file(source) else {}
+    """What scores of labelled pairs add; runs of before there were any go on with the examples they have."""
+    if options.relevant_score is None or not names_embedding_file(source):
+        return {}
+    return {"relevant_score": options.relevant_score}
 
 
 def _deciding_content(
