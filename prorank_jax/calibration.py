@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 from scipy.optimize import minimize
@@ -92,6 +95,40 @@ def fit_calibration(scores: np.ndarray, labels: Sequence[int] | np.ndarray) -> C
     if not slope > 1e-9 / spread:
         raise ValueError("labels: the scores do not rise with relevance; check the labels or train the model")
     return Calibration(float(slope), float(intercept))
+
+
+def save_calibration(file: str | os.PathLike[str], calibration: Calibration) -> None:
+    """Writes a calibration as JSON, `{"slope": ..., "intercept": ...}`; loaded, it is the same to the bit."""
+    Path(file).write_text(json.dumps(asdict(calibration)) + "\n", encoding="utf-8")
+
+
+def load_calibration(file: str | os.PathLike[str]) -> Calibration:
+    """The calibration that `save_calibration` wrote.
+
+    Raises:
+        ValueError: there is no such file, or it holds something else than two finite numbers that keep the
+            order.
+    """
+    try:
+        content = json.loads(Path(file).read_text(encoding="utf-8"))
+        if not isinstance(content, dict) or set(content) != {"slope", "intercept"}:
+            raise ValueError('it is not {"slope": ..., "intercept": ...}')
+        return Calibration(_number(content, "slope"), _number(content, "intercept"))
+    except (OSError, ValueError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(
+            f"calibration={str(file)!r}: cannot be used ({reason}); name a file of save_calibration"
+        ) from error
+
+
+def _number(content: dict[str, object], name: str) -> float:
+    value = content[name]
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise ValueError(f"{name}={value!r}: must be a number")
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise ValueError(f"{name}: must be finite") from error
 
 
 def _place_among_floats(scores: np.ndarray) -> np.ndarray:

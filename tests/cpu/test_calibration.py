@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import expit
 
-from prorank_jax.calibration import Calibration, fit_calibration
+from prorank_jax.calibration import Calibration, fit_calibration, load_calibration, save_calibration
 
 FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
 USUAL = st.floats(-60, 60, width=32)
@@ -85,3 +87,37 @@ def test_labels_that_cannot_be_fitted_are_refused(scores, labels, said):
 def test_parameters_that_change_the_order_are_refused(parameters):
     with pytest.raises(ValueError, match=r"slope=|intercept="):
         Calibration(*parameters)
+
+
+@given(st.floats(5e-324, 1.7e308), st.floats(allow_nan=False, allow_infinity=False))
+def test_a_file_keeps_both_numbers_to_the_bit(tmp_path_factory, slope, intercept):
+    file = tmp_path_factory.getbasetemp() / "calibration.json"
+    save_calibration(file, Calibration(slope, intercept))
+    assert load_calibration(str(file)) == Calibration(slope, intercept)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "No such file"),
+        (b"", "Expecting value"),
+        (b'{"slope": 1.0, "inter', "Unterminated string"),
+        (b"\xff", "utf-8"),
+        (b"[" * 100_000, "recursion"),
+        (b"[1.0, 0.0]", "it is not {"),
+        (b'{"slope": 1.0}', "it is not {"),
+        (b'{"slope": 1.0, "intercept": 0.0, "more": 1}', "it is not {"),
+        (b'{"slope": "1", "intercept": 0.0}', "slope='1': must be a number"),
+        (b'{"slope": true, "intercept": 0.0}', "slope=True: must be a number"),
+        (b'{"slope": NaN, "intercept": 0.0}', "slope=nan"),
+        (b'{"slope": 1.0, "intercept": Infinity}', "intercept=inf"),
+        (b'{"slope": -1.0, "intercept": 0.0}', "slope=-1.0"),
+        (b'{"slope": 1' + b"0" * 400 + b', "intercept": 0.0}', "slope: must be finite"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_named(tmp_path, content, said):
+    file = tmp_path / "calibration.json"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(ValueError, match=f"calibration={re.escape(repr(str(file)))}: .*{re.escape(said)}"):
+        load_calibration(file)
