@@ -62,7 +62,7 @@ def make_app(service: Service, count_connections: Callable[[], int]) -> ASGIApp:
             asked = parse_request(body, options)
             scores = await service.score(asked.pairs, asked.instruction, _client_leaves(request))
             # Within: what a client does not read may take no more memory than what it sent was allowed.
-            answer = JSONResponse(make_answer(asked, scores, options.model))
+            answer = JSONResponse(make_answer(asked, scores, options.model, service.calibration))
             # Who reads too slowly until the server must leave gets a part, which uvicorn notes in its log.
             with contextlib.suppress(TimeoutError):
                 async with service.client_waits.at_most(None):
@@ -75,9 +75,12 @@ def make_app(service: Service, count_connections: Callable[[], int]) -> ASGIApp:
     async def metrics(_: Request) -> Response:
         return Response(service.metrics.render(), headers={"Content-Type": CONTENT_TYPE})
 
-    routes = [Route(path, _App(rerank), methods=["POST"]) for path in RERANK_PATHS]
     app = Starlette(
-        routes=[*routes, Route("/health", health), Route("/metrics", metrics)],
+        routes=[
+            *(Route(path, _App(rerank), methods=["POST"]) for path in RERANK_PATHS),
+            Route("/health", health),
+            Route("/metrics", metrics),
+        ],
         exception_handlers={
             RequestError: _answer_error,
             HTTPException: _answer_wrong_route,

@@ -31,6 +31,9 @@ class ServerOptions:
     max_length: int | None = option(None, "longest prompt in tokens; longer documents are cut")
     instruction: str | None = option(None, "instruction of requests that bring none")
     system: str | None = option(None, "system sentence of the prompt")
+    calibration: str | None = option(
+        None, "file of save_calibration, for scores from 0 to 1; else the sigmoid"
+    )
     compute_dtype: str = option("float32", "float32 or bfloat16")
     attention: str = option("xla", "xla; splash on TPU, cudnn on NVIDIA GPUs")
     warmup: str = option("short", "compile before the first request: short documents, or all lengths")
@@ -50,6 +53,8 @@ class ServerOptions:
         require(bool(self.model), "model", self.model, "name a folder, hub id or GGUF file")
         require(bool(self.host), "host", self.host, "name an address, e.g. 127.0.0.1")
         require(0 <= self.port < 65536, "port", self.port, "a port is from 0 to 65535")
+        if self.calibration is not None:
+            require(bool(self.calibration), "calibration", self.calibration, "name a file")
         require_choice("compute_dtype", self.compute_dtype, COMPUTE_DTYPES)
         require_choice("attention", self.attention, ATTENTION_IMPLEMENTATIONS)
         require_choice("warmup", self.warmup, WARMUPS)

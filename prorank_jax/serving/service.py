@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from prorank_jax.calibration import load_calibration
 from prorank_jax.input_checks import Pair
 from prorank_jax.serving.batcher import Batcher
 from prorank_jax.serving.body import HeldBytes
@@ -31,7 +32,9 @@ class Service:
     """Everything behind the HTTP routes; made inside a running event loop."""
 
     def __init__(self, options: ServerOptions) -> None:
+        """Raises `ValueError` for a file of `--calibration` that cannot be used."""
         self.options = options
+        self.calibration = load_calibration(options.calibration) if options.calibration else None
         self.metrics = ServerMetrics()
         self.held_bytes = HeldBytes(options.max_held_bytes, self.metrics)
         self.client_waits = ClientWaits()

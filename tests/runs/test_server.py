@@ -21,6 +21,7 @@ from urllib.request import Request, urlopen
 import numpy as np
 import pytest
 
+from prorank_jax.calibration import Calibration, save_calibration
 from prorank_jax.reranker import Reranker
 from prorank_jax.server import main, parse_arguments
 from prorank_jax.serving.load import LoadOptions, run_load
@@ -72,11 +73,13 @@ def post(address: str, request: object) -> tuple[int, object]:
         return error.code, json.load(error)
 
 
-def test_a_server_scores_as_the_reranker_does_and_ends_well_under_load(model):
+def test_a_server_scores_as_the_reranker_does_and_ends_well_under_load(model, tmp_path):
     documents = ["a river", "the mountain school of music", "", "virus"]
     reranker = Reranker.from_pretrained(str(model))
     pairs = [("music", text) for text in documents]
-    with serving("--model", str(model), "--max_batch_pairs", "4") as (process, address):
+    save_calibration(tmp_path / "calibration.json", Calibration(0.5, -1.0))
+    calibrated = ("--calibration", str(tmp_path / "calibration.json"))
+    with serving("--model", str(model), "--max_batch_pairs", "4", *calibrated) as (process, address):
         for instruction in (None, "find schools"):
             request = {"query": "music", "texts": documents, "raw_scores": True, "instruction": instruction}
             status, results = post(address, request)
@@ -84,6 +87,11 @@ def test_a_server_scores_as_the_reranker_does_and_ends_well_under_load(model):
             scores = {result["index"]: result["score"] for result in results}
             expected = reranker.predict(pairs, instruction=instruction)
             np.testing.assert_allclose([scores[index] for index in range(4)], expected, atol=1e-5)
+
+        _, results = post(address, {"query": "music", "texts": documents})
+        shown = [result["score"] for result in sorted(results, key=lambda result: result["index"])]
+        reranker.calibration = Calibration(0.5, -1.0)
+        np.testing.assert_allclose(shown, reranker.predict(pairs, calibrated=True), rtol=0, atol=1e-5)
 
         status, answer = post(address, {"query": "q", "texts": ["d"], "instruction": "word " * 4000})
         assert status == 422
@@ -135,6 +143,10 @@ def refusal(arguments: list[str], capsys) -> str:
         (["--model", "m", "--port", "70000"], "port=70000"),
         (["--model", "m", "--batch_wait_ms", "nan"], "batch_wait_ms=nan"),
         (["--model", "m", "--max_queue_pairs", "10"], "max_queue_pairs=10.*max_documents=1000"),
+        (
+            ["--model", "m", "--port", "0", "--calibration", "absent.json"],
+            "calibration='absent.json'.*No such file",
+        ),
         (["--model", "m", "--host", "no.such.host.invalid"], "host='no.such.host.invalid'"),
         (["--model", "m", "--host", "203.0.113.1"], "host='203.0.113.1'.*cannot listen"),
         (["--model", "nowhere/to/be/found", "--port", "0"], "no such folder"),

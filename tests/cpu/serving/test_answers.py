@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prorank_jax.calibration import Calibration
 from prorank_jax.serving.answers import make_answer
 from prorank_jax.serving.options import ServerOptions
 from prorank_jax.serving.request_format import RerankRequest, parse_request
@@ -53,6 +54,16 @@ def test_the_order_is_that_of_the_raw_scores_and_of_the_request(values):
     assert shown == sorted(shown, reverse=True)
     assert all(0 <= score <= 1 for score in shown)
     json.dumps(answer, allow_nan=False)
+
+
+@given(SCORES)
+def test_calibrated_scores_stay_apart_wherever_float32_tells_them(values):
+    calibration = Calibration(2.0, -1.0)
+    scores = np.float32(values)
+    results = make_answer(request_of(len(values)), scores, "m", calibration)["results"]
+    by_index = {result["index"]: result["relevance_score"] for result in results}
+    assert [by_index[index] for index in range(len(values))] == calibration.probabilities(scores).tolist()
+    assert len(set(by_index.values())) == len(set(scores.tolist()))
 
 
 def test_scores_stay_apart_where_float32_would_not_tell_them():

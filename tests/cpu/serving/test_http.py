@@ -10,9 +10,11 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from prorank_jax.calibration import Calibration, save_calibration
 from prorank_jax.serving.options import ServerOptions
 from prorank_jax.serving.process import RerankServer, bind
 from tests.cpu.serving.live import (
@@ -134,6 +136,31 @@ def test_a_model_that_fails_fails_its_requests_only(live):
         assert reason in answer.content["error"]["message"]
     assert live.rerank(COHERE).status == 200
     assert live.metric("prorank_queue_pairs") == 0
+
+
+def test_scores_from_0_to_1_are_those_of_the_calibration(tmp_path):
+    calibration = Calibration(0.3, -1.0)
+    save_calibration(tmp_path / "calibration.json", calibration)
+    raw = np.array([fake_score("q", text) for text in DOCUMENTS], np.float32)
+    expected = dict(enumerate(calibration.probabilities(raw).tolist()))
+    texts = {"query": "q", "texts": DOCUMENTS}
+    with live_server(calibration=str(tmp_path / "calibration.json")) as live:
+        answer = live.rerank(COHERE).content["results"]
+        assert {result["index"]: result["relevance_score"] for result in answer} == expected
+        answer = live.rerank(texts).content
+        assert {result["index"]: result["score"] for result in answer} == expected
+        answer = live.rerank(texts | {"raw_scores": True}).content
+        assert {result["index"]: result["score"] for result in answer} == dict(enumerate(raw.tolist()))
+
+
+def test_a_calibration_that_cannot_be_used_is_refused_before_a_model_is_loaded(tmp_path):
+    options = ServerOptions(model="fake", calibration=str(tmp_path / "absent.json"))
+
+    async def run() -> None:
+        RerankServer(options, FakeModel, lambda: None)
+
+    with pytest.raises(ValueError, match=r"absent\.json.*No such file"):
+        asyncio.run(run())
 
 
 def test_health(live):
