@@ -60,6 +60,7 @@ def load_model(options: ServerOptions) -> ScorePairs:
         max_length=options.max_length,
         instruction=options.instruction,
         system=options.system,
+        excerpts=options.excerpts,
         batch_size=options.max_batch_pairs,
         compute_dtype=options.compute_dtype,
         attention=options.attention,

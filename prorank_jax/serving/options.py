@@ -8,6 +8,7 @@ from typing import Any
 
 from prorank_jax.config import ATTENTION_IMPLEMENTATIONS, COMPUTE_DTYPES
 from prorank_jax.config_checks import require, require_at_least, require_choice, require_positive
+from prorank_jax.excerpts import EXCERPT_STYLES
 
 WARMUPS = ("short", "all")
 
@@ -31,6 +32,7 @@ class ServerOptions:
     max_length: int | None = option(None, "longest prompt in tokens; longer documents are cut")
     instruction: str | None = option(None, "instruction of requests that bring none")
     system: str | None = option(None, "system sentence of the prompt")
+    excerpts: str | None = option(None, "what is kept of longer documents: head or key_sentences")
     calibration: str | None = option(
         None, "file of save_calibration, for scores from 0 to 1; else the sigmoid"
     )
@@ -53,6 +55,8 @@ class ServerOptions:
         require(bool(self.model), "model", self.model, "name a folder, hub id or GGUF file")
         require(bool(self.host), "host", self.host, "name an address, e.g. 127.0.0.1")
         require(0 <= self.port < 65536, "port", self.port, "a port is from 0 to 65535")
+        if self.excerpts is not None:
+            require_choice("excerpts", self.excerpts, EXCERPT_STYLES)
         if self.calibration is not None:
             require(bool(self.calibration), "calibration", self.calibration, "name a file")
         require_choice("compute_dtype", self.compute_dtype, COMPUTE_DTYPES)

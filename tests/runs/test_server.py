@@ -23,7 +23,7 @@ import pytest
 
 from prorank_jax.calibration import Calibration, save_calibration
 from prorank_jax.reranker import Reranker
-from prorank_jax.server import main, parse_arguments
+from prorank_jax.server import load_model, main, parse_arguments
 from prorank_jax.serving.load import LoadOptions, run_load
 from prorank_jax.serving.process import bind
 from tests.cpu.tiny_run import REPOSITORY, write_model_folder
@@ -113,6 +113,24 @@ def test_a_server_scores_as_the_reranker_does_and_ends_well_under_load(model, tm
         assert all(re.search(r"refused|closed|reset|Broken pipe", problem) for problem in report["problems"])
 
 
+SENTENCES = (
+    "A river ran by the old bridge for a long time. Glass and coal came to the market in winter. "
+    "The school taught music to all. The treaty was made on an island."
+)
+
+
+def test_the_options_of_a_reranker_reach_it(model):
+    pairs = [("music", SENTENCES), ("treaty", SENTENCES)]
+    options = ["--model", str(model), "--excerpts", "key_sentences", "--max_length", "200"]
+    score = load_model(parse_arguments(options))
+
+    def expected(excerpts: str) -> np.ndarray:
+        return Reranker.from_pretrained(str(model), max_length=200, excerpts=excerpts).predict(pairs)
+
+    np.testing.assert_array_equal(score(pairs, None), expected("key_sentences"))
+    assert (score(pairs, None) != expected("head")).all()
+
+
 def test_a_server_that_still_loads_ends_at_once(model):
     process = start("--model", str(model))
     try:
@@ -143,6 +161,7 @@ def refusal(arguments: list[str], capsys) -> str:
         (["--model", "m", "--port", "70000"], "port=70000"),
         (["--model", "m", "--batch_wait_ms", "nan"], "batch_wait_ms=nan"),
         (["--model", "m", "--max_queue_pairs", "10"], "max_queue_pairs=10.*max_documents=1000"),
+        (["--model", "m", "--excerpts", "tail"], "excerpts='tail'"),
         (
             ["--model", "m", "--port", "0", "--calibration", "absent.json"],
             "calibration='absent.json'.*No such file",
