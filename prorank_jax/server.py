@@ -66,6 +66,7 @@ def load_model(options: ServerOptions) -> ScorePairs:
         attention=options.attention,
     )
     reranker.warm_up(every_length=options.warmup == "all")
+    reranker.source = options.shown_model  # what it says of scores that are no numbers reaches clients
     return lambda pairs, instruction: _score(reranker, pairs, instruction)
 
 

@@ -62,7 +62,7 @@ def make_app(service: Service, count_connections: Callable[[], int]) -> ASGIApp:
             asked = parse_request(body, options)
             scores = await service.score(asked.pairs, asked.instruction, _client_leaves(request))
             # Within: what a client does not read may take no more memory than what it sent was allowed.
-            answer = JSONResponse(make_answer(asked, scores, options.model, service.calibration))
+            answer = JSONResponse(make_answer(asked, scores, options.shown_model, service.calibration))
             # Who reads too slowly until the server must leave gets a part, which uvicorn notes in its log.
             with contextlib.suppress(TimeoutError):
                 async with service.client_waits.at_most(None):
@@ -70,7 +70,7 @@ def make_app(service: Service, count_connections: Callable[[], int]) -> ASGIApp:
 
     async def health(_: Request) -> Response:
         status = 200 if service.state == "ok" else 503
-        return JSONResponse({"status": service.state, "model": service.options.model}, status)
+        return JSONResponse({"status": service.state, "model": service.options.shown_model}, status)
 
     async def metrics(_: Request) -> Response:
         return Response(service.metrics.render(), headers={"Content-Type": CONTENT_TYPE})

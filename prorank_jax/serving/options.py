@@ -29,6 +29,7 @@ class ServerOptions:
     model: str = option(MISSING, "run directory, RUN@STEP, Hugging Face folder or hub id, or GGUF file")
     host: str = option("127.0.0.1", "address to listen on; anything but loopback lets others in")
     port: int = option(8080, "port to listen on; 0: a free one")
+    served_model_name: str | None = option(None, "the model's name for clients; without it --model as it is")
     max_length: int | None = option(None, "longest prompt in tokens; longer documents are cut")
     instruction: str | None = option(None, "instruction of requests that bring none")
     system: str | None = option(None, "system sentence of the prompt")
@@ -51,10 +52,17 @@ class ServerOptions:
     client_timeout_s: float = option(20.0, "longest time a client takes to send a request or take an answer")
     shutdown_timeout_s: float = option(30.0, "longest time from SIGTERM to the exit")
 
+    @property
+    def shown_model(self) -> str:
+        """The name of the model that clients see."""
+        return self.served_model_name or self.model
+
     def __post_init__(self) -> None:
         require(bool(self.model), "model", self.model, "name a folder, hub id or GGUF file")
         require(bool(self.host), "host", self.host, "name an address, e.g. 127.0.0.1")
         require(0 <= self.port < 65536, "port", self.port, "a port is from 0 to 65535")
+        if self.served_model_name is not None:
+            require(bool(self.served_model_name), "served_model_name", self.served_model_name, "give a name")
         if self.excerpts is not None:
             require_choice("excerpts", self.excerpts, EXCERPT_STYLES)
         if self.calibration is not None:

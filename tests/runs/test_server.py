@@ -20,8 +20,10 @@ from urllib.request import Request, urlopen
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from prorank_jax.calibration import Calibration, save_calibration
+from prorank_jax.models.tokenizer import load_tokenizer
 from prorank_jax.reranker import Reranker
 from prorank_jax.server import load_model, main, parse_arguments
 from prorank_jax.serving.load import LoadOptions, run_load
@@ -129,6 +131,21 @@ def test_the_options_of_a_reranker_reach_it(model):
 
     np.testing.assert_array_equal(score(pairs, None), expected("key_sentences"))
     assert (score(pairs, None) != expected("head")).all()
+
+
+def test_a_client_hears_of_scores_that_are_no_numbers_by_the_name_it_knows(tmp_path):
+    """One token's embedding is damaged, so that warming up notices nothing."""
+    write_model_folder(tmp_path)
+    file = tmp_path / "model.safetensors"
+    weights = load_file(file)
+    (name,) = [name for name in weights if "embed" in name]
+    rare = load_tokenizer(str(tmp_path)).encode("\u00e9")[0]
+    weights[name][rare] = np.nan
+    save_file(weights, file)
+    options = ["--model", str(tmp_path), "--served_model_name", "served"]
+    score = load_model(parse_arguments(options))
+    with pytest.raises(ValueError, match=r"model\.source='served': the score of pair 1 is nan"):
+        score([("q", "river"), ("q", "\u00e9")], None)
 
 
 def test_a_server_that_still_loads_ends_at_once(model):

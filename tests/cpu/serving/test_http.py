@@ -138,6 +138,12 @@ def test_a_model_that_fails_fails_its_requests_only(live):
     assert live.metric("prorank_queue_pairs") == 0
 
 
+def test_clients_see_the_name_that_was_chosen_not_the_path():
+    with live_server(served_model_name="reranker") as live:
+        assert live.rerank(COHERE).content["model"] == "reranker"
+        assert live.ask("GET", "/health").content == {"status": "ok", "model": "reranker"}
+
+
 def test_scores_from_0_to_1_are_those_of_the_calibration(tmp_path):
     calibration = Calibration(0.3, -1.0)
     save_calibration(tmp_path / "calibration.json", calibration)

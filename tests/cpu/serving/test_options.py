@@ -20,6 +20,7 @@ def test_the_default_is_loopback():
         ("host", ""),
         ("port", -1),
         ("port", 65536),
+        ("served_model_name", ""),
         ("excerpts", "tail"),
         ("calibration", ""),
         ("max_length", 3),
