@@ -1,4 +1,4 @@
-"""The HTTP routes: POST /rerank (also /v1/rerank and /v2/rerank), GET /health, GET /metrics."""
+"""The HTTP routes: POST /rerank (also /v1/rerank and /v2/rerank), GET /health, GET /live, GET /metrics."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from prorank_jax.serving.service import Service
 
 RERANK_PATHS = ("/rerank", "/v1/rerank", "/v2/rerank")
 PIECE_BYTES = 1 << 16
-ROUTES_SHOWN = "POST /rerank, GET /health and GET /metrics"
+ROUTES_SHOWN = "POST /rerank, GET /health, GET /live and GET /metrics"
 
 
 def make_app(service: Service, count_connections: Callable[[], int]) -> ASGIApp:
@@ -68,9 +68,15 @@ def make_app(service: Service, count_connections: Callable[[], int]) -> ASGIApp:
                 async with service.client_waits.at_most(None):
                     await _send_in_pieces(answer, send)
 
+    def show_state(is_well: bool) -> Response:
+        shown = {"status": service.state, "model": service.options.shown_model}
+        return JSONResponse(shown, 200 if is_well else 503)
+
     async def health(_: Request) -> Response:
-        status = 200 if service.state == "ok" else 503
-        return JSONResponse({"status": service.state, "model": service.options.shown_model}, status)
+        return show_state(service.state == "ok")
+
+    async def live(_: Request) -> Response:
+        return show_state(service.state != "failing")
 
     async def metrics(_: Request) -> Response:
         return Response(service.metrics.render(), headers={"Content-Type": CONTENT_TYPE})
@@ -79,6 +85,7 @@ def make_app(service: Service, count_connections: Callable[[], int]) -> ASGIApp:
         routes=[
             *(Route(path, _App(rerank), methods=["POST"]) for path in RERANK_PATHS),
             Route("/health", health),
+            Route("/live", live),
             Route("/metrics", metrics),
         ],
         exception_handlers={

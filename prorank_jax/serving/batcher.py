@@ -16,6 +16,7 @@ import numpy as np
 from prorank_jax.input_checks import Pair
 from prorank_jax.serving.errors import RequestError, draining, model_failed, queue_full
 from prorank_jax.serving.metrics import ServerMetrics
+from prorank_jax.serving.model_watch import ModelWatch
 
 # A turn of a quarter of a batch: short requests are done in one, and four long ones share a batch.
 TURNS_IN_BATCH = 4
@@ -55,6 +56,14 @@ def _by_request(batch: _Batch) -> dict[_Job, _Batch]:
     return parts
 
 
+def check_scores(scores: np.ndarray, pairs: int) -> None:
+    """Raises `ValueError` for what is not one finite number for each of so many pairs."""
+    if scores.shape != (pairs,):
+        raise ValueError(f"scores of shape {scores.shape} for {pairs} pairs")
+    if not np.isfinite(scores).all():
+        raise ValueError("a score is not a finite number")
+
+
 class Batcher:
     """Scores requests in batches, one batch at a time; everything but the model runs on the event loop."""
 
@@ -66,6 +75,7 @@ class Batcher:
         max_queue_pairs: int,
         batch_wait_s: float,
         metrics: ServerMetrics,
+        watch: ModelWatch,
     ) -> None:
         """
         Args:
@@ -74,6 +84,7 @@ class Batcher:
             max_batch_pairs: most pairs given to it at once.
             max_queue_pairs: most pairs that wait.
             batch_wait_s: how long the first pair waits for more when the model is free.
+            watch: is told which batches were scored and which were not.
         """
         self._run_batch = run_batch
         self._max_batch_pairs = max_batch_pairs
@@ -81,6 +92,7 @@ class Batcher:
         self._max_queue_pairs = max_queue_pairs
         self._batch_wait_s = batch_wait_s
         self._metrics = metrics
+        self._watch = watch
         self._waiting: deque[_Job] = deque()
         self._unanswered: set[_Job] = set()
         self._changed = asyncio.Event()
@@ -146,18 +158,19 @@ class Batcher:
             self._deliver(batch, scores)
 
     async def _scores_of(self, batch: _Batch) -> np.ndarray:
-        """[n] float32 of the model, counted in the metrics."""
+        """[n] float32 of the model, finite, counted in the metrics."""
         pairs = [job.pairs[index] for job, index in batch]
         started = asyncio.get_running_loop().time()
         try:
             scores = await self._run_batch(pairs, batch[0][0].instruction)
-            if scores.shape != (len(pairs),):
-                raise ValueError(f"scores of shape {scores.shape} for {len(pairs)} pairs")
+            check_scores(scores, len(pairs))
         except RequestError:
             raise
-        except Exception:
+        except Exception as error:
             self._metrics.batch_failures.inc()
+            self._watch.note_failure(len(pairs), error)
             raise
+        self._watch.note_success()
         self._metrics.batch_seconds.observe(asyncio.get_running_loop().time() - started)
         self._metrics.batch_pairs.observe(len(pairs))
         self._metrics.pairs_scored.inc(len(pairs))
@@ -210,9 +223,7 @@ class Batcher:
             job.scores[index] = score
             job.scored += 1
         for job in dict.fromkeys(job for job, _ in batch):
-            if not np.isfinite(job.scores[: job.scored]).all():
-                self._fail(job, model_failed(ValueError("a score is not a finite number")))
-            elif job.scored == len(job.pairs) and not job.answer.done():
+            if job.scored == len(job.pairs) and not job.answer.done():
                 job.answer.set_result(job.scores)
 
     def _fail(self, job: _Job, error: RequestError) -> None:

@@ -88,18 +88,24 @@ def timed_out(seconds: float) -> RequestError:
 def model_failed(error: BaseException, first_pair: int = 0) -> RequestError:
     """500: the model raised or gave no numbers; the server goes on.
 
+    The client hears what a ValueError says, which is about its texts. What any other error says is about
+    the machine, and stays in the log.
+
     Args:
         first_pair: which of the request's different pairs is pair 0 of `error`, where a long request is
             scored in parts.
     """
-    reason = " ".join(str(error).split())[:500]
     start = f"; its pairs are counted from pair {first_pair} of the request, equal ones once"
     counted = start if first_pair else ""
-    return RequestError(
-        500,
-        "model_failed",
-        f"the model could not score this request ({type(error).__name__}: {reason}{counted})",
-    )
+    is_about_texts = isinstance(error, ValueError)
+    reason = f"{one_line(error)}{counted}" if is_about_texts else type(error).__name__
+    remedy = "" if is_about_texts else "; the server's log has the details"
+    return RequestError(500, "model_failed", f"the model could not score this request ({reason}){remedy}")
+
+
+def one_line(error: BaseException) -> str:
+    """Kind and text of an error, for a line of its own."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
 
 
 def client_gone() -> RequestError:

@@ -46,7 +46,7 @@ class OneThread:
             try:
                 result = function(*arguments)
             except BaseException as raised:  # whatever it is, the one who waits must hear of it
-                error = raised if _fits_a_future(raised) else RuntimeError(repr(raised))
+                error = raised if _fits_a_future(raised) else _stand_in(raised)
             if not loop.is_closed():
                 loop.call_soon_threadsafe(settle, result, error)
 
@@ -58,6 +58,12 @@ class OneThread:
         self._work.put(None)
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
+
+
+def _stand_in(raised: BaseException) -> RuntimeError:
+    error = RuntimeError(repr(raised))
+    error.__cause__ = raised  # a log shows where it happened
+    return error
 
 
 def _fits_a_future(error: BaseException) -> bool:

@@ -1,4 +1,4 @@
-"""The life of a server: loading, ok, draining; and the way of a request's pairs to the model."""
+"""The life of a server: loading, ok or failing, draining; and the way of a request's pairs to the model."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import numpy as np
 
 from prorank_jax.calibration import load_calibration
 from prorank_jax.input_checks import Pair
-from prorank_jax.serving.batcher import Batcher
+from prorank_jax.serving.batcher import Batcher, check_scores
 from prorank_jax.serving.body import HeldBytes
 from prorank_jax.serving.client_waits import ClientWaits
 from prorank_jax.serving.errors import client_gone, draining, loading, timed_out
 from prorank_jax.serving.metrics import ServerMetrics
+from prorank_jax.serving.model_watch import ModelWatch
 from prorank_jax.serving.one_thread import OneThread
 from prorank_jax.serving.options import ServerOptions
 from prorank_jax.unique_pairs import places_of
@@ -26,6 +27,8 @@ LoadModel = Callable[[], ScorePairs]
 
 # Before the time to shut down is over, whatever is unanswered gets an answer that can still be sent.
 LAST_ANSWERS_SHARE = 0.9
+# What the server itself asks a model that is in doubt.
+OWN_PAIRS: list[Pair] = [("word", "word")]
 
 
 class Service:
@@ -38,16 +41,26 @@ class Service:
         self.metrics = ServerMetrics()
         self.held_bytes = HeldBytes(options.max_held_bytes, self.metrics)
         self.client_waits = ClientWaits()
-        self.state: Literal["loading", "ok", "draining"] = "loading"
+        self._stage: Literal["loading", "ok", "draining"] = "loading"
         self._thread = OneThread()
         self._score: ScorePairs | None = None
+        self._watch = ModelWatch(self._try_model)
         self._batcher = Batcher(
             self._run_batch,
             max_batch_pairs=options.max_batch_pairs,
             max_queue_pairs=options.max_queue_pairs,
             batch_wait_s=options.batch_wait_ms / 1000,
             metrics=self.metrics,
+            watch=self._watch,
         )
+
+    @property
+    def state(self) -> Literal["loading", "ok", "failing", "draining"]:
+        """Only `ok` is ready for requests; only `failing` needs a new process."""
+        return "failing" if self._stage == "ok" and self._watch.is_failing else self._stage
+
+    async def _try_model(self) -> None:
+        check_scores(await self._run_batch(OWN_PAIRS, None), len(OWN_PAIRS))
 
     async def _run_batch(self, pairs: list[Pair], instruction: str | None) -> np.ndarray:
         assert self._score is not None  # no request is taken before the model is there
@@ -60,16 +73,20 @@ class Service:
             Exception: what `load` raised.
         """
         self._score = await self._thread.call(load)
-        if self.state == "loading":
-            self.state = "ok"
+        if self._stage == "loading":
+            self._stage = "ok"
             announce()
-        await self._batcher.run()
+        watching = asyncio.create_task(self._watch.run())
+        try:
+            await self._batcher.run()
+        finally:
+            watching.cancel()
 
     def check_ready(self) -> None:
         """Raises `RequestError` 503 while the service takes no requests."""
-        if self.state == "loading":
+        if self._stage == "loading":
             raise loading()
-        if self.state == "draining":
+        if self._stage == "draining":
             raise draining()
 
     async def score(
@@ -99,9 +116,9 @@ class Service:
 
     def drain(self) -> None:
         """Takes no further requests; those it has are answered, in the worst case with 503."""
-        if self.state == "draining":
+        if self._stage == "draining":
             return
-        self.state = "draining"
+        self._stage = "draining"
         self._batcher.close()
         loop = asyncio.get_running_loop()
         loop.call_later(self.options.shutdown_timeout_s * LAST_ANSWERS_SHARE, self._abort)

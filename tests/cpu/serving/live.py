@@ -35,6 +35,7 @@ class FakeModel:
 
     gate: threading.Event = field(default_factory=threading.Event)
     batches: list[list[Pair]] = field(default_factory=list)
+    is_lost: bool = False
 
     def __post_init__(self) -> None:
         self.gate.set()
@@ -42,6 +43,8 @@ class FakeModel:
     def __call__(self, pairs: list[Pair], instruction: str | None) -> np.ndarray:
         self.batches.append(list(pairs))
         assert self.gate.wait(30)
+        if self.is_lost:
+            raise RuntimeError("device lost at /srv/team/run7")
         if any(document == "break" for _, document in pairs):
             raise RuntimeError("the device\nran out of memory")
         if any(document == "leave" for _, document in pairs):

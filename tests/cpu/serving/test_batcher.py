@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from prorank_jax.serving.batcher import Batcher, Pair
 from prorank_jax.serving.errors import RequestError
 from prorank_jax.serving.metrics import ServerMetrics
+from prorank_jax.serving.model_watch import ModelWatch
 from tests.cpu.serving.live import fake_score
 
 
@@ -39,9 +40,14 @@ class Model:
         return np.array([fake_score(*pair, instruction) for pair in pairs], np.float32)
 
 
+async def never_tried() -> None:
+    raise AssertionError("nobody runs this watch")
+
+
 def make_batcher(model: Any, **changes: Any) -> Batcher:
-    options = {"max_batch_pairs": 4, "max_queue_pairs": 100, "batch_wait_s": 0.0, "metrics": ServerMetrics()}
-    return Batcher(model, **options | changes)
+    options = {"max_batch_pairs": 4, "max_queue_pairs": 100, "batch_wait_s": 0.0}
+    counts = {"metrics": ServerMetrics(), "watch": ModelWatch(never_tried)}
+    return Batcher(model, **options | counts | changes)
 
 
 def run(scenario: Callable[[], Awaitable[None]]) -> None:
@@ -337,7 +343,8 @@ def test_a_score_that_is_no_number_fails_its_own_request_only():
         return np.array([np.nan if query == "bad" else 1.0 for query, _ in pairs], np.float32)
 
     async def scenario() -> None:
-        batcher = make_batcher(model)
+        metrics = ServerMetrics()
+        batcher = make_batcher(model, metrics=metrics)
         jobs = [asyncio.create_task(batcher.score(pairs_of(name, 2))) for name in ("bad", "good")]
         await settle()
         batcher.close()
@@ -345,7 +352,9 @@ def test_a_score_that_is_no_number_fails_its_own_request_only():
         bad, good = await asyncio.gather(*jobs, return_exceptions=True)
         assert isinstance(bad, RequestError)
         assert bad.status == 500
+        assert "(ValueError: a score is not a finite number)" in bad.message
         assert good.tolist() == [1.0, 1.0]
+        assert "prorank_batch_failures_total 2.0" in metrics.render().decode()  # together, and alone
 
     run(scenario)
 

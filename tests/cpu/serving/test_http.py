@@ -125,17 +125,42 @@ def test_a_connection_serves_on_after_an_error(live):
     connection.close()
 
 
-def test_a_model_that_fails_fails_its_requests_only(live):
-    for document, reason in [
-        ("break", "RuntimeError: the device ran out of memory"),
-        ("nan", "finite"),
-        ("leave", "SystemExit"),
-    ]:
-        answer = live.rerank({"query": "q", "documents": [document, "x"]})
-        assert answer.status == 500
-        assert reason in answer.content["error"]["message"]
+@pytest.mark.parametrize(
+    ("document", "told", "logged"),
+    [
+        ("break", "(RuntimeError); the server's log", "the device\nran out of memory"),
+        ("nan", "(ValueError: a score is not a finite number)", "a score is not a finite number"),
+        ("leave", "(RuntimeError); the server's log", "SystemExit: a model must not end the server"),
+    ],
+)
+def test_a_model_that_fails_fails_its_requests_only(live, document, told, logged, caplog):
+    answer = live.rerank({"query": "q", "documents": [document, "x"]})
+    assert answer.status == 500
+    assert told in answer.content["error"]["message"]
+    assert "out of memory" not in answer.content["error"]["message"]
+    assert "Traceback" in caplog.text
+    assert logged in caplog.text
     assert live.rerank(COHERE).status == 200
     assert live.metric("prorank_queue_pairs") == 0
+    assert live.ask("GET", "/health").status == 200
+
+
+def test_a_model_that_is_lost_is_told_by_health_and_live_until_it_works_again(caplog):
+    with live_server(served_model_name="reranker") as live:
+        live.model.is_lost = True
+        answer = live.rerank(COHERE)
+        assert answer.status == 500
+        assert "/srv" not in answer.content["error"]["message"]
+        wait_until(lambda: live.ask("GET", "/health").status == 503)
+        for path in ("/health", "/live"):
+            answer = live.ask("GET", path)
+            assert (answer.status, answer.content) == (503, {"status": "failing", "model": "reranker"})
+        assert "device lost at /srv/team/run7" in caplog.text
+        live.model.is_lost = False  # nobody asks for anything: the server finds out by itself
+        wait_until(lambda: live.ask("GET", "/health").status == 200)
+        assert live.ask("GET", "/live").status == 200
+        assert "works again" in caplog.text
+        assert live.metric("prorank_pairs_scored_total") == 0
 
 
 def test_clients_see_the_name_that_was_chosen_not_the_path():
@@ -297,6 +322,7 @@ def test_while_the_model_loads_the_server_says_so():
         answer = ask(health)
         assert answer.startswith(b"HTTP/1.1 503")
         assert b'"loading"' in answer
+        assert ask(health.replace(b"/health", b"/live")).startswith(b"HTTP/1.1 200")
         answer = ask(head(2, "Connection: close\r\n") + b"{}")
         assert answer.startswith(b"HTTP/1.1 503")
         assert b"retry-after: 5" in answer.lower()

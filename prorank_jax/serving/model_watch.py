@@ -1,0 +1,66 @@
+"""Tells a model that fails from requests that it cannot score, and says in the log what happened."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from prorank_jax.serving.errors import one_line
+
+RETRY_S = 1.0
+# A lost device fails every batch: the same traceback again and again would bury the rest of the log.
+TRACEBACKS_IN_A_ROW = 3
+
+_log = logging.getLogger(__name__)
+
+
+class ModelWatch:
+    """Whether the model works: after a batch that failed, a pair of nobody's is tried until it is scored.
+
+    Failures alone do not tell: one client's texts, too long for the memory, must not take a server out of
+    service that scores all others. And without requests, none would show that the model works again.
+    """
+
+    def __init__(self, try_model: Callable[[], Awaitable[None]]) -> None:
+        """`try_model` scores a pair that a model that works can score, and raises where it cannot."""
+        self.is_failing = False
+        self._try_model = try_model
+        self._is_in_doubt = asyncio.Event()
+        self._failed_in_a_row = 0
+
+    def note_failure(self, pairs: int, error: Exception) -> None:
+        """So many pairs were given to the model, which did not score them."""
+        self._failed_in_a_row += 1
+        is_traced = self._failed_in_a_row <= TRACEBACKS_IN_A_ROW
+        traced = error if is_traced else None
+        _log.error("the model could not score %d pairs (%s)", pairs, one_line(error), exc_info=traced)
+        self._is_in_doubt.set()
+
+    def note_success(self) -> None:
+        """A batch was scored."""
+        self._failed_in_a_row = 0
+
+    async def run(self) -> None:
+        """Tries the model whenever it is in doubt, until it is cancelled."""
+        while True:
+            await self._is_in_doubt.wait()
+            self._is_in_doubt.clear()
+            await self._try_until_it_works()
+
+    async def _try_until_it_works(self) -> None:
+        while (error := await self._fault()) is not None:
+            if not self.is_failing:
+                _log.error("the model fails: /health and /live are 503 until it works (%s)", one_line(error))
+            self.is_failing = True
+            await asyncio.sleep(RETRY_S)
+        if self.is_failing:
+            _log.warning("the model works again")
+        self.is_failing = False
+
+    async def _fault(self) -> Exception | None:
+        try:
+            await self._try_model()
+        except Exception as error:
+            return error
+        return None
