@@ -17,13 +17,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from prorank_jax.serving.answers import make_answer
 from prorank_jax.serving.body import check_content_type, discard_body, held_body
 from prorank_jax.serving.errors import RequestError, too_many_connections
-from prorank_jax.serving.metrics import CONTENT_TYPE, ServerMetrics
+from prorank_jax.serving.metrics import CONTENT_TYPE
 from prorank_jax.serving.request_format import parse_request
 from prorank_jax.serving.service import Service
 
 RERANK_PATHS = ("/rerank", "/v1/rerank", "/v2/rerank")
 PIECE_BYTES = 1 << 16
 ROUTES_SHOWN = "POST /rerank, GET /health, GET /live and GET /metrics"
+CLOSE = (b"connection", b"close")
 
 
 def make_app(service: Service, count_connections: Callable[[], int]) -> ASGIApp:
@@ -94,7 +95,7 @@ def make_app(service: Service, count_connections: Callable[[], int]) -> ASGIApp:
             Exception: _answer_failure,
         },
     )
-    return _CountRequests(app, service.metrics)
+    return _RerankAnswers(app, service)
 
 
 class _App:
@@ -139,12 +140,16 @@ async def _answer_failure(_: Request, error: Exception) -> Response:
     return JSONResponse(RequestError(500, "internal", message).to_json(), 500)
 
 
-class _CountRequests:
-    """Counts and times the answers to rerank requests, whatever gives them."""
+class _RerankAnswers:
+    """Counts and times the answers to rerank requests, whatever gives them.
 
-    def __init__(self, app: ASGIApp, metrics: ServerMetrics) -> None:
+    While the server drains, scores end their connection, so that a balancer opens its next one elsewhere.
+    """
+
+    def __init__(self, app: ASGIApp, service: Service) -> None:
         self._app = app
-        self._metrics = metrics
+        self._service = service
+        self._metrics = service.metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] not in RERANK_PATHS:
@@ -156,6 +161,9 @@ class _CountRequests:
             if message["type"] == "http.response.start":
                 self._metrics.requests.labels(str(message["status"])).inc()
                 self._metrics.request_seconds.observe(time.perf_counter() - started)
+                # With an error, a part of the body may be unread: closed then, the answer would be lost.
+                if self._service.state == "draining" and message["status"] == 200:
+                    message = {**message, "headers": [*message["headers"], CLOSE]}
             await send(message)
 
         with self._metrics.requests_in_flight.track_inprogress():

@@ -36,6 +36,9 @@ class RerankServer(uvicorn.Server):
         self._service = Service(options)
         self._load = load
         self._announce = announce
+        self._drain_delay_s = options.drain_delay_s
+        self._leaves_at = math.inf
+        self._is_hurried = False
         most_connections = SILENT_FACTOR * options.max_connections
         config = uvicorn.Config(
             make_app(self._service, lambda: len(self.server_state.connections)),
@@ -60,8 +63,28 @@ class RerankServer(uvicorn.Server):
         """`serve` has them: uvicorn would miss an early one, and raise each once more at its end."""
         yield
 
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """SIGTERM leaves balancers their time; Ctrl-C, or a second signal, does not."""
+        self._is_hurried = self._is_hurried or self.should_exit or sig == signal.SIGINT
+        super().handle_exit(sig, frame)
+
+    async def on_tick(self, counter: int) -> bool:
+        """uvicorn's clock, ten times a second: whether it is time to shut down.
+
+        A balancer learns from /health that this server leaves. Were the listener closed at once, what the
+        balancer sends until then would be refused.
+        """
+        if not await super().on_tick(counter):
+            return False
+        now = asyncio.get_running_loop().time()
+        if self._leaves_at == math.inf:
+            was_ready = self._service.state != "loading"  # before that, no balancer sends anything
+            self._leaves_at = now + (self._drain_delay_s if was_ready else 0)
+            self._service.leave()
+        return self._is_hurried or now >= self._leaves_at
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Takes no further connection, answers what was accepted, ends."""
+        """Takes no further connection or request, answers what was accepted, ends."""
         self._service.drain()
         await super().shutdown(sockets)
 
@@ -86,7 +109,7 @@ class RerankServer(uvicorn.Server):
 
     def _stop_if_failed(self, scoring: asyncio.Task[None]) -> None:
         if not scoring.cancelled() and scoring.exception() is not None:
-            self.should_exit = True
+            self.should_exit = self._is_hurried = True
 
 
 def bind(host: str, port: int) -> socket.socket:

@@ -42,6 +42,7 @@ class Service:
         self.held_bytes = HeldBytes(options.max_held_bytes, self.metrics)
         self.client_waits = ClientWaits()
         self._stage: Literal["loading", "ok", "draining"] = "loading"
+        self._takes_requests = True
         self._thread = OneThread()
         self._score: ScorePairs | None = None
         self._watch = ModelWatch(self._try_model)
@@ -84,10 +85,10 @@ class Service:
 
     def check_ready(self) -> None:
         """Raises `RequestError` 503 while the service takes no requests."""
-        if self._stage == "loading":
-            raise loading()
-        if self._stage == "draining":
+        if not self._takes_requests:
             raise draining()
+        if self._score is None:
+            raise loading()
 
     async def score(
         self, pairs: Sequence[Pair], instruction: str | None, client_leaves: Awaitable[None]
@@ -114,11 +115,16 @@ class Service:
             return scoring.result()[[places[pair] for pair in pairs]]
         raise client_gone() if leaving in done else timed_out(timeout_s)
 
+    def leave(self) -> None:
+        """Says that it drains; requests are taken as before."""
+        self._stage = "draining"
+
     def drain(self) -> None:
         """Takes no further requests; those it has are answered, in the worst case with 503."""
-        if self._stage == "draining":
+        if not self._takes_requests:
             return
-        self._stage = "draining"
+        self.leave()
+        self._takes_requests = False
         self._batcher.close()
         loop = asyncio.get_running_loop()
         loop.call_later(self.options.shutdown_timeout_s * LAST_ANSWERS_SHARE, self._abort)

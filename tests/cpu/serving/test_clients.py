@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -213,6 +214,41 @@ def test_draining_answers_what_was_accepted_and_refuses_the_rest():
         assert b"shutting down" in answer
         model.gate.set()
         assert [answer.result().status for answer in accepted] == [200] * 8
+        live.thread.join(10)
+        assert not live.thread.is_alive()
+
+
+def test_balancers_have_time_to_see_that_the_server_leaves():
+    with live_server(drain_delay_s=60.0) as live:
+        connection = live.connect()
+        connection.request("POST", "/rerank", BODY, JSON)
+        assert read_answer(connection).headers["Connection"] is None
+        live.server.handle_exit(signal.SIGTERM, None)
+        wait_until(lambda: live.ask("GET", "/health").status == 503)
+        assert live.ask("GET", "/health").content["status"] == "draining"
+        assert live.ask("GET", "/live").status == 200
+        assert live.rerank(COHERE).status == 200  # one who does not know yet
+        connection.request("POST", "/rerank", BODY, JSON)
+        answer = read_answer(connection)
+        assert (answer.status, answer.headers["Connection"]) == (200, "close")
+        live.server.handle_exit(signal.SIGTERM, None)  # told again: no more patience
+        live.thread.join(10)
+        assert not live.thread.is_alive()
+
+
+def test_the_listener_is_closed_when_that_time_is_over():
+    with live_server(drain_delay_s=0.5) as live:
+        started = time.monotonic()
+        live.stop()
+        wait_until(lambda: not connects(live.port))
+        assert 0.4 < time.monotonic() - started < 5
+        live.thread.join(10)
+        assert not live.thread.is_alive()
+
+
+def test_ctrl_c_waits_for_no_balancer():
+    with live_server(drain_delay_s=60.0) as live:
+        live.server.handle_exit(signal.SIGINT, None)
         live.thread.join(10)
         assert not live.thread.is_alive()
 
