@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 
+import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 
@@ -37,7 +38,14 @@ class TimedProtocol(H11Protocol):
     def data_received(self, data: bytes) -> None:
         """Takes a piece of a request; the time it may take runs from its first piece on."""
         super().data_received(data)
-        self._watch_head()
+        if self._is_idle():
+            # The rest of a body that was refused: uvicorn ended its own timer when it came.
+            self._cancel_head_timer()
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+        else:
+            self._watch_head()
 
     def on_response_complete(self) -> None:
         """The answer is written, perhaps not yet sent."""
@@ -63,6 +71,12 @@ class TimedProtocol(H11Protocol):
 
     def _is_between_requests(self) -> bool:
         return self.cycle is None or self.cycle.response_complete
+
+    def _is_idle(self) -> bool:
+        """Whether a request was answered and read to its end, and no next one has begun."""
+        has_answered = self.cycle is not None and self.cycle.response_complete
+        is_read = self.conn.their_state is h11.IDLE and not self.conn.trailing_data[0]
+        return has_answered and is_read and not self.transport.is_closing()
 
     def _watch_head(self) -> None:
         if not self._is_between_requests():

@@ -50,6 +50,7 @@ class ServerOptions:
     batch_wait_ms: float = option(5.0, "longest wait for more pairs after the first, in milliseconds")
     request_timeout_s: float = option(60.0, "longest wait for scores; after that: 504")
     client_timeout_s: float = option(20.0, "longest time a client takes to send a request or take an answer")
+    keep_alive_s: float = option(75.0, "how long an idle connection is kept; give more than a proxy has")
     drain_delay_s: float = option(0.0, "how long after SIGTERM requests are taken while /health is 503")
     shutdown_timeout_s: float = option(30.0, "longest time from then to the exit")
 
@@ -83,7 +84,7 @@ class ServerOptions:
             "max_batch_pairs",
         ):
             require_at_least(name, getattr(self, name), 1)
-        for name in ("request_timeout_s", "client_timeout_s", "shutdown_timeout_s"):
+        for name in ("request_timeout_s", "client_timeout_s", "keep_alive_s", "shutdown_timeout_s"):
             require_positive(name, getattr(self, name))
         require_at_least("drain_delay_s", self.drain_delay_s, 0)
         is_wait = 0 <= self.batch_wait_ms < math.inf

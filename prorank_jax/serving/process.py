@@ -24,7 +24,6 @@ BACKLOG = 1024
 SILENT_FACTOR = 2
 # For the model, its libraries and the listener.
 OTHER_FILES = 256
-KEEP_ALIVE_S = 30
 THREAD_END_S = 1.0
 
 
@@ -53,7 +52,7 @@ class RerankServer(uvicorn.Server):
             server_header=False,
             limit_concurrency=most_connections + 1,  # says 503 in its own words; the app comes first
             backlog=BACKLOG,
-            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_keep_alive=options.keep_alive_s,  # type: ignore[arg-type]  # it may be any number
             timeout_graceful_shutdown=math.ceil(options.shutdown_timeout_s),
         )
         super().__init__(config)

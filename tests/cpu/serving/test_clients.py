@@ -147,6 +147,33 @@ def test_a_connection_that_is_used_on_is_kept(impatient):
     connection.close()
 
 
+WRONG_TYPE = head(10).replace(b"/json", b"/xml")
+
+
+def test_a_connection_is_kept_as_long_when_the_rest_of_a_refused_body_comes_late(impatient):
+    with impatient.raw(WRONG_TYPE + b"12345") as connection:
+        assert connection.recv(4096).startswith(b"HTTP/1.1 415")
+        connection.sendall(b"67890")
+        time.sleep(0.7)
+        connection.sendall(head(len(BODY)) + BODY)
+        assert connection.recv(4096).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize(
+    ("request_start", "rest"),
+    [(head(len(BODY)), BODY), (WRONG_TYPE + b"12345", b"67890")],
+    ids=["answered", "refused"],
+)
+def test_an_idle_connection_is_closed_when_its_time_is_over(request_start, rest):
+    with live_server(keep_alive_s=1.0) as live, live.raw(request_start) as connection:
+        if request_start.startswith(WRONG_TYPE):
+            assert connection.recv(4096).startswith(b"HTTP/1.1 415")
+        connection.sendall(rest)
+        started = time.monotonic()
+        read_to_end(connection)
+        assert 0.7 < time.monotonic() - started < 5
+
+
 def test_requests_sent_at_once_on_one_connection_are_answered_in_order(impatient):
     with impatient.raw(
         3 * (head(len(BODY)) + BODY) + head(len(BODY), "Connection: close\r\n") + BODY
