@@ -84,10 +84,10 @@ def make_app(service: Service, count_connections: Callable[[], int]) -> ASGIApp:
 
     app = Starlette(
         routes=[
-            *(Route(path, _App(rerank), methods=["POST"]) for path in RERANK_PATHS),
-            Route("/health", health),
-            Route("/live", live),
-            Route("/metrics", metrics),
+            *(route for path in RERANK_PATHS for route in _routes(path, _App(rerank), methods=["POST"])),
+            *_routes("/health", health),
+            *_routes("/live", live),
+            *_routes("/metrics", metrics),
         ],
         exception_handlers={
             RequestError: _answer_error,
@@ -95,7 +95,17 @@ def make_app(service: Service, count_connections: Callable[[], int]) -> ASGIApp:
             Exception: _answer_failure,
         },
     )
+    app.router.redirect_slashes = False
     return _RerankAnswers(app, service)
+
+
+def _routes(path: str, endpoint: Any, methods: list[str] | None = None) -> list[Route]:
+    """With a slash at its end too.
+
+    A redirect would name the scheme and path that this server sees, not those of a proxy before it: a
+    client that follows would send its texts in clear, or to no such path.
+    """
+    return [Route(spelling, endpoint, methods=methods) for spelling in (path, f"{path}/")]
 
 
 class _App:
@@ -152,7 +162,7 @@ class _RerankAnswers:
         self._metrics = service.metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] not in RERANK_PATHS:
+        if scope["type"] != "http" or scope["path"].removesuffix("/") not in RERANK_PATHS:
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()

@@ -163,6 +163,17 @@ def test_a_model_that_is_lost_is_told_by_health_and_live_until_it_works_again(ca
         assert live.metric("prorank_pairs_scored_total") == 0
 
 
+@pytest.mark.parametrize("path", ["/rerank", "/v1/rerank", "/v2/rerank", "/health", "/live", "/metrics"])
+def test_a_slash_too_many_is_no_other_path(live, path):
+    """A redirect would name http:// and no prefix, whatever a proxy before the server has taken away."""
+    counted = live.metric('prorank_requests_total{status="200"}')
+    method, body = ("POST", json.dumps(COHERE)) if path.endswith("rerank") else ("GET", None)
+    assert live.ask(method, f"{path}/", body, JSON).status == 200
+    assert live.metric('prorank_requests_total{status="200"}') == counted + (method == "POST")
+    answer = live.ask(method, f"{path}//", body, JSON)
+    assert (answer.status, answer.headers["Location"]) == (404, None)
+
+
 def test_clients_see_the_name_that_was_chosen_not_the_path():
     with live_server(served_model_name="reranker") as live:
         assert live.rerank(COHERE).content["model"] == "reranker"
