@@ -15,10 +15,11 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from prorank_jax.serving.answers import make_answer
-from prorank_jax.serving.body import check_content_type, discard_body, held_body
+from prorank_jax.serving.body import check_content_type, discard_body, read_body
 from prorank_jax.serving.errors import RequestError, too_many_connections
+from prorank_jax.serving.held_bytes import HeldShare, bytes_kept
 from prorank_jax.serving.metrics import CONTENT_TYPE
-from prorank_jax.serving.request_format import parse_request
+from prorank_jax.serving.request_format import RerankRequest, parse_request
 from prorank_jax.serving.service import Service
 
 RERANK_PATHS = ("/rerank", "/v1/rerank", "/v2/rerank")
@@ -47,23 +48,33 @@ def make_app(service: Service, count_connections: Callable[[], int]) -> ASGIApp:
             )
             raise too_many_connections(open_now, limit)
 
+    async def take_request(request: Request, share: HeldShare) -> RerankRequest:
+        body = await read_body(
+            request,
+            share,
+            service.client_waits,
+            max_bytes=service.options.max_body_bytes,
+            timeout_s=service.options.client_timeout_s,
+        )
+        asked = parse_request(body, service.options)
+        share.hold(bytes_kept(asked, len(body)))
+        return asked
+
+    async def answer_to(request: Request, share: HeldShare) -> Response:
+        asked = await take_request(request, share)
+        scores = await service.score(asked.pairs, asked.instruction, _client_leaves(request))
+        content = make_answer(asked, scores, service.options.shown_model, service.calibration)
+        return JSONResponse(content)
+
     async def rerank(scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive, send)
         service.check_ready()
         await check_connections(request)
         check_content_type(request)
-        options = service.options
-        async with held_body(
-            request,
-            service.held_bytes,
-            service.client_waits,
-            max_bytes=options.max_body_bytes,
-            timeout_s=options.client_timeout_s,
-        ) as body:
-            asked = parse_request(body, options)
-            scores = await service.score(asked.pairs, asked.instruction, _client_leaves(request))
+        with service.held_bytes.share() as share:
+            answer = await answer_to(request, share)
             # Within: what a client does not read may take no more memory than what it sent was allowed.
-            answer = JSONResponse(make_answer(asked, scores, options.shown_model, service.calibration))
+            share.shrink_to(len(answer.body))
             # Who reads too slowly until the server must leave gets a part, which uvicorn notes in its log.
             with contextlib.suppress(TimeoutError):
                 async with service.client_waits.at_most(None):

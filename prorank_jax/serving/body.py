@@ -3,39 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 from starlette.requests import ClientDisconnect, Request
 
 from prorank_jax.serving.client_waits import ClientWaits
-from prorank_jax.serving.errors import RequestError, client_gone, draining, unavailable
-from prorank_jax.serving.metrics import ServerMetrics
-
-
-class HeldBytes:
-    """Counts the bytes of all bodies that are held, and refuses more than a bound."""
-
-    def __init__(self, limit: int, metrics: ServerMetrics) -> None:
-        self._limit = limit
-        self._metrics = metrics
-        self._held = 0
-
-    def take(self, count: int) -> None:
-        """Raises `RequestError` 503 where the bound would be exceeded."""
-        if self._held + count > self._limit:
-            raise unavailable(
-                "memory_full", f"requests hold max_held_bytes={self._limit} already; try again later"
-            )
-        self._set(self._held + count)
-
-    def give_back(self, count: int) -> None:
-        """What was taken before."""
-        self._set(self._held - count)
-
-    def _set(self, held: int) -> None:
-        self._held = held
-        self._metrics.held_bytes.set(held)
+from prorank_jax.serving.errors import RequestError, client_gone, draining
+from prorank_jax.serving.held_bytes import HeldShare
 
 
 def check_content_type(request: Request) -> None:
@@ -74,11 +47,10 @@ async def discard_body(request: Request, waits: ClientWaits, *, max_bytes: int, 
                     return
 
 
-@asynccontextmanager
-async def held_body(
-    request: Request, held: HeldBytes, waits: ClientWaits, *, max_bytes: int, timeout_s: float
-) -> AsyncIterator[bytes]:
-    """The body of a request, counted as held until the context ends.
+async def read_body(
+    request: Request, share: HeldShare, waits: ClientWaits, *, max_bytes: int, timeout_s: float
+) -> bytearray:
+    """The body of a request, counted in what it holds while it arrives.
 
     Raises:
         RequestError: 413 above `max_bytes`, 408 when it takes longer than `timeout_s`, 503 when too much
@@ -89,27 +61,24 @@ async def held_body(
         raise _too_large(max_bytes)
     body = bytearray()  # a list of pieces takes many times their size where they are of a byte or two
     try:
-        try:
-            async with waits.at_most(timeout_s):
-                async for piece in request.stream():
-                    if len(body) + len(piece) > max_bytes:
-                        raise _too_large(max_bytes)
-                    held.take(len(piece))
-                    body += piece
-        except TimeoutError as error:
-            if waits.are_over:
-                raise draining() from error
-            raise RequestError(
-                408,
-                "request_timeout",
-                f"the body did not arrive within client_timeout_s={timeout_s:g}; send it faster",
-                headers={"Connection": "close"},
-            ) from error
-        except ClientDisconnect as error:
-            raise client_gone() from error
-        yield bytes(body)
-    finally:
-        held.give_back(len(body))
+        async with waits.at_most(timeout_s):
+            async for piece in request.stream():
+                if len(body) + len(piece) > max_bytes:
+                    raise _too_large(max_bytes)
+                share.hold(len(body) + len(piece))
+                body += piece
+    except TimeoutError as error:
+        if waits.are_over:
+            raise draining() from error
+        raise RequestError(
+            408,
+            "request_timeout",
+            f"the body did not arrive within client_timeout_s={timeout_s:g}; send it faster",
+            headers={"Connection": "close"},
+        ) from error
+    except ClientDisconnect as error:
+        raise client_gone() from error
+    return body
 
 
 def _too_large(max_bytes: int) -> RequestError:

@@ -30,7 +30,9 @@ class ServerMetrics:
             "prorank_requests_in_flight", "Rerank requests without an answer so far.", registry=registry
         )
         self.queue_pairs = Gauge("prorank_queue_pairs", "Pairs that wait for the model.", registry=registry)
-        self.held_bytes = Gauge("prorank_held_bytes", "Bytes of request bodies held.", registry=registry)
+        self.held_bytes = Gauge(
+            "prorank_held_bytes", "Bytes that requests hold: bodies, texts, answers.", registry=registry
+        )
         self.pairs_scored = Counter("prorank_pairs_scored", "Pairs that the model scored.", registry=registry)
         self.pairs_dropped = Counter(
             "prorank_pairs_dropped",

@@ -24,8 +24,15 @@ class OneThread:
         self._thread.start()
 
     def _run(self) -> None:
-        while (task := self._work.get()) is not None:
+        while self._do_next():
+            pass
+
+    def _do_next(self) -> bool:
+        """Kept by no loop: a task holds its arguments and its result, which may be large, until the next."""
+        task = self._work.get()
+        if task is not None:
             task()
+        return task is not None
 
     async def call(self, function: Callable[..., Result], *arguments: Any) -> Result:
         """The result of `function(*arguments)`, computed on the thread; its exception is raised here."""

@@ -44,7 +44,7 @@ class ServerOptions:
     max_documents: int = option(1000, "most documents of a request")
     max_text_chars: int = option(200_000, "longest query, document or instruction, in characters")
     max_queue_pairs: int = option(4096, "most pairs that wait for the model; requests beyond get 503")
-    max_held_bytes: int = option(256 * 2**20, "most bytes of request bodies held at once; beyond: 503")
+    max_held_bytes: int = option(256 * 2**20, "most bytes that requests hold in memory; beyond: 503")
     max_connections: int = option(1024, "most open connections; while there are more, requests get 503")
     max_batch_pairs: int = option(32, "most pairs that the model scores at once")
     batch_wait_ms: float = option(5.0, "longest wait for more pairs after the first, in milliseconds")

@@ -57,7 +57,7 @@ class RerankRequest:
         return [(self.query, document) for document in self.documents]
 
 
-def parse_request(body: bytes, limits: ServerOptions) -> RerankRequest:
+def parse_request(body: bytes | bytearray, limits: ServerOptions) -> RerankRequest:
     """The request that a body holds; halves of surrogate pairs in its texts become `?`.
 
     Raises:
@@ -80,7 +80,7 @@ def parse_request(body: bytes, limits: ServerOptions) -> RerankRequest:
     )
 
 
-def parse_object(body: bytes) -> dict[str, Any]:
+def parse_object(body: bytes | bytearray) -> dict[str, Any]:
     """A JSON object (RFC 8259) in which no name occurs twice.
 
     Raises:

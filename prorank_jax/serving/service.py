@@ -11,9 +11,9 @@ import numpy as np
 from prorank_jax.calibration import load_calibration
 from prorank_jax.input_checks import Pair
 from prorank_jax.serving.batcher import Batcher, check_scores
-from prorank_jax.serving.body import HeldBytes
 from prorank_jax.serving.client_waits import ClientWaits
 from prorank_jax.serving.errors import client_gone, draining, loading, timed_out
+from prorank_jax.serving.held_bytes import HeldBytes
 from prorank_jax.serving.metrics import ServerMetrics
 from prorank_jax.serving.model_watch import ModelWatch
 from prorank_jax.serving.one_thread import OneThread

@@ -133,6 +133,15 @@ def test_the_options_of_a_reranker_reach_it(model):
     assert (score(pairs, None) != expected("head")).all()
 
 
+@pytest.mark.parametrize("excerpts", ["head", "key_sentences"])
+def test_scoring_leaves_no_copy_in_a_text(model, excerpts):
+    """A tokenizer keeps the UTF-8 of any text that is handed to it; `--max_held_bytes` counts none."""
+    text = SENTENCES + "\u00e9" * 1000 + excerpts
+    before = sys.getsizeof(text)
+    load_model(parse_arguments(["--model", str(model), "--excerpts", excerpts]))([("music", text)], None)
+    assert sys.getsizeof(text) == before
+
+
 def test_a_client_hears_of_scores_that_are_no_numbers_by_the_name_it_knows(tmp_path):
     """One token's embedding is damaged, so that warming up notices nothing."""
     write_model_folder(tmp_path)
