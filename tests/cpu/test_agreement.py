@@ -16,7 +16,6 @@ from jax.experimental import multihost_utils
 import prorank_jax.processes
 from prorank_jax.command_line import run_command
 from prorank_jax.config import RunConfig
-from prorank_jax.pretrained import open_pretrained
 from prorank_jax.processes import check_same_job, gather_texts, succeed_together
 from prorank_jax.storage_faults import OutOfReachError, UnfetchedError
 
@@ -133,7 +132,6 @@ def test_the_rest_ends_as_it_does_in_a_process_alone(error, code, said, capsys):
         lambda: gather_texts(""),
         lambda: end_together(None),
         lambda: check_same_job(RunConfig()),
-        lambda: open_pretrained("a/model"),
     ],
 )
 def test_processes_that_have_not_met_are_told_how_to(act, monkeypatch, capsys):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -63,6 +65,21 @@ def model_folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def reranker(model_folder) -> Reranker:
     return Reranker.from_pretrained(str(model_folder))
+
+
+def test_workers_of_a_pod_that_have_not_met_are_refused(model_folder, monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 4)
+    with pytest.raises(ValueError, match="jax sees 4 processes, which have not met"):
+        Reranker.from_pretrained(str(model_folder))
+
+
+def test_a_model_that_is_only_checked_starts_no_accelerator(model_folder):
+    """The process of an ablation checks it, and others compute: a TPU is one process's at a time."""
+    code = (
+        "import sys; from prorank_jax.model_prompt import open_with_prompts; open_with_prompts(sys.argv[1]);"
+        "from jax._src import xla_bridge; assert not xla_bridge._backends"
+    )
+    subprocess.run([sys.executable, "-c", code, str(model_folder)], check=True, timeout=120)
 
 
 @pytest.fixture(scope="module")
