@@ -140,8 +140,17 @@ def append_lines(file: Path, lines: str) -> None:
 
 
 def write_config(output_dir: Path, config: RunConfig) -> None:
-    """Writes config.yaml, the file that makes a folder a run's."""
-    write_text_atomically(output_dir / CONFIG_FILE, yaml.safe_dump(config_to_dict(config), sort_keys=False))
+    """Writes config.yaml, the file that makes a folder a run's.
+
+    One that says the same stays, byte for byte, also where an earlier version had fewer fields: evaluations
+    of its time know the run by this file.
+    """
+    file = output_dir / CONFIG_FILE
+    if file.is_file() and default_fields() | flatten(read_plain_yaml(file)) == flatten(
+        config_to_dict(config)
+    ):
+        return
+    write_text_atomically(file, yaml.safe_dump(config_to_dict(config), sort_keys=False))
 
 
 def write_json(file: Path, content: Any) -> None:

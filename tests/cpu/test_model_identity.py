@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+import yaml
 
 from prorank_jax.config import MeshOptions
 from prorank_jax.config_files import load_config
@@ -15,6 +16,7 @@ from prorank_jax.model_identity import (
     model_identity,
     weights_fingerprint,
 )
+from prorank_jax.pretrained import read_run_config
 from prorank_jax.run_folder import (
     CHECKPOINTS_FOLDER,
     CONFIG_FILE,
@@ -129,6 +131,22 @@ def test_what_an_earlier_version_measured_is_known_while_nothing_changed(file, t
     assert model_identity(run, earlier) == model_identity(run)
     with pytest.raises(ValueError, match="was written to while it was loaded"):
         check_unchanged(run, identity)
+
+
+def test_a_run_that_is_only_come_back_to_stays_what_an_earlier_version_measured(tmp_path):
+    """That version's config.yaml lacks later fields; the training command alone does not add them."""
+    run = write_run_folder(tmp_path)
+    file = run / "config.yaml"
+    saved = yaml.safe_load(file.read_text())
+    del saved["data"]["relevant_score"]
+    file.write_text(yaml.safe_dump(saved, sort_keys=False))
+    before, content = fingerprint_of_before(tmp_path), file.read_bytes()
+    config = read_run_config(run)
+    write_config(run, config)
+    assert file.read_bytes() == content
+    assert has_fingerprint(str(run), before)
+    write_config(run, dataclasses.replace(config, mesh=MeshOptions(data=2)))
+    assert yaml.safe_load(file.read_text())["mesh"]["data"] == 2
 
 
 def test_what_is_being_fetched_into_the_folder_is_no_part_of_a_run(tmp_path):
