@@ -32,7 +32,7 @@ from prorank_jax.evaluation.output import (
 )
 from prorank_jax.evaluation.page import dataset_section, render_page
 from prorank_jax.evaluation.progress import ScoringProgress
-from prorank_jax.evaluation.score_log import SCORES_FILE, ScoreLog
+from prorank_jax.evaluation.score_log import SCORES_FILE, ScoreLog, scored_by
 from prorank_jax.evaluation.scoring import CHUNK_PAIRS, score_candidates
 from prorank_jax.evaluation.summary import summarize
 from prorank_jax.evaluation.tables import results_table
@@ -85,7 +85,7 @@ def _score(task: Task, fusion: Fusion | None, folder: Path, scoring: _Scoring) -
             on_resumed=progress.resume,
         )
     write_dataset(folder, evaluation)
-    for line in told_of_others(task.dataset.name, evaluation, scoring.scored_by):
+    for line in told_of_others(task.dataset.name, evaluation.scores, scoring.scored_by):
         say(scoring.console, line)
     return evaluation
 
@@ -105,6 +105,8 @@ def _tune(task: Task, folder: Path, scoring: _Scoring, splits: Sequence[Split]) 
             on_scored=progress.advance,
             on_resumed=progress.resume,
         )
+    for line in told_of_others(f"{task.dataset.name} (tuning)", scores, scoring.scored_by):
+        say(scoring.console, line)
     fusion = tune_weight(task.dataset.name, task.collection, task.first_stage, scores)
     left_out = f" ({task.overlap} more are measured, and left out)" if task.overlap else ""
     say(
@@ -112,7 +114,7 @@ def _tune(task: Task, folder: Path, scoring: _Scoring, splits: Sequence[Split]) 
         f"fusion: weight {fusion.weight:g} of the reranker, tuned on {queries} queries of "
         f"{task.dataset.name}{left_out}",
     )
-    known = {"trained_on": was_trained_on(task.dataset, splits)}
+    known = {"trained_on": was_trained_on(task.dataset, splits), "scored_by": scored_by(scores)}
     return dataclasses.replace(fusion, tuned_on={**(fusion.tuned_on or {}), **known})
 
 

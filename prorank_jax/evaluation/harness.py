@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,7 +10,7 @@ from prorank_jax.evaluation.ceiling import Reach, perfect_ranking, reach
 from prorank_jax.evaluation.first_stage import FirstStage
 from prorank_jax.evaluation.fusion import Fusion, fuse
 from prorank_jax.evaluation.metrics import MAIN_METRIC, QueryMetrics, query_metrics
-from prorank_jax.evaluation.score_log import QueryScores, ScoreLog
+from prorank_jax.evaluation.score_log import QueryScores, ScoreLog, scored_by
 from prorank_jax.evaluation.scoring import CHUNK_PAIRS, ScoreChunks, rerank, score_candidates
 from prorank_jax.evaluation.significance import Comparison, compare
 
@@ -91,8 +90,8 @@ class Evaluation:
 
     @property
     def scored_by(self) -> dict[str, int]:
-        """Code and devices that gave the scores ("": not known) → queries, in their order."""
-        return dict(Counter(scored.scored_by for scored in self.scores.values()))
+        """Code and devices that gave the scores ("": not known) → queries."""
+        return scored_by(self.scores)
 
     @property
     def pairs_per_second(self) -> float | None:

@@ -8,6 +8,7 @@ may be others from line to line.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,6 +35,11 @@ class QueryScores:
     scores: tuple[float, ...]
     seconds: float
     scored_by: str = ""
+
+
+def scored_by(scores: Mapping[str, QueryScores]) -> dict[str, int]:
+    """Code and devices that gave the scores ("": not known) → queries, in their order."""
+    return dict(Counter(of_query.scored_by for of_query in scores.values()))
 
 
 def name_differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -> str:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from io import StringIO
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from prorank_jax.evaluate import evaluate
 from prorank_jax.evaluation.options import parse_options
+from prorank_jax.score_origin import this_code_and_devices
 from prorank_jax.trec import read_run
 from tests.cpu.data_fixtures import write_beir_folder
 from tests.cpu.test_evaluate import ARGUMENTS, content_of, fake, refusal, run, without_times, workshop
@@ -88,6 +91,17 @@ def test_the_ends_of_the_weight_are_the_two_systems(weight, same, workshop):
         assert read_run(files / "fused.trec") == read_run(files / f"{same}.trec")
 
 
+@pytest.mark.usefixtures("other_queries", "workshop", "fake")
+def test_tuning_on_scores_of_other_code_is_told(monkeypatch):
+    run(*TUNED)
+    ours = this_code_and_devices()
+    monkeypatch.setattr("prorank_jax.score_origin.code_digest", lambda: "other")
+    console = Console(file=StringIO(), width=1000)
+    content = evaluate(parse_options([*ARGUMENTS, *TUNED]), console)
+    assert content["datasets"]["one"]["fusion"]["tuned_on"]["scored_by"] == {ours: 2}
+    assert f"train (tuning): 2 of 2 queries were scored before, by {ours}" in console.file.getvalue()
+
+
 @pytest.mark.usefixtures("other_queries")
 def test_tuning_sees_no_measured_query_and_resumes(workshop, fake):
     content = run(*TUNED)
@@ -95,6 +109,8 @@ def test_tuning_sees_no_measured_query_and_resumes(workshop, fake):
     one, two = (entry["fusion"]["tuned_on"] for entry in content["datasets"].values())
     assert (one["dataset"], one["queries"], two["queries"]) == ("train", 2, 6)
     assert len(one["grid"]) == 21
+    ours = this_code_and_devices()
+    assert (one["scored_by"], two["scored_by"]) == ({ours: 2}, {ours: 6})
     lines = (workshop / "out" / "one" / "tuning-train-2.jsonl").read_text().splitlines()
     assert {json.loads(line)["query"] for line in lines[1:]} == {"q10", "q11"}
     shutil.rmtree(workshop / "out")
