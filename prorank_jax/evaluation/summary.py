@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -95,7 +95,7 @@ def average(datasets: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     kinds = {_fusion_kind(entry) for entry in datasets.values()}
     if len(kinds) == 1 and None not in kinds:
         result["fused"] = mean(lambda entry: entry["fusion"]["metrics"])
-    if mixed := _mixed(datasets.values()):
+    if mixed := _mixed(list(groups.values())):
         result["mixed"] = mixed
     return result
 
@@ -108,15 +108,20 @@ def _fusion_kind(entry: Mapping[str, Any]) -> tuple[str, Any] | None:
     return fusion["method"], "tuned" if fusion.get("tuned_on") else fusion.get("weight")
 
 
-def _mixed(entries: Collection[Mapping[str, Any]]) -> list[str]:
-    """What holds for some datasets of an average, though not for all of it as it is usually read."""
-    by_bm25 = sum(entry.get("first_stage_name") == BM25 for entry in entries)
-    sampled = sum(entry.get("sampled_from") is not None for entry in entries)
-    trained = sum(bool(entry.get("trained_on")) for entry in entries)
+def _mixed(groups: Sequence[Sequence[Mapping[str, Any]]]) -> list[str]:
+    """What holds for some of what an average is made of, at least in part, though it is not read so."""
+
+    def count(holds: Callable[[Mapping[str, Any]], bool]) -> int:
+        return sum(any(map(holds, group)) for group in groups)
+
+    sampled = count(lambda entry: entry.get("sampled_from") is not None)
+    trained = count(lambda entry: bool(entry.get("trained_on")))
+    by_bm25 = count(lambda entry: entry.get("first_stage_name") == BM25)
+    by_runs = count(lambda entry: entry.get("first_stage_name") != BM25)
     told = {
-        f"{sampled} of {len(entries)} on a sample of the queries": sampled,
-        f"{trained} of {len(entries)} on queries that the model was trained on": trained,
-        f"{by_bm25} of {len(entries)} after BM25, the others after runs": 0 < by_bm25 < len(entries),
+        f"{sampled} of {len(groups)} on a sample of the queries": sampled,
+        f"{trained} of {len(groups)} on queries that the model was trained on": trained,
+        f"{by_runs} of {len(groups)} after a run, the others after BM25": by_runs and by_bm25,
     }
     return [sentence for sentence, holds in told.items() if holds]
 

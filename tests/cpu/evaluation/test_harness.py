@@ -179,11 +179,22 @@ def test_an_average_says_of_what_it_is(collection, first_stage):
     assert mean["mixed"] == [
         "1 of 2 on a sample of the queries",
         "1 of 2 on queries that the model was trained on",
-        "1 of 2 after BM25, the others after runs",
+        "1 of 2 after a run, the others after BM25",
     ]
     content = {"model": "m", "top_k": 20, "datasets": {"one": whole, "two": other}, "average": mean}
     for sentence in mean["mixed"]:
         assert sentence in " ".join(printed(results_table(content)).split())
+
+
+def test_the_note_on_an_average_counts_as_the_average_does(collection, first_stage):
+    plain = summarize(evaluate_collection(oracle(collection), collection, first_stage))
+    whole = plain | {"first_stage_name": "bm25", "sampled_from": None, "trained_on": False}
+    forums = {f"beir/cqadupstack/{number}": whole for number in range(3)}
+    assert average({**forums, "one": whole | {"trained_on": True}})["mixed"] == [
+        "1 of 2 on queries that the model was trained on"
+    ]
+    forums["beir/cqadupstack/1"] = whole | {"sampled_from": 300}
+    assert average({**forums, "one": whole})["mixed"] == ["1 of 2 on a sample of the queries"]
 
 
 def test_the_forums_of_cqadupstack_count_as_one_dataset():
