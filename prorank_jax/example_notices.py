@@ -24,17 +24,8 @@ def example_notices(config: RunConfig, examples: ExampleSet) -> list[str]:
     said.append(cut_prompts(facts, MOST_CUT_UNTOLD, shows_key_sentences=data.excerpts == "key_sentences"))
     if config.stage == 2:
         said += [unread_scores(config, examples.scores), small_margins(config, examples.scores)]
-        said += [_repeated(config.train.batch_size, facts.queries), _borrowed_excerpts(config)]
+        said.append(_borrowed_excerpts(config))
     return [sentence for sentence in said if sentence]
-
-
-def _repeated(batch_size: int, queries: int) -> str:
-    if batch_size <= queries:
-        return ""
-    return (
-        f"a batch has {batch_size} lists, and there are {queries} queries: it holds some list more than "
-        f"once; train.batch_size {queries} or less does not"
-    )
 
 
 def _borrowed_excerpts(config: RunConfig) -> str:

@@ -77,7 +77,11 @@ def reading(stage: int, steps: int, batch_size: int, data: DataFacts) -> str:
     else:
         read = _part(drawn, data.queries, "them")
     unit = "prompts" if stage == 1 else "lists"
-    return f"data: {data.queries} queries; {steps} steps x {batch_size} {unit} read {read}"
+    return f"data: {data.queries} queries; {steps} steps x {batch_size} {unit} read {read}" + (
+        f". Each batch holds some list more than once; train.batch_size {data.queries} or less does not"
+        if stage == 2 and batch_size > data.queries
+        else ""
+    )
 
 
 def _part(drawn: int, there: int, named: str) -> str:

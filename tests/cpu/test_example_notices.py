@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from prorank_jax.config import DataOptions, RankingOptions, RunConfig, TrainOptions
+from prorank_jax.config import DataOptions, RankingOptions, RunConfig
 from prorank_jax.data import ExampleSet
 from prorank_jax.example_notices import MOST_CUT_UNTOLD, example_notices
 from prorank_jax.pseudo_queries import PSEUDO_PREFIX
@@ -93,18 +93,6 @@ def test_the_share_of_cut_prompts_is_told_where_it_is_more_than_a_few(excerpts: 
     (said,) = example_notices(config, examples)  # type: ignore[arg-type]
     assert said.startswith(f"{few + 1}% of the prompts fill data.max_length")
     assert ("data.excerpts key_sentences" in said) == (excerpts == "head")
-
-
-@pytest.mark.parametrize(("lists", "queries", "is_told"), [(4, 4, False), (5, 4, True), (2, 1, True)])
-def test_lists_that_a_batch_must_hold_twice_are_told(lists: int, queries: int, is_told: bool) -> None:
-    examples = _Examples([2] * queries, [])
-    for stage in (1, 2):
-        config = RunConfig(stage=stage, train=TrainOptions(batch_size=2 * lists if stage == 1 else lists))
-        said = example_notices(config, examples)  # type: ignore[arg-type]
-        told = (
-            f"a batch has {lists} lists, and there are {queries} queries: it holds some list more than once"
-        )
-        assert [sentence.startswith(told) for sentence in said] == [True] * (is_told and stage == 2)
 
 
 @pytest.mark.parametrize("excerpts", ["head", "key_sentences"])

@@ -34,6 +34,15 @@ def test_the_line_on_what_is_read(stage, steps, batch_size, data, said):
     assert reading(stage, steps, batch_size, data) == f"data: {data.queries} queries; {said}"
 
 
+@pytest.mark.parametrize(("lists", "queries", "is_told"), [(4, 4, False), (5, 4, True), (2, 1, True)])
+def test_lists_that_a_batch_must_hold_twice_are_told(lists, queries, is_told):
+    """Of the queries that are trained on: those whose documents are all alike make no list."""
+    data = DataFacts(queries, 2 * queries, queries, 0)
+    told = f". Each batch holds some list more than once; train.batch_size {queries} or less does not"
+    assert reading(2, 9, lists, data).endswith(told) is is_told
+    assert told not in reading(1, 9, 2 * lists, data)
+
+
 def _share(line: str, named: str) -> tuple[float, float]:
     """What a line says was read of these, as a share, and how far off rounding may take it."""
     percent = re.search(rf"([\d.]+)% of {named}", line)
