@@ -17,7 +17,7 @@ def judged_auc(facts: RunFacts) -> tuple[str, float, float]:
     """The AUC by which a run is judged: its name, and its first and last value."""
     first, last = facts.probes[0], facts.probes[-1]
     if _leaves_levels_free(facts) and first.query_aucs and last.query_aucs:
-        return "AUC within queries", first.query_auc, last.query_auc
+        return f"AUC within {len(last.query_aucs)} queries", first.query_auc, last.query_auc
     return "AUC", first.auc, last.auc
 
 

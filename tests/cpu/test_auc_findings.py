@@ -90,13 +90,13 @@ def test_a_run_that_learns_lists_is_judged_by_the_order_within_queries():
     well = ranked(of_64(40), of_64(60), auc=0.7)
     assert diagnose(well) == {}
     assert conclusion(well, {}).startswith(
-        "Finished well: held-out AUC within queries 0.625 before, 0.938 after; accuracy 0.750 before"
+        "Finished well: held-out AUC within 64 queries 0.625 before, 0.938 after; accuracy 0.750 before"
     )
-    assert "the AUC within queries did not rise" in conclusion(ranked(of_64(60), of_64(60)), {})
+    assert "the AUC within 64 queries did not rise" in conclusion(ranked(of_64(60), of_64(60)), {})
     levels_too = changed(well, goals=RANKING.goals)
     assert "held-out AUC 0.700 before, 0.700 after" in conclusion(levels_too, {})
     lost = changed(well, probes=[ordered(9, of_64(40)), ordered(STEPS, of_64(60))])
-    assert conclusion(lost, {}).startswith("Finished: held-out AUC within queries 0.938, accuracy")
+    assert conclusion(lost, {}).startswith("Finished: held-out AUC within 64 queries 0.938, accuracy")
     unknown = changed(well, probes=[probe(0), ordered(STEPS, of_64(60), auc=0.9)])
     assert "held-out AUC 0.800 before, 0.900 after" in conclusion(unknown, {})
 
