@@ -7,7 +7,7 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
-from prorank_jax.living import is_dead_here, this_process
+from prorank_jax.living import is_dead_here, may_be_elsewhere, this_process
 from prorank_jax.run_folder import UNFINISHED
 from prorank_jax.storage_faults import is_left_behind
 
@@ -27,11 +27,11 @@ def is_abandoned(path: Path) -> bool:
     if not path.name.startswith(UNFINISHED) or path.is_symlink():
         return False
     try:
-        signed = (path / _MAKER_FILE).read_text(encoding="utf-8")
+        maker = _read((path / _MAKER_FILE).read_text(encoding="utf-8"))
         is_old = is_left_behind(path)
     except (OSError, UnicodeDecodeError):
         return False
-    return is_old or is_dead_here(_read(signed))
+    return is_dead_here(maker) or (is_old and may_be_elsewhere(maker))
 
 
 def remove_abandoned(place: Path) -> None:

@@ -20,18 +20,28 @@ def this_process() -> dict[str, object]:
 
 def is_dead_here(process: Mapping[str, object]) -> bool:
     """Whether a process, as `this_process` tells it, was certainly one of this machine and is no more."""
+    return _lives_here(process) is False
+
+
+def may_be_elsewhere(process: Mapping[str, object]) -> bool:
+    """Whether this machine cannot tell if a process lives."""
+    return _lives_here(process) is None
+
+
+def _lives_here(process: Mapping[str, object]) -> bool | None:
+    """None: it is not certainly one of this machine."""
     pid, here = process.get("pid"), _where()
     if None in here.values() or any(process.get(name) != value for name, value in here.items()):
-        return False
+        return None
     if not isinstance(pid, int):
-        return False
+        return None
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
-        return True
-    except PermissionError:
         return False
-    return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _where() -> dict[str, object]:

@@ -40,12 +40,21 @@ def unfinished(place: Path, maker: dict | None, name: str = ".unfinished-x", old
     [
         (DEAD_HERE, False, True),
         ({}, False, False),
+        ({}, True, False),
         (ELSEWHERE, False, False),
         (ELSEWHERE, True, True),
         (None, False, False),
         (None, True, False),
     ],
-    ids=["killed", "alive", "elsewhere", "elsewhere, long ago", "unsigned", "unsigned, long ago"],
+    ids=[
+        "killed",
+        "alive",
+        "alive for long",
+        "elsewhere",
+        "elsewhere, long ago",
+        "unsigned",
+        "unsigned, long ago",
+    ],
 )
 def test_whose_maker_is_no_more_is_abandoned(maker, old, expected, tmp_path):
     folder = unfinished(tmp_path, maker, old=old)
