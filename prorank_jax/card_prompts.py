@@ -19,7 +19,7 @@ def exported_otherwise(own: PromptSettings | None, folder: PromptSettings) -> st
     """A sentence where an export gave a model other prompts than its own; empty where it did not.
 
     Args:
-        own: what the model was trained with; None: it names none.
+        own: what its run was trained with, or the folder that was exported remembers; None: it names none.
         folder: what its export remembers.
     """
     before, after = asdict(own or folder), asdict(folder)
@@ -31,8 +31,8 @@ def exported_otherwise(own: PromptSettings | None, folder: PromptSettings) -> st
     if not changed:
         return ""
     return (
-        "After that the model was exported with other prompts than its own, of which the figures above say "
-        f"nothing: {', '.join(changed)}."
+        f"After that the model was exported with other prompts than before: {', '.join(changed)}. Figures "
+        "above are of the prompts that they were measured with."
     )
 
 

@@ -81,7 +81,7 @@ def open_with_prompts(
 
 
 def own_settings(model: Pretrained) -> PromptSettings | None:
-    """The prompt that a model was trained with: its run's or its `prorank.json`'s; None: neither is there.
+    """The prompt that a model brings: its run's or its `prorank.json`'s; None: neither is there.
 
     Raises:
         ValueError: a `prorank.json` that cannot be read.
