@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from our_facts import our_facts
-from plain_grpo import clipped_share, first_update, inner, norm_of, plain_log_probs, plain_step
+from plain_grpo import first_update, norm_of, plain_log_probs, plain_step, share_in_moment
 from side import MODEL_FOLDER, read_settings, serve
 
 from prorank_jax.answer_logits import log_probs_of
@@ -27,13 +27,14 @@ from prorank_jax.grpo import policy_loss
 from prorank_jax.models.transformer import Transformer
 from prorank_jax.models.weights import load_model_config, load_params
 from prorank_jax.optimizer import make_optimizer, make_schedule
+from prorank_jax.policy_gradient import Metrics
 from prorank_jax.prompts import AnswerTokens
 from prorank_jax.rewards import answer_reward
 from prorank_jax.rollouts import replay_logits
 from prorank_jax.sharding import batch_sharding, make_mesh, replicated
 from prorank_jax.steps import make_grpo_step
 from prorank_jax.train_state import init_state, pretrained_shardings, train_state_shardings
-from prorank_jax.types import Batch, Params, Rollout
+from prorank_jax.types import Batch, Params, Rollout, TrainState
 
 Settings = dict[str, Any]
 UPDATES = 10**6  # of a constant rate: how many changes nothing
@@ -63,6 +64,9 @@ class OurSide:
         def load_weights() -> Params:
             return load_params(work / MODEL_FOLDER, model.config, pretrained_shardings(model, mesh))
 
+        def begin() -> TrainState:
+            return init_state(load_weights(), model, optimizer, shardings, settings["seed"])
+
         params = load_weights()
         self.values = checked_values(model, params, settings)
         self.reference = jax.tree.map(jnp.copy, params) if options.kl_coefficient else None
@@ -79,13 +83,15 @@ class OurSide:
         reward = answer_reward(answers, options.format_weight, options.correct_weight)
         step = make_grpo_step(model, optimizer, make_schedule(rate, UPDATES), options, answers, reward, mesh)
         shardings = train_state_shardings(model, optimizer, mesh)
-        self.state = init_state(params, model, optimizer, shardings, settings["seed"])
+        del params
+        self.state = begin()
         self.numbers = itertools.count()
         started = time.perf_counter()
         self.step = step.lower(self.state, self.reference, *self._inputs(0)).compile()
         compiled = time.perf_counter() - started
-        self.own = self._compared_with_plain(model, load_weights)
-        self.state = init_state(load_weights(), model, optimizer, shardings, settings["seed"])
+        self.state = None  # before others take as much memory
+        self.own = self._compared_with_plain(model, load_weights, begin)
+        self.state = begin()
         rows = settings["prompts_per_step"]
         return {
             "facts": {
@@ -115,31 +121,41 @@ class OurSide:
         }
 
     def _compared_with_plain(
-        self, model: Transformer, load_weights: Callable[[], Params]
+        self, model: Transformer, load_weights: Callable[[], Params], begin: Callable[[], TrainState]
     ) -> dict[str, list[float]]:
-        """What the first step says and does, and the same of its completions by `plain_grpo`.
+        """What a first step says and does, and the same of its completions by `plain_grpo`.
 
         Both give reward, loss, gradient norm, how much of the plain gradient is in the step's, which is read
         from its first moment, and the log-probabilities of one prompt's completions after the update. The
         state is gone then: beside it the plain step would raise the peak of memory that is told.
         """
-        settings, batch = self.settings, self.settings["batches"][0]
+        settings = self.settings
         plain = model.clone(remat="full", attention="xla")
-        state, metrics, sampled = self.step(self.state, self.reference, *self._inputs(0))
-        completions = np.asarray(sampled)
+        batch, state, metrics, completions = self._first_step(begin)
         first = batch["prompts"][0], completions[0], settings
         timed = [float(metrics[name]) for name in ("reward", "loss", "grad_norm")]
         log_probs = plain_log_probs(plain, state.params, *first)
         moment = optax.tree_utils.tree_get(state.opt_state, "mu")
-        self.state = state = None
+        del state
         params = load_weights()
         expected = plain_step(plain, params, batch, completions, settings)
-        norm = norm_of(expected.gradients)
-        whole = (1 - settings["b1"]) * clipped_share(norm, settings) * norm**2
-        timed += [inner(moment, expected.gradients) / whole, *log_probs]
+        timed += [share_in_moment(expected.gradients, moment, settings), *log_probs]
         moved = first_update(params, expected.gradients, settings)
+        norm = norm_of(expected.gradients)
         told = [expected.reward, expected.loss, norm, 1.0, *plain_log_probs(plain, moved, *first)]
         return {"timed": timed, "plain": told}
+
+    def _first_step(
+        self, begin: Callable[[], TrainState]
+    ) -> tuple[dict[str, Any], TrainState, Metrics, np.ndarray]:
+        """Steps from the initial weights, on a batch each, until one has a gradient; the last of them."""
+        batches = self.settings["batches"]
+        for number in range(len(batches)):
+            state = None  # before the next one takes as much memory
+            state, metrics, completions = self.step(begin(), self.reference, *self._inputs(number))
+            if metrics["tied_groups"] < 1:
+                break
+        return batches[number], state, metrics, np.asarray(completions)
 
     def _inputs(self, number: int) -> tuple[Batch, jax.Array]:
         batches = self.settings["batches"]

@@ -88,7 +88,7 @@ def plain_log_probs(
 
 def first_update(params: Params, gradients: Params, settings: Settings) -> Params:
     """The parameters after AdamW's first update, whose moments are the clipped gradient and its square."""
-    share = clipped_share(norm_of(gradients), settings)
+    share = _clipped_share(norm_of(gradients), settings)
     rate, eps = settings["learning_rate"], settings["eps"]
 
     def move(weight: jax.Array, gradient: jax.Array) -> jax.Array:
@@ -97,9 +97,19 @@ def first_update(params: Params, gradients: Params, settings: Settings) -> Param
     return jax.jit(lambda params, gradients: jax.tree.map(move, params, gradients))(params, gradients)
 
 
-def clipped_share(norm: float, settings: Settings) -> float:
+def share_in_moment(gradients: Params, moment: Params, settings: Settings) -> float:
+    """How much of the clipped gradient is in what AdamW's first update made of its first moment: 1 for all.
+
+    It is 1 too where there is no gradient, as where every group's rewards are equal.
+    """
+    norm = norm_of(gradients)
+    whole = (1 - settings["b1"]) * _clipped_share(norm, settings) * norm**2
+    return inner(moment, gradients) / whole if whole else 1.0
+
+
+def _clipped_share(norm: float, settings: Settings) -> float:
     """What clipping leaves of a gradient of this norm."""
-    return min(1.0, settings["max_grad_norm"] / norm)
+    return settings["max_grad_norm"] / max(norm, settings["max_grad_norm"])
 
 
 def norm_of(tree: Params) -> float:
