@@ -20,9 +20,10 @@ from prorank_jax.storage_faults import TooLittleMemoryError
 
 SHOWN_LINES = 25
 END_SECONDS = 20
-# How Python, torch and jax end a traceback for want of memory.
+# How Python, torch, jax and C++ end for want of memory.
 _NO_ROOM = re.compile(
-    r"^[\w.]*(MemoryError\b|Error: .*(out of memory|RESOURCE_EXHAUSTED|allocate memory|ALLOC_FAILED))",
+    r"^[\w.]*(MemoryError\b|Error: .*(out of memory|RESOURCE_EXHAUSTED|allocate memory|ALLOC_FAILED"
+    r"|create a memory object))|std::bad_alloc",
     re.MULTILINE | re.IGNORECASE,
 )
 _KILLED = -signal.SIGKILL  # what Linux does to the process that takes most where no memory is left

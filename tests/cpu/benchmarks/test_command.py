@@ -11,10 +11,12 @@ from rich.console import Console
 
 import prorank_jax.benchmarks.options
 from prorank_jax.benchmarks import command
-from prorank_jax.benchmarks.command import ALONE, compare_sides, run_benchmark
+from prorank_jax.benchmarks.command import ALONE, compare_sides, compare_with_room, run_benchmark
 from prorank_jax.benchmarks.options import BenchmarkOptions
 from prorank_jax.benchmarks.report import as_json, verdict
 from prorank_jax.benchmarks.tasks import TASKS
+from prorank_jax.benchmarks.work import write_settings
+from prorank_jax.storage_faults import TooLittleMemoryError
 from tests.cpu.benchmarks.command_lines import comparison
 from tests.cpu.benchmarks.stand_ins import PATIENCE, diary, stand_in_command
 from tests.cpu.tiny_run import load_launcher
@@ -80,6 +82,32 @@ def test_the_console_names_the_micro_batch_taken(several, monkeypatch):
     with pytest.raises(pytest.fail.Exception, match="measured"):
         command.run_comparison(*comparison("grpo --quick"), Console(file=said, width=200))
     assert f"trl: takes micro-batch {16 if several else 8}" in said.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("full", "taken"), [([], 16), (["16"], 32), (["16", "32"], 8), (["8", "16", "32"], 0)]
+)
+def test_the_fastest_micro_batch_that_finds_room_beside_our_side_is_taken(full, taken, tmp_path):
+    """Each was measured alone."""
+    seconds = {"8": 3.0, "16": 1.0, "32": 2.0}
+    options = BenchmarkOptions(peer="trl", rounds=1, timeout=PATIENCE)
+    fault = dict.fromkeys(full, "finds no room")
+    commands = {
+        "ours": stand_in_command("ours", tmp_path),
+        "trl": stand_in_command("trl", tmp_path, seconds_of_batch=seconds, fault_of_batch=fault),
+    }
+    tuned = {int(size): time for size, time in seconds.items()}
+    settings = {**SETTINGS, "peer_batch": 16, "peer_batch_seconds": tuned}
+    write_settings(tmp_path, settings)
+    said = io.StringIO()
+    arguments = ("grpo", TASKS["grpo"], options, settings, commands, tmp_path, Console(file=said, width=500))
+    if not taken:
+        with pytest.raises(TooLittleMemoryError, match="trl"):
+            compare_with_room(*arguments)
+        return
+    assert compare_with_room(*arguments).peer.seconds == seconds[str(taken)]
+    assert settings["peer_batch"] == taken
+    assert said.getvalue().count("next fastest micro-batch") == len(full)
 
 
 def test_sides_that_disagree_are_not_measured(tmp_path):

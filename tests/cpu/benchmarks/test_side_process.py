@@ -68,6 +68,9 @@ def test_a_side_that_linux_kills_lacked_memory(tmp_path):
         "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.",
         "RuntimeError: [enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory",
         "RuntimeError: CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "RuntimeError: could not create a memory object",
+        "RuntimeError: std::bad_alloc",
+        "terminate called after throwing an instance of 'std::bad_alloc'",
         "jax.errors.JaxRuntimeError: RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.",
     ],
 )
