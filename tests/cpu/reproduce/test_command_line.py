@@ -45,7 +45,9 @@ def test_splits_of_each_kind_of_dataset(tmp_path):
 
 def _recipe(folder: Path, source: str) -> list[str]:
     """Arguments that name a recipe for both stages, which says all that a file can say of its source."""
-    said = dict.fromkeys(OF_ITS_SOURCE, "theirs") | {"data.teacher_depth": 3}
+    said = dict.fromkeys(OF_ITS_SOURCE, "theirs") | {"data.teacher_depth": 3, "data.relevant_score": 0.5}
+    if source == "demo":
+        del said["data.relevant_score"]  # which it could not have
     data = {name.removeprefix("data."): value for name, value in said.items()} | {"source": source}
     file = folder / "recipe.yaml"
     file.write_text(yaml.safe_dump({"data": data | {"max_length": 99}}))
@@ -59,13 +61,14 @@ def test_what_a_recipe_says_of_another_source_is_not_said_of_the_dataset(source,
     for row in ("stage1", "stage2"):
         data = options.training_config(row, 0, tmp_path, "model").data
         assert (data.negatives_run, data.teacher_scores, data.teacher_depth) == theirs
+        assert data.relevant_score is None
         assert (data.source, data.split, data.probe_source, data.probe_split) == ("demo", "train", "", "dev")
         assert data.max_length == 99
     assert len(caplog.messages) == (source == "another")
     for said in caplog.messages:
         assert (
-            "left out data.negatives_run='theirs', data.teacher_scores='theirs', data.teacher_depth=3:"
-            in said
+            "left out data.negatives_run='theirs', data.teacher_scores='theirs', data.teacher_depth=3, "
+            "data.relevant_score=0.5:" in said
         )
     given = parse_options([*_recipe(tmp_path, source), "--stage2.data.negatives_run", "mine.trec"])
     assert (given.stage1.data.negatives_run, given.stage2.data.negatives_run) == (theirs[0], "mine.trec")
