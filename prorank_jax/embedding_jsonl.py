@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import math
-import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from prorank_jax.config import DataOptions
-from prorank_jax.embedding_line import Scored, read_line
-from prorank_jax.jsonl import read_jsonl
-from prorank_jax.pair_line import LabelledPair
+from prorank_jax.embedding_file import FileQuery, read_queries_of_file
 from prorank_jax.source_names import TRAINED_ON, SourceFields
-from prorank_jax.types import Candidate, Document, RankingGroup
+from prorank_jax.types import RankingGroup
 
 EVERYTHING = "all"
 SPLITS = ("train", "dev", EVERYTHING)
 TRAIN_SHARE = 0.9
-RELEVANT, IRRELEVANT = 1, 0
 
 _log = logging.getLogger(__name__)
 
@@ -29,59 +23,6 @@ def split_of(query: str) -> str:
     """`train` for about nine queries of ten, else `dev`: a function of the query's text alone."""
     number = int.from_bytes(hashlib.sha256(query.encode()).digest()[:8], "big")
     return "train" if number < TRAIN_SHARE * 2**64 else "dev"
-
-
-def _document(text: str) -> Document:
-    identifier = hashlib.sha256(text.encode()).hexdigest()[:16]
-    return Document(identifier, text)
-
-
-@dataclass
-class _Query:
-    """What all lines of a query say.
-
-    Attributes:
-        graded: of each grade its passages, each with its teacher's score.
-        of_pairs: the grades of passages that stood in labelled pairs.
-    """
-
-    id: str
-    graded: dict[int, dict[str, float | None]] = field(default_factory=dict)
-    of_pairs: dict[str, int] = field(default_factory=dict)
-    lines: int = 0
-
-    @property
-    def contradictions(self) -> int:
-        """Passages of several grades."""
-        return sum(map(len, self.graded.values())) - len(set().union(*self.graded.values()))
-
-    def group(self, text: str, seed: int, relevant_grade: int) -> RankingGroup:
-        grades: dict[str, int] = {}
-        scores: dict[str, float | None] = {}
-        for grade in sorted(self.graded, reverse=True):
-            for passage, score in self.graded[grade].items():
-                grades.setdefault(passage, grade)
-                scores[passage] = score if scores.get(passage) is None else scores[passage]
-        candidates = [
-            Candidate(_document(passage), grade, scores[passage]) for passage, grade in grades.items()
-        ]
-        relevant = [candidate for candidate in candidates if candidate.grade >= relevant_grade]
-        others = candidates[len(relevant) :]
-        # Files list the hardest negatives first; a fixed shuffle keeps a cut of the list fair.
-        random.Random(f"{seed}:{self.id}").shuffle(others)
-        return RankingGroup(self.id, text, (*relevant, *others))
-
-
-@dataclass
-class _File:
-    """What all lines of a file say.
-
-    Attributes:
-        first: pair of the file, and its place.
-    """
-
-    queries: dict[str, _Query] = field(default_factory=dict)
-    first: tuple[LabelledPair, str] | None = None
 
 
 def read_embedding_groups(
@@ -118,7 +59,7 @@ def read_embedding_groups(
             f"{fields.split}={split!r}: {path} is split by a hash of the query; "
             f"choose one of {', '.join(SPLITS)}"
         )
-    file = _read_file(path, options)
+    file = read_queries_of_file(path, options)
     queries = file.queries
     if not queries:
         raise ValueError(
@@ -138,7 +79,7 @@ def read_embedding_groups(
     return [query.group(text, seed, options.relevant_grade) for text, query in kept.items()]
 
 
-def _tell_what_is_shared(name: str, queries: Sequence[_Query], *, has_pairs: bool) -> None:
+def _tell_what_is_shared(name: str, queries: Sequence[FileQuery], *, has_pairs: bool) -> None:
     lines = sum(query.lines for query in queries)
     if lines > len(queries) and not has_pairs:  # pairs are meant to be taken together
         _log.warning(
@@ -146,7 +87,8 @@ def _tell_what_is_shared(name: str, queries: Sequence[_Query], *, has_pairs: boo
         )
     contradictions = sum(query.contradictions for query in queries)
     if contradictions:
-        _log.warning("%s: %d passages are both pos and neg of a query; taken as pos", name, contradictions)
+        told = "%s: %d passages have several grades for a query, as pos and neg; the highest is taken"
+        _log.warning(told, name, contradictions)
 
 
 def queries_outside(path: Path, split: str, options: DataOptions) -> tuple[int, int]:
@@ -155,93 +97,5 @@ def queries_outside(path: Path, split: str, options: DataOptions) -> tuple[int, 
     Raises:
         ValueError: a flaw in a line, as `read_embedding_groups`.
     """
-    queries = _read_file(path, options).queries
+    queries = read_queries_of_file(path, options).queries
     return sum(split_of(text) != split for text in queries), len(queries)
-
-
-def _read_file(path: Path, options: DataOptions) -> _File:
-    file = _File()
-    known: dict[str, tuple[str, str]] = {}
-    for place, record in read_jsonl(path):
-        line = read_line(record, place)
-        # The number of another line of a query names nothing, and there may be very many.
-        if line.query not in file.queries or record.get("id") is not None:
-            before, text_before = known.setdefault(line.id, (place, line.query))
-            if text_before != line.query:
-                raise ValueError(
-                    f"{place}: the id {line.id!r} was there before ({before}) with another query; "
-                    "ids must be unique"
-                )
-        query = file.queries.setdefault(line.query, _Query(line.id))
-        query.lines += 1
-        if line.pair is None:
-            _refuse_other_grade(options, path)
-            _add(query.graded.setdefault(RELEVANT, {}), line.relevant, f"{place}: pos")
-            _add(query.graded.setdefault(IRRELEVANT, {}), line.irrelevant, f"{place}: neg")
-        else:
-            file.first = file.first or (line.pair, place)
-            _refuse_mixture(line.pair, place, *file.first)
-            _add_pair(query, line.pair, _grade(line.pair, options, place), place)
-    return file
-
-
-def _refuse_other_grade(options: DataOptions, path: Path) -> None:
-    if options.relevant_grade > RELEVANT:
-        raise ValueError(
-            f"data.relevant_grade={options.relevant_grade}: the relevant passages of {path} have grade "
-            f"{RELEVANT}; set it to {RELEVANT}"
-        )
-
-
-def _refuse_mixture(pair: LabelledPair, place: str, first: LabelledPair, first_place: str) -> None:
-    """JSON of some programs has 1 where 1.0 is meant: a score among grades would be one by mistake."""
-    if (pair.grade is None) != (first.grade is None):
-        kinds = ("a score", "a grade") if pair.grade is None else ("a grade", "a score")
-        raise ValueError(
-            f"{place}: {pair.told} is {kinds[0]}, and {first.told} ({first_place}) {kinds[1]}; write all of "
-            "them with a decimal point (scores), or none (grades)"
-        )
-
-
-def _grade(pair: LabelledPair, options: DataOptions, place: str) -> int:
-    if pair.grade is not None:
-        return pair.grade
-    if options.relevant_score is None:
-        raise ValueError(
-            f"{place}: {pair.told} is a score, which does not say what is relevant; set data.relevant_score "
-            "(from which score on a passage is), or add label, an integer"
-        )
-    is_relevant = pair.score is not None and pair.score >= options.relevant_score
-    return options.relevant_grade if is_relevant else IRRELEVANT
-
-
-def _add_pair(query: _Query, pair: LabelledPair, grade: int, place: str) -> None:
-    """Adds a passage, with the grade that an earlier pair gave it: two scores may differ by a rounding.
-
-    Raises:
-        ValueError: an earlier pair has another label or score for it.
-    """
-    before = query.of_pairs.setdefault(pair.passage, grade)
-    if pair.grade is not None and before != grade:
-        raise ValueError(f"{place}: {pair.told} for a passage that has {before} for this query; keep one")
-    _add(query.graded.setdefault(before, {}), [(pair.passage, pair.score)], f"{place}: {pair.told}")
-
-
-def _add(known: dict[str, float | None], passages: Scored, name: str) -> None:
-    """Adds passages; one without a score takes none away.
-
-    Raises:
-        ValueError: a passage of this query has another score.
-    """
-    for passage, score in passages:
-        before = known.get(passage)
-        if before is not None and score is not None and not _are_alike(before, score):
-            raise ValueError(
-                f"{name} gives a passage of this query the score {score:g}, and it has {before:g}; keep one"
-            )
-        known[passage] = score if before is None else before
-
-
-def _are_alike(first: float, second: float) -> bool:
-    """Whether a teacher that rounds to half floats may have given both to one pair, in two batches."""
-    return math.isclose(first, second, rel_tol=1e-3, abs_tol=1e-3)

@@ -10,7 +10,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from prorank_jax.jsonl import take_filled_text, valid_text
-from prorank_jax.pair_line import PAIRS, PASSAGES, LabelledPair, is_blank, is_pair, read_pair
+from prorank_jax.pair_line import (
+    PAIRS,
+    PASSAGES,
+    LabelledPair,
+    is_blank,
+    is_pair,
+    lacks_label,
+    read_pair,
+    refuse_other_labels,
+)
 from prorank_jax.teacher_scores import LARGEST
 
 Scored = list[tuple[str, float | None]]
@@ -31,13 +40,18 @@ FORMATS = (
 
 @dataclass(frozen=True)
 class EmbeddingLine:
-    """A query with passages that are relevant to it and passages that are not, or with a labelled one."""
+    """A query with passages that are relevant to it and passages that are not, or with a labelled one.
+
+    Attributes:
+        lacks_label: the line is a relevant passage unless its file has labelled pairs; then it is a mistake.
+    """
 
     id: str
     query: str
     relevant: Scored
     irrelevant: Scored
     pair: LabelledPair | None = None
+    lacks_label: bool = False
 
 
 def read_line(record: dict[str, Any], place: str) -> EmbeddingLine:
@@ -65,6 +79,8 @@ def read_line(record: dict[str, Any], place: str) -> EmbeddingLine:
         _refuse_unread(record, {*PASSAGES}, place)
         pair = read_pair(record, place)
         return EmbeddingLine(_line_id(record, place), pair.query, [], [], pair)
+    if columns and not negatives:
+        refuse_other_labels(record, place)
     _refuse_unread(record, {*lists, *columns}, place)
     asked = "anchor" if "anchor" in columns else "query"
     if asked == "anchor" and "query" in record:
@@ -79,7 +95,8 @@ def read_line(record: dict[str, Any], place: str) -> EmbeddingLine:
         name = "positive" if columns else "pos"
         raise ValueError(f"{place}: {name} holds an empty passage; give it a text or leave it out")
     query = take_filled_text(record, asked, place)
-    return EmbeddingLine(_line_id(record, place), query, relevant, irrelevant)
+    lacking = not negatives and lacks_label(record)
+    return EmbeddingLine(_line_id(record, place), query, relevant, irrelevant, lacks_label=lacking)
 
 
 def _refuse_unread(record: dict[str, Any], read: set[str], place: str) -> None:

@@ -16,7 +16,9 @@ import numpy as np
 
 from prorank_jax.config import DataOptions
 from prorank_jax.corpora import load_groups, source_fingerprint
+from prorank_jax.embedding_file import begins_with_labelled_positive
 from prorank_jax.input_checks import Pair
+from prorank_jax.local_sources import local_source
 from prorank_jax.long_work import tracked
 from prorank_jax.named_files import teacher_fingerprint
 from prorank_jax.negatives_run import ranking_content
@@ -203,11 +205,19 @@ def _example(
     )
 
 
-def _pairs_content(source: str, options: DataOptions) -> dict[str, Any]:
-    """What scores of labelled pairs add; runs of before there were any go on with the examples they have."""
-    if options.relevant_score is None or not names_embedding_file(source):
+def _pairs_content(source: str, options: DataOptions, fields: SourceFields) -> dict[str, Any]:
+    """What labelled pairs add; runs on other files go on with the examples that they have.
+
+    Once, a label beside `positive` was passed over, so those of such files are others now.
+    """
+    if not names_embedding_file(source):
         return {}
-    return {"relevant_score": options.relevant_score}
+    content: dict[str, Any] = {}
+    if options.relevant_score is not None:
+        content["relevant_score"] = options.relevant_score
+    if begins_with_labelled_positive(Path(local_source(source, fields.source))):
+        content["labels"] = "read"
+    return content
 
 
 def _deciding_content(
@@ -223,7 +233,7 @@ def _deciding_content(
     return {
         **choice.deciding_content(),
         **ranking_content(options),
-        **_pairs_content(source, options),
+        **_pairs_content(source, options, fields),
         "content_version": CONTENT_VERSION,
         "source": source,
         "split": split,

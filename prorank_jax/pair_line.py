@@ -18,6 +18,8 @@ QUERIES = ("query", "question", "anchor", "sentence1")
 _POSITIVE = "positive"
 PASSAGES = ("passage", "document", "answer", "response", "sentence2", _POSITIVE)
 LABEL, SCORE = "label", "score"
+# sentence-transformers takes these for labels too.
+_OTHER_LABELS = {"labels": LABEL, "scores": SCORE}
 PAIRS = f"{QUERIES[0]} and {PASSAGES[0]} with {LABEL} or {SCORE}"
 
 
@@ -29,6 +31,7 @@ class LabelledPair:
         grade: None where a score is all that is known.
         score: a teacher's; None where a grade is all that is known.
         told: the field that says it and its value, for messages.
+        named: that field.
     """
 
     query: str
@@ -36,6 +39,7 @@ class LabelledPair:
     grade: int | None
     score: float | None
     told: str
+    named: str
 
 
 def is_blank(value: object) -> bool:
@@ -43,11 +47,16 @@ def is_blank(value: object) -> bool:
     return value is None or (isinstance(value, str) and not value.strip())
 
 
+def is_labelled_positive(record: dict[str, Any]) -> bool:
+    """Whether a line has one passage as `positive`, and a label or score beside it."""
+    is_labelled = any(not is_blank(record.get(name)) for name in (LABEL, SCORE))
+    return is_labelled and isinstance(record.get(_POSITIVE), str) and not is_blank(record[_POSITIVE])
+
+
 def is_pair(record: dict[str, Any]) -> bool:
     """Whether a line without negatives is a labelled pair: `positive` alone is a relevant passage."""
     if not is_blank(record.get(_POSITIVE)):
-        is_labelled = any(not is_blank(record.get(name)) for name in (LABEL, SCORE))
-        return is_labelled and isinstance(record[_POSITIVE], str)
+        return is_labelled_positive(record)
     return any(name in record for name in PASSAGES if name != _POSITIVE)
 
 
@@ -89,7 +98,25 @@ def read_pair(record: dict[str, Any], place: str) -> LabelledPair:
         grade,
         score,
         f"{given[0]}={record[given[0]]!r}",
+        given[0],
     )
+
+
+def lacks_label(record: dict[str, Any]) -> bool:
+    """Whether a line with one relevant passage has a column of labels, and nothing in it."""
+    labels = [record[name] for name in (LABEL, SCORE) if name in record]
+    return bool(labels) and all(map(is_blank, labels)) and isinstance(record.get(_POSITIVE), str)
+
+
+def refuse_other_labels(record: dict[str, Any], place: str) -> None:
+    """Refuses a number beside a lone `positive` under a name that is nearly a label's.
+
+    Raises:
+        ValueError: names it.
+    """
+    for name, meant in _OTHER_LABELS.items():
+        if isinstance(record.get(name), int | float):
+            raise ValueError(f"{place}: {name}={record[name]!r} is not read; rename it {meant}, or remove it")
 
 
 def _one_of(record: dict[str, Any], names: tuple[str, ...], place: str) -> str:

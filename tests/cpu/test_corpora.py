@@ -443,7 +443,10 @@ def test_lines_of_one_query_are_one_group(tmp_path: Path, caplog: pytest.LogCapt
         "d": (0, None),
     }
     assert caplog.text.count("3 lines of 2 queries") == 1
-    assert caplog.text.count("2 passages are both pos and neg of a query; taken as pos") == 1
+    assert (
+        caplog.text.count("2 passages have several grades for a query, as pos and neg; the highest is taken")
+        == 1
+    )
     caplog.clear()
     judged_queries(
         str(path), split_of("same"), DataOptions()

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prorank_jax import corpora, embedding_jsonl
+from prorank_jax import corpora, embedding_jsonl, examples
 from prorank_jax.config import DataOptions, RunConfig
 from prorank_jax.corpora import load_groups
 from prorank_jax.data import open_dataset
@@ -22,6 +22,7 @@ from prorank_jax.pair_line import PASSAGES, QUERIES
 from prorank_jax.query_choice import QueryChoice
 from prorank_jax.query_texts import plain_texts
 from prorank_jax.run_examples import check_sources
+from prorank_jax.source_names import TRAINED_ON
 from tests.cpu.data_fixtures import WordRenderer, write_beir_folder, write_jsonl
 
 Pairs = list[tuple[str, str, int, float]]
@@ -161,6 +162,34 @@ def test_queries_without_a_relevant_pair_are_left_out_and_counted(
         load_groups(file, "all", DataOptions(source=file, relevant_score=0.95))
 
 
+def test_where_it_is_said_which_scores_are_relevant_a_score_alone_is_no_grade(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Ratings of 0 to 10, which nobody writes with a decimal point."""
+    lines = [PAIR | {"passage": f"passage {rating}", "score": rating} for rating in (7, 1, 10, 5)]
+    file = write_jsonl(tmp_path / "pairs.jsonl", lines)
+    (group,) = read_embedding_groups(
+        file, "all", DataOptions(source=str(file), relevant_score=5.0), tell=True
+    )
+    found = {c.document.text: (c.grade, c.score) for c in group.candidates}
+    expected = {7: (1, 7.0), 1: (0, 1.0), 10: (1, 10.0), 5: (1, 5.0)}
+    assert found == {f"passage {rating}": value for rating, value in expected.items()}
+    assert "relevant_score" not in caplog.text
+    (graded,) = read_embedding_groups(file, "all", DataOptions(source=str(file), relevant_grade=5), tell=True)
+    assert sorted(c.grade for c in graded.candidates) == [1, 5, 7, 10]
+
+
+def test_examples_of_files_whose_labels_were_once_passed_over_are_made_anew(tmp_path: Path) -> None:
+    """Those of other files keep their name: runs on them go on."""
+    labelled = [{"query": "q", "positive": f"p {label}", "label": label} for label in (1, 0)]
+    plain = [{"query": "q", "positive": "p", "negative": "n"}]
+    contents = []
+    for name, lines in (("labelled", labelled), ("plain", plain)):
+        file = str(write_jsonl(tmp_path / f"{name}.jsonl", lines))
+        contents.append(examples._pairs_content(file, DataOptions(source=file), TRAINED_ON))
+    assert contents == [{"labels": "read"}, {}]
+
+
 def test_pairs_are_split_by_their_query(tmp_path: Path) -> None:
     lines = [{"query": f"q {n % 60}", "passage": f"passage {n}", "label": n % 2} for n in range(180)]
     file = write_jsonl(tmp_path / "pairs.jsonl", lines)
@@ -190,6 +219,23 @@ PAIR = {"query": "q", "passage": "passage"}
             "line 2: label=0.5 is a score, and label=0 ({file}, line 1) a grade; write all of them with",
         ),
         (
+            [{"label": 1.0}],
+            "line 1: label=1.0 is a score, which does not say what is relevant; set data.relevant_score "
+            "(from which score on a passage is), or write it as an integer if it is a grade",
+        ),
+        (
+            [{"label": 1, "score": 0.9}, {"passage": "r", "label": None, "score": 0.2}],
+            "line 2: score=0.2 is a score, and label=1 ({file}, line 1) a grade; give every pair a label, or",
+        ),
+        (
+            [{"label": 1}, {"passage": None, "positive": "r", "label": None}],
+            "line 2: has no label, and label=1 ({file}, line 1) is one; give each pair a label, or leave",
+        ),
+        (
+            [{"passage": None, "positive": "r", "label": ""}, {"label": 1}],
+            "line 1: has no label, and label=1 ({file}, line 2) is one",
+        ),
+        (
             [{"label": 1}, {"label": 1}, {"label": 0}],
             "line 3: label=0 for a passage that has 1 for this query; keep one",
         ),
@@ -215,8 +261,8 @@ def test_what_could_mean_two_things_is_refused(
     ("lines", "expected"),
     [
         (
-            [{"score": 0.5}, {"score": 1}],
-            "line 2: score=1 is a grade, and score=0.5 ({file}, line 1) a score; write all of them with",
+            [{"label": 0.5}, {"label": 1}],
+            "line 2: label=1 is a grade, and label=0.5 ({file}, line 1) a score; write all of them with",
         ),
         # On both sides of what makes a passage relevant.
         (
@@ -289,8 +335,8 @@ def test_a_file_of_pairs_is_read_as_often_as_one_of_lists(
         read.append(path)
         return _read(path, *rest)
 
-    _read = embedding_jsonl._read_file
-    monkeypatch.setattr(embedding_jsonl, "_read_file", counted)
+    _read = embedding_jsonl.read_queries_of_file
+    monkeypatch.setattr(embedding_jsonl, "read_queries_of_file", counted)
     pairs = [
         {"query": f"q {n}", "passage": f"passage {n} {k}", "score": k / 2} for n in range(60) for k in (0, 1)
     ]

@@ -38,9 +38,9 @@ def test_all_names_say_the_same(
         return line.pair
 
     for name in ("label", "score"):
-        assert read(**{name: grade}) == LabelledPair(query, passage, grade, None, f"{name}={grade}")
-        assert read(**{name: score}) == LabelledPair(query, passage, None, score, f"{name}={score}")
-    both = LabelledPair(query, passage, grade, score, f"label={grade}")
+        assert read(**{name: grade}) == LabelledPair(query, passage, grade, None, f"{name}={grade}", name)
+        assert read(**{name: score}) == LabelledPair(query, passage, None, score, f"{name}={score}", name)
+    both = LabelledPair(query, passage, grade, score, f"label={grade}", "label")
     assert read(label=grade, score=score) == both
     assert read(score=score, label=grade) == both
 
@@ -48,7 +48,7 @@ def test_all_names_say_the_same(
 def test_both_numbers_may_be_integers_and_a_grade_may_be_said_in_words() -> None:
     record = {"query": "q", "passage": "p"}
     pair = read_line(record | {"label": 2, "score": 3}, PLACE).pair
-    assert pair == LabelledPair("q", "p", 2, 3.0, "label=2")
+    assert pair == LabelledPair("q", "p", 2, 3.0, "label=2", "label")
     grades = [read_line(record | {"label": value}, PLACE).pair.grade for value in (True, False)]
     assert grades == [1, 0]
     assert all(type(grade) is int for grade in grades)
@@ -66,6 +66,7 @@ def test_a_table_of_positives_or_of_triplets_stays_one() -> None:
     for more in ({"negative": "n", "label": 0.5}, {"negative": None, "label": 1}, {"label": None}, {}):
         line = read_line({"anchor": "q", "positive": "p"} | more, PLACE)
         assert (line.relevant, line.pair) == ([("p", None)], None)
+        assert line.lacks_label == (more == {"label": None})
     several = {"anchor": "q", "positive": ["p", "r"], "label": 1}
     assert read_line(several, PLACE).relevant == [("p", None), ("r", None)]
 
@@ -108,6 +109,15 @@ PAIR = {"query": "q", "passage": "p", "label": 1}
 def test_flaws_are_named_with_their_line(change: dict[str, Any], expected: str) -> None:
     with pytest.raises(ValueError, match=re.escape(f"{PLACE}: {expected}")):
         read_line(PAIR | change, PLACE)
+
+
+@pytest.mark.parametrize(("name", "meant"), [("labels", "label"), ("scores", "score")])
+def test_a_number_under_another_librarys_name_for_a_label_is_not_passed_over(name: str, meant: str) -> None:
+    expected = f"{PLACE}: {name}=0 is not read; rename it {meant}, or remove it"
+    with pytest.raises(ValueError, match=re.escape(expected)):
+        read_line({"query": "q", "positive": "p", name: 0}, PLACE)
+    for other in ({"negative": "n", name: 0}, {name: [0, 1]}, {name: None}):
+        assert read_line({"query": "q", "positive": "p"} | other, PLACE).relevant == [("p", None)]
 
 
 def test_a_pair_without_a_query_says_which_fields_there_are() -> None:
