@@ -57,6 +57,7 @@ class ModelWatch:
         if self.is_failing:
             _log.warning("the model works again")
         self.is_failing = False
+        self._failed_in_a_row = 0  # what fails next is something else
 
     async def _fault(self) -> Exception | None:
         try:

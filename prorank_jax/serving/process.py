@@ -38,6 +38,7 @@ class RerankServer(uvicorn.Server):
         self._drain_delay_s = options.drain_delay_s
         self._leaves_at = math.inf
         self._is_hurried = False
+        self._is_closing = False
         most_connections = SILENT_FACTOR * options.max_connections
         config = uvicorn.Config(
             make_app(self._service, lambda: len(self.server_state.connections)),
@@ -64,8 +65,10 @@ class RerankServer(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """SIGTERM leaves balancers their time; Ctrl-C, or a second signal, does not."""
+        waits_for_balancers = self.should_exit and not self._is_closing
         self._is_hurried = self._is_hurried or self.should_exit or sig == signal.SIGINT
-        super().handle_exit(sig, frame)
+        if not waits_for_balancers:  # else uvicorn would take a Ctrl-C for a second one, and answer nobody
+            super().handle_exit(sig, frame)
 
     async def on_tick(self, counter: int) -> bool:
         """uvicorn's clock, ten times a second: whether it is time to shut down.
@@ -84,6 +87,7 @@ class RerankServer(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Takes no further connection or request, answers what was accepted, ends."""
+        self._is_closing = True
         self._service.drain()
         await super().shutdown(sockets)
 

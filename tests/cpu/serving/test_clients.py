@@ -274,6 +274,25 @@ def test_the_listener_is_closed_when_that_time_is_over():
         assert not live.thread.is_alive()
 
 
+@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
+def test_what_was_accepted_is_answered_when_that_time_is_cut_short(second):
+    """Ctrl-C after SIGTERM ends the wait for balancers, not the answers."""
+    model = FakeModel()
+    with live_server(model, drain_delay_s=60.0) as live, ThreadPoolExecutor(1) as clients:
+        model.gate.clear()
+        accepted = clients.submit(live.rerank, COHERE)
+        wait_until(lambda: live.metric("prorank_requests_in_flight") == 1)
+        live.server.handle_exit(signal.SIGTERM, None)
+        wait_until(lambda: live.ask("GET", "/health").status == 503)
+        live.server.handle_exit(second, None)
+        wait_until(lambda: not connects(live.port))
+        time.sleep(0.3)  # longer than uvicorn gives who is forced out
+        model.gate.set()
+        assert accepted.result().status == 200
+        live.thread.join(10)
+        assert not live.thread.is_alive()
+
+
 def test_ctrl_c_waits_for_no_balancer():
     with live_server(drain_delay_s=60.0) as live:
         live.server.handle_exit(signal.SIGINT, None)

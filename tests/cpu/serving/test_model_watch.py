@@ -94,6 +94,19 @@ def test_a_model_fails_until_a_try_of_it_works(caplog):
     assert caplog.text.count("the model fails") == caplog.text.count("the model works again") == 1
 
 
+def test_a_fault_after_the_model_worked_again_is_told_with_its_place(caplog):
+    model = Model(0)
+
+    async def scenario(watch: ModelWatch) -> None:
+        for number in range(TRACEBACKS_IN_A_ROW + 2):
+            watch.note_failure(7, raised(f"fault {number}"))
+            for _ in range(9):
+                await asyncio.sleep(0)
+
+    watched(model, scenario)
+    assert caplog.text.count("Traceback") == TRACEBACKS_IN_A_ROW + 2
+
+
 def test_the_log_says_of_every_batch_that_it_failed_and_where_for_the_first_in_a_row(caplog):
     async def scenario(watch: ModelWatch) -> None:
         for _ in range(2):
