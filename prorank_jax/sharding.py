@@ -62,13 +62,13 @@ def make_mesh(options: MeshOptions, devices: Sequence[jax.Device] | None = None)
         raise ValueError(
             f"mesh={tuple(sizes)}: the sizes must multiply to the {len(devices)} devices there are"
         )
-    return Mesh(_neighbours_on_links(devices, sizes), MESH_AXES)
+    return Mesh(_in_order_of_links(devices, sizes), MESH_AXES)
 
 
-def _neighbours_on_links(devices: Sequence[jax.Device], sizes: Sequence[int]) -> np.ndarray:
-    """The devices of a TPU slice so that those next to each other on an axis are linked, the last axis first.
+def _in_order_of_links(devices: Sequence[jax.Device], sizes: Sequence[int]) -> np.ndarray:
+    """The devices of a TPU slice in jax's order for collectives along the axes, above all the last one.
 
-    jax lists them by process; from one to the next of that list it may be several hops.
+    `jax.devices()` lists them by process. From 4x4 chips of v5e or v6e on, those neighbours are linked.
     """
     is_slice = devices[0].platform == "tpu" and len({getattr(one, "slice_index", 0) for one in devices}) == 1
     if is_slice and len(devices) > 1:

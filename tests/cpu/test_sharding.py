@@ -21,7 +21,7 @@ from prorank_jax.models.transformer import Transformer, abstract_params
 from prorank_jax.optimizer import make_optimizer
 from prorank_jax.sharding import (
     MESH_AXES,
-    _neighbours_on_links,
+    _in_order_of_links,
     check_batch_size,
     logical_axes,
     logical_rules,
@@ -213,10 +213,10 @@ def test_chips_of_a_slice_are_laid_along_its_links_and_those_of_two_stay_as_they
     """tests/tpu does so with the slices that libtpu knows."""
     hosts = [Chip((x + 2 * host, y, 0)) for host in range(2) for y in range(2) for x in range(2)]
     ring = [(0, 0), (1, 0), (2, 0), (3, 0), (3, 1), (2, 1), (1, 1), (0, 1)]
-    assert [chip.coords[:2] for chip in _neighbours_on_links(hosts, (1, 8, 1)).flat] == ring
+    assert [chip.coords[:2] for chip in _in_order_of_links(hosts, (1, 8, 1)).flat] == ring
     slices = [*hosts, *(dataclasses.replace(chip, slice_index=1) for chip in hosts)]
-    assert list(_neighbours_on_links(slices, (2, 8, 1)).flat) == slices
-    assert _neighbours_on_links(hosts[3:4], (1, 1, 1)).tolist() == [[[hosts[3]]]]
+    assert list(_in_order_of_links(slices, (2, 8, 1)).flat) == slices
+    assert _in_order_of_links(hosts[3:4], (1, 1, 1)).tolist() == [[[hosts[3]]]]
 
 
 @needs_eight_devices
