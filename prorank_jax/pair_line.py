@@ -47,10 +47,17 @@ def is_blank(value: object) -> bool:
     return value is None or (isinstance(value, str) and not value.strip())
 
 
+def _filled_labels(record: dict[str, Any]) -> list[str]:
+    return [name for name in (LABEL, SCORE) if not is_blank(record.get(name))]
+
+
 def is_labelled_positive(record: dict[str, Any]) -> bool:
     """Whether a line has one passage as `positive`, and a label or score beside it."""
-    is_labelled = any(not is_blank(record.get(name)) for name in (LABEL, SCORE))
-    return is_labelled and isinstance(record.get(_POSITIVE), str) and not is_blank(record[_POSITIVE])
+    return (
+        bool(_filled_labels(record))
+        and isinstance(record.get(_POSITIVE), str)
+        and not is_blank(record[_POSITIVE])
+    )
 
 
 def is_pair(record: dict[str, Any]) -> bool:
@@ -73,7 +80,7 @@ def read_pair(record: dict[str, Any], place: str) -> LabelledPair:
         ValueError: no query, passage or label, two of one, an empty text, or a label that is no such number.
     """
     query, passage = _one_of(record, QUERIES, place), _one_of(record, PASSAGES, place)
-    given = [name for name in (LABEL, SCORE) if not is_blank(record.get(name))]
+    given = _filled_labels(record)
     if not given:
         raise ValueError(
             f"{place}: {passage} has no {LABEL} and no {SCORE}; add one, or name a passage that is relevant "
@@ -104,8 +111,8 @@ def read_pair(record: dict[str, Any], place: str) -> LabelledPair:
 
 def lacks_label(record: dict[str, Any]) -> bool:
     """Whether a line with one relevant passage has a column of labels, and nothing in it."""
-    labels = [record[name] for name in (LABEL, SCORE) if name in record]
-    return bool(labels) and all(map(is_blank, labels)) and isinstance(record.get(_POSITIVE), str)
+    has_column = LABEL in record or SCORE in record
+    return has_column and not _filled_labels(record) and isinstance(record.get(_POSITIVE), str)
 
 
 def refuse_other_labels(record: dict[str, Any], place: str) -> None:
