@@ -30,14 +30,12 @@ from prorank_jax.benchmarks.rounds import Round, alternate
 from prorank_jax.benchmarks.side_environment import side_environment
 from prorank_jax.benchmarks.side_process import SideProcess
 from prorank_jax.benchmarks.tasks import TASKS, Task
-from prorank_jax.benchmarks.tuning import TRIED, fastest_batch
-from prorank_jax.benchmarks.work import write_settings
+from prorank_jax.benchmarks.tuning import fastest_batch, with_room
 from prorank_jax.command_line import CommandParser
 from prorank_jax.evaluation.names import parse_datasets
 from prorank_jax.evaluation_task import check_split
 from prorank_jax.messages import say
 from prorank_jax.run_folder import write_json
-from prorank_jax.storage_faults import TooLittleMemoryError
 
 OURS = "ours"
 ROOT = Path(__file__).resolve().parents[2]
@@ -122,42 +120,17 @@ def run_comparison(name: str, options: BenchmarkOptions, size: Any, console: Con
         if len(tried) > 1:
             tuned = tune_peer(options, settings, tried, commands[options.peer], work, console)
             settings["peer_batch_seconds"] = tuned
-        result = compare_with_room(name, task, options, settings, commands, work, console)
+        result = with_room(
+            settings,
+            work,
+            lambda: compare_sides(name, task, options, settings, commands, work, console),
+            lambda told: say(console, f"{options.peer}: {told}"),
+        )
     console.print(result_table(result))
     say(console, verdict(result))
     if options.output is not None:
         write_json(options.output, as_json(result))
     return result
-
-
-def compare_with_room(
-    name: str,
-    task: Task,
-    options: BenchmarkOptions,
-    settings: dict[str, Any],
-    commands: Mapping[str, Sequence[str]],
-    work: Path,
-    console: Console,
-) -> BenchmarkResult:
-    """`compare_sides` with the fastest of the peer's tuned micro-batches that finds room beside our side.
-
-    Raises:
-        ValueError: as `compare_sides`.
-        TooLittleMemoryError: none finds room.
-    """
-    by_seconds = settings.get("peer_batch_seconds", {})
-    slower = sorted(by_seconds, key=by_seconds.__getitem__)[1:]
-    while True:
-        if TRIED in settings:
-            console.print(f"{options.peer}: takes micro-batch {settings[TRIED]}", highlight=False)
-        try:
-            return compare_sides(name, task, options, settings, commands, work, console)
-        except TooLittleMemoryError as error:
-            if not slower:
-                raise
-            say(console, f"{error}; the peer's next fastest micro-batch is taken")
-        settings[TRIED] = slower.pop(0)
-        write_settings(work, settings)
 
 
 def compare_sides(

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from prorank_jax.benchmarks.loading import load_side
 from prorank_jax.benchmarks.rounds import Round, read_round
 from prorank_jax.benchmarks.side_process import SideProcess
 from prorank_jax.benchmarks.work import write_settings
 from prorank_jax.storage_faults import TooLittleMemoryError
+
+Result = TypeVar("Result")
 
 TRIED = "peer_batch"
 
@@ -59,6 +61,33 @@ def fastest_batch(
     settings[TRIED] = min(seconds, key=lambda size: seconds[size])
     write_settings(work, settings)
     return seconds
+
+
+def with_room(
+    settings: dict[str, Any], work: Path, compare: Callable[[], Result], tell: Callable[[str], None]
+) -> Result:
+    """What `compare` gives with the fastest of the tuned micro-batches that finds room beside our side.
+
+    Args:
+        settings: of `work.json`, which `compare` reads; without `peer_batch_seconds` there is one size.
+        tell: is told the size that is taken, and why another one is.
+
+    Raises:
+        TooLittleMemoryError: none finds room.
+    """
+    by_seconds = settings.get("peer_batch_seconds", {})
+    slower = sorted(by_seconds, key=by_seconds.__getitem__)[1:]
+    while True:
+        if TRIED in settings:
+            tell(f"takes micro-batch {settings[TRIED]}")
+        try:
+            return compare()
+        except TooLittleMemoryError as error:
+            if not slower:
+                raise
+            tell(f"{error}; the next fastest micro-batch is taken")
+        settings[TRIED] = slower.pop(0)
+        write_settings(work, settings)
 
 
 def _second_round(side: SideProcess, work: Path, dtype: str) -> Round:

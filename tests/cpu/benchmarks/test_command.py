@@ -11,10 +11,11 @@ from rich.console import Console
 
 import prorank_jax.benchmarks.options
 from prorank_jax.benchmarks import command
-from prorank_jax.benchmarks.command import ALONE, compare_sides, compare_with_room, run_benchmark
+from prorank_jax.benchmarks.command import ALONE, compare_sides, run_benchmark
 from prorank_jax.benchmarks.options import BenchmarkOptions
-from prorank_jax.benchmarks.report import as_json, verdict
+from prorank_jax.benchmarks.report import BenchmarkResult, as_json, verdict
 from prorank_jax.benchmarks.tasks import TASKS
+from prorank_jax.benchmarks.tuning import with_room
 from prorank_jax.benchmarks.work import write_settings
 from prorank_jax.storage_faults import TooLittleMemoryError
 from tests.cpu.benchmarks.command_lines import comparison
@@ -99,15 +100,18 @@ def test_the_fastest_micro_batch_that_finds_room_beside_our_side_is_taken(full, 
     tuned = {int(size): time for size, time in seconds.items()}
     settings = {**SETTINGS, "peer_batch": 16, "peer_batch_seconds": tuned}
     write_settings(tmp_path, settings)
-    said = io.StringIO()
-    arguments = ("grpo", TASKS["grpo"], options, settings, commands, tmp_path, Console(file=said, width=500))
+    said: list[str] = []
+
+    def compare() -> BenchmarkResult:
+        return compare_sides("grpo", TASKS["grpo"], options, settings, commands, tmp_path, QUIET)
+
     if not taken:
         with pytest.raises(TooLittleMemoryError, match="trl"):
-            compare_with_room(*arguments)
+            with_room(settings, tmp_path, compare, said.append)
         return
-    assert compare_with_room(*arguments).peer.seconds == seconds[str(taken)]
+    assert with_room(settings, tmp_path, compare, said.append).peer.seconds == seconds[str(taken)]
     assert settings["peer_batch"] == taken
-    assert said.getvalue().count("next fastest micro-batch") == len(full)
+    assert sum("next fastest micro-batch" in told for told in said) == len(full)
 
 
 def test_sides_that_disagree_are_not_measured(tmp_path):
