@@ -41,7 +41,7 @@ class CardFacts:
 
     Attributes:
         settings: the prompts that the folder remembers.
-        own: those that the model was trained with; None: it names none.
+        own: those that the model brought, from its run or from the folder that was exported; None: none.
         answers: token ids of the answers; `answer_names` are `0` and `1` as the vocabulary spells them.
         frame: what stands before and after the user's text.
         room: tokens for query, separator and document.
