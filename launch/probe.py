@@ -7,7 +7,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository need not be installed
 
-from prorank_jax.command_line import leave, run_command
+from prorank_jax.command_line import leave, run_command, take_option
 
 USAGE = (
     "usage: python launch/probe.py --init RUN_OR_MODEL [--config FILE.yaml] [--data_folder FOLDER] "
@@ -15,24 +15,6 @@ USAGE = (
     "Writes format rate, accuracy and AUC (with --stage 2 also the AUC within queries) on the prompts that a "
     "run of this config holds out to OUTPUT_DIR/probe.json. Each model needs an OUTPUT_DIR of its own."
 )
-DATA_FOLDER = "--data_folder"
-
-
-def take_data_folder(arguments: list[str]) -> tuple[Path | None, list[str]]:
-    """The folder of `--data_folder FOLDER` or `--data_folder=FOLDER`, else None; and all other arguments.
-
-    Raises:
-        ValueError: it has no value.
-    """
-    # No other option is split: it belongs to the config.
-    parts = [part for text in arguments for part in text.split("=", int(text.startswith(f"{DATA_FOLDER}=")))]
-    if DATA_FOLDER not in parts:
-        return None, parts
-    at = parts.index(DATA_FOLDER)
-    folder = "".join(parts[at + 1 : at + 2])
-    if not folder:
-        raise ValueError(f"command line: {DATA_FOLDER} has no value; write {DATA_FOLDER} FOLDER")
-    return Path(folder), parts[:at] + parts[at + 2 :]
 
 
 def probe(arguments: list[str]) -> None:
@@ -42,13 +24,13 @@ def probe(arguments: list[str]) -> None:
     if {"-h", "--help"} & set(arguments):
         print(f"{USAGE}\n\n{describe_fields()}")
         return
-    folder, rest = take_data_folder(arguments)
+    folder, rest = take_option("--data_folder", "FOLDER", arguments)
     config_file, overrides = parse_command_line(rest)
     # Never the output_dir of a config file: that is the folder of a run.
     config = load_config(config_file, {"output_dir": "runs/probe"} | overrides)
     from prorank_jax.model_probe import probe_model  # takes seconds to import
 
-    probe_model(config, folder)
+    probe_model(config, None if folder is None else Path(folder))
 
 
 def main(arguments: list[str]) -> int:

@@ -7,7 +7,7 @@ import dataclasses
 import os
 import sys
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -41,6 +41,27 @@ def add_fields(parser: argparse.ArgumentParser, options: type) -> None:
             default=argparse.SUPPRESS if is_required else item.default,
             help=item.metadata["meaning"],
         )
+
+
+def take_option(name: str, value: str, arguments: Sequence[str]) -> tuple[str | None, list[str]]:
+    """The value of an option beside the fields of a config, else None; and all other arguments.
+
+    Args:
+        name: as `--data_folder`; its value is the next argument, or stands behind `=`.
+        value: what it stands for, for messages.
+
+    Raises:
+        ValueError: it has no value.
+    """
+    # No other option is split: it belongs to the config.
+    parts = [part for text in arguments for part in text.split("=", int(text.startswith(f"{name}=")))]
+    if name not in parts:
+        return None, parts
+    at = parts.index(name)
+    taken = "".join(parts[at + 1 : at + 2])
+    if not taken:
+        raise ValueError(f"command line: {name} has no value; write {name} {value}")
+    return taken, parts[:at] + parts[at + 2 :]
 
 
 def local_folder(text: str) -> Path:

@@ -19,6 +19,7 @@ from prorank_jax.local_sources import local_source
 from prorank_jax.named_files import hash_file
 from prorank_jax.negatives import index_documents, make_groups, with_mined_negatives
 from prorank_jax.negatives_run import read_negatives_run
+from prorank_jax.pair_scores import PairScores, attach_pair_scores
 from prorank_jax.pseudo_queries import make_pseudo_groups
 from prorank_jax.query_choice import ALL_QUERIES, QueryChoice, choose_groups, choose_queries
 from prorank_jax.source_names import (
@@ -155,7 +156,7 @@ def load_groups(
     (`negatives.make_groups`), out of BM25's rankings or those of `options.negatives_run`, the scores of
     `options.teacher_scores`, and after those the queries made from its documents, whose negatives BM25 finds;
     a `.jsonl` file gives its own candidates and scores, mined negatives to queries that bring none, and
-    queries made from the split's passages.
+    queries made from the split's passages. Scores of pairs of texts are those of made queries too.
 
     Args:
         fields: that named the source and the split.
@@ -171,12 +172,14 @@ def load_groups(
         ranked = read_negatives_run(options, collection)
         index = index_documents(collection) if options.pseudo_queries else None  # once for both
         groups = make_groups(collection, options, seed, index, ranked)
-        scores = read_teacher(options, lambda: source_fingerprint(source, split, fields))
-        if scores is not None:
+        teacher = read_teacher(options, lambda: source_fingerprint(source, split, fields))
+        if teacher is not None and not isinstance(teacher, PairScores):
             depth, relevant_grade = options.teacher_depth, options.relevant_grade
-            groups = add_teacher_candidates(groups, scores, collection, depth, relevant_grade)
-        return groups + make_pseudo_groups(collection, options, seed, index, choice.held_out)
+            groups = add_teacher_candidates(groups, teacher, collection, depth, relevant_grade)
+        groups += make_pseudo_groups(collection, options, seed, index, choice.held_out)
+        return attach_pair_scores(groups, teacher) if isinstance(teacher, PairScores) else groups
     _check_file_options(source, options)
+    teacher = read_teacher(options, dict)
     groups = read_embedding_groups(Path(source), split, options, seed, fields, tell=True)
     least = options.relevant_grade
     kept = [group for group in groups if any(candidate.grade >= least for candidate in group.candidates)]
@@ -192,15 +195,11 @@ def load_groups(
     kept = with_mined_negatives(kept, f"{source}/{split}", options, seed)
     passages = {c.document.id: c.document for group in kept for c in group.candidates}
     made_from = Collection(f"{source}/{split}", passages, {}, {})
-    return kept + make_pseudo_groups(made_from, options, seed, held_out=choice.held_out)
+    kept += make_pseudo_groups(made_from, options, seed, held_out=choice.held_out)
+    return attach_pair_scores(kept, teacher) if isinstance(teacher, PairScores) else kept
 
 
 def _check_file_options(source: str, options: DataOptions) -> None:
-    if options.teacher_scores:
-        raise ValueError(
-            f"data.teacher_scores={options.teacher_scores!r}: {source} names no documents; write the scores "
-            "into its pos_scores and neg_scores, or as score beside a pair's label"
-        )
     if options.negatives_run:
         raise ValueError(
             f"data.negatives_run={options.negatives_run!r}: {source} names no documents; write the negatives "
@@ -218,8 +217,7 @@ def check_teacher(source: str, options: DataOptions) -> None:
     source = local_source(source)
     if _is_embedding_file(source):
         _check_file_options(source, options)
-    else:
-        read_teacher(options, lambda: source_fingerprint(source, options.split))
+    read_teacher(options, lambda: source_fingerprint(source, options.split))
 
 
 def has_own_scores(source: str, split: str, options: DataOptions) -> bool:

@@ -35,7 +35,7 @@ def header_of(path: Path) -> Mapping[str, Any] | None:
     if header.get("format") != SCORES_FORMAT or not has_texts:
         raise ValueError(
             f"{path}, line {number}: JSON, but not the first line of an evaluation's scores.jsonl; name one, "
-            "or a TREC run or TSV"
+            "a TREC run, a TSV, or pairs with query, passage and score"
         )
     return header
 

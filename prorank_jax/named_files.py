@@ -30,7 +30,11 @@ def teacher_file(options: DataOptions) -> Path | None:
     Raises:
         ValueError: no such file, or a URL that cannot be reached.
     """
-    return _file_of("data.teacher_scores", options.teacher_scores, "name a TREC run, a TSV or a scores.jsonl")
+    return _file_of(
+        "data.teacher_scores",
+        options.teacher_scores,
+        "name a TREC run, a TSV, a scores.jsonl or scored pairs",
+    )
 
 
 def negatives_file(options: DataOptions) -> Path | None:

@@ -10,7 +10,7 @@ import jax
 from rich.console import Console
 
 from prorank_jax.config import DataOptions, RunConfig
-from prorank_jax.corpora import check_teacher, judged_queries, queries_to_train_on
+from prorank_jax.corpora import check_teacher, judged_queries, load_groups, queries_to_train_on
 from prorank_jax.data import ExampleSet, open_dataset
 from prorank_jax.embedding_jsonl import EVERYTHING, queries_outside
 from prorank_jax.example_notices import example_notices
@@ -24,6 +24,7 @@ from prorank_jax.query_choice import ALL_QUERIES, QueryChoice
 from prorank_jax.query_texts import plain, plain_texts
 from prorank_jax.ranking_objective import check_own_scores
 from prorank_jax.source_names import CATALOGUE_PREFIX, TRAINED_ON, SourceFields, names_embedding_file
+from prorank_jax.types import RankingGroup
 
 # Negatives are mined for at most so many held-out queries, or one for each prompt of the probe.
 PROBED_QUERIES = 500
@@ -86,6 +87,18 @@ def _open_here(
         choice=QueryChoice(most=most) if len(probed) > most else ALL_QUERIES,
     )
     return examples, held_out
+
+
+def training_groups(config: RunConfig) -> list[RankingGroup]:
+    """The queries that `open_examples` makes its training examples of; no teacher's scores are read.
+
+    Raises:
+        ValueError: as `open_examples`, for what is trained on.
+    """
+    data = dataclasses.replace(config.data, teacher_scores="", teacher_depth=0)
+    given, probed = _named_queries(data)
+    choice = _trained_on(data, given, plain_texts(probed))
+    return load_groups(data.source, data.split, data, config.train.seed, choice=choice)
 
 
 def _trained_on(data: DataOptions, given: Sequence[str], unwanted: frozenset[str]) -> QueryChoice:

@@ -9,13 +9,17 @@ from pathlib import Path
 from prorank_jax.config import DataOptions
 from prorank_jax.evaluation_scores import header_of
 from prorank_jax.named_files import teacher_file
-from prorank_jax.source_names import CATALOGUE_PREFIX
+from prorank_jax.pair_scores import PairScores, holds_pair_scores, read_pair_scores
+from prorank_jax.source_names import CATALOGUE_PREFIX, names_embedding_file
 from prorank_jax.teacher_scores import TeacherScores, read_teacher_scores
 
 _log = logging.getLogger(__name__)
 
 
-def read_teacher(options: DataOptions, content: Callable[[], Mapping[str, str]]) -> TeacherScores | None:
+Teacher = TeacherScores | PairScores
+
+
+def read_teacher(options: DataOptions, content: Callable[[], Mapping[str, str]]) -> Teacher | None:
     """The scores of the file that `options` name; None without a teacher.
 
     Args:
@@ -23,11 +27,25 @@ def read_teacher(options: DataOptions, content: Callable[[], Mapping[str, str]])
             the file says which texts were scored.
 
     Raises:
-        ValueError: no such file, a flaw in it, or an evaluation of other texts.
+        ValueError: no such file, a flaw in it, an evaluation of other texts, or scores of a kind that the
+            source or `options.teacher_depth` cannot use.
     """
     file = teacher_file(options)
     if file is None:
         return None
+    if holds_pair_scores(file):
+        if options.teacher_depth:
+            raise ValueError(
+                f"data.teacher_depth={options.teacher_depth}: the pairs of {options.teacher_scores} have no "
+                "ids; leave it out, or name scores by ids"
+            )
+        return read_pair_scores(file)
+    if names_embedding_file(options.source):
+        raise ValueError(
+            f"data.teacher_scores={options.teacher_scores!r}: the queries and passages of {options.source} "
+            "have no ids of their own; write the scores into it (pos_scores and neg_scores, or score beside "
+            "a pair's label), or score the pairs that launch/training_pairs.py writes"
+        )
     scores = read_teacher_scores(file)
     _check_texts(file, options, content)
     return scores

@@ -383,5 +383,7 @@ def test_the_threshold_names_the_examples_of_a_file_alone(tmp_path: Path) -> Non
 
 def test_options_that_pairs_cannot_follow_name_what_to_write(tmp_path: Path) -> None:
     file = str(write_jsonl(tmp_path / "pairs.jsonl", [PAIR | {"label": 1}]))
-    with pytest.raises(ValueError, match=r"names no documents; write the scores .*beside a pair's label$"):
-        corpora.check_teacher(file, DataOptions(teacher_scores=file))
+    (tmp_path / "scores.tsv").write_text("1\td1\t0.5\n")
+    options = DataOptions(source=file, teacher_scores=str(tmp_path / "scores.tsv"))
+    with pytest.raises(ValueError, match=r"no ids of their own; write the scores .*beside a pair's label\)"):
+        corpora.check_teacher(file, options)

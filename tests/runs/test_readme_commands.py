@@ -74,6 +74,7 @@ def test_python_code_runs(place):
     written = python_blocks(README)
     assert written
     names = dict(GIVEN)
+    (place.folder / "pairs.jsonl").symlink_to(place.things.scored)
     for block in written:
         for model in models_in(block.text):
             place.furnish(["--model", model])

@@ -72,6 +72,8 @@ def furnish(folder: Path, words: Sequence[str], things: SmallThings) -> None:
             _link(folder / value, things.ranking)
         elif option in CONFIG_OPTIONS and re.fullmatch(r"[A-Z_]+\.yaml", value):
             _link(folder / value, things.recipe)
+        elif option == "--data.teacher_scores":
+            _link(folder / value, things.scored)
         elif option == "--metrics":
             _link(folder / value, measured(things))
 

@@ -30,6 +30,7 @@ WORK = {
     "probe": ["prorank_jax.model_probe.probe_model"],
     "reproduce": ["prorank_jax.reproduce.command.reproduce"],
     "tpu_train": ["prorank_jax.train.train", "prorank_jax.setup.check_later_run"],
+    "training_pairs": ["prorank_jax.training_pairs.write_training_pairs"],
     SERVER: ["prorank_jax.server.run"],
 }
 

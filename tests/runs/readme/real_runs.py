@@ -25,6 +25,7 @@ from tests.runs.readme.programs import call, check_accepted
 from tests.runs.readme.small_things import SHORT_RUN, SmallThings
 
 OUTPUT = "--output_dir"
+PAIRS = "--pairs"
 # What each program must have written when it has ended well; `load_server` only prints.
 FINISHED = {
     "tpu_train": ("config.yaml", "metrics.jsonl", "report.html", "report.json", "report.png"),
@@ -34,6 +35,7 @@ FINISHED = {
     "reproduce": ("ablation.md", "ablation.json", "ablation.png", "learning.png"),
     "export_hf": ("config.json", "model.safetensors", "tokenizer.json", "prorank.json", "README.md"),
     "load_server": (),
+    "training_pairs": (),  # a file alone
 }
 _SHORT_RUN = tuple(f"--{name}={value}" for name, value in SHORT_RUN.items())
 _FEW_QUERIES = ("--queries=4",)
@@ -92,6 +94,7 @@ def run_here(name: str, arguments: list[str], place: Place) -> None:
     else:
         code = call(name, words)
     assert code == 0, place.capsys.readouterr().err
+    assert all((place.folder / value).stat().st_size for option, value in options(words) if option == PAIRS)
     outputs = [value for option, value in options(words) if option == OUTPUT]
     folder = place.folder / outputs[-1] if outputs else place.folder / "runs"
     if FINISHED[name]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +13,12 @@ from tokenizers import AddedToken, Tokenizer, models, trainers
 from tokenizers.pre_tokenizers import ByteLevel
 
 from prorank_jax.beir_folder import read_beir_folder
+from prorank_jax.config import DataOptions, RunConfig
 from prorank_jax.demo_collection import demo_collection
 from prorank_jax.evaluation.output import METRICS_FILE
 from prorank_jax.models.export import save_params
 from prorank_jax.prompt_template import TASK
+from prorank_jax.training_pairs import write_training_pairs
 from prorank_jax.trec import write_run
 from tests.cpu.data_fixtures import WORDS as NAMES
 from tests.cpu.data_fixtures import ask_otherwise, write_beir_folder, write_jsonl
@@ -53,6 +56,7 @@ class SmallThings:
         triples: training groups in FlagEmbedding's format.
         ranking: a TREC run of the collection.
         recipe: a config of a short run.
+        scored: the pairs that the collection is trained on, each with a score.
     """
 
     model: Path
@@ -61,6 +65,7 @@ class SmallThings:
     triples: Path
     ranking: Path
     recipe: Path
+    scored: Path
 
 
 def write_small_things(folder: Path) -> SmallThings:
@@ -72,7 +77,9 @@ def write_small_things(folder: Path) -> SmallThings:
         write_triples(folder / "triples.jsonl"),
         folder / "ranking.trec",
         folder / "recipe.yaml",
+        folder / "scored.jsonl",
     )
+    write_scored_pairs(things)
     collection = read_beir_folder(things.collection, "dev")
     write_run(things.ranking, {query: list(grades) for query, grades in collection.qrels.items()}, "small")
     things.recipe.write_text(yaml.safe_dump(RECIPE | {"data": {"source": str(things.collection)}}))
@@ -131,6 +138,14 @@ def write_collection(folder: Path) -> Path:
     for split, word in (("dev", "who"), ("test", "where")):
         ask_otherwise(folder, split, word)
     return folder
+
+
+def write_scored_pairs(things: SmallThings) -> None:
+    """What a teacher makes of the pairs of a run on the collection."""
+    pairs = things.scored.with_name("pairs.jsonl")
+    write_training_pairs(RunConfig(stage=2, data=DataOptions(source=str(things.collection))), pairs)
+    lines = [json.loads(line) for line in pairs.read_text().splitlines()]
+    write_jsonl(things.scored, [line | {"score": float(len(line["passage"]))} for line in lines])
 
 
 def write_triples(file: Path) -> Path:

@@ -1,0 +1,117 @@
+"""A teacher's scores of pairs of texts: of any query and document that say the same, whatever their ids are.
+
+Queries made from documents have ids that say nothing of their texts, so the texts are what is scored.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prorank_jax.jsonl import read_jsonl, valid_text
+from prorank_jax.messages import name_a_few
+from prorank_jax.pair_line import SCORE, is_pair, nearly_equal, read_pair
+from prorank_jax.teacher_scores import LARGEST
+from prorank_jax.types import RankingGroup
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PairScores:
+    """The scores of a file.
+
+    Attributes:
+        of_texts: `_key` of a query and a passage → score.
+    """
+
+    of_texts: Mapping[bytes, float]
+
+    def get(self, query: str, passage: str) -> float | None:
+        """The score of two texts; None where the teacher has none."""
+        return self.of_texts.get(_key(query, passage))
+
+
+def _key(query: str, passage: str) -> bytes:
+    """Few bytes for texts of any length: a file may have millions of pairs."""
+    return hashlib.sha256(f"{valid_text(query)}\0{valid_text(passage)}".encode()).digest()[:16]
+
+
+def holds_pair_scores(path: Path) -> bool:
+    """Whether the first line of a file is a pair of texts."""
+    try:
+        return any(is_pair(record) for _, record in itertools.islice(read_jsonl(path), 1))
+    except ValueError:
+        return False
+
+
+def read_pair_scores(path: Path) -> PairScores:
+    """The score of each line's pair: `query`, `passage` and `score`, or the other names of labelled pairs.
+
+    Raises:
+        ValueError: a line that is no such pair, has a grade only, or another score than an earlier line of
+            the same texts.
+    """
+    scores: dict[bytes, float] = {}
+    for place, record in read_jsonl(path):
+        pair = read_pair(_with_real_score(record), place)
+        if pair.score is None:
+            raise ValueError(
+                f"{place}: {pair.told} is a grade; write the teacher's score as {SCORE}, a number"
+            )
+        score = pair.score
+        before = scores.setdefault(_key(pair.query, pair.passage), score)
+        if not nearly_equal(before, score):
+            raise ValueError(f"{place}: the score {score:g} for texts that have {before:g}; keep one")
+    return PairScores(scores)
+
+
+def _with_real_score(record: dict[str, Any]) -> dict[str, Any]:
+    """Elsewhere a whole number is a grade; here `score` is never one."""
+    score = record.get(SCORE)
+    if isinstance(score, int) and not isinstance(score, bool) and abs(score) <= LARGEST:
+        return record | {SCORE: float(score)}
+    return record
+
+
+def attach_pair_scores(groups: Sequence[RankingGroup], scores: PairScores) -> list[RankingGroup]:
+    """The groups with the score of each candidate's texts; None where the teacher has none.
+
+    Scores that candidates had before are dropped, so that no list mixes two teachers.
+
+    Raises:
+        ValueError: the teacher scored no candidate.
+    """
+    attached = [
+        dataclasses.replace(
+            group,
+            candidates=tuple(
+                dataclasses.replace(one, score=scores.get(group.query, one.document.full_text))
+                for one in group.candidates
+            ),
+        )
+        for group in groups
+    ]
+    wanted, scored = set(_keys(groups)), set(scores.of_texts)
+    if not wanted & scored:
+        raise ValueError(
+            f"data.teacher_scores: none of their {len(scored)} pairs has the texts of a query to train on "
+            f"(as {name_a_few([groups[0].query])}) and of one of its candidates; score the pairs that "
+            "launch/training_pairs.py writes for this config"
+        )
+    _log.warning("teacher scores: of %d candidates %d have one", len(wanted), len(wanted & scored))
+    if scored - wanted:
+        _log.warning("teacher scores: %d are of pairs that are not trained on", len(scored - wanted))
+    return attached
+
+
+def _keys(groups: Sequence[RankingGroup]) -> Iterator[bytes]:
+    for group in groups:
+        for one in group.candidates:
+            yield _key(group.query, one.document.full_text)
