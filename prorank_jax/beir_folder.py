@@ -8,18 +8,30 @@ from dataclasses import replace
 from pathlib import Path
 
 from prorank_jax.collection import Choice, Collection, check_collection
-from prorank_jax.jsonl import read_jsonl, read_lines, take_text
+from prorank_jax.jsonl import PACKED, read_jsonl, read_lines, take_text
 from prorank_jax.named_documents import Found, find_named, with_found
 from prorank_jax.source_names import TRAINED_ON, SourceFields
 from prorank_jax.types import Document
 
 LONGEST_GRADE = 9  # characters, so that it is an int32
 INTEGER = re.compile(r"[+-]?[0-9]+")
-LAYOUT = "a BEIR folder holds corpus.jsonl, queries.jsonl and qrels/<split>.tsv"
+LAYOUT = "a BEIR folder holds corpus.jsonl, queries.jsonl (or both as .gz) and qrels/<split>.tsv"
+CORPUS, QUERIES, QRELS = "corpus.jsonl", "queries.jsonl", "qrels"
+
+
+def is_of_layout(name: str) -> bool:
+    """Whether a path in a folder is one that is read."""
+    return name.removesuffix(PACKED) in (CORPUS, QUERIES) or name == QRELS or name.startswith(f"{QRELS}/")
+
+
+def _unpacked_first(file: Path) -> Path:
+    """As published, the files are packed; who unpacks one may keep both."""
+    packed = file.with_name(file.name + PACKED)
+    return packed if packed.is_file() and not file.is_file() else file
 
 
 def beir_files(folder: Path, split: str, fields: SourceFields = TRAINED_ON) -> tuple[Path, Path, Path]:
-    """The corpus, query and judgement files of a folder.
+    """The corpus, query and judgement files of a folder; the first two may be packed (`.gz`).
 
     Args:
         fields: that named the folder and the split.
@@ -27,7 +39,8 @@ def beir_files(folder: Path, split: str, fields: SourceFields = TRAINED_ON) -> t
     Raises:
         ValueError: one of them is missing; a missing split lists those there are. Or a split that is a path.
     """
-    corpus, queries, qrels = folder / "corpus.jsonl", folder / "queries.jsonl", folder / "qrels"
+    corpus, queries = _unpacked_first(folder / CORPUS), _unpacked_first(folder / QUERIES)
+    qrels = folder / QRELS
     missing = [path.name for path in (corpus, queries) if not path.is_file()]
     missing += [] if qrels.is_dir() else ["qrels/"]
     if missing:

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 _GZIP = b"\x1f\x8b"
-_PACKED = ".gz"
+PACKED = ".gz"
 MAX_LINE_BYTES = 64 << 20
 
 
 def _open(path: Path) -> BufferedIOBase:
-    return gzip.open(path) if path.suffix == _PACKED else path.open("rb")
+    return gzip.open(path) if path.suffix == PACKED else path.open("rb")
 
 
 def _raw_lines(path: Path) -> Iterator[bytes]:
@@ -25,7 +25,7 @@ def _raw_lines(path: Path) -> Iterator[bytes]:
             yield from iter(lambda: file.readline(MAX_LINE_BYTES + 1), b"")
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise ValueError(
-                f"{path}: cannot be unpacked ({error}); pack it again with gzip, or name it without {_PACKED}"
+                f"{path}: cannot be unpacked ({error}); pack it again with gzip, or name it without {PACKED}"
             ) from error
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 DEMO = "demo"
 # Marks an id of the catalogue among the names of files and folders.
 CATALOGUE_PREFIX = "ir_datasets:"
-_EMBEDDING_ENDINGS = (".jsonl", ".json")
+_EMBEDDING_ENDINGS = (".jsonl", ".json", ".jsonl.gz", ".json.gz")
 _MOST_NAMED = 5
 
 
@@ -44,7 +44,7 @@ def same_for_all_names(source: str) -> str:
 
 
 def names_embedding_file(source: str) -> bool:
-    """Whether a source is named as a `.jsonl` file is: it holds groups, perhaps a teacher's scores."""
+    """Whether a source is named as a `.jsonl` file is, packed or not: it holds groups, perhaps scores."""
     return source.endswith(_EMBEDDING_ENDINGS)
 
 

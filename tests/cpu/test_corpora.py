@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import gzip
 import re
 import subprocess
 import sys
@@ -36,6 +38,42 @@ def test_beir_folder_is_read_in_full(tmp_path: Path) -> None:
     assert collection.documents["d3-1"].full_text == "about cloud0 cloud0 text number 1"
     assert collection.queries["q2"] == "what is stone0"
     assert collection.qrels["q2"] == {"d2-0": 2, "d2-1": 1}
+
+
+def _pack(file: Path, keep: bool = False) -> None:
+    file.with_name(file.name + ".gz").write_bytes(gzip.compress(file.read_bytes()))
+    if not keep:
+        file.unlink()
+
+
+@pytest.mark.parametrize("is_at_url", [False, True])
+def test_a_packed_folder_is_the_same_collection(is_at_url: bool, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("PRORANK_CACHE", str(tmp_path / "cache"))
+    plain, packed = (write_beir_folder(tmp_path / name) for name in ("plain", "packed"))
+    for name in ("corpus.jsonl", "queries.jsonl"):
+        _pack(packed / name)
+    source = packed.as_uri() if is_at_url else str(packed)
+    expected = load_collection(str(plain), "train")
+    assert dataclasses.replace(load_collection(source, "train"), name=expected.name) == expected
+    assert judged_queries(source, "train", DataOptions()) == expected.queries
+    assert set(source_fingerprint(source, "train")) == {"corpus.jsonl.gz", "queries.jsonl.gz", "train.tsv"}
+
+
+def test_of_a_file_that_is_there_twice_the_plain_one_is_read(tmp_path: Path) -> None:
+    folder = write_beir_folder(tmp_path / "beir")
+    _pack(folder / "corpus.jsonl", keep=True)
+    with (folder / "corpus.jsonl").open("a") as corpus:
+        corpus.write('{"_id": "new", "text": "here"}\n')
+    assert "new" in load_collection(str(folder), "train").documents
+
+
+def test_a_packed_file_of_groups_has_the_same_groups(tmp_path: Path) -> None:
+    file = write_jsonl(
+        tmp_path / "f.jsonl", [{"query": f"what {n}", "pos": ["a"], "neg": ["b"]} for n in "xyz"]
+    )
+    expected = load_groups(str(file), "all", DataOptions())
+    _pack(file)
+    assert load_groups(f"{file}.gz", "all", DataOptions()) == expected
 
 
 def test_beir_folder_without_header_titles_and_with_surrogates(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ from prorank_jax.config_files import load_config
 from prorank_jax.ranking_objective import check_losses
 from prorank_jax.source_names import names_embedding_file, same_for_all_names
 
-FILES = ["triples.jsonl", "folder/groups.json", "gs://bucket/groups.jsonl"]
-OTHERS = ["demo", "ir_datasets:beir/scifact/train", "folder", "folder.jsonl/beir", "notes.txt"]
+FILES = ["triples.jsonl", "folder/groups.json", "gs://bucket/groups.jsonl", "pairs.jsonl.gz"]
+OTHERS = ["demo", "ir_datasets:beir/scifact/train", "folder", "folder.jsonl/beir", "notes.txt", "x.gz"]
 
 
 @pytest.mark.parametrize(("source", "expected"), [(s, True) for s in FILES] + [(s, False) for s in OTHERS])
