@@ -1,10 +1,12 @@
-"""Tells a model that fails from requests that it cannot score, and says in the log what happened."""
+"""Tells a model that fails or hangs from requests that it cannot score, and says in the log what happened."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+import math
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 
 from prorank_jax.serving.errors import one_line
 
@@ -18,16 +20,50 @@ _log = logging.getLogger(__name__)
 class ModelWatch:
     """Whether the model works: after a batch that failed, a pair of nobody's is tried until it is scored.
 
+    One that raises nothing may still never come to an end, as where a device hangs: it is failing then too.
+
     Failures alone do not tell: one client's texts, too long for the memory, must not take a server out of
     service that scores all others. And without requests, none would show that the model works again.
     """
 
-    def __init__(self, try_model: Callable[[], Awaitable[None]]) -> None:
-        """`try_model` scores a pair that a model that works can score, and raises where it cannot."""
-        self.is_failing = False
+    def __init__(self, try_model: Callable[[], Awaitable[None]], longest_batch_s: float = math.inf) -> None:
+        """
+        Args:
+            try_model: scores a pair that a model that works can score, and raises where it cannot.
+            longest_batch_s: what takes longer hangs.
+        """
         self._try_model = try_model
+        self._longest_batch_s = longest_batch_s
+        self._fails = False
+        self._hanging = 0
         self._is_in_doubt = asyncio.Event()
         self._failed_in_a_row = 0
+
+    @property
+    def is_failing(self) -> bool:
+        """Whether the model raises for any pair, or hangs."""
+        return self._fails or self._hanging > 0
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Around the wait for what the model was given."""
+        is_late = False
+
+        def note_hang() -> None:
+            nonlocal is_late
+            is_late = True
+            self._hanging += 1
+            told = "the model has worked at one batch for %g s: /health and /live are 503 until it is done"
+            _log.error(told, self._longest_batch_s)
+
+        timer = asyncio.get_running_loop().call_later(self._longest_batch_s, note_hang)
+        try:
+            yield
+        finally:
+            timer.cancel()
+            if is_late:
+                self._hanging -= 1
+                _log.warning("the model is done with the batch that it hung at")
 
     def note_failure(self, pairs: int, error: Exception) -> None:
         """So many pairs were given to the model, which did not score them."""
@@ -50,13 +86,13 @@ class ModelWatch:
 
     async def _try_until_it_works(self) -> None:
         while (error := await self._fault()) is not None:
-            if not self.is_failing:
+            if not self._fails:
                 _log.error("the model fails: /health and /live are 503 until it works (%s)", one_line(error))
-            self.is_failing = True
+            self._fails = True
             await asyncio.sleep(RETRY_S)
-        if self.is_failing:
+        if self._fails:
             _log.warning("the model works again")
-        self.is_failing = False
+        self._fails = False
         self._failed_in_a_row = 0  # what fails next is something else
 
     async def _fault(self) -> Exception | None:

@@ -49,6 +49,9 @@ class ServerOptions:
     max_batch_pairs: int = option(32, "most pairs that the model scores at once")
     batch_wait_ms: float = option(5.0, "longest wait for more pairs after the first, in milliseconds")
     request_timeout_s: float = option(60.0, "longest wait for scores; after that: 504")
+    hang_timeout_s: float = option(
+        600.0, "a batch that takes longer, compilation included, hangs: /live is 503"
+    )
     client_timeout_s: float = option(20.0, "longest time a client takes to send a request or take an answer")
     keep_alive_s: float = option(75.0, "how long an idle connection is kept; give more than a proxy has")
     drain_delay_s: float = option(0.0, "how long after SIGTERM requests are taken while /health is 503")
@@ -84,7 +87,8 @@ class ServerOptions:
             "max_batch_pairs",
         ):
             require_at_least(name, getattr(self, name), 1)
-        for name in ("request_timeout_s", "client_timeout_s", "keep_alive_s", "shutdown_timeout_s"):
+        timeouts = ("request_timeout_s", "hang_timeout_s", "client_timeout_s", "shutdown_timeout_s")
+        for name in (*timeouts, "keep_alive_s"):
             require_positive(name, getattr(self, name))
         require_at_least("drain_delay_s", self.drain_delay_s, 0)
         is_wait = 0 <= self.batch_wait_ms < math.inf

@@ -45,7 +45,7 @@ class Service:
         self._takes_requests = True
         self._thread = OneThread()
         self._score: ScorePairs | None = None
-        self._watch = ModelWatch(self._try_model)
+        self._watch = ModelWatch(self._try_model, options.hang_timeout_s)
         self._batcher = Batcher(
             self._run_batch,
             max_batch_pairs=options.max_batch_pairs,
@@ -65,7 +65,8 @@ class Service:
 
     async def _run_batch(self, pairs: list[Pair], instruction: str | None) -> np.ndarray:
         assert self._score is not None  # no request is taken before the model is there
-        return await self._thread.call(self._score, pairs, instruction)
+        with self._watch.working():
+            return await self._thread.call(self._score, pairs, instruction)
 
     async def run(self, load: LoadModel, announce: Callable[[], None]) -> None:
         """Loads the model, says so, and scores until the service is drained.

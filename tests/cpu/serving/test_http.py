@@ -163,6 +163,17 @@ def test_a_model_that_is_lost_is_told_by_health_and_live_until_it_works_again(ca
         assert live.metric("prorank_pairs_scored_total") == 0
 
 
+def test_a_model_that_hangs_is_told_by_health_and_live_until_it_is_done():
+    with live_server(request_timeout_s=0.2, hang_timeout_s=0.3) as live:
+        live.model.gate.clear()
+        assert live.rerank(COHERE).status == 504
+        for path in ("/health", "/live"):
+            wait_until(lambda path=path: live.ask("GET", path).status == 503)
+        live.model.gate.set()
+        wait_until(lambda: live.ask("GET", "/health").status == 200)
+        assert live.rerank(COHERE).status == 200
+
+
 @pytest.mark.parametrize("path", ["/rerank", "/v1/rerank", "/v2/rerank", "/health", "/live", "/metrics"])
 def test_a_slash_too_many_is_no_other_path(live, path):
     """A redirect would name http:// and no prefix, whatever a proxy before the server has taken away."""

@@ -119,3 +119,33 @@ def test_the_log_says_of_every_batch_that_it_failed_and_where_for_the_first_in_a
     assert caplog.text.count("Traceback") == 2 * TRACEBACKS_IN_A_ROW
     last = f"the model could not score 7 pairs (RuntimeError: fault {TRACEBACKS_IN_A_ROW + 1})"
     assert caplog.messages[-1] == last
+
+
+def test_a_model_that_never_answers_is_failing_until_it_does(caplog):
+    async def scenario() -> None:
+        watch = ModelWatch(Model(0), longest_batch_s=0.01)
+        with watch.working():
+            assert not watch.is_failing
+            await asyncio.sleep(0.1)
+            assert watch.is_failing
+            with watch.working():  # a try that waits for its turn on the same thread
+                await asyncio.sleep(0.1)
+            assert watch.is_failing
+        assert not watch.is_failing
+
+    asyncio.run(asyncio.wait_for(scenario(), 20))
+    assert caplog.text.count("has worked at one batch for 0.01 s") == 2
+    assert caplog.text.count("is done with the batch that it hung at") == 2
+
+
+def test_a_batch_in_time_says_nothing(caplog):
+    async def scenario() -> None:
+        watch = ModelWatch(Model(0), longest_batch_s=0.05)
+        for _ in range(3):
+            with watch.working():
+                await asyncio.sleep(0)
+        await asyncio.sleep(0.1)
+        assert not watch.is_failing
+
+    asyncio.run(asyncio.wait_for(scenario(), 20))
+    assert not caplog.records

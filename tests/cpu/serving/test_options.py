@@ -36,6 +36,7 @@ def test_the_default_is_loopback():
         ("batch_wait_ms", -1.0),
         ("batch_wait_ms", math.nan),
         ("request_timeout_s", 0.0),
+        ("hang_timeout_s", 0.0),
         ("client_timeout_s", math.inf),
         ("keep_alive_s", 0.0),
         ("drain_delay_s", -1.0),
