@@ -29,7 +29,7 @@ from prorank_jax.source_names import (
     SourceFields,
     names_embedding_file,
 )
-from prorank_jax.teacher_run import read_teacher
+from prorank_jax.teacher_run import Teacher, read_teacher
 from prorank_jax.teacher_scores import add_teacher_candidates
 from prorank_jax.types import RankingGroup
 
@@ -207,8 +207,8 @@ def _check_file_options(source: str, options: DataOptions) -> None:
         )
 
 
-def check_teacher(source: str, options: DataOptions) -> None:
-    """Refuses a teacher's scores that `load_groups` would refuse; looks into no documents.
+def check_teacher(source: str, options: DataOptions) -> Teacher | None:
+    """The scores that `load_groups` would use; refuses those that it would, but for queries and documents.
 
     Raises:
         ValueError: no such file of scores, a flaw in it, scores of other texts, or options that the source
@@ -217,21 +217,22 @@ def check_teacher(source: str, options: DataOptions) -> None:
     source = local_source(source)
     if _is_embedding_file(source):
         _check_file_options(source, options)
-    read_teacher(options, lambda: source_fingerprint(source, options.split))
+    return read_teacher(options, lambda: source_fingerprint(source, options.split))
 
 
-def has_own_scores(source: str, split: str, options: DataOptions) -> bool:
-    """Whether a source is a `.jsonl` file with a teacher's score of any passage of the split.
+def own_scores(source: str, split: str, options: DataOptions) -> list[float]:
+    """A teacher's scores that a `.jsonl` file has of the split's passages; none of another source.
 
     Raises:
         ValueError: as `load_groups` of such a file.
     """
     source = local_source(source)
-    return _is_embedding_file(source) and any(
-        candidate.score is not None
-        for group in read_embedding_groups(Path(source), split, options)
-        for candidate in group.candidates
-    )
+    if not _is_embedding_file(source):
+        if names_embedding_file(source):
+            _reject_unknown(source, TRAINED_ON.source)
+        return []
+    groups = read_embedding_groups(Path(source), split, options)
+    return [one.score for group in groups for one in group.candidates if one.score is not None]
 
 
 def source_fingerprint(source: str, split: str, fields: SourceFields = TRAINED_ON) -> dict[str, str]:

@@ -17,6 +17,7 @@ from typing import Any
 from prorank_jax.jsonl import read_jsonl, valid_text
 from prorank_jax.messages import name_a_few
 from prorank_jax.pair_line import SCORE, is_pair, nearly_equal, read_pair
+from prorank_jax.query_texts import plain
 from prorank_jax.teacher_scores import LARGEST
 from prorank_jax.types import RankingGroup
 
@@ -29,9 +30,11 @@ class PairScores:
 
     Attributes:
         of_texts: `_key` of a query and a passage → score.
+        queries: `plain` texts of the queries.
     """
 
     of_texts: Mapping[bytes, float]
+    queries: frozenset[str]
 
     def get(self, query: str, passage: str) -> float | None:
         """The score of two texts; None where the teacher has none."""
@@ -59,6 +62,7 @@ def read_pair_scores(path: Path) -> PairScores:
             the same texts.
     """
     scores: dict[bytes, float] = {}
+    queries = set()
     for place, record in read_jsonl(path):
         pair = read_pair(_with_real_score(record), place)
         if pair.score is None:
@@ -66,10 +70,11 @@ def read_pair_scores(path: Path) -> PairScores:
                 f"{place}: {pair.told} is a grade; write the teacher's score as {SCORE}, a number"
             )
         score = pair.score
+        queries.add(plain(pair.query))
         before = scores.setdefault(_key(pair.query, pair.passage), score)
         if not nearly_equal(before, score):
             raise ValueError(f"{place}: the score {score:g} for texts that have {before:g}; keep one")
-    return PairScores(scores)
+    return PairScores(scores, frozenset(queries))
 
 
 def _with_real_score(record: dict[str, Any]) -> dict[str, Any]:
@@ -100,15 +105,32 @@ def attach_pair_scores(groups: Sequence[RankingGroup], scores: PairScores) -> li
     ]
     wanted, scored = set(_keys(groups)), set(scores.of_texts)
     if not wanted & scored:
-        raise ValueError(
-            f"data.teacher_scores: none of their {len(scored)} pairs has the texts of a query to train on "
-            f"(as {name_a_few([groups[0].query])}) and of one of its candidates; score the pairs that "
-            "launch/training_pairs.py writes for this config"
-        )
+        raise _of_other_texts(scores, [groups[0].query])
     _log.warning("teacher scores: of %d candidates %d have one", len(wanted), len(wanted & scored))
     if scored - wanted:
         _log.warning("teacher scores: %d are of pairs that are not trained on", len(scored - wanted))
     return attached
+
+
+def refuse_other_texts(scores: PairScores, queries: Sequence[str]) -> None:
+    """Refuses scores of which none is of a query to train on, without a look at candidates.
+
+    Args:
+        queries: `plain` texts of all of them, or more.
+
+    Raises:
+        ValueError: as said.
+    """
+    if scores.queries.isdisjoint(queries):
+        raise _of_other_texts(scores, queries[:1])
+
+
+def _of_other_texts(scores: PairScores, such_as: Sequence[str]) -> ValueError:
+    return ValueError(
+        f"data.teacher_scores: none of their {len(scores.of_texts)} pairs has the texts of a query to train "
+        f"on (as {name_a_few(such_as)}) and of one of its candidates; score the pairs that "
+        "launch/training_pairs.py writes for this config"
+    )
 
 
 def _keys(groups: Sequence[RankingGroup]) -> Iterator[bytes]:

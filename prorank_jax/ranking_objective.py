@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from prorank_jax.config import RankingOptions, RunConfig
-from prorank_jax.corpora import has_own_scores
+from prorank_jax.corpora import own_scores
 from prorank_jax.data import ExampleSet
 from prorank_jax.ranking_losses import LOSSES, LossOptions, make_losses, parse_losses, reads_teacher
 from prorank_jax.ranking_step import RankingObjective
 from prorank_jax.source_names import names_embedding_file
+from prorank_jax.teacher_run import read_scores, score_values
 
 
 def check_losses(config: RunConfig) -> dict[str, float]:
@@ -50,20 +51,25 @@ def check_losses(config: RunConfig) -> dict[str, float]:
     return weights
 
 
-def check_own_scores(config: RunConfig) -> None:
-    """`check_losses`, which also reads a `.jsonl` file for the scores that the losses need.
+def check_scores(config: RunConfig) -> None:
+    """`check_losses`, which also reads the scores that the losses need, but looks at no documents.
+
+    A teacher has one scale: the labels must fit all scores of its file, those too that no example has.
 
     Raises:
-        ValueError: as `check_losses`, or the file has none.
+        ValueError: as `check_losses`, there are no scores, or they cannot be labels.
     """
     ranking, data = config.ranking, config.data
     weights = check_losses(config)
-    if (
-        reads_teacher(weights, ranking.soft_labels)
-        and not data.teacher_scores
-        and not has_own_scores(data.source, data.split, data)
-    ):
+    if not reads_teacher(weights, ranking.soft_labels):
+        return
+    if data.teacher_scores and ranking.soft_labels == RankingOptions.soft_labels:
+        return  # such a file holds scores, and they may have any scale
+    teacher = read_scores(data)
+    scores = own_scores(data.source, data.split, data) if teacher is None else score_values(teacher)
+    if not scores:
         _refuse_without_teacher(ranking, weights, f"{data.source} ({data.split})")
+    _check_labels(ranking, np.array(scores, np.float32))
 
 
 def _teacher_readers() -> str:
@@ -117,17 +123,8 @@ def _look_like_probabilities(known: np.ndarray) -> bool:
     return len(known) > 0 and bool(known.min() >= 0 and known.max() <= 1)
 
 
-def make_objective(config: RunConfig, examples: ExampleSet) -> RankingObjective:
-    """What stage 2 minimises on these examples.
-
-    Raises:
-        ValueError: as `check_losses`, or a teacher's scores that the examples lack or cannot be labels.
-    """
-    ranking = config.ranking
-    weights = check_losses(config)
-    known = examples.scores[np.isfinite(examples.scores)]
-    if not len(known):
-        _refuse_without_teacher(ranking, weights, examples.name)
+def _check_labels(ranking: RankingOptions, known: np.ndarray) -> None:
+    """Refuses labels that a teacher's scores ([n] float32, finite) cannot be."""
     if ranking.soft_labels == "teacher" and len(known) and not _look_like_probabilities(known):
         raise ValueError(
             f"ranking.soft_labels='teacher': the teacher's scores go from {known.min():.4g} to "
@@ -139,6 +136,20 @@ def make_objective(config: RunConfig, examples: ExampleSet) -> RankingObjective:
             f"{known.max():.4g}, as probabilities do, and each would be a label of 0.5 or higher; choose "
             "teacher, or give the teacher's logits"
         )
+
+
+def make_objective(config: RunConfig, examples: ExampleSet) -> RankingObjective:
+    """What stage 2 minimises on these examples.
+
+    Raises:
+        ValueError: as `check_losses`, or a teacher's scores that the examples lack or cannot be labels.
+    """
+    ranking = config.ranking
+    weights = check_losses(config)
+    known = examples.scores[np.isfinite(examples.scores)]
+    if not len(known):
+        _refuse_without_teacher(ranking, weights, examples.name)
+    _check_labels(ranking, known)
     options = LossOptions(
         relevant_grade=float(config.data.relevant_grade),
         top_grade=float(max(examples.grades.max(), 1)),

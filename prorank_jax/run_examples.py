@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 
 import jax
@@ -18,12 +18,14 @@ from prorank_jax.irds import check_ir_dataset
 from prorank_jax.local_sources import local_source
 from prorank_jax.messages import say
 from prorank_jax.negatives_run import check_negatives_run
+from prorank_jax.pair_scores import PairScores, refuse_other_texts
 from prorank_jax.processes import check_equal, leads, succeed_together
 from prorank_jax.prompts import PromptRenderer
 from prorank_jax.query_choice import ALL_QUERIES, QueryChoice
 from prorank_jax.query_texts import plain, plain_texts
-from prorank_jax.ranking_objective import check_own_scores
+from prorank_jax.ranking_objective import check_scores
 from prorank_jax.source_names import CATALOGUE_PREFIX, TRAINED_ON, SourceFields, names_embedding_file
+from prorank_jax.teacher_scores import refuse_other_queries
 from prorank_jax.types import RankingGroup
 
 # Negatives are mined for at most so many held-out queries, or one for each prompt of the probe.
@@ -112,7 +114,8 @@ def check_sources(config: RunConfig) -> None:
     """Refuses what `open_examples` would refuse for its names, queries, judgements, teacher's scores or run.
 
     It looks at no documents of a collection, whose flaws are left to `open_examples`, and asks for no device.
-    A run that lacks queries of ir_datasets, whose judgements may name absent documents, is left to it too.
+    A run that lacks queries of ir_datasets, whose judgements may name absent documents, is left to it too;
+    so are scores of pairs of texts where queries are made from documents.
 
     Raises:
         ValueError: a source, split, file of scores or run that cannot work, a probe that would see training
@@ -120,13 +123,17 @@ def check_sources(config: RunConfig) -> None:
     """
     data = config.data
     given, probed = _named_queries(data)
-    check_teacher(data.source, data)
-    if data.negatives_run:
+    teacher = check_teacher(data.source, data)
+    if isinstance(teacher, PairScores) and not data.pseudo_queries:
+        refuse_other_texts(teacher, given)
+    if isinstance(teacher, Mapping) or data.negatives_run:
         choice = _trained_on(data, given, plain_texts(probed))
         queries = queries_to_train_on(data.source, data.split, data, config.train.seed, choice)
         check_negatives_run(data, queries, are_all_used=not data.source.startswith(CATALOGUE_PREFIX))
+        if isinstance(teacher, Mapping):
+            refuse_other_queries(teacher, queries)
     if config.stage == 2:
-        check_own_scores(config)
+        check_scores(config)
 
 
 def _named_queries(data: DataOptions) -> tuple[list[str], list[str]]:

@@ -28,7 +28,7 @@ from prorank_jax.pretrained import Pretrained, check_tokenizer, open_pretrained
 from prorank_jax.probe import ProbeStep
 from prorank_jax.processes import leads, succeed_together
 from prorank_jax.prompts import PromptRenderer, make_renderer
-from prorank_jax.ranking_objective import check_losses
+from prorank_jax.ranking_objective import check_scores
 from prorank_jax.run_examples import check_sources, open_examples
 from prorank_jax.run_folder import DATA_FOLDER, MODEL_CONFIG_FILE, TOKENIZER_FOLDER, write_json
 from prorank_jax.run_inputs import fingerprint_inputs
@@ -95,7 +95,7 @@ def prepare_run(
     """
     with succeed_together():
         if config.stage == 2:
-            check_losses(config)  # before the examples are made, which may take long
+            check_scores(config)  # before the examples are made, which may take long
         opened = _open_model(config)
     data_folder = (folder or Path(config.output_dir)) / DATA_FOLDER
     examples, held_out = open_examples(config, opened.renderer, console, data_folder, is_leaders)

@@ -27,8 +27,20 @@ def read_teacher(options: DataOptions, content: Callable[[], Mapping[str, str]])
             the file says which texts were scored.
 
     Raises:
-        ValueError: no such file, a flaw in it, an evaluation of other texts, or scores of a kind that the
-            source or `options.teacher_depth` cannot use.
+        ValueError: as `read_scores`, or an evaluation of other texts.
+    """
+    file, scores = teacher_file(options), read_scores(options)
+    if file is not None and not isinstance(scores, PairScores):
+        _check_texts(file, options, content)
+    return scores
+
+
+def read_scores(options: DataOptions) -> Teacher | None:
+    """The scores of the file that `options` name, of whatever texts; None without a teacher.
+
+    Raises:
+        ValueError: no such file, a flaw in it, or scores of a kind that the source or
+            `options.teacher_depth` cannot use.
     """
     file = teacher_file(options)
     if file is None:
@@ -46,9 +58,14 @@ def read_teacher(options: DataOptions, content: Callable[[], Mapping[str, str]])
             "have no ids of their own; write the scores into it (pos_scores and neg_scores, or score beside "
             "a pair's label), or score the pairs that launch/training_pairs.py writes"
         )
-    scores = read_teacher_scores(file)
-    _check_texts(file, options, content)
-    return scores
+    return read_teacher_scores(file)
+
+
+def score_values(teacher: Teacher) -> list[float]:
+    """Every score of a teacher."""
+    if isinstance(teacher, PairScores):
+        return list(teacher.of_texts.values())
+    return [score for of_query in teacher.values() for score in of_query.values()]
 
 
 def _check_texts(file: Path, options: DataOptions, content: Callable[[], Mapping[str, str]]) -> None:

@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 
 import numpy as np
@@ -138,14 +138,23 @@ def _by_query(path: Path, pairs: Iterable[ScoredPair]) -> dict[str, dict[str, fl
     return scores
 
 
-def _check_queries(groups: Sequence[RankingGroup], scores: TeacherScores) -> None:
-    known = {group.query_id for group in groups}
-    foreign = set(scores) - known
-    if len(foreign) == len(scores):
+def refuse_other_queries(scores: TeacherScores, known: Set[str]) -> None:
+    """Refuses scores of which none is of a query to train on, whose ids are `known`.
+
+    Raises:
+        ValueError: as said.
+    """
+    if known.isdisjoint(scores):
         raise ValueError(
             f"data.teacher_scores: none of their {len(scores)} queries ({name_a_few(scores)}) is among the "
             f"{len(known)} to train on ({name_a_few(known)}); give the scores of this collection and split"
         )
+
+
+def _check_queries(groups: Sequence[RankingGroup], scores: TeacherScores) -> None:
+    known = {group.query_id for group in groups}
+    refuse_other_queries(scores, known)
+    foreign = set(scores) - known
     if foreign:
         _log.warning("teacher scores: %d queries that are not trained on are left out", len(foreign))
     unscored = known - set(scores)

@@ -127,8 +127,9 @@ def check_training(options: ReproduceOptions) -> None:
 
 
 def _seeds_that_differ(options: ReproduceOptions, data: DataOptions) -> tuple[int, ...]:
-    """One, but where each seed draws other queries, which the run that negatives come from may lack."""
-    return options.seeds if data.max_queries and data.negatives_run else options.seeds[:1]
+    """One, but where each seed draws other queries, which a run of negatives or a teacher may lack."""
+    named = data.negatives_run or data.teacher_scores
+    return options.seeds if data.max_queries and named else options.seeds[:1]
 
 
 def seeds_there(options: ReproduceOptions) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -12,7 +13,14 @@ import pytest
 
 from prorank_jax.config_files import load_config
 from prorank_jax.ranking_losses import ListLabels
-from prorank_jax.ranking_objective import check_losses, make_objective, small_margins, unread_scores
+from prorank_jax.ranking_objective import (
+    check_losses,
+    check_scores,
+    make_objective,
+    small_margins,
+    unread_scores,
+)
+from tests.cpu.data_fixtures import write_jsonl
 
 TAUGHT = {"stage": 2, "data.teacher_scores": "scores.tsv"}
 
@@ -96,20 +104,40 @@ def test_scores_of_a_file_that_no_loss_reads_are_told_not_refused(
         ("teacher", [0.0, 0.5, 1.1], True),
         ("grade", [0.0, 0.5, 1.0], False),
         ("grade", [0.0, 0.5, 1.1], False),
+        ("teacher", [0.0, 0.5, 1 + 1e-9], False),  # 1 in float32, in which they are trained on
+        ("teacher_logit", [0.0, 0.5, 1 + 1e-9], True),
     ],
 )
-def test_labels_fit_the_range_of_all_scores(soft_labels: str, scores: list[float], is_refused: bool) -> None:
+@pytest.mark.parametrize("form", ["ids", "texts", "own"])
+def test_labels_fit_the_range_of_all_scores(
+    form: str, soft_labels: str, scores: list[float], is_refused: bool, tmp_path: Path
+) -> None:
     """Sigmoids of probabilities would call every document at least half relevant."""
-    losses = "pointwise=1, margin_mse=1"
-    config = load_config(None, TAUGHT | {"ranking.losses": losses, "ranking.soft_labels": soft_labels})
+    losses = {"ranking.losses": "pointwise=1, margin_mse=1", "ranking.soft_labels": soft_labels}
+    config = load_config(None, {"stage": 2} | losses | _write_scores(tmp_path, form, scores))
     known = np.array([*scores, np.nan], np.float32)
     examples = SimpleNamespace(name="x", scores=known, grades=np.array([1, 1, 0, 0]))
-    if is_refused:
-        field, span = rf"^ranking\.soft_labels='{soft_labels}'", f"from {scores[0]:g} to {scores[-1]:g}"
-        with pytest.raises(ValueError, match=f"{field}: the teacher's scores go {span}"):
-            make_objective(config, examples)  # type: ignore[arg-type]
+    for check in (lambda: make_objective(config, examples), lambda: check_scores(config)):  # type: ignore[arg-type]
+        if is_refused:
+            field, span = rf"^ranking\.soft_labels='{soft_labels}'", f"from {scores[0]:g} to {scores[-1]:g}"
+            with pytest.raises(ValueError, match=f"{field}: the teacher's scores go {span}"):
+                check()
+        else:
+            check()
+
+
+def _write_scores(folder: Path, form: str, scores: list[float]) -> dict[str, object]:
+    """A teacher's scores by ids, by texts, or in a source of their own: the fields that name them."""
+    named = [(f"query {n}", f"passage {n}", score) for n, score in enumerate(scores)]
+    file = folder / "scores.jsonl"
+    if form == "own":
+        lines = [{"query": query, "pos": [text], "pos_scores": [score]} for query, text, score in named]
+        return {"data.source": str(write_jsonl(file, lines)), "data.split": "all"}
+    if form == "texts":
+        write_jsonl(file, [{"query": query, "passage": text, "score": score} for query, text, score in named])
     else:
-        assert make_objective(config, examples)  # type: ignore[arg-type]
+        file.write_text("".join(f"{query}\t{text}\t{score}\n" for query, text, score in named))
+    return {"data.teacher_scores": str(file)}
 
 
 @pytest.mark.parametrize(

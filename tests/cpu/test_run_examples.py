@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from prorank_jax import run_examples
-from prorank_jax.config import DataOptions, ProbeOptions, RunConfig, TrainOptions
+from prorank_jax.config import DataOptions, ProbeOptions, RankingOptions, RunConfig, TrainOptions
 from prorank_jax.corpora import load_groups
 from prorank_jax.data import ExampleSet
 from prorank_jax.embedding_jsonl import split_of
@@ -185,6 +185,52 @@ def test_a_run_that_lacks_queries_is_refused_before_documents_are_read(
         return
     with pytest.raises(ValueError, match=r"lacks 1 of the 9 queries to train on \('q9'\)"):
         check_sources(config)
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+@pytest.mark.parametrize(
+    ("name", "text", "told"),
+    [
+        ("ids.tsv", "q9\td9-0\t0.5\n", ""),
+        ("ids.tsv", "q0\td0-0\t0.5\nh0\th0-0\t0.5\n", r"none of their 2 queries .* is among the 9 to train"),
+        ("texts.jsonl", '{"query": "what is\\tRIVER0", "passage": "a", "score": 0.5}', ""),
+        (
+            "texts.jsonl",
+            '{"query": "what is tea", "passage": "a", "score": 0.5}',
+            "none of their 1 pairs has",
+        ),
+    ],
+    ids=["an id", "ids of held-out queries", "a text", "another text"],
+)
+def test_scores_of_other_queries_are_refused_before_documents_are_read(
+    name: str, text: str, told: str, stage: int, tmp_path: Path
+) -> None:
+    """Texts are compared as those of held-out queries are; what candidates show is left to training."""
+    source = _collection(tmp_path / "beir", {"h0": "what is apple0"})
+    (source / "corpus.jsonl").write_text("no document is read")
+    (tmp_path / name).write_text(text)
+    data = DataOptions(source=str(source), max_length=96, teacher_scores=str(tmp_path / name))
+    config = RunConfig(stage=stage, data=data, ranking=RankingOptions(losses="margin_mse=1"))
+    if told:
+        with pytest.raises(ValueError, match=rf"^data\.teacher_scores: {told}"):
+            check_sources(config)
+    else:
+        check_sources(config)
+    if name == "texts.jsonl":  # they may be those of the queries that are made
+        check_sources(dataclasses.replace(config, data=dataclasses.replace(data, pseudo_queries=3)))
+
+
+@pytest.mark.parametrize(("soft_labels", "score"), [("teacher", 2.5), ("teacher_logit", 0.5)])
+def test_scores_that_cannot_be_labels_are_refused_before_documents_are_read(
+    soft_labels: str, score: float, tmp_path: Path
+) -> None:
+    source = _collection(tmp_path / "beir", {"h0": "who is apple0"})
+    (source / "corpus.jsonl").write_text("no document is read")
+    (tmp_path / "scores.tsv").write_text(f"q0\td0-0\t{score}\n")
+    data = DataOptions(source=str(source), max_length=96, teacher_scores=str(tmp_path / "scores.tsv"))
+    ranking = RankingOptions(losses="pointwise=1", soft_labels=soft_labels)
+    with pytest.raises(ValueError, match=rf"^ranking\.soft_labels='{soft_labels}': the teacher's scores go"):
+        check_sources(RunConfig(stage=2, data=data, ranking=ranking))
 
 
 def test_of_a_file_of_groups_so_many_queries_are_trained_on(tmp_path: Path) -> None:

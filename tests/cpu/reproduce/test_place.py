@@ -44,3 +44,17 @@ def test_negatives_of_what_one_seed_draws_are_refused_where_another_draws_more(
     assert run.ran == []
     write_run(file, {query: ["d"] for query in draws[0] | draws[1]}, "dense")
     assert work(tmp_path / "out", *given, "--only", "stage2", "--seeds", "0", "1")[0].ran
+
+
+def test_a_teacher_of_what_one_seed_draws_is_refused_where_another_draws_none_of_it(tmp_path):
+    file, run = tmp_path / "scores.tsv", StandIns()
+    draws = [queries_to_train_on("demo", "train", DataOptions(), n, QueryChoice(most=1)) for n in (0, 1)]
+    assert draws[0] != draws[1]
+    file.write_text("".join(f"{query}\td\t0.5\n" for query in draws[0]))
+    given = ["--data.max_queries", "1", "--stage2.data.teacher_scores", str(file)]
+    losses = ["--stage2.ranking.losses", "margin_mse=1"]
+    with pytest.raises(
+        ValueError, match=r"teacher_scores: none of their 1 queries .* among the 1 to train on"
+    ):
+        work(tmp_path / "out", *given, *losses, "--seeds", "0", "1", run=run)
+    assert run.ran == []
