@@ -28,10 +28,10 @@ Scored = list[tuple[str, float | None]]
 _LISTS = ("pos", "neg", "pos_scores", "neg_scores")
 _COLUMN = re.compile("anchor|positive|negative(_[0-9]+)?")
 _WORD = re.compile("[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
-# What people call passages, as the first word of a name: `posted_by` and `position` begin with another one.
+# What people call passages, as a word of a name: `posted_by` and `position` are of other words.
 _SIDE = re.compile("(hard)?(pos|positive|neg|negative)s?")
 # What may stand beside passages and be called after them.
-_ABOUT_PASSAGES = re.compile("(id|score|tag)s?")
+_ABOUT_PASSAGES = re.compile("(id|score|tag|count)s?")
 FORMATS = (
     "a line has query and pos, and neg unless it is mined; or anchor (or query) and positive, and negative, "
     f"negative_1 and so on; or {PAIRS}"
@@ -108,12 +108,11 @@ def _refuse_unread(record: dict[str, Any], read: set[str], place: str) -> None:
 
 
 def _names_passages(name: str) -> bool:
-    """Whether a name is made as those of passages: `pos`, `negs`, `positive_1`, `hardNegatives`, `hard`."""
+    """Whether a name is made as those of passages: `negs`, `positive_1`, `bm25Negatives`, `hard`."""
     words = [word.lower() for word in _WORD.findall(name)]
-    if not words or _ABOUT_PASSAGES.fullmatch(words[-1]):
+    if any(map(_ABOUT_PASSAGES.fullmatch, words)):
         return False
-    rest = words[1:] if words[0] == "hard" else words
-    return not rest or bool(_SIDE.fullmatch(rest[0]))
+    return words == ["hard"] or any(map(_SIDE.fullmatch, words))
 
 
 def _holds_text(value: object) -> bool:

@@ -20,11 +20,12 @@ QUERIES = st.text(min_size=1).filter(str.strip)
 PASSAGES = st.lists(QUERIES, max_size=4)
 OTHER_WORDS = """
     posted_by position POSITION post postalCode possible_answers poster1 positivity negotiable Negation
-    negligence_2 hardware hard_copy hardness hard_position
+    negligence_2 hardware hard_copy hardness hard_position is_posted my_position exposition bm25_negation
 """
 LIKE_PASSAGES = """
     negs negatives neg_docs hard_negatives hard Negative positives positive_1 pos1 POS neg-2 NEG_1
-    positivePassages pos.text hardNeg3 hardnegs
+    positivePassages pos.text hardNeg3 hardnegs bm25_negatives minedNegatives random_neg dense.pos.1
+    all_positives BM25NEG very_hard_negatives
 """
 
 
@@ -91,6 +92,8 @@ def test_columns_that_are_empty_on_a_line_are_none_there(nothing: str | None, tm
         {"prompt": "p", "type": "normal", "document": "not read", "score": 0.5},
         {"position": 3, "hard": True, "negs": [], "hard_negatives": None, "positives": " "},
         {"hard_negative_ids": ["d2"], "positiveScore": "0.5", "pos_tags": "NN VB"},
+        {"id_of_negative": "d2", "score_pos": "0.5", "mined_neg_ids": ["d2"], "tagsOfPositives": ["a"]},
+        {"negative_count": "3", "num_negatives": 3, "has_pos": True, "bm25_negatives": []},
     ],
 )
 def test_other_fields_are_ignored_where_they_hold_no_passages(extra: dict[str, Any]) -> None:
