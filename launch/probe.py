@@ -13,7 +13,8 @@ USAGE = (
     "usage: python launch/probe.py --init RUN_OR_MODEL [--config FILE.yaml] [--data_folder FOLDER] "
     "[--section.field VALUE ...]\n"
     "Writes format rate, accuracy and AUC (with --stage 2 also the AUC within queries) on the prompts that a "
-    "run of this config holds out to OUTPUT_DIR/probe.json. Each model needs an OUTPUT_DIR of its own."
+    "run of this config holds out to OUTPUT_DIR/probe.json. Each model needs an OUTPUT_DIR of its own, "
+    "which is runs/probe unless --output_dir names it."
 )
 
 

@@ -32,3 +32,14 @@ def test_the_folder_of_the_prompts(given, folder, monkeypatch):
 def test_a_folder_without_a_name_is_refused(given, capsys):
     assert load_launcher("probe").main(given) == 2
     assert "--data_folder has no value; write --data_folder FOLDER" in capsys.readouterr().err
+
+
+def test_the_help_says_which_folder_is_written_to(tmp_path, monkeypatch, capsys):
+    """Not that of a config file, as for a run."""
+    (tmp_path / "run.yaml").write_text("output_dir: runs/mine")
+    asked = []
+    monkeypatch.setattr(model_probe, "probe_model", lambda config, _: asked.append(config.output_dir))
+    probe = load_launcher("probe").main
+    assert probe(["--config", str(tmp_path / "run.yaml")]) == 0
+    assert probe(["--help"]) == 0
+    assert f"which is {asked[0]} unless --output_dir names it" in capsys.readouterr().out
