@@ -35,6 +35,21 @@ def test_the_recipe_for_a_cpu_serves_both_stages_and_its_results_can_be_compared
     assert (first.data.system, first.data.max_length) == (second.data.system, second.data.max_length)
 
 
+def test_the_command_of_stage_2_starts_from_what_that_of_stage_1_makes():
+    """The commands in the comments of both files."""
+    first, second = (planned_runs(_command(ROOT / "configs" / f"stage{n}.yaml"))[0] for n in (1, 2))
+    assert (first.stage, second.stage) == (1, 2)
+    assert (
+        first.output_dir == second.model.source == load_config(ROOT / "configs" / "stage2.yaml").model.source
+    )
+
+
+def _command(file: Path) -> list[str]:
+    """The arguments of the command in a config's comment, from wherever the tests run."""
+    (line,) = [line for line in file.read_text().splitlines() if line.startswith("#   python launch/")]
+    return [str(ROOT / word) if word.startswith("configs/") else word for word in line.split()[3:]]
+
+
 def check(config: RunConfig) -> None:
     assert config_from_flat(flatten(config_to_dict(config))) == config
     assert config.optimizer.warmup_steps < config.train.steps * config.grpo.updates_per_rollout
