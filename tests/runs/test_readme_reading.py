@@ -86,7 +86,7 @@ def test_which_program_a_command_runs(text, found):
 
 @pytest.fixture
 def things(tmp_path) -> SmallThings:
-    names = ("model", "run", "collection", "triples", "ranking", "recipe")
+    names = ("model", "run", "collection", "triples", "ranking", "recipe", "scored")
     folder = tmp_path / "things"
     for name in names:
         (folder / name).mkdir(parents=True)
@@ -103,6 +103,7 @@ def things(tmp_path) -> SmallThings:
         ("--dataset path/to/x:dev FOLDER", {"path/to/x": "collection", "FOLDER": "collection"}),
         ("--data.source mine.jsonl --first_stage x.trec", {"mine.jsonl": "triples", "x.trec": "ranking"}),
         ("--dataset beir/nfcorpus --data.source ir_datasets:beir/NAME/test --first_stage bm25", {}),
+        ("--data.source demo --data.teacher_scores taught.jsonl", {"taught.jsonl": "scored"}),
         ("--config configs/stage1.yaml", {}),
     ],
 )
