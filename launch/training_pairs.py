@@ -8,6 +8,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository need not be installed
 
 from prorank_jax.command_line import leave, run_command, take_option
+from prorank_jax.source_names import is_url
 
 USAGE = (
     "usage: python launch/training_pairs.py --pairs FILE.jsonl [--config FILE.yaml] "
@@ -29,6 +30,8 @@ def write_pairs(arguments: list[str]) -> None:
     file, rest = take_option(PAIRS, "FILE.jsonl", arguments)
     if file is None:
         raise ValueError(f"command line: no {PAIRS}; write {PAIRS} FILE.jsonl, a new file")
+    if is_url(file):
+        raise ValueError(f"command line: {PAIRS} {file}: is a URL; name a file on this machine")
     config_file, overrides = parse_command_line(rest)
     # Nothing is trained: a teacher whose scores are missing is no reason to refuse a config that names one.
     config = load_config(config_file, {"stage": 2, **overrides})

@@ -16,7 +16,7 @@ from prorank_jax.embedding_jsonl import read_embedding_groups
 from prorank_jax.irds import read_ir_dataset, read_ir_queries
 from prorank_jax.judgements import judgements_of
 from prorank_jax.local_sources import local_source
-from prorank_jax.named_files import hash_file
+from prorank_jax.named_files import content_of
 from prorank_jax.negatives import index_documents, make_groups, with_mined_negatives
 from prorank_jax.negatives_run import read_negatives_run
 from prorank_jax.pair_scores import PairScores, attach_pair_scores
@@ -252,6 +252,6 @@ def source_fingerprint(source: str, split: str, fields: SourceFields = TRAINED_O
     if source.startswith(CATALOGUE_PREFIX):
         return {source: version("ir_datasets")}
     if _is_embedding_file(source):
-        return {Path(source).name: hash_file(Path(source))}
+        return content_of([Path(source)])
     _reject_unknown(source, fields.source)
-    return {path.name: hash_file(path) for path in beir_files(Path(source), split, fields)}
+    return content_of(beir_files(Path(source), split, fields))

@@ -48,8 +48,8 @@ class DataOptions:
     pseudo_queries: int = 0
     """Queries made from documents of the collection, beside the judged ones; see `pseudo_queries`."""
     teacher_scores: str = ""
-    """A teacher's scores, for stage 2: the scores.jsonl of an evaluation, a TREC run, or a TSV of query id,
-    document id and score."""
+    """A teacher's scores, for stage 2: the scores.jsonl of an evaluation, a TREC run, a TSV of query id,
+    document id and score, or a .jsonl of scored pairs of texts."""
     teacher_depth: int = 0
     """Best documents of the teacher that become candidates though nobody judged them."""
 

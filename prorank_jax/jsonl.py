@@ -6,6 +6,7 @@ import gzip
 import json
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BufferedIOBase
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,21 @@ PACKED = ".gz"
 MAX_LINE_BYTES = 64 << 20
 
 
-def _open(path: Path) -> BufferedIOBase:
-    return gzip.open(path) if path.suffix == PACKED else path.open("rb")
-
-
 def _raw_lines(path: Path) -> Iterator[bytes]:
-    with _open(path) as file:
+    with opened_unpacked(path) as file:
+        yield from iter(lambda: file.readline(MAX_LINE_BYTES + 1), b"")
+
+
+@contextmanager
+def opened_unpacked(path: Path) -> Iterator[BufferedIOBase]:
+    """The bytes of a file; one named `.gz` is unpacked.
+
+    Raises:
+        ValueError: it cannot be unpacked.
+    """
+    with gzip.open(path) if path.suffix == PACKED else path.open("rb") as file:
         try:
-            yield from iter(lambda: file.readline(MAX_LINE_BYTES + 1), b"")
+            yield file
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise ValueError(
                 f"{path}: cannot be unpacked ({error}); pack it again with gzip, or name it without {PACKED}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from prorank_jax.beir_folder import beir_files, is_of_layout
+from prorank_jax.jsonl import PACKED
 from prorank_jax.models.sources import cache_folder
 from prorank_jax.remote_files import fetch_file, fetch_folder, open_url, url_slug, with_url_errors
 from prorank_jax.source_names import TRAINED_ON, SourceFields, is_url
@@ -26,9 +27,13 @@ def local_source(source: str, field: str = TRAINED_ON.source) -> str:
     there = open_url(field, source)
     here = cache_folder() / FETCHED / url_slug(source)
 
+    def is_read(name: str) -> bool:
+        plain = name.removesuffix(PACKED)
+        return is_of_layout(name) and (plain == name or not (there / plain).exists())
+
     def fetch() -> None:
         if there.is_dir():
-            fetch_folder(there, here, is_of_layout)
+            fetch_folder(there, here, is_read)
         else:
             fetch_file(there, here / there.name)
 

@@ -3,16 +3,38 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 
 from prorank_jax.config import DataOptions
+from prorank_jax.jsonl import PACKED, opened_unpacked
 from prorank_jax.local_sources import local_source
+
+_PIECE = 1 << 20
 
 
 def hash_file(path: Path) -> str:
     """The SHA-256 of a file's content, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def content_of(files: Iterable[Path]) -> dict[str, str]:
+    """The name of each file and the SHA-256 of its content, both as if it were unpacked.
+
+    So it says of texts whether they are the same, however they are kept, and however they were packed.
+
+    Raises:
+        ValueError: a file that cannot be unpacked.
+    """
+    content: dict[str, str] = {}
+    for path in files:
+        digest = hashlib.sha256()
+        with opened_unpacked(path) as file:
+            while piece := file.read(_PIECE):
+                digest.update(piece)
+        content[path.name.removesuffix(PACKED)] = digest.hexdigest()
+    return content
 
 
 def _file_of(field: str, value: str, remedy: str) -> Path | None:

@@ -6,7 +6,6 @@ the names here are those that its data sets and examples give them.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -125,11 +124,6 @@ def refuse_other_labels(record: dict[str, Any], place: str) -> None:
     for name, meant in _OTHER_LABELS.items():
         if isinstance(record.get(name), int | float):
             raise ValueError(f"{place}: {name}={record[name]!r} is not read; rename it {meant}, or remove it")
-
-
-def nearly_equal(first: float, second: float) -> bool:
-    """Whether a teacher that rounds to half floats may have given both to one pair, in two batches."""
-    return math.isclose(first, second, rel_tol=1e-3, abs_tol=1e-3)
 
 
 def _one_of(record: dict[str, Any], names: tuple[str, ...], place: str) -> str:

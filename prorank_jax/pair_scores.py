@@ -9,17 +9,21 @@ import dataclasses
 import hashlib
 import itertools
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from prorank_jax.jsonl import read_jsonl, valid_text
 from prorank_jax.messages import name_a_few
-from prorank_jax.pair_line import SCORE, is_pair, nearly_equal, read_pair
+from prorank_jax.pair_line import LABEL, SCORE, is_blank, is_pair, read_pair
 from prorank_jax.query_texts import plain
 from prorank_jax.teacher_scores import LARGEST
 from prorank_jax.types import RankingGroup
+
+# A teacher that computes in bfloat16 may give copies of a text scores that are one step of it apart.
+_ROUNDING = 2.0**-7
 
 _log = logging.getLogger(__name__)
 
@@ -64,6 +68,8 @@ def read_pair_scores(path: Path) -> PairScores:
     scores: dict[bytes, float] = {}
     queries = set()
     for place, record in read_jsonl(path):
+        if all(is_blank(record.get(name)) for name in (SCORE, LABEL)):
+            raise ValueError(f"{place}: no {SCORE}; write the teacher's, a number, or leave the line out")
         pair = read_pair(_with_real_score(record), place)
         if pair.score is None:
             raise ValueError(
@@ -72,7 +78,7 @@ def read_pair_scores(path: Path) -> PairScores:
         score = pair.score
         queries.add(plain(pair.query))
         before = scores.setdefault(_key(pair.query, pair.passage), score)
-        if not nearly_equal(before, score):
+        if not math.isclose(before, score, rel_tol=_ROUNDING, abs_tol=_ROUNDING):
             raise ValueError(f"{place}: the score {score:g} for texts that have {before:g}; keep one")
     return PairScores(scores, frozenset(queries))
 
@@ -106,10 +112,24 @@ def attach_pair_scores(groups: Sequence[RankingGroup], scores: PairScores) -> li
     wanted, scored = set(_keys(groups)), set(scores.of_texts)
     if not wanted & scored:
         raise _of_other_texts(scores, [groups[0].query])
-    _log.warning("teacher scores: of %d candidates %d have one", len(wanted), len(wanted & scored))
+    _tell_coverage(attached, wanted, scored)
+    return attached
+
+
+def _tell_coverage(groups: Sequence[RankingGroup], wanted: Set[bytes], scored: Set[bytes]) -> None:
+    there = len(wanted & scored)
+    lacking = [one.query for one in groups if all(c.score is None for c in one.candidates)]
+    if lacking:
+        told = "teacher scores: %d of %d queries have none (%s)"
+        _log.warning(told, len(lacking), len(groups), name_a_few(lacking))
+    remedy = (
+        "; launch/training_pairs.py writes all pairs of a config, its seed included, and the scored lines of "
+        "several files may be joined"
+    )
+    told = "teacher scores: of %d pairs %d have one%s"
+    _log.warning(told, len(wanted), there, remedy if there < len(wanted) else "")
     if scored - wanted:
         _log.warning("teacher scores: %d are of pairs that are not trained on", len(scored - wanted))
-    return attached
 
 
 def refuse_other_texts(scores: PairScores, queries: Sequence[str]) -> None:
@@ -136,4 +156,5 @@ def _of_other_texts(scores: PairScores, such_as: Sequence[str]) -> ValueError:
 def _keys(groups: Sequence[RankingGroup]) -> Iterator[bytes]:
     for group in groups:
         for one in group.candidates:
-            yield _key(group.query, one.document.full_text)
+            if one.document.full_text.strip():  # of nothing there is no score
+                yield _key(group.query, one.document.full_text)

@@ -124,16 +124,26 @@ def check_sources(config: RunConfig) -> None:
     data = config.data
     given, probed = _named_queries(data)
     teacher = check_teacher(data.source, data)
+    choice = _trained_on(data, given, plain_texts(probed))
     if isinstance(teacher, PairScores) and not data.pseudo_queries:
-        refuse_other_texts(teacher, given)
+        refuse_other_texts(teacher, _texts_to_train_on(config, choice))
     if isinstance(teacher, Mapping) or data.negatives_run:
-        choice = _trained_on(data, given, plain_texts(probed))
         queries = queries_to_train_on(data.source, data.split, data, config.train.seed, choice)
         check_negatives_run(data, queries, are_all_used=not data.source.startswith(CATALOGUE_PREFIX))
         if isinstance(teacher, Mapping):
             refuse_other_queries(teacher, queries)
     if config.stage == 2:
         check_scores(config)
+
+
+def _texts_to_train_on(config: RunConfig, choice: QueryChoice) -> list[str]:
+    """The plain texts of the queries to train on, or more: which ones of a file are drawn, its lines tell."""
+    data = config.data
+    texts = {query: plain(text) for query, text in judged_queries(data.source, data.split, data).items()}
+    if names_embedding_file(data.source) and not Path(data.source).is_dir():
+        return [text for text in texts.values() if text not in choice.held_out]
+    queries = queries_to_train_on(data.source, data.split, data, config.train.seed, choice)
+    return [texts[query] for query in texts if query in queries]
 
 
 def _named_queries(data: DataOptions) -> tuple[list[str], list[str]]:

@@ -13,6 +13,9 @@ from prorank_jax.pair_scores import PairScores, holds_pair_scores, read_pair_sco
 from prorank_jax.source_names import CATALOGUE_PREFIX, names_embedding_file
 from prorank_jax.teacher_scores import TeacherScores, read_teacher_scores
 
+# The ending of the part of a fingerprint that says nothing of texts.
+JUDGEMENTS = ".tsv"
+
 _log = logging.getLogger(__name__)
 
 
@@ -52,7 +55,7 @@ def read_scores(options: DataOptions) -> Teacher | None:
                 "ids; leave it out, or name scores by ids"
             )
         return read_pair_scores(file)
-    if names_embedding_file(options.source):
+    if names_embedding_file(options.source) and not Path(options.source).is_dir():
         raise ValueError(
             f"data.teacher_scores={options.teacher_scores!r}: the queries and passages of {options.source} "
             "have no ids of their own; write the scores into it (pos_scores and neg_scores, or score beside "
@@ -74,7 +77,7 @@ def _check_texts(file: Path, options: DataOptions, content: Callable[[], Mapping
         return
     scored, trained = header["dataset_fingerprint"], content()
     shared = scored.keys() & trained.keys()
-    if not shared:
+    if all(name.endswith(JUDGEMENTS) for name in shared):
         _log.warning(
             "data.teacher_scores=%r: scores of %r, and nothing tells whether those are the texts of "
             "data.source=%r under the same ids",
@@ -93,4 +96,4 @@ def _check_texts(file: Path, options: DataOptions, content: Callable[[], Mapping
 
 def _decides_scores(name: str) -> bool:
     """Whether texts come from this part of a fingerprint, not judgements or the version of a library."""
-    return not name.endswith(".tsv") and not name.startswith(CATALOGUE_PREFIX)
+    return not name.endswith(JUDGEMENTS) and not name.startswith(CATALOGUE_PREFIX)

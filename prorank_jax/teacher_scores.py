@@ -23,7 +23,8 @@ TeacherScores = Mapping[str, Mapping[str, float]]
 
 FORMATS = (
     "write a TREC run (query id, Q0, document id, rank, score, tag; separated by spaces) "
-    "or a TSV (query id, document id, score; separated by tabs), or name an evaluation's scores.jsonl"
+    "or a TSV (query id, document id, score; separated by tabs), or name an evaluation's scores.jsonl, "
+    "or pairs with query, passage and score, a JSON object on each line"
 )
 NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 LARGEST = float(np.finfo(np.float32).max)

@@ -12,7 +12,7 @@ from prorank_jax.jsonl import valid_text
 from prorank_jax.long_work import tracked
 from prorank_jax.run_examples import training_groups
 from prorank_jax.storage_faults import naming_place, whole_file
-from prorank_jax.types import RankingGroup
+from prorank_jax.types import Candidate, RankingGroup
 
 
 def write_training_pairs(config: RunConfig, file: Path) -> int:
@@ -43,14 +43,18 @@ def write_training_pairs(config: RunConfig, file: Path) -> int:
 
 def _lines(groups: Sequence[RankingGroup]) -> Iterator[str]:
     for group in tracked(groups, "writing pairs", len(groups)):
+        # Copies under several ids are one pair, and of nothing there is no score.
+        of_texts: dict[str, Candidate] = {}
         for candidate in group.candidates:
-            if not candidate.document.full_text.strip():
-                continue  # a teacher has nothing to read
+            of_texts.setdefault(candidate.document.full_text, candidate)
+        for text, candidate in of_texts.items():
+            if not text.strip():
+                continue
             record: dict[str, Any] = {
                 "query_id": group.query_id,
                 "query": valid_text(group.query),
                 "document_id": candidate.document.id,
-                "passage": valid_text(candidate.document.full_text),
+                "passage": valid_text(text),
                 "grade": candidate.grade,
             }
             yield json.dumps(record, ensure_ascii=False) + "\n"

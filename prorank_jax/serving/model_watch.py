@@ -53,17 +53,26 @@ class ModelWatch:
             nonlocal is_late
             is_late = True
             self._hanging += 1
-            told = "the model has worked at one batch for %g s: /health and /live are 503 until it is done"
+            told = "the model has not answered for %g s: /health and /live are 503 until it does"
             _log.error(told, self._longest_batch_s)
 
         timer = asyncio.get_running_loop().call_later(self._longest_batch_s, note_hang)
         try:
             yield
+        except asyncio.CancelledError:  # nobody waits any more: that is no answer
+            raise
+        except Exception:
+            self._note_answer(is_late)
+            raise
+        else:
+            self._note_answer(is_late)
         finally:
             timer.cancel()
-            if is_late:
-                self._hanging -= 1
-                _log.warning("the model is done with the batch that it hung at")
+            self._hanging -= is_late
+
+    def _note_answer(self, is_late: bool) -> None:
+        if is_late:
+            _log.warning("the model answers again")
 
     def note_failure(self, pairs: int, error: Exception) -> None:
         """So many pairs were given to the model, which did not score them."""

@@ -45,7 +45,7 @@ class Service:
         self._takes_requests = True
         self._thread = OneThread()
         self._score: ScorePairs | None = None
-        self._watch = ModelWatch(self._try_model, options.hang_timeout_s)
+        self._watch = ModelWatch(self._try_model, max(options.hang_timeout_s, options.request_timeout_s))
         self._batcher = Batcher(
             self._run_batch,
             max_batch_pairs=options.max_batch_pairs,

@@ -56,24 +56,36 @@ def test_a_packed_folder_is_the_same_collection(is_at_url: bool, tmp_path: Path,
     expected = load_collection(str(plain), "train")
     assert dataclasses.replace(load_collection(source, "train"), name=expected.name) == expected
     assert judged_queries(source, "train", DataOptions()) == expected.queries
-    assert set(source_fingerprint(source, "train")) == {"corpus.jsonl.gz", "queries.jsonl.gz", "train.tsv"}
+    assert source_fingerprint(source, "train") == source_fingerprint(str(plain), "train")
 
 
-def test_of_a_file_that_is_there_twice_the_plain_one_is_read(tmp_path: Path) -> None:
+def test_of_a_file_that_is_there_twice_the_plain_one_is_read(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("PRORANK_CACHE", str(tmp_path / "cache"))
     folder = write_beir_folder(tmp_path / "beir")
     _pack(folder / "corpus.jsonl", keep=True)
     with (folder / "corpus.jsonl").open("a") as corpus:
         corpus.write('{"_id": "new", "text": "here"}\n')
     assert "new" in load_collection(str(folder), "train").documents
+    assert "new" in load_collection(folder.as_uri(), "train").documents
+    assert not list((tmp_path / "cache").rglob("*.gz"))
 
 
 def test_a_packed_file_of_groups_has_the_same_groups(tmp_path: Path) -> None:
     file = write_jsonl(
         tmp_path / "f.jsonl", [{"query": f"what {n}", "pos": ["a"], "neg": ["b"]} for n in "xyz"]
     )
-    expected = load_groups(str(file), "all", DataOptions())
+    expected, content = load_groups(str(file), "all", DataOptions()), source_fingerprint(str(file), "all")
     _pack(file)
     assert load_groups(f"{file}.gz", "all", DataOptions()) == expected
+    assert source_fingerprint(f"{file}.gz", "all") == content
+
+
+def test_what_cannot_be_unpacked_has_no_fingerprint(tmp_path: Path) -> None:
+    folder = write_beir_folder(tmp_path / "beir")
+    _pack(folder / "corpus.jsonl")
+    (folder / "corpus.jsonl.gz").write_bytes((folder / "corpus.jsonl.gz").read_bytes()[:-9])
+    with pytest.raises(ValueError, match=r"corpus\.jsonl\.gz: cannot be unpacked"):
+        source_fingerprint(str(folder), "train")
 
 
 def test_beir_folder_without_header_titles_and_with_surrogates(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def test_the_score_of_a_line(record, score, tmp_path):
     [
         ([PAIR | {"score": "0.5"}], "line 1: score='0.5' is str"),
         ([PAIR | {"score": float("nan")}], "line 1: score=nan is no finite number"),
-        ([PAIR | {"score": None}], "line 1: passage has no label and no score"),
+        ([PAIR | {"score": None}], "line 1: no score; write the teacher's"),
         ([PAIR | {"score": True}], "line 1: score=True is a grade; .* as score, a number"),
         ([PAIR | {"score": 10**400}], "line 1: score=1000.* is no finite number"),
         ([{"query": "a", "passage": "b", "label": 1}], "line 1: label=1 is a grade; .* as score, a number"),
@@ -58,6 +58,8 @@ def test_lines_without_one_score_are_refused(records, message, tmp_path):
 
 def test_copies_of_a_text_may_differ_by_a_rounding(tmp_path):
     assert read(tmp_path, PAIR, PAIR | {"score": 0.5004}) == 0.5
+    one_step = [PAIR | {"score": 8.0}, PAIR | {"score": 8.0625}]  # of bfloat16
+    assert read(tmp_path, *one_step) == 8.0
 
 
 @pytest.mark.parametrize(
@@ -111,6 +113,15 @@ def test_scores_of_other_texts_are_refused(tmp_path):
 
 def test_what_is_scored_and_what_is_not_is_counted(tmp_path, caplog):
     scores = read_pair_scores(write_jsonl(tmp_path / "f", [PAIR, PAIR | {"query": "elsewhere"}]))
-    attach_pair_scores([group("what is tea", "a drink", "a stone")], scores)
-    assert "of 2 candidates 1 have one" in caplog.text
+    attach_pair_scores(
+        [group("what is tea", "a drink", "a stone", " "), group("what is ink", "a dye")], scores
+    )
+    assert "1 of 2 queries have none ('what is ink')" in caplog.text
+    assert "of 3 pairs 1 have one; launch/training_pairs.py writes all pairs of a config" in caplog.text
     assert "1 are of pairs that are not trained on" in caplog.text
+
+
+def test_of_a_whole_teacher_no_remedy_is_told(tmp_path, caplog):
+    scores = read_pair_scores(write_jsonl(tmp_path / "f", [PAIR]))
+    attach_pair_scores([group("what is tea", "a drink", "")], scores)
+    assert caplog.messages == ["teacher scores: of 1 pairs 1 have one"]

@@ -112,3 +112,13 @@ def test_what_says_nothing_of_its_texts_asks_for_none(tmp_path):
     data = DataOptions(teacher_scores=str(tmp_path / "scores.tsv"))
     assert read_teacher(data, content) == {"q1": {"d1": 2.5}}
     assert read_teacher(DataOptions(), content) is None
+
+
+def test_judgements_in_common_do_not_tell_that_the_texts_are_the_same(tmp_path, caplog):
+    file = tmp_path / SCORES_FILE
+    log = ScoreLog(file, {"dataset": "beir:train", "dataset_fingerprint": {"texts": "1", "train.tsv": "2"}})
+    log.begin([])
+    log.add({"q1": QueryScores(("d1", "d2"), (2.5, 0.25), 0.1)})
+    data = DataOptions(source="beir", teacher_scores=str(file))
+    read_teacher(data, lambda: {"corpus.jsonl": "3", "train.tsv": "2"})
+    assert "nothing tells whether those are the texts" in caplog.text

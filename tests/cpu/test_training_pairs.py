@@ -72,7 +72,8 @@ def test_every_candidate_gets_the_score_that_its_texts_were_given(make_source, t
     groups = load_groups(source, "train", taught.data)
     assert sum(one.query_id.startswith("pseudo:") for one in groups) == 4
     candidates = [(one.query, c) for one in groups for c in one.candidates if c.document.full_text]
-    assert len(candidates) == count
+    assert len(scores) == count
+    assert {(query, one.document.full_text) for query, one in candidates} == set(scores)
     for query, candidate in candidates:
         assert candidate.score == scores[query, candidate.document.full_text]
     assert without_scores(groups) == without_scores(training_groups(taught))
@@ -114,6 +115,31 @@ def test_a_file_that_is_there_stays(tmp_path):
     assert (tmp_path / "pairs.jsonl").read_text() == "scored for hours"
 
 
+def test_a_text_under_several_ids_is_one_pair(tmp_path):
+    source = folder_source(tmp_path)
+    with (tmp_path / "beir" / "corpus.jsonl").open("a") as corpus:
+        for n in range(30):
+            corpus.write(json.dumps({"_id": f"copy{n}", "text": "what is it, they ask"}) + "\n")
+    count = write_training_pairs(config_of(source, negatives_per_query=30), tmp_path / "pairs.jsonl")
+    records = [json.loads(line) for line in (tmp_path / "pairs.jsonl").read_text().splitlines()]
+    pairs = [(one["query"], one["passage"]) for one in records]
+    assert len(pairs) == len(set(pairs)) == count
+    assert sum(passage.startswith("what is it") for _, passage in pairs) > 5
+
+
+def test_pairs_of_another_draw_are_refused_before_documents_are_read(tmp_path):
+    source, scored = folder_source(tmp_path), tmp_path / "scored.jsonl"
+    data = {"pseudo_queries": 0, "max_queries": 2, "teacher_scores": str(scored)}
+    drawn = {one.query for one in training_groups(config_of(source, **data))}
+    write_jsonl(scored, [{"query": f"what is {w}0", "passage": "x", "score": 0.5} for w in WORDS])
+    check_sources(config_of(source, **data))
+    others = [f"what is {w}0" for w in WORDS if f"what is {w}0" not in drawn]
+    assert len(others) == len(WORDS) - 2
+    write_jsonl(scored, [{"query": query, "passage": "x", "score": 0.5} for query in others])
+    with pytest.raises(ValueError, match="none of their 8 pairs has the texts of a query to train on"):
+        check_sources(config_of(source, **data))
+
+
 def test_stage_1_has_no_teacher(tmp_path):
     with pytest.raises(ValueError, match="stage=1: only stage 2 learns from a teacher"):
         write_training_pairs(RunConfig(), tmp_path / "pairs.jsonl")
@@ -136,3 +162,5 @@ def test_the_command_reads_the_config_of_stage_2(tmp_path, monkeypatch, capsys):
     assert "3 pairs; with a score on each line" in capsys.readouterr().out
     assert load_launcher("training_pairs").main([]) == 2
     assert "no --pairs; write --pairs FILE.jsonl" in capsys.readouterr().err
+    assert load_launcher("training_pairs").main(["--pairs=gs://bucket/p.jsonl"]) == 2
+    assert "is a URL; name a file on this machine" in capsys.readouterr().err

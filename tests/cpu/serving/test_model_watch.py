@@ -134,17 +134,37 @@ def test_a_model_that_never_answers_is_failing_until_it_does(caplog):
         assert not watch.is_failing
 
     asyncio.run(asyncio.wait_for(scenario(), 20))
-    assert caplog.text.count("has worked at one batch for 0.01 s") == 2
-    assert caplog.text.count("is done with the batch that it hung at") == 2
+    assert caplog.text.count("has not answered for 0.01 s") == 2
+    assert caplog.text.count("the model answers again") == 2
+
+
+def test_of_a_wait_that_is_given_up_nobody_says_that_it_ended_well(caplog):
+    watches: list[ModelWatch] = []
+
+    async def wait() -> None:
+        watches.append(ModelWatch(Model(0), longest_batch_s=0.01))
+        with watches[0].working():
+            await asyncio.sleep(60)
+
+    async def scenario() -> None:
+        waiting = asyncio.create_task(wait())
+        await asyncio.sleep(0.1)
+        waiting.cancel()
+        await asyncio.wait([waiting])
+
+    asyncio.run(asyncio.wait_for(scenario(), 20))
+    assert "has not answered" in caplog.text
+    assert "answers again" not in caplog.text
+    assert not watches[0].is_failing
 
 
 def test_a_batch_in_time_says_nothing(caplog):
     async def scenario() -> None:
-        watch = ModelWatch(Model(0), longest_batch_s=0.05)
+        watch = ModelWatch(Model(0), longest_batch_s=1.0)
         for _ in range(3):
             with watch.working():
                 await asyncio.sleep(0)
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(1.2)
         assert not watch.is_failing
 
     asyncio.run(asyncio.wait_for(scenario(), 20))
