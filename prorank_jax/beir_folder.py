@@ -10,7 +10,7 @@ from pathlib import Path
 from prorank_jax.collection import Choice, Collection, check_collection
 from prorank_jax.jsonl import PACKED, read_jsonl, read_lines, take_text
 from prorank_jax.named_documents import Found, find_named, with_found
-from prorank_jax.source_names import TRAINED_ON, SourceFields
+from prorank_jax.source_names import PROBE_SPLIT, TRAINED_ON, SourceFields
 from prorank_jax.types import Document
 
 LONGEST_GRADE = 9  # characters, so that it is an int32
@@ -51,6 +51,8 @@ def beir_files(folder: Path, split: str, fields: SourceFields = TRAINED_ON) -> t
     if not judgements.is_file():
         splits = sorted(path.stem for path in qrels.glob("*.tsv"))
         there = f"choose one of {', '.join(splits)}" if splits else "qrels/ holds no .tsv file"
+        if splits and fields.split == PROBE_SPLIT:
+            there += ", or put the lines of some training queries into it, which are then not trained on"
         raise ValueError(f"{fields.split}={split!r}: {judgements} does not exist; {there}")
     return corpus, queries, judgements
 

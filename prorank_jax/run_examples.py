@@ -24,7 +24,13 @@ from prorank_jax.prompts import PromptRenderer
 from prorank_jax.query_choice import ALL_QUERIES, QueryChoice
 from prorank_jax.query_texts import plain, plain_texts
 from prorank_jax.ranking_objective import check_scores
-from prorank_jax.source_names import CATALOGUE_PREFIX, TRAINED_ON, SourceFields, names_embedding_file
+from prorank_jax.source_names import (
+    CATALOGUE_PREFIX,
+    PROBE_SPLIT,
+    TRAINED_ON,
+    SourceFields,
+    names_embedding_file,
+)
 from prorank_jax.teacher_scores import refuse_other_queries
 from prorank_jax.types import RankingGroup
 
@@ -155,7 +161,7 @@ def _named_queries(data: DataOptions) -> tuple[list[str], list[str]]:
 
 def _probe_fields(data: DataOptions) -> SourceFields:
     """The fields that name what the probe's prompts come from."""
-    return SourceFields("data.probe_source" if data.probe_source else TRAINED_ON.source, "data.probe_split")
+    return SourceFields("data.probe_source" if data.probe_source else TRAINED_ON.source, PROBE_SPLIT)
 
 
 def _say_left_out(given: Sequence[str], held_out: Set[str], console: Console) -> None:

@@ -21,6 +21,7 @@ class SourceFields(NamedTuple):
 
 
 TRAINED_ON = SourceFields()
+PROBE_SPLIT = "data.probe_split"
 
 
 def is_url(text: str) -> bool:

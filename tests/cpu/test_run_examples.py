@@ -70,6 +70,20 @@ def test_the_left_out_queries_are_part_of_what_names_the_examples(tmp_path: Path
     assert fewer.folder != all_of_them.folder
 
 
+def test_without_a_held_out_split_some_training_queries_may_be_one(tmp_path: Path) -> None:
+    source = write_beir_folder(tmp_path / "beir")
+    told = "dev.tsv does not exist; choose one of train, or put the lines of some training queries into it"
+    with pytest.raises(ValueError, match=told):
+        _open(source, tmp_path / "cache")
+    lines = (source / "qrels" / "train.tsv").read_text().splitlines(keepends=True)
+    (source / "qrels" / "dev.tsv").write_text("".join(lines[:5]))
+    examples, held_out, said = _open(source, tmp_path / "cache")
+    assert "2 of 10 training queries are held-out ones too; they are left out" in said
+    assert len(_queries(held_out)) == 2
+    assert len(_queries(examples)) == 8
+    assert not _queries(examples) & _queries(held_out)
+
+
 def test_a_split_that_is_held_out_whole_is_refused(tmp_path: Path) -> None:
     source = _collection(tmp_path / "beir", {"h0": "who is apple0"})
     (source / "qrels" / "dev.tsv").write_text((source / "qrels" / "train.tsv").read_text())
