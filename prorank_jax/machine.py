@@ -15,7 +15,7 @@ from prorank_jax.config_checks import require
 
 COORDINATOR, PROCESSES, PROCESS = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 POD_WORKERS = "TPU_WORKER_HOSTNAMES"
-PLATFORMS = "JAX_PLATFORMS"
+PLATFORMS, CUDA_DEVICES = "JAX_PLATFORMS", "CUDA_VISIBLE_DEVICES"
 # A process that is silent for so long is dead, and so is the run. jax would wait for 100 seconds, and at the
 # end of a process for five minutes.
 HEARTBEAT_SECONDS, SHUTDOWN_SECONDS = 60, 60
@@ -24,7 +24,7 @@ _GOOGLE = "0x1ae0"
 # Of Google's PCI devices, those every Compute Engine machine may have: a disk and a network card.
 _NO_TPU = {"0x001f", "0x0042"}
 _TPU_DEVICES = ("dev/accel*", "dev/vfio/[0-9]*")
-_GPU_DEVICES = ("dev/nvidia*", "dev/dxg", "dev/kfd")
+_NVIDIA_DEVICES, _AMD_DEVICES = ("dev/nvidia*", "dev/dxg"), ("dev/kfd",)
 
 
 def distributed_arguments(environment: Mapping[str, str] = os.environ) -> dict[str, Any] | None:
@@ -79,7 +79,30 @@ def skip_absent_tpu(environment: MutableMapping[str, str] = os.environ, root: Pa
 
 def may_have_accelerator(root: Path = Path("/")) -> bool:
     """Whether a device of this machine is a TPU or a GPU, or may be one that is not known yet."""
-    if _exists(root, (*_TPU_DEVICES, *_GPU_DEVICES)):
+    return _may_have_tpu(root) or _exists(root, (*_NVIDIA_DEVICES, *_AMD_DEVICES))
+
+
+def may_use_accelerator(environment: Mapping[str, str] = os.environ, root: Path = Path("/")) -> bool:
+    """As `may_have_accelerator`, of a device that no variable hides from jax."""
+    if _first_platform(environment) == "cpu":
+        return False
+    gpus = (*_NVIDIA_DEVICES, *_AMD_DEVICES) if may_use_nvidia(environment) else _AMD_DEVICES
+    return _may_have_tpu(root) or _exists(root, gpus)
+
+
+def may_use_nvidia(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether nothing keeps jax from an NVIDIA GPU: CUDA sees the devices before the first that is none."""
+    first_visible = environment.get(CUDA_DEVICES, "0").split(",")[0].strip()
+    return first_visible not in ("", "-1") and _first_platform(environment) != "cpu"
+
+
+def _first_platform(environment: Mapping[str, str]) -> str:
+    """What `JAX_PLATFORMS` names first, where jax then computes; empty: jax chooses."""
+    return environment.get(PLATFORMS, "").split(",")[0].strip()
+
+
+def _may_have_tpu(root: Path) -> bool:
+    if _exists(root, _TPU_DEVICES):
         return True
     for vendor in root.glob("sys/bus/pci/devices/*/vendor"):
         device = vendor.with_name("device")

@@ -15,7 +15,7 @@ from prorank_jax.config_checks import (
     require_new_file,
     require_positive,
 )
-from prorank_jax.machine import may_have_accelerator, usable_cores
+from prorank_jax.machine import may_use_accelerator, may_use_nvidia, usable_cores
 from prorank_jax.models.sources import SMOLLM2_SOURCE
 
 DEFAULT_ROUNDS, DEFAULT_WARMUP = 5, 1
@@ -91,12 +91,13 @@ def add_options(parser: argparse.ArgumentParser, peers: tuple[str, ...]) -> None
 
 
 def _dtype_of(given: argparse.Namespace) -> str:
-    return given.dtype or ("bfloat16" if may_have_accelerator() else "float32")
+    return given.dtype or ("bfloat16" if may_use_accelerator() else "float32")
 
 
 def attention_of(given: argparse.Namespace) -> str:
     """What a parsed command line asks of our side; on NVIDIA GPUs cuDNN's attention, where it can."""
-    return given.attention or ("cudnn" if has_cuda() and _dtype_of(given) == "bfloat16" else "xla")
+    can_use_cudnn = has_cuda() and may_use_nvidia() and _dtype_of(given) == "bfloat16"
+    return given.attention or ("cudnn" if can_use_cudnn else "xla")
 
 
 def options_from(given: argparse.Namespace, peers: tuple[str, ...], dataset: str) -> BenchmarkOptions:

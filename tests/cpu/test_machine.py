@@ -6,7 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from prorank_jax.machine import distributed_arguments, may_have_accelerator, skip_absent_tpu
+from prorank_jax.machine import (
+    distributed_arguments,
+    may_have_accelerator,
+    may_use_accelerator,
+    may_use_nvidia,
+    skip_absent_tpu,
+)
 
 THREE = {"JAX_COORDINATOR_ADDRESS": "10.0.0.1:8476", "JAX_NUM_PROCESSES": "4", "JAX_PROCESS_ID": "3"}
 
@@ -105,3 +111,36 @@ def test_a_tpu_is_found(tmp_path):
     environment: dict[str, str] = {}
     skip_absent_tpu(environment, tmp_path)
     assert environment == {}
+
+
+def add_device_file(root: Path, name: str) -> None:
+    (root / "dev").mkdir()
+    (root / "dev" / name).touch()
+
+
+@pytest.mark.parametrize(
+    ("environment", "seen"),
+    [
+        ({}, True),
+        ({"CUDA_VISIBLE_DEVICES": "1"}, True),
+        ({"CUDA_VISIBLE_DEVICES": "0,-1"}, True),
+        ({"CUDA_VISIBLE_DEVICES": "-1"}, False),
+        ({"CUDA_VISIBLE_DEVICES": ""}, False),
+        ({"CUDA_VISIBLE_DEVICES": "-1,0"}, False),
+        ({"JAX_PLATFORMS": "cpu"}, False),
+        ({"JAX_PLATFORMS": "cpu,cuda"}, False),
+        ({"JAX_PLATFORMS": "cuda,cpu"}, True),
+    ],
+)
+def test_a_gpu_that_is_hidden_is_not_used(environment, seen, tmp_path):
+    add_device_file(tmp_path, "nvidia0")
+    assert may_use_nvidia(environment) == seen
+    assert may_use_accelerator(environment, tmp_path) == seen
+    assert may_have_accelerator(tmp_path)
+
+
+@pytest.mark.parametrize("file", ["accel0", "kfd"])
+def test_hiding_nvidias_gpus_hides_nothing_else(file, tmp_path):
+    add_device_file(tmp_path, file)
+    assert may_use_accelerator({"CUDA_VISIBLE_DEVICES": "-1"}, tmp_path)
+    assert not may_use_accelerator({"JAX_PLATFORMS": "cpu"}, tmp_path)

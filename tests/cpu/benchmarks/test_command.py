@@ -17,6 +17,7 @@ from prorank_jax.benchmarks.report import BenchmarkResult, as_json, verdict
 from prorank_jax.benchmarks.tasks import TASKS
 from prorank_jax.benchmarks.tuning import with_room
 from prorank_jax.benchmarks.work import write_settings
+from prorank_jax.machine import may_use_accelerator
 from prorank_jax.storage_faults import TooLittleMemoryError
 from tests.cpu.benchmarks.command_lines import comparison
 from tests.cpu.benchmarks.stand_ins import PATIENCE, diary, stand_in_command
@@ -228,8 +229,30 @@ def test_quick_means_one_round_of_a_small_step_unless_more_is_asked():
 )
 @pytest.mark.parametrize("task", TASKS)
 def test_our_side_attends_through_cudnn_where_it_can(has_gpu, line, attention, task, monkeypatch):
+    monkeypatch.delenv("JAX_PLATFORMS")  # as the tests' process has it, no GPU would be used
     monkeypatch.setattr(prorank_jax.benchmarks.options, "has_cuda", lambda: has_gpu)
     assert comparison(line.format(task=task))[2].attention == attention
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("CUDA_VISIBLE_DEVICES", "-1"), ("CUDA_VISIBLE_DEVICES", ""), ("JAX_PLATFORMS", "cpu")],
+)
+@pytest.mark.parametrize("task", TASKS)
+def test_with_the_gpu_hidden_the_defaults_are_those_of_a_cpu(name, value, task, tmp_path, monkeypatch):
+    """As where two sides on different devices are told to hide it."""
+    (tmp_path / "dev").mkdir()
+    (tmp_path / "dev" / "nvidia0").touch()
+    options = prorank_jax.benchmarks.options
+    monkeypatch.setattr(options, "has_cuda", lambda: True)
+    monkeypatch.setattr(options, "may_use_accelerator", lambda: may_use_accelerator(os.environ, tmp_path))
+    monkeypatch.delenv("JAX_PLATFORMS")
+    _, shared, own = comparison(task)
+    assert (shared.dtype, own.attention) == ("bfloat16", "cudnn")
+    monkeypatch.setenv(name, value)
+    _, shared, own = comparison(task)
+    assert (shared.dtype, own.attention) == ("float32", "xla")
+    assert comparison(f"{task} --dtype bfloat16")[2].attention == "xla"
 
 
 def test_the_launcher_says_what_is_wrong_in_one_line(capsys):
