@@ -96,6 +96,12 @@ def may_use_nvidia(environment: Mapping[str, str] = os.environ) -> bool:
     return first_visible not in ("", "-1") and _first_platform(environment) != "cpu"
 
 
+def may_use_tpu(environment: Mapping[str, str] = os.environ, root: Path = Path("/")) -> bool:
+    """Whether jax would take a TPU: one may be here, libtpu is, and `JAX_PLATFORMS` names no other first."""
+    has_library = environment.get("TPU_LIBRARY_PATH") or importlib.util.find_spec("libtpu")
+    return _first_platform(environment) in ("", "tpu") and bool(has_library) and _may_have_tpu(root)
+
+
 def _first_platform(environment: Mapping[str, str]) -> str:
     """What `JAX_PLATFORMS` names first, where jax then computes; empty: jax chooses."""
     return environment.get(PLATFORMS, "").split(",")[0].strip()

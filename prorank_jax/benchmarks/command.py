@@ -23,7 +23,7 @@ from prorank_jax.benchmarks.environments import (
     peer_python,
     requirement_files,
 )
-from prorank_jax.benchmarks.loading import check_same_device, load_side
+from prorank_jax.benchmarks.loading import check_no_tpu, check_same_device, load_side
 from prorank_jax.benchmarks.options import BenchmarkOptions, add_options, options_from
 from prorank_jax.benchmarks.report import BenchmarkResult, SideResult, as_json, result_table, verdict
 from prorank_jax.benchmarks.rounds import Round, alternate
@@ -99,9 +99,10 @@ def run_comparison(name: str, options: BenchmarkOptions, size: Any, console: Con
     """Measures beside a peer, prints the table and writes its JSON.
 
     Raises:
-        ValueError: a peer that cannot be set up, a side that fails, or sides that disagree.
+        ValueError: a TPU, a peer that cannot be set up, a side that fails, or sides that disagree.
         TooLittleMemoryError: a side finds no room.
     """
+    check_no_tpu(options.peer)
     for dataset in parse_datasets([options.dataset]):
         check_split(dataset)  # before the peer is installed, which takes minutes
     task, peers = TASKS[name], ROOT / "launch" / "peers"

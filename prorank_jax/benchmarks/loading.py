@@ -1,17 +1,29 @@
-"""What a side says once it has loaded, checked before anything that takes minutes: how it will compute."""
+"""How the sides will compute, by the machine and by what they say, checked before anything takes minutes."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from prorank_jax.benchmarks.rounds import Side
+from prorank_jax.config_checks import require
+from prorank_jax.machine import PLATFORMS, may_use_tpu
 
 Facts = dict[str, Any]
 # What jax and torch call products of float32 in float32. Less, say TF32, is jax's default on a GPU, and
 # torch's in some images.
 FULL_PRECISION = "highest"
+
+
+def check_no_tpu(peer: str) -> None:
+    """Raises a ValueError where our side would take a TPU, on which no peer computes; needs neither side."""
+    remedy = (
+        f"our side would compute on the TPU that is here and {peer} on the CPU, and their times would say "
+        f"nothing of each other; set {PLATFORMS}=cpu to compare both on the CPU"
+    )
+    require(not may_use_tpu(), PLATFORMS, os.environ.get(PLATFORMS, ""), remedy)
 
 
 def load_side(side: Side, work: Path, dtype: str) -> Facts:

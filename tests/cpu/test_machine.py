@@ -11,6 +11,7 @@ from prorank_jax.machine import (
     may_have_accelerator,
     may_use_accelerator,
     may_use_nvidia,
+    may_use_tpu,
     skip_absent_tpu,
 )
 
@@ -144,3 +145,27 @@ def test_hiding_nvidias_gpus_hides_nothing_else(file, tmp_path):
     add_device_file(tmp_path, file)
     assert may_use_accelerator({"CUDA_VISIBLE_DEVICES": "-1"}, tmp_path)
     assert not may_use_accelerator({"JAX_PLATFORMS": "cpu"}, tmp_path)
+
+
+@pytest.mark.usefixtures("libtpu")
+@pytest.mark.parametrize(
+    ("environment", "file", "taken"),
+    [
+        ({}, "accel0", True),
+        ({"JAX_PLATFORMS": ""}, "accel0", True),
+        ({"JAX_PLATFORMS": "tpu,cpu"}, "accel0", True),
+        ({"JAX_PLATFORMS": "cpu"}, "accel0", False),
+        ({"JAX_PLATFORMS": "cpu,tpu"}, "accel0", False),
+        ({"JAX_PLATFORMS": "cuda"}, "accel0", False),
+        ({}, "nvidia0", False),
+    ],
+)
+def test_jax_takes_a_tpu_unless_told_otherwise(environment, file, taken, tmp_path):
+    add_device_file(tmp_path, file)
+    assert may_use_tpu(environment, tmp_path) == taken
+
+
+def test_without_libtpu_a_tpu_is_not_taken(tmp_path):
+    add_device_file(tmp_path, "accel0")
+    assert not may_use_tpu({}, tmp_path)
+    assert may_use_tpu({"TPU_LIBRARY_PATH": "/opt/libtpu.so"}, tmp_path)

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 import prorank_jax.benchmarks.options
-from prorank_jax.benchmarks import command
+from prorank_jax.benchmarks import command, loading
 from prorank_jax.benchmarks.command import ALONE, compare_sides, run_benchmark
 from prorank_jax.benchmarks.options import BenchmarkOptions
 from prorank_jax.benchmarks.report import BenchmarkResult, as_json, verdict
@@ -40,6 +40,15 @@ def test_a_dataset_that_is_not_there_is_refused_before_the_peer_is_installed(mon
     monkeypatch.setattr(command, "peer_python", lambda *_: pytest.fail("installed"))
     with pytest.raises(ValueError, match="'nowhere:dev'"):
         command.run_comparison(*comparison("grpo --dataset nowhere:dev"), QUIET)
+
+
+@pytest.mark.parametrize("line", ["grpo", "grpo --peer tunix", "ranking", "scoring"])
+def test_a_tpu_is_refused_before_the_peer_is_installed(line, monkeypatch):
+    monkeypatch.setattr(command, "peer_python", lambda *_: pytest.fail("installed"))
+    monkeypatch.setattr(loading, "may_use_tpu", lambda: True)
+    monkeypatch.setenv("JAX_PLATFORMS", "tpu")
+    with pytest.raises(ValueError, match=r"JAX_PLATFORMS='tpu': .* on the TPU .*; set JAX_PLATFORMS=cpu to"):
+        command.run_comparison(*comparison(line), QUIET)
 
 
 def test_both_sides_are_prepared_checked_and_measured_in_turn(tmp_path):
