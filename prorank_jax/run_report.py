@@ -131,8 +131,8 @@ def _machine_facts(run: Run, model_tflops: float | None, peak_before: int) -> di
     Args:
         peak_before: the most bytes that the process had taken when the run began.
     """
+    peak, peak_of = peak_memory()  # before the large products below, which take memory too
     matmul_tflops = measured_matmul_flops(run.config.model.compute_dtype) / 1e12 * jax.device_count()
-    peak, peak_of = peak_memory()
     if peak == peak_before:
         peak_of += ", before this run, which took no more"
     devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}"

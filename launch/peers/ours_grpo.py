@@ -98,7 +98,6 @@ class OurSide:
                 "remat": model.remat,
                 "attention": model.attention,
                 "flops_per_round": grpo_step_flops(model.config, options, rows, settings["width"]),
-                "peak_flops": measured_matmul_flops(settings["dtype"]),
             },
             "compile_seconds": compiled,
         }
@@ -119,6 +118,10 @@ class OurSide:
             "units": self.settings["prompts_per_step"],
             "peak_bytes": peak_bytes(),
         }
+
+    def measure_yardstick(self) -> dict[str, Any]:
+        """What large products reach here."""
+        return {"facts": {"peak_flops": measured_matmul_flops(self.settings["dtype"])}}
 
     def _compared_with_plain(
         self, model: Transformer, load_weights: Callable[[], Params], begin: Callable[[], TrainState]
@@ -233,4 +236,4 @@ def checked_values(model: Transformer, params: Params, settings: Settings) -> li
 
 if __name__ == "__main__":
     side = OurSide()
-    serve(side.load, side.prepare, side.check, side.run_round)
+    serve(side.load, side.prepare, side.check, side.run_round, side.measure_yardstick)

@@ -57,14 +57,12 @@ class OurSide:
         jax.block_until_ready(self.state)
         self.state = None  # before its successor takes as much memory
         self.state = run.init_state(run.load_initial_params())
-        seconds, peak_flops = self.clock.seconds, measured_matmul_flops(settings["dtype"])
-        self.programs = self.clock.count
+        self.programs, seconds = self.clock.count, self.clock.seconds
         return {
             "facts": {
                 "remat": config.model.remat,
                 "shapes": sorted({batch.tokens.shape for batch in ahead}),
                 "flops_per_round": sum(least_flops(run.model_config, batch) for batch in ahead),
-                "peak_flops": peak_flops,
             },
             "compile_seconds": seconds,
         }
@@ -84,6 +82,10 @@ class OurSide:
             "peak_bytes": peak_bytes(),
             "compiled_again": self.clock.count - self.programs,
         }
+
+    def measure_yardstick(self) -> dict[str, Any]:
+        """What large products reach here."""
+        return {"facts": {"peak_flops": measured_matmul_flops(self.settings["dtype"])}}
 
     def _train(self) -> list[float]:
         self.batches.set_state(self.start)
@@ -128,4 +130,4 @@ def least_flops(config: ModelConfig, batch: ListBatch) -> int:
 
 if __name__ == "__main__":
     side = OurSide()
-    serve(side.load, side.prepare, side.check, side.run_round)
+    serve(side.load, side.prepare, side.check, side.run_round, side.measure_yardstick)

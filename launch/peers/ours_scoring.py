@@ -40,15 +40,12 @@ class OurSide:
         self.pairs = [(query, document) for query, document in settings["pairs"]]
         self.checked = settings["check"]
         self.scores = self.reranker.score_pairs(self.pairs)
-        programs, seconds = self.clock.count, self.clock.seconds
-        peak_flops = measured_matmul_flops(settings["dtype"])
-        self.programs = self.clock.count
+        self.programs, seconds = self.clock.count, self.clock.seconds
         return {
             "facts": {
                 "batch_size": settings["ours"]["batch_size"],
-                "programs": programs,
+                "programs": self.programs,
                 "flops_per_round": settings["flops_per_round"],
-                "peak_flops": peak_flops,
             },
             "compile_seconds": seconds,
         }
@@ -69,7 +66,11 @@ class OurSide:
             "compiled_again": self.clock.count - self.programs,
         }
 
+    def measure_yardstick(self) -> dict[str, Any]:
+        """What large products reach here."""
+        return {"facts": {"peak_flops": measured_matmul_flops(self.settings["dtype"])}}
+
 
 if __name__ == "__main__":
     side = OurSide()
-    serve(side.load, side.prepare, side.check, side.run_round)
+    serve(side.load, side.prepare, side.check, side.run_round, side.measure_yardstick)

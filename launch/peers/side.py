@@ -8,6 +8,7 @@ stdout:
     {"do": "prepare"} → {"facts": {...}, "compile_seconds": s}
     {"do": "check"} → {"values": [...]}, and perhaps {"timed": [...], "plain": [...]}
     {"do": "round"} → {"seconds": s, "units": n, "peak_bytes": n}
+    {"do": "yardstick"} → {"facts": {...}}, or {}
     {"do": "end"} → nothing; the program ends, as it does when its stdin ends
 
 A work folder holds `work.json`, all settings and texts, and `model/`, a Hugging Face folder.
@@ -45,6 +46,7 @@ def serve(
     prepare: Callable[[], Answer],
     check: Callable[[], Answer],
     run_round: Callable[[], Answer],
+    measure_yardstick: Callable[[], Answer] = dict,
 ) -> None:
     """Answers the harness until it says `end` or goes away.
 
@@ -57,6 +59,7 @@ def serve(
         check: returns `values`, floats that both sides compute from the same input; and perhaps `timed`, what
             the timed program itself gave, and `plain`, the same values by a plain computation.
         run_round: returns `seconds` and `units` of one measured round, and `peak_bytes` if it is known.
+        measure_yardstick: after the last round, whose peak it would raise; returns `facts` of the machine.
 
     Raises:
         ValueError: a request of another kind.
@@ -76,7 +79,9 @@ def serve(
             answer = check()
         elif wanted == "round":
             answer = run_round()
+        elif wanted == "yardstick":
+            answer = measure_yardstick()
         else:
-            raise ValueError(f"do={wanted!r}: load, prepare, check, round or end")
+            raise ValueError(f"do={wanted!r}: load, prepare, check, round, yardstick or end")
         answers.write(json.dumps(answer) + "\n")
         answers.flush()

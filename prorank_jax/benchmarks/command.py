@@ -178,6 +178,8 @@ def compare_sides(
         agreement = compare_values((first, second), mine, theirs, tolerance)
         own = compare_timed(first, answers[0], tolerance)
         rounds = alternate(sides, options.rounds, options.warmup, show)
+        for side in sides:
+            facts[side.name] |= side.ask("yardstick").get("facts", {})
     results = [
         SideResult(side.name, facts[side.name], compile_seconds[side.name], rounds[side.name])
         for side in sides

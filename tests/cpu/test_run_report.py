@@ -5,15 +5,17 @@ from __future__ import annotations
 import re
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 
+from prorank_jax import run_report
 from prorank_jax.config_files import load_config
 from prorank_jax.learning_signs import Goals
 from prorank_jax.probe import ProbeResult
 from prorank_jax.run_facts import DataFacts
 from prorank_jax.run_folder import REPORT_FILE
-from prorank_jax.run_report import _run_facts, _written_report, losses, what_is_read
+from prorank_jax.run_report import _machine_facts, _run_facts, _written_report, losses, what_is_read
 
 
 @pytest.mark.parametrize(
@@ -64,3 +66,23 @@ def test_a_damaged_report_is_written_again(damaged, tmp_path):
     assert _written_report(tmp_path) == {}
     (tmp_path / REPORT_FILE).write_text('{"devices": "1 x cpu"}')
     assert _written_report(tmp_path) == {"devices": "1 x cpu"}
+
+
+@pytest.mark.parametrize(
+    ("peak_before", "told"),
+    [(3 << 30, "first device, before this run, which took no more"), (0, "first device")],
+)
+def test_the_memory_of_the_products_that_a_machine_is_measured_with_is_not_the_runs(
+    peak_before, told, monkeypatch
+):
+    taken = [3 << 30]
+
+    def products(_: str) -> float:
+        taken[0] = 4 << 30
+        return 2e12
+
+    monkeypatch.setattr(run_report, "measured_matmul_flops", products)
+    monkeypatch.setattr(run_report, "peak_memory", lambda: (taken[0], "first device"))
+    facts = _machine_facts(SimpleNamespace(config=load_config(None, {"stage": 2})), None, peak_before)
+    assert (facts["peak_memory_gib"], facts["peak_memory_of"]) == (3.0, told)
+    assert facts["matmul_tflops"] == 2.0 * jax.device_count()

@@ -85,5 +85,11 @@ def run_round() -> dict[str, Any]:
     return {"seconds": seconds[(number - 1) % len(seconds)], "units": 4, "peak_bytes": 2**30}
 
 
+def measure_yardstick() -> dict[str, Any]:
+    """A made-up speed."""
+    note("yardstick")
+    return {"facts": {"peak_flops": 7.0}}
+
+
 ANSWERS = os.dup(1)
-serve(load, prepare, check, run_round)
+serve(load, prepare, check, run_round, measure_yardstick)

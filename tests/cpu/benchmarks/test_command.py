@@ -57,7 +57,8 @@ def test_both_sides_are_prepared_checked_and_measured_in_turn(tmp_path):
     ready = ["ours load", "trl load", "ours prepare", "trl prepare", "ours check", "trl check"]
     assert asked[:6] == ready
     turns = ["ours", "trl", "trl", "ours", "ours", "trl", "trl", "ours"]
-    assert asked[6:] == [f"{side} round" for side in turns]
+    assert asked[6:] == [f"{side} round" for side in turns] + ["ours yardstick", "trl yardstick"]
+    assert result.ours.facts["peak_flops"] == 7
     assert (result.ratio.median, result.ratio.min, result.ratio.max) == (2, 1, 4)
     assert (result.ours.seconds, result.peer.seconds) == (2, 4)
     assert "ours ÷ trl: 2.00 (1.00 to 4.00) in prompts/s; 2 checked values" in verdict(result)

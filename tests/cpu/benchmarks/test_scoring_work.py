@@ -17,6 +17,7 @@ from prorank_jax.flops import layer_weights, score_step_flops
 from prorank_jax.prompt_settings import PromptSettings, read_prompt_settings
 from prorank_jax.reranker import Reranker
 from tests.cpu.benchmarks.command_lines import comparison
+from tests.cpu.benchmarks.peers import load_peer
 from tests.cpu.benchmarks.tiny_work import MAX_LENGTH, tiny_options, write_tiny_model
 from tests.cpu.data_fixtures import write_beir_folder
 from tests.cpu.tiny import tiny_config
@@ -144,3 +145,17 @@ def test_queries_without_candidates(tiny_folder, tmp_path):
     (folder / "queries.jsonl").write_text("\n".join(lines) + "\n")
     with pytest.raises(ValueError, match="shares a word"):
         write_scoring_work(tiny_options(tiny_folder, dataset=str(folder)), SIZE, tmp_path)
+
+
+def test_our_side_measures_the_machine_after_its_rounds_only(work, monkeypatch):
+    """It takes memory, and the peak of the rounds is told."""
+    program, (folder, settings) = load_peer("ours_scoring"), work
+    measured = []
+    monkeypatch.setattr(program, "measured_matmul_flops", lambda dtype: measured.append(dtype) or 5.0)
+    side = program.OurSide()
+    side.load(folder)
+    assert side.prepare()["facts"]["flops_per_round"] == settings["flops_per_round"]
+    done = side.run_round()
+    assert (done["units"], done["compiled_again"]) == (len(settings["pairs"]), 0)
+    assert not measured
+    assert side.measure_yardstick() == {"facts": {"peak_flops": 5.0}}

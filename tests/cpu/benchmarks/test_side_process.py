@@ -106,7 +106,7 @@ def test_an_unknown_request_is_the_sides_error(tmp_path, capsys):
         pytest.raises(ValueError, match="asked to dance: ended with exit code 1"),
     ):
         side.ask("dance")
-    assert "do='dance': load, prepare, check, round or end" in capsys.readouterr().err
+    assert "do='dance': load, prepare, check, round, yardstick or end" in capsys.readouterr().err
 
 
 def test_a_program_that_is_not_there_is_named(tmp_path):
