@@ -14,7 +14,7 @@ from prorank_jax.device_memory import peak_bytes
 
 
 def measure_peak(wanted: dict[str, Any]) -> int:
-    """Bytes of the process, or of the device where it counts, after one run.
+    """Bytes of the process, or of the device where it counts, after one run: see `peak_memory`.
 
     Args:
         wanted: `program`, `size`, and `options`, dotted fields of the config; of them `model.source`.

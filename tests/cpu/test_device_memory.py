@@ -10,14 +10,22 @@ import pytest
 
 from prorank_jax import device_memory
 from prorank_jax.command_line import run_command
-from prorank_jax.device_memory import OF_DEVICE, OF_PROCESS, naming_memory, peak_bytes, peak_memory
+from prorank_jax.device_memory import (
+    AT_LEAST,
+    AT_MOST,
+    OF_DEVICE,
+    OF_PROCESS,
+    naming_memory,
+    peak_bytes,
+    peak_memory,
+)
 
 
 class Device:
     """Counts its memory as `statistics` say."""
 
-    def __init__(self, statistics: dict | None) -> None:
-        self._statistics = statistics
+    def __init__(self, statistics: dict | None, platform: str = "gpu") -> None:
+        self._statistics, self.platform = statistics, platform
 
     def memory_stats(self) -> dict | None:
         return self._statistics
@@ -27,6 +35,25 @@ def test_a_device_that_counts_is_believed(monkeypatch):
     monkeypatch.setattr(jax, "local_devices", lambda: [Device({"peak_bytes_in_use": 5 << 30})])
     assert peak_memory() == (5 << 30, OF_DEVICE)
     assert peak_bytes() == 5 << 30
+
+
+IN_USE, BOTH = {"peak_bytes_in_use": 5 << 30}, {"peak_bytes_in_use": 5 << 30, "peak_bytes_reserved": 6 << 30}
+
+
+@pytest.mark.parametrize(
+    ("platform", "statistics", "told"),
+    [
+        ("tpu", BOTH, (11 << 30, AT_MOST)),
+        ("tpu", BOTH | {"peak_bytes_reserved": 0}, (5 << 30, AT_MOST)),
+        ("tpu", IN_USE, (5 << 30, AT_LEAST)),
+        ("gpu", BOTH, (5 << 30, OF_DEVICE)),
+    ],
+)
+def test_what_a_tpus_programs_reserve_counts_too(platform, statistics, told, monkeypatch):
+    """Their temporaries; a GPU has them in use."""
+    monkeypatch.setattr(jax, "local_devices", lambda: [Device(statistics, platform)])
+    assert peak_memory() == told
+    assert peak_bytes() == told[0]
 
 
 @pytest.mark.parametrize("statistics", [None, {}, {"bytes_limit": 1}])
