@@ -24,6 +24,7 @@ from prorank_jax.config import GrpoOptions, MeshOptions, OptimizerOptions
 from prorank_jax.device_memory import peak_bytes
 from prorank_jax.flops import grpo_step_flops, measured_matmul_flops
 from prorank_jax.grpo import policy_loss
+from prorank_jax.models.attention import check_head_size, check_implementation
 from prorank_jax.models.transformer import Transformer
 from prorank_jax.models.weights import load_model_config, load_params
 from prorank_jax.optimizer import make_optimizer, make_schedule
@@ -59,6 +60,8 @@ class OurSide:
             attention=ours["attention"],
         )
         mesh = self.mesh = make_mesh(MeshOptions())
+        check_implementation(model.attention, settings["dtype"], mesh)
+        check_head_size(model.attention, model.config.head_dim)
         options, answers = grpo_options(settings), answer_tokens(settings)
 
         def load_weights() -> Params:

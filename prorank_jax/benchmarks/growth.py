@@ -26,6 +26,7 @@ from prorank_jax.benchmarks.growth_report import as_json, show, write_picture
 from prorank_jax.benchmarks.growth_step import MeasuredStep, build, config_of, filled_state, prepare
 from prorank_jax.config import ATTENTION_IMPLEMENTATIONS, COMPUTE_DTYPES, REMAT_POLICIES
 from prorank_jax.config_checks import require, require_at_least, require_choice
+from prorank_jax.device_memory import naming_memory
 from prorank_jax.models.config import ModelConfig
 from prorank_jax.models.sources import SMOLLM2_SOURCE
 from prorank_jax.run_folder import write_json
@@ -61,6 +62,7 @@ def run(arguments: argparse.Namespace, console: Console | None = None) -> list[M
     Raises:
         ValueError: an option or a point that cannot work, before anything is measured, or a folder that
             holds a result already or cannot be written to.
+        TooLittleMemoryError: a point finds no room.
     """
     console = console or Console()
     require_choice("dtype", arguments.dtype, COMPUTE_DTYPES)
@@ -90,14 +92,16 @@ def run(arguments: argparse.Namespace, console: Console | None = None) -> list[M
     programs = [build(point, shape, options) for point in points]
     planned = list(zip(points, programs, peaks, strict=True))
     measured: list[Measured] = []
+    lengths = f"--longest ({arguments.longest}) or --max_length ({arguments.max_length})"
     try:
-        for _, same in itertools.groupby(planned, key=lambda each: each[0].program):
-            ended = measured
-            for curves in measure(list(same), shape, arguments.rounds, console):
-                measured = [*ended, *curves]
-                is_complete = len(measured) == len(points) and len(curves[0].seconds) == arguments.rounds
-                write_json(folder / RESULT_FILE, as_json(measured, options, is_complete=is_complete))
-                write_picture(folder, curves)
+        with naming_memory(f"lower {lengths}, or name fewer --curves"):
+            for _, same in itertools.groupby(planned, key=lambda each: each[0].program):
+                ended = measured
+                for curves in measure(list(same), shape, arguments.rounds, console):
+                    measured = [*ended, *curves]
+                    is_complete = len(measured) == len(points) and len(curves[0].seconds) == arguments.rounds
+                    write_json(folder / RESULT_FILE, as_json(measured, options, is_complete=is_complete))
+                    write_picture(folder, curves)
     finally:
         if measured:
             show(measured, console)

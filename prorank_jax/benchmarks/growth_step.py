@@ -16,6 +16,7 @@ from prorank_jax.aot.programs import SHARED_TOKENS, StepProgram, build_program
 from prorank_jax.benchmarks.growth_points import Point
 from prorank_jax.config import GrpoOptions, RunConfig
 from prorank_jax.config_files import config_from_flat
+from prorank_jax.models.attention import check_head_size, check_implementation
 from prorank_jax.models.config import ModelConfig
 from prorank_jax.sharding import make_mesh
 from prorank_jax.types import Batch, ListBatch
@@ -81,10 +82,14 @@ def build(point: Point, shape: ModelConfig, options: dict[str, Any]) -> StepProg
     """A point's step with abstract arguments, on the first device.
 
     Raises:
-        ValueError: sizes that do not fit each other or the model.
+        ValueError: sizes that do not fit each other or the model, or attention that the device or the model
+            does not have.
     """
     config = config_of(point, options)
-    return build_program(config, point.program, shape, make_mesh(config.mesh, jax.devices()[:1]))
+    mesh = make_mesh(config.mesh, jax.devices()[:1])
+    check_implementation(config.model.attention, config.model.compute_dtype, mesh)
+    check_head_size(config.model.attention, shape.head_dim)
+    return build_program(config, point.program, shape, mesh)
 
 
 def prepare(program: StepProgram, shape: ModelConfig, *, trains: bool) -> MeasuredStep:

@@ -29,6 +29,7 @@ from prorank_jax.benchmarks.trace_parts import (
 )
 from prorank_jax.config import ATTENTION_IMPLEMENTATIONS, COMPUTE_DTYPES, REMAT_POLICIES
 from prorank_jax.config_checks import require_at_least, require_choice, require_new_file
+from prorank_jax.device_memory import naming_memory
 from prorank_jax.flops import measured_matmul_flops
 from prorank_jax.models.sources import SMOLLM2_SOURCE
 from prorank_jax.run_folder import write_json
@@ -60,6 +61,7 @@ def run(arguments: argparse.Namespace, console: Console | None = None) -> dict[s
 
     Raises:
         ValueError: an option that cannot work, or an output file that is there already or cannot be written.
+        TooLittleMemoryError: the step finds no room.
     """
     console = console or Console()
     require_choice("program", arguments.program, tuple(PROGRAMS))
@@ -77,7 +79,9 @@ def run(arguments: argparse.Namespace, console: Console | None = None) -> dict[s
         "model.remat": arguments.remat,
         "model.attention": arguments.attention,
     }
-    found = profile_step(Point(arguments.program, "", 0, size), options, arguments.rounds, arguments.trace)
+    point = Point(arguments.program, "", 0, size)
+    with naming_memory(f"lower --batch ({arguments.batch}) or --max_length ({arguments.max_length})"):
+        found = profile_step(point, options, arguments.rounds, arguments.trace)
     console.print(part_table(found))
     console.print(summary(found), soft_wrap=True, highlight=False)
     if output is not None:

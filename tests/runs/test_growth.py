@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 
+import jax
 import pytest
 from rich.console import Console
 
 from prorank_jax.aot.model_shapes import resolve_shape
-from prorank_jax.benchmarks import growth
+from prorank_jax.benchmarks import growth, growth_step
 from prorank_jax.benchmarks.growth import add_arguments, run
 from prorank_jax.benchmarks.growth_pictures import draw_curves
 from prorank_jax.benchmarks.growth_points import CURVES, PROGRAMS, Measured, Point, Size, points_of
 from prorank_jax.benchmarks.growth_report import group_growth
 from prorank_jax.benchmarks.growth_step import MeasuredStep, build, config_of, filled_state, prepare
+from prorank_jax.storage_faults import TooLittleMemoryError
 from tests.cpu.tiny_run import write_model_folder
 
 PNG = b"\x89PNG"
@@ -82,6 +85,26 @@ def test_a_step_trains_its_state_and_takes_time_and_memory(point, model_folder):
     assert step.planned_bytes > 3 * 4 * program.parameters  # weights and two moments in float32
 
 
+@pytest.mark.parametrize(
+    ("attention", "complaint"), [("cudnn", "on NVIDIA GPUs only"), ("splash", "on TPU only")]
+)
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_attention_that_the_device_lacks_is_refused_before_a_step_is_built(
+    program, attention, complaint, model_folder
+):
+    options = {"model.attention": attention, "model.compute_dtype": "bfloat16"}
+    with pytest.raises(ValueError, match=rf"model\.attention='{attention}': runs {complaint}, not on cpu"):
+        build(Point(program, "", 0, Size(length=128)), resolve_shape(str(model_folder)), options)
+
+
+def test_heads_that_an_attention_does_not_have_are_refused(model_folder, monkeypatch):
+    """As on a GPU, where the implementation itself is there."""
+    monkeypatch.setattr(growth_step, "check_implementation", lambda *_: None)
+    shape = dataclasses.replace(resolve_shape(str(model_folder)), head_dim=12)
+    with pytest.raises(ValueError, match="heads have 12 dimensions"):
+        build(Point("1", "", 0, Size()), shape, {"model.attention": "cudnn"})
+
+
 @pytest.fixture
 def small_scoring(model_folder, tmp_path, monkeypatch):
     """The arguments of two rounds of two short curves, into `tmp_path / "out"`."""
@@ -112,8 +135,15 @@ def test_curves_of_scoring_are_measured_and_written(small_scoring, tmp_path):
         run(small_scoring, Console(quiet=True))
 
 
-@pytest.mark.parametrize("fault", [KeyboardInterrupt(), MemoryError()])
-def test_what_was_measured_before_an_end_is_kept(fault, small_scoring, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        (KeyboardInterrupt(), KeyboardInterrupt),
+        (MemoryError(), MemoryError),
+        (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 8 GiB"), TooLittleMemoryError),
+    ],
+)
+def test_what_was_measured_before_an_end_is_kept(fault, told, small_scoring, tmp_path, monkeypatch, capsys):
     runs_left, run_step = iter(range(9)), MeasuredStep.run  # four to warm up, four of round 1, one of round 2
 
     def run_or_end(step, first):
@@ -122,8 +152,12 @@ def test_what_was_measured_before_an_end_is_kept(fault, small_scoring, tmp_path,
         return run_step(step, first)
 
     monkeypatch.setattr(MeasuredStep, "run", run_or_end)
-    with pytest.raises(type(fault)):
+    with pytest.raises(told) as ended:
         run(small_scoring)
+    if told is TooLittleMemoryError:
+        assert str(ended.value).endswith(
+            "; lower --longest (255) or --max_length (32), or name fewer --curves"
+        )
     written = json.loads((tmp_path / "out" / "growth.json").read_text())
     assert written["complete"] is False
     assert [len(point["rounds"]) for point in written["points"]] == [1] * 4

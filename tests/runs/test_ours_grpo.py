@@ -120,6 +120,16 @@ def test_a_timed_step_that_computes_something_else_is_found_out(
         compare_timed("ours", side.check(), TASKS["grpo"].tolerance["float32"])
 
 
+def test_attention_that_the_device_lacks_is_refused_before_weights_are_loaded(prepared, monkeypatch):
+    program, work = load_peer("ours_grpo"), prepared[-1]
+    monkeypatch.setattr(program, "load_params", lambda *_: pytest.fail("loaded"))
+    side = program.OurSide()
+    side.load(work)
+    side.settings["ours"]["attention"] = "cudnn"
+    with pytest.raises(ValueError, match=r"model\.attention='cudnn': runs on NVIDIA GPUs only"):
+        side.prepare()
+
+
 def test_its_facts_say_what_was_measured(prepared):
     side, answer, _, _ = prepared
     assert answer["compile_seconds"] > 0

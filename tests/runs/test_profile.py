@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from prorank_jax.benchmarks import profile
 from prorank_jax.benchmarks.profile import add_arguments, run
 from prorank_jax.benchmarks.trace_parts import (
     AGAIN,
@@ -26,6 +27,7 @@ from prorank_jax.benchmarks.trace_parts import (
     time_by_part,
     traced_operations,
 )
+from prorank_jax.storage_faults import TooLittleMemoryError
 from tests.cpu.tiny_run import write_model_folder
 
 LAYER = "while/body/closed_call/layers"
@@ -146,9 +148,20 @@ def test_the_time_of_a_small_step_is_told_by_part(tmp_path):
         (("--program", "3"), "program='3'"),
         (("--rounds", 0), "rounds=0"),
         (("--dtype", "half"), "dtype='half'"),
+        (("--attention", "cudnn"), r"model\.attention='cudnn': runs on NVIDIA GPUs only"),
+        (("--attention", "splash"), r"model\.attention='splash': runs on TPU only"),
         (("--output", "nowhere/parts.json"), "output='nowhere/parts.json': there is no folder 'nowhere'"),
     ],
 )
 def test_options_that_cannot_work_are_refused_before_any_compute(given, message):
     with pytest.raises(ValueError, match=message):
         run(arguments(*given), Console(quiet=True))
+
+
+def test_a_step_that_finds_no_room_is_one_line_with_the_remedy(monkeypatch):
+    def full(*_: object) -> None:
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 8 GiB")
+
+    monkeypatch.setattr(profile, "profile_step", full)
+    with pytest.raises(TooLittleMemoryError, match=r"8 GiB\); lower --batch \(4\) or --max_length \(128\)$"):
+        run(arguments("--batch", 4), Console(quiet=True))
