@@ -3,11 +3,15 @@
 A trace names the operations of the compiled program that ran on each thread or stream, and for how long;
 the program's text says which part of the model each came from. Several operations may run at once, so the
 sums are time of threads, and shares are shares of that.
+
+Traces of a CPU were read. What is read of those of TPUs is as XLA writes and others read them: none was
+recorded for this.
 """
 
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -38,6 +42,10 @@ _INSTRUCTION = re.compile(r'^\s*(?:ROOT )?%?([\w.\-]+) = .*?metadata=\{[^}]*?op_
 _MODULE = re.compile(r"^HloModule ([\w.\-]+)", re.MULTILINE)
 # They enclose other operations, which may run on other threads meanwhile.
 _WAITING = ("while", "conditional")
+# How traces call the planes of devices, and the lines of those that matter here.
+_TPU, _OPERATIONS, _PROGRAMS = "/device:TPU:", "XLA Ops", "XLA Modules"
+
+Event = tuple[float, float, str]  # start, duration, name
 
 
 @dataclass(frozen=True)
@@ -69,7 +77,7 @@ def module_name(text: str) -> str:
     return found[1]
 
 
-def own_time(events: Iterable[tuple[float, float, str]]) -> Iterator[Operation]:
+def own_time(events: Iterable[Event]) -> Iterator[Operation]:
     """What each event of one thread took without the events inside it.
 
     Args:
@@ -102,16 +110,39 @@ def traced_operations(folder: Path, module: str) -> list[Operation]:
         raise ValueError(f"{folder}: holds no trace (*.xplane.pb)")
     operations: list[Operation] = []
     for plane in jax.profiler.ProfileData.from_file(str(files[-1])).planes:
-        for line in plane.lines:
-            events = [
-                (event.start_ns, event.duration_ns, name)
-                for event in line.events
-                if (name := _operation_name(event, module)) is not None
-            ]
+        for events in _events_of(plane, module):
             operations += [done for done in own_time(events) if not done.name.startswith(_WAITING)]
     if not operations:
         raise ValueError(f"{files[-1]}: no operation of {module} is in it; run the step while it is recorded")
     return operations
+
+
+def _events_of(plane: Any, module: str) -> Iterator[list[Event]]:
+    """The program's operations on each line of a plane: a thread, a stream, or the operations of a TPU."""
+    if plane.name.startswith(_TPU):
+        yield list(_events_on_tpu(plane, module))
+        return
+    for line in plane.lines:
+        named = ((event, _operation_name(event, module)) for event in line.events)
+        yield [(event.start_ns, event.duration_ns, name) for event, name in named if name is not None]
+
+
+def _events_on_tpu(plane: Any, module: str) -> Iterator[Event]:
+    """A TPU's operations: their events have the instruction's text for a name, and no program.
+
+    Programs have a line of their own, with `MODULE(NUMBER)` for a name.
+    """
+    lines = {line.name: list(line.events) for line in plane.lines}
+    runs = sorted(
+        (event.start_ns, event.start_ns + event.duration_ns)
+        for event in lines.get(_PROGRAMS, ())
+        if event.name.partition("(")[0] == module
+    )
+    starts = [start for start, _ in runs]
+    for event in lines.get(_OPERATIONS, ()):
+        latest = bisect_right(starts, event.start_ns) - 1
+        if latest >= 0 and event.start_ns < runs[latest][1]:
+            yield event.start_ns, event.duration_ns, event.name.partition(" = ")[0].lstrip("%")
 
 
 def _operation_name(event: Any, module: str) -> str | None:
