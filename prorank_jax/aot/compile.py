@@ -23,8 +23,13 @@ from prorank_jax.config import RunConfig
 from prorank_jax.models.config import ModelConfig
 
 
-def compile_program(program: StepProgram) -> tuple[Any, Any, float]:
+def compile_program(
+    program: StepProgram, compiler_options: dict[str, str] | None = None
+) -> tuple[Any, Any, float]:
     """The traced and the compiled step, and the seconds that took.
+
+    Args:
+        compiler_options: XLA's, beside those of the environment.
 
     Raises:
         TooLargeError: the compiler refuses for want of memory.
@@ -34,7 +39,7 @@ def compile_program(program: StepProgram) -> tuple[Any, Any, float]:
     with jax.sharding.use_abstract_mesh(program.mesh.abstract_mesh):
         traced = program.step.trace(*program.arguments)
         try:
-            compiled = traced.lower().compile()
+            compiled = traced.lower().compile(compiler_options=compiler_options)
         except jax.errors.JaxRuntimeError as error:
             refused = refusal(str(error))
             if refused is None:

@@ -92,9 +92,15 @@ def build(point: Point, shape: ModelConfig, options: dict[str, Any]) -> StepProg
     return build_program(config, point.program, shape, mesh)
 
 
-def prepare(program: StepProgram, shape: ModelConfig, *, trains: bool) -> MeasuredStep:
-    """Compiles a step, and makes its batch."""
-    _, compiled, _ = compile_program(program)
+def prepare(
+    program: StepProgram,
+    shape: ModelConfig,
+    *,
+    trains: bool,
+    compiler_options: dict[str, str] | None = None,
+) -> MeasuredStep:
+    """Compiles a step, with options of XLA's, and makes its batch."""
+    _, compiled, _ = compile_program(program, compiler_options)
     plan = compiled.memory_analysis()
     rest = tuple(_filled(argument, shape) for argument in program.arguments[1:])
     return MeasuredStep(compiled, rest, trains, plan.argument_size_in_bytes + plan.temp_size_in_bytes)

@@ -21,11 +21,13 @@ from prorank_jax.benchmarks.trace_parts import (
     AGAIN,
     BACKWARD,
     FORWARD,
+    OTHER,
     module_name,
     operation_paths,
     time_by_operation,
     time_by_part,
     traced_operations,
+    unplaced_share,
 )
 from prorank_jax.config import ATTENTION_IMPLEMENTATIONS, COMPUTE_DTYPES, REMAT_POLICIES
 from prorank_jax.config_checks import require_at_least, require_choice, require_new_file
@@ -37,6 +39,9 @@ from prorank_jax.run_folder import write_json
 DIRECTIONS = (FORWARD, BACKWARD, AGAIN)
 _WARMUP = 2
 _LISTED = 30
+# A GPU's kernels that are launched by a CUDA graph do not say which operation of the program they are.
+_WITHOUT_GRAPHS = {"xla_gpu_enable_command_buffer": ""}
+_MUCH = 0.25
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -92,18 +97,22 @@ def run(arguments: argparse.Namespace, console: Console | None = None) -> dict[s
 def profile_step(point: Point, options: dict[str, Any], rounds: int, trace: Path | None) -> dict[str, Any]:
     """Records some steps and sums their operations by part.
 
+    On a GPU the step is compiled without CUDA graphs, so that it may take longer than it does in training.
+
     Args:
         options: dotted fields of the config; of them `model.source`.
         trace: folder that keeps the trace; None: it is thrown away.
 
     Returns:
         `parts`: for each part and direction its milliseconds a step over all threads; `seconds` of each
-        recorded step; `longest`, single operations; `model_flops` of a step; `matmul_flops`, what large
-        products reach in a second.
+        recorded step; `unplaced`, the share of operations whose place in the model is not known; `longest`,
+        single operations; `model_flops` of a step; `matmul_flops`, what large products reach in a second.
     """
     shape = resolve_shape(options["model.source"])
     program = build(point, shape, options)
-    step = prepare(program, shape, trains=point.program != "score")
+    on_gpu = program.mesh.devices.flat[0].platform == "gpu"
+    options_of_xla = _WITHOUT_GRAPHS if on_gpu else None
+    step = prepare(program, shape, trains=point.program != "score", compiler_options=options_of_xla)
     text = step.compiled.as_text()
     first = filled_state(program.arguments[0])
     for _ in range(_WARMUP):
@@ -129,6 +138,7 @@ def profile_step(point: Point, options: dict[str, Any], rounds: int, trace: Path
         "device": jax.devices()[0].device_kind,
         "seconds": taken,
         "parts": dict(sorted(parts.items(), key=lambda part: -sum(part[1].values()))),
+        "unplaced": unplaced_share(operations, paths),
         "longest": [
             {"operation": name, "path": paths.get(name, ""), "ms": nanoseconds / 1e6 / rounds}
             for name, nanoseconds in longest
@@ -151,11 +161,14 @@ def part_table(found: Mapping[str, Any]) -> Table:
 
 
 def summary(found: Mapping[str, Any]) -> str:
-    """How long a step is, and what share of the machine's matrix-product peak it reaches."""
+    """How long a step is, what share of the machine's matrix-product peak it reaches, and what is unknown."""
     ordered = sorted(found["seconds"])
     median = statistics.median(ordered)
     share = found["model_flops"] / median / found["matmul_flops"]
+    unplaced = found["unplaced"]
+    doubt = f"; the place of {unplaced:.0%} of the time is not known: it counts as {OTHER}"
     return (
         f"a step: {median:.3g} s ({ordered[0]:.3g} to {ordered[-1]:.3g}), with the profiler on; "
         f"{found['model_flops'] / median / 1e9:.0f} GFLOP/s, {share:.0%} of what large products reach here"
+        f"{doubt if unplaced > _MUCH else ''}"
     )

@@ -4,8 +4,8 @@ A trace names the operations of the compiled program that ran on each thread or 
 the program's text says which part of the model each came from. Several operations may run at once, so the
 sums are time of threads, and shares are shares of that.
 
-Traces of a CPU were read. What is read of those of TPUs is as XLA writes and others read them: none was
-recorded for this.
+Traces of a CPU were read. What is read of those of TPUs and GPUs is as XLA writes and others read them: none
+was recorded for this.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,7 @@ _MODULE = re.compile(r"^HloModule ([\w.\-]+)", re.MULTILINE)
 _WAITING = ("while", "conditional")
 # How traces call the planes of devices, and the lines of those that matter here.
 _TPU, _OPERATIONS, _PROGRAMS = "/device:TPU:", "XLA Ops", "XLA Modules"
+_GPU, _STREAM = "/device:GPU:", "Stream #"
 
 Event = tuple[float, float, str]  # start, duration, name
 
@@ -123,7 +124,8 @@ def _events_of(plane: Any, module: str) -> Iterator[list[Event]]:
         yield list(_events_on_tpu(plane, module))
         return
     for line in plane.lines:
-        named = ((event, _operation_name(event, module)) for event in line.events)
+        is_stream = plane.name.startswith(_GPU) and line.name.startswith(_STREAM)
+        named = ((event, _operation_name(event, module, is_stream)) for event in line.events)
         yield [(event.start_ns, event.duration_ns, name) for event, name in named if name is not None]
 
 
@@ -145,9 +147,18 @@ def _events_on_tpu(plane: Any, module: str) -> Iterator[Event]:
             yield event.start_ns, event.duration_ns, event.name.partition(" = ")[0].lstrip("%")
 
 
-def _operation_name(event: Any, module: str) -> str | None:
+def _operation_name(event: Any, module: str, is_stream: bool) -> str | None:
+    """The program's operation; None: of none.
+
+    Args:
+        is_stream: whether the event is a GPU's. There a kernel of a CUDA graph has its own name only, which
+            counts: what it took must not be missing.
+    """
     stats = dict(event.stats)
-    return str(stats["hlo_op"]) if "hlo_op" in stats and stats.get("hlo_module") == module else None
+    if "hlo_op" not in stats:
+        return str(event.name) if is_stream else None
+    # Of names one within the other, which `::` joins, the last is the operation's.
+    return str(stats["hlo_op"]).rpartition("::")[2] if stats.get("hlo_module") == module else None
 
 
 def time_by_part(operations: Iterable[Operation], paths: Mapping[str, str]) -> dict[tuple[str, str], float]:
@@ -157,6 +168,12 @@ def time_by_part(operations: Iterable[Operation], paths: Mapping[str, str]) -> d
         key = part_of(paths.get(done.name, ""))
         sums[key] = sums.get(key, 0.0) + done.nanoseconds
     return sums
+
+
+def unplaced_share(operations: Sequence[Operation], paths: Mapping[str, str]) -> float:
+    """The share of the time of operations without a path."""
+    unplaced = sum(done.nanoseconds for done in operations if done.name not in paths)
+    return unplaced / max(sum(done.nanoseconds for done in operations), 1.0)
 
 
 def time_by_operation(operations: Iterable[Operation]) -> Counter[str]:

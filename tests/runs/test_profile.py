@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from prorank_jax.aot.model_shapes import resolve_shape
 from prorank_jax.benchmarks import profile
+from prorank_jax.benchmarks.growth_points import Point, Size
+from prorank_jax.benchmarks.growth_step import build
 from prorank_jax.benchmarks.profile import add_arguments, run
 from prorank_jax.benchmarks.trace_parts import (
     AGAIN,
@@ -117,6 +123,36 @@ def test_a_trace_gives_back_the_operations_of_its_program(tmp_path):
         traced_operations(tmp_path / "empty", "any")
     with pytest.raises(ValueError, match="is no compiled program"):
         module_name("func.func @main")
+
+
+@pytest.mark.parametrize(("unplaced", "is_told"), [(0.08, False), (0.6, True)])
+def test_much_time_that_cannot_be_placed_is_told(unplaced, is_told):
+    found = {"seconds": [1.0], "model_flops": 1e9, "matmul_flops": 1e10, "unplaced": unplaced}
+    assert (
+        "; the place of 60% of the time is not known: it counts as other" in profile.summary(found)
+    ) == is_told
+
+
+@pytest.mark.parametrize(
+    ("platform", "options"), [("gpu", {"xla_gpu_enable_command_buffer": ""}), ("tpu", None), ("cpu", None)]
+)
+def test_a_gpus_step_is_compiled_so_that_its_kernels_are_named(platform, options, tmp_path, monkeypatch):
+    compiled_with: list[dict[str, str] | None] = []
+
+    class Lowered:
+        def compile(self, compiler_options):
+            compiled_with.append(compiler_options)
+            raise KeyboardInterrupt
+
+    step = SimpleNamespace(trace=lambda *_: SimpleNamespace(lower=Lowered))
+    program = build(Point("1", "", 0, Size()), resolve_shape(str(write_model_folder(tmp_path))), {})
+    devices = np.array([SimpleNamespace(platform=platform)])
+    mesh = SimpleNamespace(devices=devices, abstract_mesh=program.mesh.abstract_mesh)
+    changed = dataclasses.replace(program, step=step, mesh=mesh)
+    monkeypatch.setattr(profile, "build", lambda *_: changed)
+    with pytest.raises(KeyboardInterrupt):
+        run(arguments("--model", tmp_path), Console(quiet=True))
+    assert compiled_with == [options]
 
 
 def arguments(*given: object) -> argparse.Namespace:

@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from prorank_jax.benchmarks.trace_parts import traced_operations
+from prorank_jax.benchmarks.trace_parts import traced_operations, unplaced_share
 
 
 def write_trace(folder: Path, *planes: str) -> None:
@@ -68,3 +68,42 @@ def test_a_tpus_operations_are_those_within_runs_of_the_program(tmp_path):
     ]
     with pytest.raises(ValueError, match="no operation of another is in it"):
         traced_operations(tmp_path, "another")
+
+
+def test_a_gpus_kernels_count_whether_they_are_named_or_not(tmp_path):
+    """A nested name is its last part; what a loop itself ran waits; a CUDA graph's kernel says nothing."""
+    stats = names(
+        "hlo_op", "hlo_module", "while.1::dot.2", "while.1", "dot.5", "jit_step", "jit_x", kind="stat"
+    )
+
+    def of(operation: int, program: int = 6) -> tuple[str, str]:
+        return (
+            f"stats {{ metadata_id: 1 ref_value: {operation} }}",
+            f"stats {{ metadata_id: 2 ref_value: {program} }}",
+        )
+
+    write_trace(
+        tmp_path,
+        f'name: "/device:GPU:0" {stats} {names("gemm_kernel")} '
+        + 'lines { name: "Stream #7(Kernel)" timestamp_ns: 5 '
+        + " ".join(
+            (
+                event(1, 0, 10, *of(3)),
+                event(1, 10, 3, *of(4)),
+                event(1, 20, 6, *of(5)),
+                event(1, 30, 4, *of(5, 7)),
+                event(1, 40, 8),
+            )
+        )
+        + ' } lines { name: "Steps" timestamp_ns: 5 '
+        + event(1, 0, 90)
+        + " }",
+        f'name: "/host:CPU" {names("cuLaunchKernel")} lines {{ name: "Stream #1" {event(1, 0, 70)} }}',
+    )
+    done = traced_operations(tmp_path, "jit_step")
+    assert [(each.name, each.nanoseconds) for each in done] == [
+        ("dot.2", 10.0),
+        ("dot.5", 6.0),
+        ("gemm_kernel", 8.0),
+    ]
+    assert unplaced_share(done, {"dot.2": "a/mlp/b", "dot.5": "c"}) == pytest.approx(8 / 24)
