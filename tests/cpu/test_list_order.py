@@ -11,19 +11,29 @@ from hypothesis import strategies as st
 
 from prorank_jax.list_order import ListIndex, ListOrder, choose_members
 
+PINNED_EPOCHS = [[[1, 0], [0, 2], [6, 4], [3, 5]], [[2, 3], [4, 3], [0, 1], [5, 6]]]
+PINNED_MEMBERS = [
+    [[7, 8, 9, 0, 14], [0, 2, 1, 14, 7], [14, 15, 13, 7, 0]],
+    [[7, 10, 9, 13, 0], [0, 3, 1, 13, 7], [13, 15, 14, 7, 0]],
+]
+
 graded = st.lists(st.integers(-1, 3), min_size=1, max_size=20)
 
 
 def make_index(grades: list[list[int]], scores: list[list[float]] | None = None, **options) -> ListIndex:
-    """One query for each inner list; prompt j of query i has 20 + 3 i + j tokens, 10 + i of them shared."""
+    """One query for each inner list; prompt j of query i has 20 + 3 i + j tokens, 10 + i of them shared.
+
+    `lengths` in the options are others.
+    """
     queries = np.concatenate([np.full(len(row), i) for i, row in enumerate(grades)])
     places = np.concatenate([np.arange(len(row)) for row in grades])
     flat_scores = np.full(len(queries), np.nan) if scores is None else np.concatenate(scores)
     options.setdefault("documents", np.arange(len(queries)))
     options.setdefault("max_length", 1000)
+    options.setdefault("lengths", 20 + 3 * queries + places)
     return ListIndex(
         "test",
-        lengths=(20 + 3 * queries + places).astype(np.int32),
+        lengths=np.asarray(options.pop("lengths"), np.int32),
         starts=(10 + queries).astype(np.int32),
         queries=queries.astype(np.int32),
         grades=np.concatenate(grades).astype(np.int32),
@@ -84,37 +94,6 @@ def test_short_lists_are_marked_and_hold_their_own_documents_only():
     assert len({tuple(order.members(np.array([1]), epoch)[0]) for epoch in range(8)}) > 3
 
 
-def test_documents_are_borrowed_from_other_queries_of_the_batch():
-    order = make_order(make_index([[3, 0, 0], [2, 0], [1, 0, 0]], borrowing=True), size=2, borrowed=3)
-    members = order.members(np.array([0, 2, 1]), epoch=0)
-    borrowed = members[:, 2:]
-    assert set(borrowed[0]) <= {3, 4, 5, 6, 7}
-    assert (np.isin([3, 5], borrowed[0])).all()  # the best of each other list come first
-    lonely = order.members(np.array([0]), epoch=0)
-    assert (lonely[0, 2:] == -1).all()
-    twice = order.members(np.array([0, 0]), epoch=0)  # the same query again lends nothing
-    assert (twice[:, 2:] == -1).all()
-
-
-def test_a_document_of_several_lists_is_borrowed_once():
-    """Copies would keep other documents out, and count several times in the loss."""
-    documents = np.array([0, 1, 0, 2, 0, 3, 0, 4, 5, 6])
-    index = make_index([[1, 0]] * 5, documents=documents, borrowing=True)
-    for epoch in range(5):
-        members = make_order(index, lists=5, size=2, borrowed=4).members(np.arange(5), epoch)
-        for row in members[:, 2:]:
-            assert len(set(documents[row].tolist())) == 4
-        assert 0 in documents[members[4, 2:]]
-
-
-def test_nothing_is_borrowed_that_is_a_candidate_of_the_query_itself():
-    """Example 3 is the document of example 0, and relevant to both queries."""
-    index = make_index([[3, 0, 0], [2, 0]], documents=np.array([7, 1, 2, 7, 4]), borrowing=True)
-    members = make_order(index, size=2, borrowed=3).members(np.array([0, 1]), epoch=0)
-    assert set(members[0, 2:]) == {4, -1}
-    assert 0 not in members[1, 2:]
-
-
 def test_lists_without_what_the_losses_learn_from_are_left_out(caplog):
     nan = np.nan
     grades, scores = [[1, 0], [1, 1], [1, 0]], [[nan, nan], [0.5, 0.25], [0.5, 0.25]]
@@ -160,8 +139,34 @@ def test_the_static_lengths_hold_every_list(borrowed, max_length):
         assert order.bucket(rests) >= rests.max()
 
 
-def test_a_relevant_document_that_was_not_drawn_is_not_borrowed():
-    index = make_index([[3, 3, 3, 0], [2, 0]], documents=np.array([7, 8, 9, 1, 7, 4]), borrowing=True)
-    order = make_order(index, size=2, borrowed=3)
-    for epoch in range(8):
-        assert 4 not in order.members(np.array([0, 1]), epoch)[0, 2:]  # it has document 7
+def test_the_order_of_a_seed_stays_what_it_is():
+    """A run that is resumed after a change would read other lists, and no run could be made again."""
+    queries = make_order(make_index([[1, 0]] * 7), lists=2, seed=5)
+    assert [queries.epoch(number).tolist() for number in (0, 1)] == PINNED_EPOCHS
+    index = make_index([[2, 1, 0, 0], [1, 0, 0], [3, 0, 2, 0], [0, 1], [1, 1, 0, 0, 0]], borrowing=True)
+    order = make_order(index, lists=3, size=3, borrowed=2, seed=5)
+    assert [order.members(np.array([2, 0, 4]), epoch).tolist() for epoch in (0, 1)] == PINNED_MEMBERS
+
+
+def test_another_seed_draws_other_batches_and_other_members():
+    index = make_index([[1, 0, 0, 0, 0, 0]] * 12)
+    queries = np.arange(12)
+    ours, others = (make_order(index, lists=3, size=3, seed=seed) for seed in (0, 1))
+    assert not np.array_equal(ours.epoch(0), others.epoch(0))
+    assert not np.array_equal(ours.members(queries, 0), others.members(queries, 0))
+
+
+def test_a_batch_mixes_lengths_only_where_one_is_left_over():
+    """Without it nothing but padding would grow. The longest prompt of a list is what counts."""
+    rng = np.random.default_rng(0)
+    lists, per_list = 60, 3
+    longest = rng.choice([60, 110, 300], lists)
+    lengths = np.stack([longest, *rng.integers(40, 60, (per_list - 1, lists))], axis=1)
+    index = make_index([[1, 0, 0]] * lists, lengths=rng.permuted(lengths, axis=1).ravel())
+    assert len(index.buckets) == 3
+    longest = longest - np.minimum(10 + np.arange(lists), index.prefix_width)
+    fitting = np.array([min(b for b in index.buckets if b >= length) for length in longest])
+    for number in range(4):
+        order = make_order(index, lists=4, seed=number)
+        mixed = sum(len(set(fitting[queries].tolist())) > 1 for queries in order.epoch(number))
+        assert mixed <= len(index.buckets) - 1
