@@ -55,3 +55,13 @@ def test_of_a_run_only_the_texts_that_are_scored_or_shown_are_kept(top_k, kept, 
     assert task.collection.documents.keys() == best
     assert task.collection.unread == set(ranking) - best
     assert task.collection.document_count == 27
+
+
+@pytest.mark.parametrize("top_k", [3, 120])
+def test_bm25_gives_as_many_documents_as_are_reranked(top_k, tmp_path):
+    folder = write_beir_folder(tmp_path / "one", queries=50, split="test")
+    queries = folder / "queries.jsonl"
+    queries.write_text(queries.read_text().replace("what is", "text of"))  # a word of all 150 documents
+    options = EvaluationOptions("model", (str(folder),), top_k=top_k, queries=2)
+    task = prepare_task(parse_dataset(str(folder)), 0, options)
+    assert [len(given) for given in task.first_stage.candidates(top_k).values()] == [top_k, top_k]
