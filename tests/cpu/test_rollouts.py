@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from prorank_jax.completions import close_completions, completion_mask, end_some_after_answer
+from prorank_jax.completions import close_completions, completion_mask
 from prorank_jax.config import GrpoOptions
 from prorank_jax.grpo import group_advantages
 from prorank_jax.models.attention import prompt_layout
@@ -230,10 +230,3 @@ def test_mask_ends_with_the_first_end_token():
     tokens = jnp.array([[[3, 7, 7], [3, 4, 5], [7, 3, 7]]])
     np.testing.assert_array_equal(completion_mask(tokens, 7), [[[1, 1, 0], [1, 1, 1], [1, 0, 0]]])
     np.testing.assert_array_equal(close_completions(tokens, 7), [[[3, 7, 7], [3, 4, 5], [7, 7, 7]]])
-
-
-def test_forced_ends_touch_only_the_first_members_that_answered():
-    tokens, previous = jnp.array([[1, 1, 1]]), jnp.array([[3, 2, 5]])
-    np.testing.assert_array_equal(end_some_after_answer(tokens, previous, ANSWERS, 0), [[1, 1, 1]])
-    np.testing.assert_array_equal(end_some_after_answer(tokens, previous, ANSWERS, 2), [[7, 1, 1]])
-    np.testing.assert_array_equal(end_some_after_answer(tokens, previous, ANSWERS, 3), [[7, 1, 7]])
