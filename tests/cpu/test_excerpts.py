@@ -159,6 +159,27 @@ def test_a_prompt_holds_what_the_head_has_no_room_for() -> None:
     assert ANSWER not in shown["head"]
 
 
+@pytest.mark.parametrize(
+    "query", ["water", "How does a cactus, which has no leaves at all, store its water?"]
+)
+def test_an_excerpt_takes_the_room_that_its_query_leaves(query: str) -> None:
+    """One token too many would cut the answer, which comes last; one too few would leave a sentence out."""
+    title, answer, filler = (len(TOKENIZER.encode(text)) for text in (f"{TITLE}.", ANSWER, FILLER[:38]))
+    counts = set()
+    for max_length in range(210, 330, 3):
+        beside = renderer("head", max_length)
+        room = max_length - len(beside.render(query, ""))
+        fillers = (room - title - answer) // filler
+        if fillers < 1:
+            continue
+        counts.add(fillers)
+        start = " ".join(f"Filler number {number} tells of nothing much." for number in range(fillers))
+        expected = beside.render(query, f"{TITLE}. {start} {ANSWER}")
+        got = renderer("key_sentences", max_length).render(query, f"{TITLE}. {FILLER} {ANSWER} {FILLER}")
+        assert got == expected
+    assert counts >= {1, 2, 3}
+
+
 def test_prompts_of_one_call_are_those_of_single_calls() -> None:
     prompts = renderer()
     pairs = [(query, f"{TITLE}. {FILLER} {ANSWER}") for query in ("water?", "filler number 7", "")]
