@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prorank_jax.config import LoraOptions, MeshOptions
+from prorank_jax.models.attention import prompt_layout
 from prorank_jax.models.lora import combine, merge_factors
 from prorank_jax.models.transformer import Transformer
 from prorank_jax.ranking_losses import ListLabels, LossOptions, combined_loss, make_losses, weight_totals
@@ -259,15 +261,31 @@ def test_the_format_is_held_without_a_reference():
     assert np.all(np.array(wrong[1.0]) < 0.5 * np.array(wrong[1e-6]))
 
 
+@partial(jax.jit, static_argnums=0)
+def plain_format_loss(model: Transformer, params, prompts: Batch, mask: jax.Array, answers: jax.Array):
+    """Of whole sequences, each with its answer [Q, K] behind it: the mean over the real documents."""
+    rows, places = jnp.arange(len(prompts.lengths)), prompts.lengths
+    tokens = jnp.pad(prompts.tokens, ((0, 0), (0, 1))).at[rows, places].set(answers.ravel())
+    hidden, _ = model.apply({"params": params}, tokens, prompt_layout(places + 1, tokens.shape[1]))
+    chances = jax.nn.softmax(hidden @ params["embedding"].T)
+    said, ended = chances[rows, places - 1], chances[rows, places, ANSWERS.end]
+    costs = -jnp.log(said[:, ANSWERS.zero] + said[:, ANSWERS.one]) - jnp.log(ended)
+    return jnp.average(costs, weights=mask.ravel())
+
+
 def test_a_grade_is_relevant_from_the_collections_own_limit():
-    """Grade 1 asks for `0` where 2 is the lowest relevant grade."""
+    """Grade 1 asks for `0` where 2 is the lowest relevant grade, and the end of the turn behind that."""
     model, params = tiny_model()
-    losses = {}
+    lists, losses = random_lists(), set()
     for limit in (1.0, 2.0, 3.0):
         goal = dataclasses.replace(objective(held_format=1.0, listwise=1.0), relevant_grade=limit)
         step, state = build(model, params, goal)
-        losses[limit] = float(step(state, None, random_lists())[1]["format_loss"])
-    assert len(set(losses.values())) == 3
+        found = float(step(state, None, lists)[1]["format_loss"])
+        answers = np.array([[ANSWERS.one if grade >= limit else ANSWERS.zero for grade in (2, 0, 1)]] * Q)
+        expected = plain_format_loss(model, params, as_prompts(lists), lists.mask, answers)
+        np.testing.assert_allclose(found, expected, rtol=1e-4)
+        losses.add(found)
+    assert len(losses) == 3
 
 
 @pytest.mark.parametrize("lora", [LoraOptions(), LORA])

@@ -17,7 +17,7 @@ from prorank_jax.config import MeshOptions
 from prorank_jax.models.transformer import abstract_params
 from prorank_jax.scorer import PairScorer
 from prorank_jax.sharding import make_mesh, state_shardings
-from prorank_jax.shared_prefix import LIST_SIZE, make_lists, pad_lists, plan_lists, shared_length
+from prorank_jax.shared_prefix import LIST_SIZE, ListPlan, make_lists, pad_lists, plan_lists, shared_length
 from tests.cpu.tiny import ANSWERS, VOCABULARY, tiny_model
 
 EXACT = 1e-5
@@ -147,3 +147,32 @@ def test_prompts_that_share_nothing_are_scored_alone(expected):
     scores = scorer.score(render, mixed)
     assert {len(shape) for shape in scorer.compiled_shapes} == {2}
     np.testing.assert_allclose(scores, [expected[pair] for pair in mixed], rtol=0, atol=EXACT)
+
+
+def test_lists_are_scored_where_that_is_less_work():
+    """Two queries of eight documents: 200 tokens that are the query's and 20 of each document."""
+    model, params = tiny_model(max_positions=256)
+    mesh = make_mesh(MeshOptions(), jax.devices()[:1])
+    params = jax.device_put(params, state_shardings(abstract_params(model), mesh))
+    scorer = PairScorer(model, params, ANSWERS, mesh, max_length=256, batch_size=16, share_prefixes=True)
+    prompts, queries = make_prompts([(200, [20] * 8)] * 2)
+    pairs = [(query, str(place)) for place, query in enumerate(queries)]
+    scorer.score(lambda given: [prompts[int(place)].tolist() for _, place in given], pairs)
+    assert {len(shape) for shape in scorer.compiled_shapes} == {3}
+
+
+def test_the_work_of_lists_is_counted_as_it_is_done():
+    """A shared token runs once for each list, and each document's own over all before them."""
+    config = tiny_model()[0].config
+    weights = sum(
+        leaf.size
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tiny_model()[1]["layers"])
+        if path[-1].key == "kernel"
+    )
+
+    def run(tokens: int, keys: int) -> int:
+        channels = config.heads * config.head_dim
+        return 2 * weights * tokens + config.layers * 2 * 2 * channels * tokens * keys
+
+    plan = ListPlan(lists=[], rows=3, prefix=48, width=32)
+    assert plan.flops(config) == 3 * (run(48, 48) + 4 * run(32, 48 + 32))
