@@ -18,7 +18,7 @@ from prorank_jax.flops import grpo_step_flops, ranking_step_flops
 from prorank_jax.learning_signs import Goals
 from prorank_jax.sampled_accuracy import greatest_sampled_accuracy
 from prorank_jax.sharding import make_mesh
-from prorank_jax.stages import Parts, Stage, make_stage, make_warmup_step
+from prorank_jax.stages import Parts, Stage, Work, make_stage, make_warmup_step
 from prorank_jax.steps import make_grpo_step
 from prorank_jax.types import Candidate, Document, RankingGroup
 from tests.cpu.data_fixtures import MemoryExamples, listed
@@ -67,6 +67,11 @@ def test_the_work_of_a_warmup_step_is_that_of_all_processes(rank):
     work = make_stage(parts, (10,)).work(batch)
     assert (work.prompts, work.tokens) == (8, 2 * batch.lengths.sum())
     assert work.flops == grpo_step_flops(MODEL.config, parts.config.grpo, 8, 10, low_rank=rank > 0)
+
+
+def test_speeds_are_of_a_second():
+    speeds = Work(prompts=6, tokens=30, flops=9 * 10**12).speeds(3.0)
+    assert speeds == {"prompts_per_second": 2.0, "tokens_per_second": 10.0, "model_tflops": 3.0}
 
 
 @pytest.fixture

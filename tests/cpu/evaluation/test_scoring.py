@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import re
-import time
 from collections import deque
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -238,11 +238,15 @@ def test_reranking_keeps_the_first_stages_order_in_ties_and_below_top_k():
     assert rerank(["a", "b"], nearly) == ["b", "a"]  # no tie
 
 
-def test_the_seconds_of_a_chunk_are_shared_out_to_its_queries(collection, candidates):
-    started = time.perf_counter()
-    scored = score_candidates(chunk_by_chunk(CountingScorer()), collection, candidates, chunk_pairs=100)
-    elapsed = time.perf_counter() - started
-    assert 0 < sum(scores.seconds for scores in scored.values()) <= elapsed
+def test_the_seconds_of_a_chunk_are_shared_out_to_its_queries(collection, monkeypatch):
+    """By their pairs; three chunks, read off a clock: 1, 2 and 4 seconds."""
+    clock = iter([1.0, 2.0, 4.0, 8.0])
+    monkeypatch.setattr("prorank_jax.evaluation.scoring.time", SimpleNamespace(perf_counter=clock.__next__))
+    names = list(collection.documents)
+    candidates = {f"q{n}": names[:count] for n, count in enumerate([3, 5, 8, 2, 6])}
+    scored = score_candidates(chunk_by_chunk(CountingScorer()), collection, candidates, chunk_pairs=8)
+    seconds = {query: scores.seconds for query, scores in scored.items()}
+    assert seconds == pytest.approx({"q0": 3 / 8, "q1": 5 / 8, "q2": 2, "q3": 1, "q4": 3})
 
 
 def test_scores_say_which_code_and_devices_gave_them(collection, candidates, tmp_path):
