@@ -9,7 +9,7 @@ import jax
 import pytest
 
 from tests.cuda.test_attention import CASES, HEADS, check_attention
-from tests.cuda.test_steps import check_ranking, check_scores, check_training_step
+from tests.device_steps import check_ranking, check_scores, check_training_step, check_warmup, prompts
 
 SPLASH_CASES = CASES | {"a length that fills no block": ((300, 128), 0, 300)}
 
@@ -26,6 +26,10 @@ def test_values_and_gradients_are_those_of_float32_on_the_host(case, heads):
 
 def test_scores_are_those_of_float32_on_the_host():
     check_scores(tpu(), "splash")
+
+
+def test_the_warmup_gives_the_numbers_of_float32_on_the_host():
+    check_warmup(tpu(), "splash", prompts())
 
 
 def test_ranking_gives_the_numbers_of_float32_on_the_host():
