@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 from collections.abc import Iterable, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ HEARTBEAT_SECONDS, SHUTDOWN_SECONDS = 60, 60
 _GOOGLE = "0x1ae0"
 # Of Google's PCI devices, those every Compute Engine machine may have: a disk and a network card.
 _NO_TPU = {"0x001f", "0x0042"}
+# An index, or what nvidia-smi calls a GPU or a part of one; queues of jobs write words where there is none.
+_VISIBLE_GPU = r"[0-9]+|(GPU|MIG)-.+"
 _TPU_DEVICES = ("dev/accel*", "dev/vfio/[0-9]*")
 _NVIDIA_DEVICES, _AMD_DEVICES = ("dev/nvidia*", "dev/dxg"), ("dev/kfd",)
 
@@ -87,13 +90,13 @@ def may_use_accelerator(environment: Mapping[str, str] = os.environ, root: Path 
     if _first_platform(environment) == "cpu":
         return False
     gpus = (*_NVIDIA_DEVICES, *_AMD_DEVICES) if may_use_nvidia(environment) else _AMD_DEVICES
-    return _may_have_tpu(root) or _exists(root, gpus)
+    return may_use_tpu(environment, root) or _exists(root, gpus)
 
 
 def may_use_nvidia(environment: Mapping[str, str] = os.environ) -> bool:
     """Whether nothing keeps jax from an NVIDIA GPU: CUDA sees the devices before the first that is none."""
     first_visible = environment.get(CUDA_DEVICES, "0").split(",")[0].strip()
-    return first_visible not in ("", "-1") and _first_platform(environment) != "cpu"
+    return re.fullmatch(_VISIBLE_GPU, first_visible) is not None and _first_platform(environment) != "cpu"
 
 
 def may_use_tpu(environment: Mapping[str, str] = os.environ, root: Path = Path("/")) -> bool:

@@ -36,6 +36,7 @@ from prorank_jax.evaluation.names import parse_datasets
 from prorank_jax.evaluation_task import check_split
 from prorank_jax.messages import say
 from prorank_jax.run_folder import write_json
+from prorank_jax.storage_faults import TooLittleMemoryError
 
 OURS = "ours"
 ROOT = Path(__file__).resolve().parents[2]
@@ -179,7 +180,7 @@ def compare_sides(
         own = compare_timed(first, answers[0], tolerance)
         rounds = alternate(sides, options.rounds, options.warmup, show)
         for side in sides:
-            facts[side.name] |= side.ask("yardstick").get("facts", {})
+            facts[side.name] |= _yardstick_of(side, console)
     results = [
         SideResult(side.name, facts[side.name], compile_seconds[side.name], rounds[side.name])
         for side in sides
@@ -194,6 +195,15 @@ def compare_sides(
         "quick": options.quick,
     }
     return BenchmarkResult(name, task.unit, shared | work_facts, results[0], results[1], agreement, own)
+
+
+def _yardstick_of(side: SideProcess, console: Console) -> dict[str, Any]:
+    """What a side measures of the machine; nothing where it fails, for its rounds are measured by then."""
+    try:
+        return side.ask("yardstick").get("facts", {})
+    except (ValueError, TooLittleMemoryError) as error:
+        console.print(f"{side.name}: the machine's own speed is not known ({error})", highlight=False)
+        return {}
 
 
 def make_side(options: BenchmarkOptions, work: Path, name: str, command: Sequence[str]) -> SideProcess:

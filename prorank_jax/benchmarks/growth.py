@@ -49,7 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help_temperature = "of the sampling: at 1e-9 all completions of a prompt are alike (%(default)s)"
     add("--temperature", type=float, default=1.0, help=help_temperature)
     add("--rounds", type=int, default=5, help="runs of each point after one for warm-up (%(default)s)")
-    add("--peaks", action="store_true", help="also run each point once in a process of its own, for its peak")
+    peaks = "also run each point once in a process of its own, for its peak (on a TPU an upper bound)"
+    add("--peaks", action="store_true", help=peaks)
     add("--output_dir", type=Path, default=Path("runs/growth"), help="of the result (%(default)s)")
 
 

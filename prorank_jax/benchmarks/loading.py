@@ -20,8 +20,8 @@ FULL_PRECISION = "highest"
 def check_no_tpu(peer: str) -> None:
     """Raises a ValueError where our side would take a TPU, on which no peer computes; needs neither side."""
     remedy = (
-        f"our side would compute on the TPU that is here and {peer} on the CPU, and their times would say "
-        f"nothing of each other; set {PLATFORMS}=cpu to compare both on the CPU"
+        f"our side would compute on the TPU that seems to be here and {peer} on the CPU, and their times "
+        f"would say nothing of each other; set {PLATFORMS}=cpu to compare both on the CPU, or cuda on a GPU"
     )
     require(not may_use_tpu(), PLATFORMS, os.environ.get(PLATFORMS, ""), remedy)
 

@@ -128,6 +128,9 @@ def add_device_file(root: Path, name: str) -> None:
         ({"CUDA_VISIBLE_DEVICES": "-1"}, False),
         ({"CUDA_VISIBLE_DEVICES": ""}, False),
         ({"CUDA_VISIBLE_DEVICES": "-1,0"}, False),
+        ({"CUDA_VISIBLE_DEVICES": "NoDevFiles"}, False),
+        ({"CUDA_VISIBLE_DEVICES": "GPU-8932f937-d72c"}, True),
+        ({"CUDA_VISIBLE_DEVICES": "MIG-GPU-8932f937/1/0"}, True),
         ({"JAX_PLATFORMS": "cpu"}, False),
         ({"JAX_PLATFORMS": "cpu,cuda"}, False),
         ({"JAX_PLATFORMS": "cuda,cpu"}, True),
@@ -140,6 +143,7 @@ def test_a_gpu_that_is_hidden_is_not_used(environment, seen, tmp_path):
     assert may_have_accelerator(tmp_path)
 
 
+@pytest.mark.usefixtures("libtpu")
 @pytest.mark.parametrize("file", ["accel0", "kfd"])
 def test_hiding_nvidias_gpus_hides_nothing_else(file, tmp_path):
     add_device_file(tmp_path, file)
@@ -165,7 +169,9 @@ def test_jax_takes_a_tpu_unless_told_otherwise(environment, file, taken, tmp_pat
     assert may_use_tpu(environment, tmp_path) == taken
 
 
-def test_without_libtpu_a_tpu_is_not_taken(tmp_path):
+def test_without_libtpu_a_tpu_is_not_taken(tmp_path, monkeypatch):
+    monkeypatch.setattr("prorank_jax.machine.importlib.util.find_spec", lambda _: None)
     add_device_file(tmp_path, "accel0")
     assert not may_use_tpu({}, tmp_path)
+    assert not may_use_accelerator({}, tmp_path)
     assert may_use_tpu({"TPU_LIBRARY_PATH": "/opt/libtpu.so"}, tmp_path)

@@ -165,6 +165,18 @@ def test_what_was_measured_before_an_end_is_kept(fault, told, small_scoring, tmp
     assert "1 rounds of each point" in capsys.readouterr().out
 
 
+def test_a_step_that_the_compiler_refuses_for_want_of_memory_names_what_helps(small_scoring, monkeypatch):
+    """As a TPU's does, before anything runs."""
+    told = "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 20.58G of 15.75G hbm."
+
+    def refuse(*_: object, **__: object) -> None:
+        raise jax.errors.JaxRuntimeError(told)
+
+    monkeypatch.setattr(jax.stages.Lowered, "compile", refuse)
+    with pytest.raises(TooLittleMemoryError, match=r"Used 20.58G of 15.75G hbm\); lower --longest"):
+        run(small_scoring, Console(quiet=True))
+
+
 def test_a_point_that_cannot_work_is_refused_before_any_is_measured(small_scoring, tmp_path, monkeypatch):
     monkeypatch.setattr(growth, "prepare", lambda *_, **__: pytest.fail("compiled"))
     small_scoring.programs, small_scoring.curves = ["score", "2"], ["batch"]

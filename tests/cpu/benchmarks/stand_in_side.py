@@ -4,7 +4,7 @@
 
 Each request is noted in the diary. `seconds_of_batch` has the seconds for each `peer_batch` of work.json,
 `fault_of_batch` the fault. Faults: `dies` (with `last_words`), `is killed`, `finds no room`, `hangs` and
-`babbles` in its second round, `chatters` always.
+`babbles` in its second round, `chatters` always. With `yardstick_fault` it finds no room for that.
 """
 
 from __future__ import annotations
@@ -88,6 +88,8 @@ def run_round() -> dict[str, Any]:
 def measure_yardstick() -> dict[str, Any]:
     """A made-up speed."""
     note("yardstick")
+    if SCRIPT.get("yardstick_fault"):
+        raise RuntimeError("no products") from MemoryError()
     return {"facts": {"peak_flops": 7.0}}
 
 

@@ -64,6 +64,14 @@ def test_both_sides_are_prepared_checked_and_measured_in_turn(tmp_path):
     assert "ours ÷ trl: 2.00 (1.00 to 4.00) in prompts/s; 2 checked values" in verdict(result)
 
 
+def test_a_machine_whose_speed_cannot_be_measured_loses_no_rounds(tmp_path):
+    """The products of the yardstick may find no room beside what both sides hold by then."""
+    result = _compare(tmp_path, {"seconds": [1], "yardstick_fault": True}, {"seconds": [3]}, rounds=2)
+    assert result.ratio.median == 3
+    assert "peak_flops" not in result.ours.facts
+    assert as_json(result)["sides"]["ours"]["share_of_peak"] is None
+
+
 def test_the_result_as_json_holds_the_ratio_and_every_round(tmp_path):
     facts = {"flops_per_round": 3e9, "peak_flops": 1e10}
     result = _compare(tmp_path, {"seconds": [1]}, {"seconds": [3]}, rounds=2)
@@ -240,6 +248,7 @@ def test_quick_means_one_round_of_a_small_step_unless_more_is_asked():
 @pytest.mark.parametrize("task", TASKS)
 def test_our_side_attends_through_cudnn_where_it_can(has_gpu, line, attention, task, monkeypatch):
     monkeypatch.delenv("JAX_PLATFORMS")  # as the tests' process has it, no GPU would be used
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(prorank_jax.benchmarks.options, "has_cuda", lambda: has_gpu)
     assert comparison(line.format(task=task))[2].attention == attention
 
@@ -257,6 +266,7 @@ def test_with_the_gpu_hidden_the_defaults_are_those_of_a_cpu(name, value, task, 
     monkeypatch.setattr(options, "has_cuda", lambda: True)
     monkeypatch.setattr(options, "may_use_accelerator", lambda: may_use_accelerator(os.environ, tmp_path))
     monkeypatch.delenv("JAX_PLATFORMS")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     _, shared, own = comparison(task)
     assert (shared.dtype, own.attention) == ("bfloat16", "cudnn")
     monkeypatch.setenv(name, value)
