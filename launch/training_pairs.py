@@ -33,7 +33,6 @@ def write_pairs(arguments: list[str]) -> None:
     if is_url(file):
         raise ValueError(f"command line: {PAIRS} {file}: is a URL; name a file on this machine")
     config_file, overrides = parse_command_line(rest)
-    # Nothing is trained: a teacher whose scores are missing is no reason to refuse a config that names one.
     config = load_config(config_file, {"stage": 2, **overrides})
     from prorank_jax.training_pairs import write_training_pairs  # takes seconds to import
 

@@ -10,8 +10,6 @@ from prorank_jax.config import DataOptions
 from prorank_jax.jsonl import PACKED, opened_unpacked
 from prorank_jax.local_sources import local_source
 
-_PIECE = 1 << 20
-
 
 def hash_file(path: Path) -> str:
     """The SHA-256 of a file's content, in hexadecimal."""
@@ -29,11 +27,8 @@ def content_of(files: Iterable[Path]) -> dict[str, str]:
     """
     content: dict[str, str] = {}
     for path in files:
-        digest = hashlib.sha256()
         with opened_unpacked(path) as file:
-            while piece := file.read(_PIECE):
-                digest.update(piece)
-        content[path.name.removesuffix(PACKED)] = digest.hexdigest()
+            content[path.name.removesuffix(PACKED)] = hashlib.file_digest(file, "sha256").hexdigest()
     return content
 
 

@@ -103,6 +103,7 @@ def training_groups(config: RunConfig) -> list[RankingGroup]:
     Raises:
         ValueError: as `open_examples`, for what is trained on.
     """
+    # A teacher that has yet to score these is no reason to refuse a config that names its file.
     data = dataclasses.replace(config.data, teacher_scores="", teacher_depth=0)
     given, probed = _named_queries(data)
     choice = _trained_on(data, given, plain_texts(probed))

@@ -47,7 +47,7 @@ class ModelWatch:
     @contextmanager
     def working(self) -> Iterator[None]:
         """Around the wait for what the model was given."""
-        is_late = False
+        is_late, is_answered = False, True
 
         def note_hang() -> None:
             nonlocal is_late
@@ -59,20 +59,14 @@ class ModelWatch:
         timer = asyncio.get_running_loop().call_later(self._longest_batch_s, note_hang)
         try:
             yield
-        except asyncio.CancelledError:  # nobody waits any more: that is no answer
+        except asyncio.CancelledError:  # nobody waits any more
+            is_answered = False
             raise
-        except Exception:
-            self._note_answer(is_late)
-            raise
-        else:
-            self._note_answer(is_late)
         finally:
             timer.cancel()
             self._hanging -= is_late
-
-    def _note_answer(self, is_late: bool) -> None:
-        if is_late:
-            _log.warning("the model answers again")
+            if is_late and is_answered:
+                _log.warning("the model answers again")
 
     def note_failure(self, pairs: int, error: Exception) -> None:
         """So many pairs were given to the model, which did not score them."""
