@@ -1,4 +1,4 @@
-"""The configs that are shipped, and what README.md says of configs."""
+"""The configs that are shipped, and what docs/configuration.md says of configs."""
 
 from __future__ import annotations
 
@@ -113,12 +113,12 @@ def test_each_shipped_config_writes_to_a_folder_of_its_own():
     assert len(set(folders)) == len(folders)
 
 
-def test_readme_describes_every_field_with_its_default():
+def test_a_page_describes_every_field_with_its_default():
     defaults = flatten(config_to_dict(config_from_flat({})))
-    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    lines = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8").splitlines()
     described = {line.split("`")[1]: line for line in lines if line.startswith("| `")}
     assert set(field_paths()) <= set(described)
     spelled = {"": '""', "None": "null"}
     shown = {name: spelled.get(str(defaults[name]), defaults[name]) for name in field_paths()}
     wrong = [name for name in shown if f"| `{name}` | `{shown[name]}` |" not in described[name]]
-    assert not wrong, f"README.md: another default than config.py for {', '.join(wrong)}"
+    assert not wrong, f"docs/configuration.md: another default than config.py for {', '.join(wrong)}"

@@ -1,4 +1,4 @@
-"""Whole runs: several processes, meshes, pods, kills, full disks, load, and every command of the README.
+"""Whole runs: several processes, meshes, pods, kills, full disks, load, and every command of the pages.
 
 They take longer than tests/cpu, so they have a command of their own: `make test-runs`.
 """

@@ -1,4 +1,4 @@
-"""Every command in README.md works: it is run, or checked as far as this machine can."""
+"""Every command in README.md and docs/ works: it is run, or checked as far as this machine can."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ import prorank_jax.setup
 from prorank_jax.sharding import make_mesh
 from tests.cpu.rough_pictures import drawing_roughly
 from tests.cpu.shared_programs import sharing_programs
-from tests.cpu.tiny_run import REPOSITORY
-from tests.runs.readme.commands import Command, commands_of
+from tests.runs.readme.commands import Command, commands_of_pages
 from tests.runs.readme.furnishing import load_from_catalogue
+from tests.runs.readme.pages import FIRST_PAGE, read_pages
 from tests.runs.readme.python_code import GIVEN, calls_on, compiled, fitting_labels, models_in, python_blocks
 from tests.runs.readme.real_runs import Place
 from tests.runs.readme.small_things import SmallThings, write_small_things
@@ -26,8 +26,8 @@ from tests.runs.readme.ways import WAYS, ways_of
 
 pytest.importorskip("ranx")
 
-README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-COMMANDS = commands_of(README)
+PAGES = read_pages()
+COMMANDS = commands_of_pages(PAGES)
 
 
 BODY = '{"query": "what is tea?", "documents": ["a drink", "a tree"]}'
@@ -55,23 +55,24 @@ def place(things, tmp_path, monkeypatch, capsys) -> Place:
 
 def _place_and_program(command: Command) -> str:
     """No more than that: `-k cpu` would choose a command that names a config of that name."""
-    return f"line {command.line}: {' '.join(command.text.split()[:2])}"
+    return f"{command.page}:{command.line}: {' '.join(command.text.split()[:2])}"
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=_place_and_program)
 def test_a_command_works(command: Command, place: Place):
     found = ways_of(command)
     assert found, (
-        f"README.md, line {command.line}: nobody runs {command.text!r}; let one of WAYS in "
+        f"{command.page}, line {command.line}: nobody runs {command.text!r}; let one of WAYS in "
         "tests/runs/readme/ways.py claim it, or add one there that runs it"
     )
-    assert len(found) == 1, f"README.md, line {command.line}: {command.text!r} is claimed by {found}; by one"
+    place_of_it = f"{command.page}, line {command.line}"
+    assert len(found) == 1, f"{place_of_it}: {command.text!r} is claimed by {found}; by one"
     WAYS[found[0]].run(command, place)
 
 
 def test_python_code_runs(place):
     """All blocks in one session, top to bottom, and then what the text calls of the objects they made."""
-    written = python_blocks(README)
+    written = [block for text in PAGES.values() for block in python_blocks(text)]
     assert written
     names = dict(GIVEN)
     (place.folder / "pairs.jsonl").symlink_to(place.things.scored)
@@ -81,7 +82,7 @@ def test_python_code_runs(place):
         exec(compiled(block.text), names)
     made = set(names) - set(GIVEN)
     names["labels"] = fitting_labels(names)
-    for span in calls_on(made, README):
+    for span in calls_on(made, "\n".join(PAGES.values())):
         exec(compiled(span.text), names)
 
 
@@ -94,7 +95,8 @@ def test_curl_asks_a_server(place):
 
 def test_a_command_that_nobody_runs_is_noticed():
     more = "```\nmake demo\nconda install prorank-jax\n```\n`python -m prorank_jax.evaluate` `launch/x`\n"
-    new = [command for command in commands_of(f"{README}\n{more}") if command not in COMMANDS]
+    longer = PAGES | {FIRST_PAGE: f"{PAGES[FIRST_PAGE]}\n{more}"}
+    new = [command for command in commands_of_pages(longer) if command not in COMMANDS]
     assert [(command.text, ways_of(command)) for command in new] == [
         ("conda install prorank-jax", []),
         ("python -m prorank_jax.evaluate", []),

@@ -1,9 +1,11 @@
-"""README.md names only files, sections and options that there are."""
+"""README.md and docs/ name only files, sections and options that there are."""
 
 from __future__ import annotations
 
+import posixpath
 import re
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -11,9 +13,10 @@ import pytest
 from prorank_jax.config_files import field_paths
 from tests.cpu.tiny_run import REPOSITORY
 from tests.runs.readme.markdown import anchors, blocks, link_targets, spans
+from tests.runs.readme.pages import FIRST_PAGE, read_pages
 from tests.runs.readme.programs import WORK, help_of
 
-README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+PAGES = read_pages()
 FOLDERS = ("configs/", "launch/", "prorank_jax/", "tests/", ".ci/")
 _PLACEHOLDER = re.compile(r"[A-Z]{3,}(_[A-Z]+)*")
 _OPTION = re.compile(r"(?<!\S)--(\w[\w.-]*)")
@@ -32,7 +35,7 @@ def is_there(name: str) -> bool:
 
 
 def test_files_that_are_named_are_there():
-    names = named_files(README)
+    names = {name for text in PAGES.values() for name in named_files(text)}
     assert len(names) > 20
     assert {name for name in names if not is_there(name)} == set()
 
@@ -53,21 +56,32 @@ def test_absent_files_are_noticed(name, found):
     assert is_there(pattern) is found
 
 
-def broken_links(text: str) -> list[str]:
-    """Links to no heading of the text, or to no file of the repository."""
-    inside = [target.text for target in link_targets(text) if "://" not in target.text]
+def broken_links(pages: Mapping[str, str]) -> list[str]:
+    """Links to no heading of a page, or to no file of the repository."""
+    links = [(page, target.text) for page, text in pages.items() for target in link_targets(text)]
     return [
-        target
-        for target in inside
-        if not (target[1:] in anchors(text) if target.startswith("#") else (REPOSITORY / target).exists())
+        target for page, target in links if "://" not in target and not _leads_somewhere(page, target, pages)
     ]
 
 
+def _leads_somewhere(page: str, target: str, pages: Mapping[str, str]) -> bool:
+    path, _, anchor = target.partition("#")
+    there = posixpath.normpath(posixpath.join(posixpath.dirname(page), path)) if path else page
+    if anchor:
+        return anchor in anchors(pages.get(there, ""))
+    return (REPOSITORY / there).exists()
+
+
 def test_links_lead_somewhere():
-    assert broken_links(README) == []
+    assert broken_links(PAGES) == []
     text = "# One, two\n## `three`: four's\n## One two\n[a](#one-two)[b](#three-fours)[c](#one-two-1)`[d](e)`"
-    assert broken_links(text) == []
-    assert broken_links(f"{text} [e](#one) [f](LICENSES) [`g`](#two)") == ["#one", "LICENSES", "#two"]
+    assert broken_links({FIRST_PAGE: text}) == []
+    more = "[e](#one) [f](LICENSES) [`g`](#two) [h](docs/x.md#here) [i](docs/x.md#there)"
+    other = "# Here\n[a](#here)[b](../README.md#one-two)[c](../LICENSE) [d](../README.md#one) [e](LICENSE)"
+    assert broken_links({FIRST_PAGE: f"{text} {more}", "docs/x.md": other}) == [
+        *("#one", "LICENSES", "#two", "docs/x.md#there"),
+        *("../README.md#one", "LICENSE"),
+    ]
 
 
 @pytest.fixture
@@ -93,7 +107,7 @@ def unknown_options(text: str, known_options: dict[str, set[str]]) -> list[str]:
 
 
 def test_options_that_are_named_exist(known_options):
-    assert unknown_options(README, known_options) == []
+    assert [option for text in PAGES.values() for option in unknown_options(text, known_options)] == []
     text = (
         "`--top_k 3 --queries 4` `--topk 3` `--top_k 3 --port 1` `--stage2.train.steps 3` `--train.stepz 3`"
     )

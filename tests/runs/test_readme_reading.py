@@ -1,4 +1,4 @@
-"""How README.md is read: which pieces are commands, what they leave open, and what stands in for what."""
+"""How the pages are read: which pieces are commands, what they leave open, and what stands in for what."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads README.md, and runs what it says to type."""
+"""Reads README.md and docs/, and runs what they say to type."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The commands of README.md, as a shell would read them.
+"""The commands of the pages, as a shell would read them.
 
 A fenced block without a language is a shell's. Of the code spans in the text those are commands that begin
 as one; a name of a file alone is none, and `[--option VALUE]` may be left out.
@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import re
 import shlex
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 from prorank_jax.benchmarks.command import ALONE
 from prorank_jax.benchmarks.tasks import TASKS
 from tests.runs.readme.markdown import Block, Piece, blocks, spans
+from tests.runs.readme.pages import FIRST_PAGE
 
 SHELLS = ("", "sh", "bash", "console")
 # What is in a fenced block without being run: `python` has a test of its own, `text` is what a program says.
@@ -36,12 +38,14 @@ class Command:
     """One program with its arguments.
 
     Attributes:
-        text: as it stands in README.md, lines joined and comments left out.
+        text: as it stands on the page, lines joined and comments left out.
         line: where it first stands.
+        page: the path of that page.
     """
 
     text: str
     line: int
+    page: str = FIRST_PAGE
 
     @property
     def words(self) -> list[str]:
@@ -132,7 +136,7 @@ def _from_span(span: Piece) -> list[Command]:
 
 
 def commands_of(text: str) -> list[Command]:
-    """Every command of a README once, in order.
+    """Every command of a page once, in order.
 
     Raises:
         ValueError: a fenced block in a language that is not known here.
@@ -149,4 +153,13 @@ def commands_of(text: str) -> list[Command]:
     given += [command for span in spans(text) if is_command(span.text) for command in _from_span(span)]
     for command in sorted(given, key=lambda command: command.line):
         found.setdefault(command.text, command)
+    return list(found.values())
+
+
+def commands_of_pages(pages: Mapping[str, str]) -> list[Command]:
+    """Every command of several pages once, with the first page that has it."""
+    found: dict[str, Command] = {}
+    for page, text in pages.items():
+        for command in commands_of(text):
+            found.setdefault(command.text, replace(command, page=page))
     return list(found.values())

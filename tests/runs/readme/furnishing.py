@@ -1,4 +1,4 @@
-"""A working folder in which a command of README.md can be typed as it stands.
+"""A working folder in which a command of the pages can be typed as it stands.
 
 What a command names is put under that very name: `runs/...` is a trained run, any other model a small one,
 a folder or placeholder among the datasets a small collection. Only what names no file is replaced: see

@@ -1,4 +1,4 @@
-"""What README.md holds: fenced blocks, code spans, headings and links. CommonMark as far as it goes there."""
+"""What a page holds: fenced blocks, code spans, headings and links. CommonMark as far as it goes there."""
 
 from __future__ import annotations
 

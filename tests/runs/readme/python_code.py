@@ -1,4 +1,4 @@
-"""The Python of README.md, as it is executed in a test."""
+"""The Python of the pages, as it is executed in a test."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from prorank_jax.reranker import Reranker
 from tests.runs.readme.markdown import Block, Piece, blocks, spans
 
 DOCUMENTS = ["Succulents store water in their leaves.", "A river flows to the sea.", "", "Music of the hills"]
-# The reader's own objects, by the names that README.md gives them.
+# The reader's own objects, by the names that the pages give them.
 GIVEN: dict[str, Any] = {
     "query": "how do plants store water?",
     "document": DOCUMENTS[0],
@@ -43,7 +43,7 @@ def python_blocks(text: str) -> list[Block]:
 
 def compiled(code: str) -> CodeType:
     """Code that can be executed: lists without `...`."""
-    return compile(_WithoutDots().visit(ast.parse(code)), "README.md", "exec")
+    return compile(_WithoutDots().visit(ast.parse(code)), "a page", "exec")
 
 
 def models_in(code: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Programs run to their end in this process, short and small, with every option of README.md kept."""
+"""Programs run to their end in this process, short and small, with every option of the pages kept."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ FINISHED = {
 }
 _SHORT_RUN = tuple(f"--{name}={value}" for name, value in SHORT_RUN.items())
 _FEW_QUERIES = ("--queries=4",)
-# Put behind the options of README.md: the last value of an option counts, the first is checked before.
+# Put behind the options of a page: the last value of an option counts, the first is checked before.
 SHORTENED = {"tpu_train": _SHORT_RUN, "probe": _SHORT_RUN, "load_server": ("--requests=24",)}
-# Put in where README.md does not give the option.
+# Put in where a page does not give the option.
 DEFAULTS = {
     "evaluate": _FEW_QUERIES,
     "compare": _FEW_QUERIES,

@@ -1,4 +1,4 @@
-"""What stands in for the models and collections that README.md names: a few seconds' worth of each."""
+"""What stands in for the models and collections that the pages name: a few seconds' worth of each."""
 
 from __future__ import annotations
 

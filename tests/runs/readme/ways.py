@@ -175,5 +175,5 @@ WAYS = {
 
 
 def ways_of(command: Command) -> list[str]:
-    """The names of the ways that claim a command: exactly one, or README.md and this module disagree."""
+    """The names of the ways that claim a command: exactly one, or the pages and this module disagree."""
     return [name for name, way in WAYS.items() if way.claims(command)]
