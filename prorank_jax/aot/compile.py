@@ -14,7 +14,7 @@ from prorank_jax.aot.chips import Topology
 from prorank_jax.aot.gpu_target import CUDNN_VERSION
 from prorank_jax.aot.hlo import parse_program
 from prorank_jax.aot.jaxpr_flops import count_flops
-from prorank_jax.aot.memory import TooLargeError, planned_memory, refusal
+from prorank_jax.aot.memory import planned_memory, refusal
 from prorank_jax.aot.programs import StepProgram, build_program, topology_mesh
 from prorank_jax.aot.report import StepReport
 from prorank_jax.aot.roofline import roofline_of
@@ -32,19 +32,13 @@ def compile_program(
         compiler_options: XLA's, beside those of the environment.
 
     Raises:
-        TooLargeError: the compiler refuses for want of memory.
+        JaxRuntimeError: the compiler refuses it; `memory.refusal` says whether for want of memory.
     """
     started = time.perf_counter()
     # A concrete mesh would want its devices, which are not there.
     with jax.sharding.use_abstract_mesh(program.mesh.abstract_mesh):
         traced = program.step.trace(*program.arguments)
-        try:
-            compiled = traced.lower().compile(compiler_options=compiler_options)
-        except jax.errors.JaxRuntimeError as error:
-            refused = refusal(str(error))
-            if refused is None:
-                raise
-            raise refused from error
+        compiled = traced.lower().compile(compiler_options=compiler_options)
     return traced, compiled, time.perf_counter() - started
 
 
@@ -79,11 +73,14 @@ def compile_report(config: RunConfig, which: str, topology: Topology, shape: Mod
     try:
         with _cudnn_of_the_target():
             traced, compiled, seconds = compile_program(program)
-    except TooLargeError as error:
+    except jax.errors.JaxRuntimeError as error:
+        refused = refusal(str(error))
+        if refused is None:
+            raise
         return StepReport(
             **facts,
             compile_seconds=time.perf_counter() - started,
-            needed=error.used,
+            needed=refused.used,
             fits=False,
             memory=None,
             executed_flops=None,

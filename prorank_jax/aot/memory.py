@@ -6,8 +6,6 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from prorank_jax.aot.chips import GIB
-
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 # The compiler has two sentences: one about the whole program, one about its temporaries alone.
 _REFUSALS = (
@@ -38,7 +36,8 @@ class Memory:
     peak_is: str
 
 
-class TooLargeError(ValueError):
+@dataclass(frozen=True)
+class Refusal:
     """The compiler refuses a program that needs more memory than there is.
 
     Attributes:
@@ -46,11 +45,8 @@ class TooLargeError(ValueError):
         available: bytes that the compiler may use.
     """
 
-    def __init__(self, used: int, available: int) -> None:
-        super().__init__(
-            f"needs at least {used / GIB:.2f} GiB of the {available / GIB:.2f} GiB the compiler may use"
-        )
-        self.used, self.available = used, available
+    used: int
+    available: int
 
 
 def planned_memory(compiled: Any) -> Memory:
@@ -67,10 +63,10 @@ def planned_memory(compiled: Any) -> Memory:
     return Memory(*kinds, peak=peak or sum(kinds), peak_is=COMPILER if peak else SUM)
 
 
-def refusal(message: str) -> TooLargeError | None:
+def refusal(message: str) -> Refusal | None:
     """What the compiler's error says of memory; None if it is about something else."""
     found = next((match for match in (form.search(message) for form in _REFUSALS) if match), None)
     if found is None:
         return None
     used, available = (float(found[at]) * _UNITS[found[at + 1]] for at in (1, 3))
-    return TooLargeError(int(used), int(available))
+    return Refusal(int(used), int(available))

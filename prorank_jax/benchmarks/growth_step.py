@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from prorank_jax.aot.compile import compile_program
-from prorank_jax.aot.memory import TooLargeError
 from prorank_jax.aot.programs import SHARED_TOKENS, StepProgram, build_program
 from prorank_jax.benchmarks.growth_points import Point
 from prorank_jax.config import GrpoOptions, RunConfig
@@ -105,10 +104,7 @@ def prepare(
     Raises:
         JaxRuntimeError: it finds no room, compiled or not: whoever asks knows what helps.
     """
-    try:
-        _, compiled, _ = compile_program(program, compiler_options)
-    except TooLargeError as error:
-        raise error.__cause__ or error from None
+    _, compiled, _ = compile_program(program, compiler_options)
     plan = compiled.memory_analysis()
     rest = tuple(_filled(argument, shape) for argument in program.arguments[1:])
     return MeasuredStep(compiled, rest, trains, plan.argument_size_in_bytes + plan.temp_size_in_bytes)

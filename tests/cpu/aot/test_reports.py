@@ -13,7 +13,7 @@ from rich.console import Console
 from prorank_jax.aot import command, compile_table
 from prorank_jax.aot.chips import CHIPS, accelerator_of
 from prorank_jax.aot.compile_table import TABLE_JSON, TABLE_MARKDOWN, compile_all, report_from_json
-from prorank_jax.aot.memory import COMPILER, SUM, planned_memory, refusal
+from prorank_jax.aot.memory import COMPILER, SUM, Refusal, planned_memory, refusal
 from prorank_jax.aot.options import parse_options
 from prorank_jax.aot.report import markdown_table, report_table
 from tests.cpu.aot.reports import make_report
@@ -42,10 +42,7 @@ def test_the_compilers_peak_is_taken_where_there_is_one():
     ],
 )
 def test_a_refusal_says_how_much(message):
-    error = refusal(message)
-    assert error is not None
-    assert error.used == int(20.46 * 2**30)
-    assert error.available == int(15.75 * 2**30)
+    assert refusal(message) == Refusal(used=int(20.46 * 2**30), available=int(15.75 * 2**30))
     assert refusal("INTERNAL: something else") is None
 
 
