@@ -15,13 +15,13 @@ DEMO_QUERIES := 10
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-cuda model fetch demo demo-long test test-runs test-tpu test-tpu-device test-cuda \
-	test-cuda-compile test-robustness aot aot-gpu peers launchers lint clean
+	test-cuda-compile test-robustness aot aot-gpu peers peers-qwen qwen launchers lint clean
 
 help:
 	@echo "make demo      train and evaluate SmolLM2-135M on the built-in collection: minutes on two CPU cores"
 	@echo "make demo-long the same with more steps: about half an hour"
 	@echo "make test      tests on the CPU: six minutes on two cores"
-	@echo "make test-runs whole runs, killed, moved, in several processes, and README's commands: nine minutes"
+	@echo "make test-runs whole runs, killed, moved, in several processes, and the commands of README and docs: nine minutes"
 	@echo "make test-robustness  kill runs at a hundred random moments: about twenty minutes"
 	@echo "make test-tpu  compile the training and scoring steps for TPU; needs no TPU"
 	@echo "make test-tpu-device  compare attention, scoring and both stages on a TPU with the CPU"
@@ -30,18 +30,22 @@ help:
 	@echo "make aot       what every config of configs/tpu needs of its TPU: half an hour; needs no TPU"
 	@echo "make aot-gpu   what every config of configs/gpu needs of its GPU: minutes; needs no GPU"
 	@echo "make peers     compare with transformers and mxbai-rerank, in an environment of their own"
+	@echo "make peers-qwen  the same with a real Qwen2.5 of 1.5 billion parameters: 1.1 GB to fetch, 10 GB of memory"
 	@echo "make launchers run each launcher for two steps with SmolLM2: three minutes"
 	@echo "make lint      ruff, mypy, import rules, shellcheck"
 	@echo "make setup     only install into $(VENV)"
 	@echo "make setup-cuda the same with jax for NVIDIA GPUs: about 3 GB"
 	@echo "make model     only fetch SmolLM2-135M, which demo and peers do by themselves"
+	@echo "make qwen      only fetch that Qwen2.5-Coder-1.5B-Instruct, and say where it is"
 	@echo "make clean     remove the virtual environments; runs/ stays"
 
-# Installed again whenever the pins or the package's metadata change.
+CHECK_PYTHON = $(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed: make PYTHON=python3.12 ..." if sys.version_info < (3, 11) else 0)'
+
+# Installed again whenever the pins or the package's metadata change, into the environment there is: another
+# Python over it would find libraries of the first one.
 $(READY): requirements.txt pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed: make PYTHON=python3.12 ..." if sys.version_info < (3, 11) else 0)'
 	@echo "installing into $(VENV) (about a minute)"
-	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -c '' 2>/dev/null || { $(CHECK_PYTHON) && $(PYTHON) -m venv $(VENV); }
 	@$(BIN)/python $(PIP_INSTALL) -r requirements.txt
 	@$(BIN)/python $(PIP_INSTALL) --no-deps --no-build-isolation -e .
 	@touch $@
@@ -150,6 +154,14 @@ fetch: model $(LIBTPU)/.ready $(PEERS)/.ready
 
 peers: model $(PEERS)/.ready
 	PRORANK_PEER_PYTHON=$(CURDIR)/$(PEERS)/bin/python $(GIVING_WAY) $(BIN)/python -m pytest tests/peers -m peers
+
+qwen: $(READY)
+	@$(BIN)/python -m tests.peers.qwen_weights
+
+# Apart from `peers`: it takes a gigabyte of the network, and more memory than a small machine has.
+peers-qwen: qwen $(PEERS)/.ready
+	PRORANK_PEER_PYTHON=$(CURDIR)/$(PEERS)/bin/python PRORANK_QWEN="$$($(BIN)/python -m tests.peers.qwen_weights)" \
+		$(BIN)/python -m pytest tests/peers/test_qwen_weights.py -m peers -rP
 
 launchers: model
 	$(GIVING_WAY) .ci/launchers

@@ -14,7 +14,7 @@ from prorank_jax.demo_collection import DOMAINS, SPLITS, demo_collection
 from prorank_jax.demo_facts import Domain, parse_entities, parse_values
 
 QUERIES = {"train": 444, "dev": 80, "test": 120}
-# nDCG@10 of BM25, linear gains: measured once, stated in the README.
+# nDCG@10 of BM25, linear gains: measured once.
 BM25_NDCG = {"train": 0.549, "dev": 0.558, "test": 0.521}
 
 
