@@ -1,0 +1,66 @@
+"""Real Qwen2.5 weights: logits against transformers, prompts and scores against mxbai-rerank.
+
+Small random models have not what training has made of these: large activations, large biases of queries and
+keys, 28 layers that add up rounding. Each side holds 7 GB in float32, one after the other.
+
+`make peers-qwen` sets PRORANK_QWEN, the GGUF file, and PRORANK_PEER_PYTHON.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from prorank_jax.models.export import save_params
+from prorank_jax.models.tokenizer import load_tokenizer, save_tokenizer
+from prorank_jax.models.weights import load_model_config, load_params
+from tests.peers.test_mxbai_scores import ask_package, compare, make_cases
+from tests.peers.test_transformers_logits import (
+    PEER_PYTHON,
+    SENTENCES,
+    largest_difference,
+    our_logits,
+    peer_logits,
+)
+
+pytestmark = [pytest.mark.peers, pytest.mark.slow]
+
+# As far as float32 goes: logits reach 30, and transformers differs from itself by as much in another order.
+PARITY = 1e-3
+
+
+@pytest.fixture(scope="module")
+def qwen() -> Path:
+    file = os.environ.get("PRORANK_QWEN")
+    if not (PEER_PYTHON and file):
+        pytest.skip("PRORANK_QWEN and PRORANK_PEER_PYTHON are not set; `make peers-qwen` sets both")
+    return Path(file)
+
+
+def test_logits(qwen, tmp_path, record_property):
+    """transformers reads the same GGUF file by code of its own."""
+    ids = load_tokenizer(str(qwen))(list(SENTENCES))["input_ids"]
+    lengths = np.array([len(row) for row in ids], np.int32)
+    tokens = np.zeros((len(ids), lengths.max()), np.int32)
+    for row, values in zip(tokens, ids, strict=True):
+        row[: len(values)] = values
+    theirs = peer_logits(qwen.parent, tokens, lengths, tmp_path, "--gguf-file", qwen.name)
+    config = load_model_config(qwen)
+    ours = np.asarray(our_logits(load_params(qwen, config), tokens, lengths, config=config))
+    gc.collect()
+    assert largest_difference(ours, theirs, lengths, record_property) <= PARITY
+
+
+def test_scores(qwen, tmp_path, record_property):
+    """mxbai-rerank loads our export, tokenizer included."""
+    config = load_model_config(qwen)
+    save_params(load_params(qwen, config), config, tmp_path / "model")
+    gc.collect()
+    save_tokenizer(load_tokenizer(str(qwen)), tmp_path / "model")
+    cases = make_cases((96,))
+    ask_package(PEER_PYTHON, [tmp_path / "model"], cases, tmp_path)
+    compare(tmp_path / "model", cases, record_property)
