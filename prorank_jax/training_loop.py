@@ -8,6 +8,7 @@ import logging
 import time
 
 import jax
+import jax.numpy as jnp
 from rich.console import Console
 
 from prorank_jax.bad_steps import BadSteps, pairs_of
@@ -51,6 +52,16 @@ class _Pending:
     batch: Batch | ListBatch
 
 
+def _copied(params: Params) -> Params:
+    """The same values on the same devices, in buffers of their own."""
+    copy = jax.jit(
+        lambda tree: jax.tree.map(jnp.copy, tree),
+        out_shardings=jax.tree.map(lambda leaf: leaf.sharding, params),
+    )
+    copied: Params = copy(params)
+    return copied
+
+
 class TrainingLoop:
     """A run's steps; its fields are what one step hands to the next."""
 
@@ -88,7 +99,7 @@ class TrainingLoop:
             self._reference = run.load_initial_params()
         if found is None:
             # The state is donated step by step; the reference must not share its buffers.
-            params = run.load_initial_params()
+            params = _copied(self._reference) if self._reference else run.load_initial_params()
             return run.init_state(params), 0
         restored, step = found
         position = dict(restored.iterator)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -52,8 +56,18 @@ class Batches:
         return {}
 
 
-def make_loop(folder: Path, clock: Clock, changes: dict[str, Any], monkeypatch) -> TrainingLoop:
-    """A loop whose step, probe and checkpoints do nothing but take their time."""
+def make_loop(
+    folder: Path,
+    clock: Clock,
+    changes: dict[str, Any],
+    monkeypatch,
+    reads: Callable[[], Any] | None = None,
+) -> TrainingLoop:
+    """A loop whose step, probe and checkpoints do nothing but take their time.
+
+    Args:
+        reads: gives the initial parameters to a stage that keeps them as its reference, too.
+    """
 
     def probe(*given: Any, **_: Any) -> ProbeResult:
         clock.now += PROBE
@@ -71,15 +85,15 @@ def make_loop(folder: Path, clock: Clock, changes: dict[str, Any], monkeypatch) 
         batches=Batches,
         step=lambda state, *_: (state, {"skipped": Awaited(clock)}, None),
         work=lambda _: Work(prompts=6, tokens=30, flops=9 * 10**12),
-        uses_reference=False,
+        uses_reference=reads is not None,
         shown=(),
     )
     run = SimpleNamespace(
         config=config_from_flat(changes),
         stage=stage,
         abstract_state=None,
-        load_initial_params=lambda: None,
-        init_state=lambda _: None,
+        load_initial_params=reads or (lambda: None),
+        init_state=lambda params: params,
         mesh=None,
         probe_step=None,
         held_out=None,
@@ -107,3 +121,22 @@ def test_the_speed_of_a_step_is_that_of_the_step_alone(probes, saves, tmp_path, 
         assert line["prompts_per_second"] == 6 / STEP
         assert line["tokens_per_second"] == 30 / STEP
     assert clock.now > 7 * STEP + PROBE + SAVE
+
+
+def test_a_model_that_is_its_own_reference_is_read_once(tmp_path, monkeypatch):
+    """The state's buffers are given away step by step; those of the reference stay."""
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:2]), ("fsdp",))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("fsdp"))
+    reads: list[dict[str, jax.Array]] = []
+
+    def read() -> dict[str, jax.Array]:
+        reads.append({"kernel": jax.device_put(jnp.arange(8.0), sharding)})
+        return reads[-1]
+
+    loop = make_loop(tmp_path, Clock(), {}, monkeypatch, read)
+    assert len(reads) == 1
+    state, reference = loop._state, loop._reference
+    assert state["kernel"].sharding == sharding
+    np.testing.assert_array_equal(state["kernel"], np.arange(8.0))
+    state["kernel"].delete()
+    np.testing.assert_array_equal(reference["kernel"], np.arange(8.0))
