@@ -147,7 +147,7 @@ def _texts_to_train_on(config: RunConfig, choice: QueryChoice) -> list[str]:
     """The plain texts of the queries to train on, or more: which ones of a file are drawn, its lines tell."""
     data = config.data
     texts = {query: plain(text) for query, text in judged_queries(data.source, data.split, data).items()}
-    if names_embedding_file(data.source) and not Path(data.source).is_dir():
+    if names_embedding_file(data.source):
         return [text for text in texts.values() if text not in choice.held_out]
     queries = queries_to_train_on(data.source, data.split, data, config.train.seed, choice)
     return [texts[query] for query in texts if query in queries]

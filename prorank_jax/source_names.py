@@ -45,8 +45,11 @@ def same_for_all_names(source: str) -> str:
 
 
 def names_embedding_file(source: str) -> bool:
-    """Whether a source is named as a `.jsonl` file is, packed or not: it holds groups, perhaps scores."""
-    return source.endswith(_EMBEDDING_ENDINGS)
+    """Whether a source is named as a `.jsonl` file is, packed or not: it holds groups, perhaps scores.
+
+    A folder here is none, whatever its name.
+    """
+    return source.endswith(_EMBEDDING_ENDINGS) and not Path(source).is_dir()
 
 
 def nearest_ids(identifier: str) -> list[str]:

@@ -55,7 +55,7 @@ def read_scores(options: DataOptions) -> Teacher | None:
                 "ids; leave it out, or name scores by ids"
             )
         return read_pair_scores(file)
-    if names_embedding_file(options.source) and not Path(options.source).is_dir():
+    if names_embedding_file(options.source):
         raise ValueError(
             f"data.teacher_scores={options.teacher_scores!r}: the queries and passages of {options.source} "
             "have no ids of their own; write the scores into it (pos_scores and neg_scores, or score beside "

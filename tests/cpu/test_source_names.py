@@ -19,6 +19,13 @@ def test_files_of_groups_are_told_by_their_ending(source: str, expected: bool) -
     assert names_embedding_file(source) == expected
 
 
+def test_a_folder_is_no_file_of_groups(tmp_path):
+    folder = tmp_path / "collection.jsonl"
+    assert names_embedding_file(str(folder))
+    folder.mkdir()
+    assert not names_embedding_file(str(folder))
+
+
 @pytest.mark.parametrize("source", FILES)
 def test_such_a_file_may_bring_a_teachers_scores(source: str) -> None:
     fields = {"stage": 2, "data.source": source, "ranking.losses": "margin_mse=1"}
