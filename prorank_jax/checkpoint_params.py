@@ -12,7 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from prorank_jax.checkpoint_reading import DamagedCheckpointError, compare_digests, read_items
 from prorank_jax.models.config import ModelConfig
-from prorank_jax.models.lora import combine, merge_factors, split_factors
+from prorank_jax.models.lora import add_product_in_place, combine, merge_factors, split_factors
 from prorank_jax.models.transformer import Transformer, abstract_params
 from prorank_jax.models.weights import default_sharding
 from prorank_jax.run_folder import CHECKPOINTS_FOLDER
@@ -51,11 +51,7 @@ def restore_params(
     whole = NamedSharding(one.mesh, PartitionSpec()) if isinstance(one, NamedSharding) else one
     small = jax.tree.map(lambda leaf: _abstract(leaf, whole), factors)
     state = _restore_state(output_dir, {"params": small, "frozen": placed}, step)
-
-    def merge(frozen: Params, factors: Params) -> Params:
-        return merge_factors(combine(frozen, factors), lora.scale)
-
-    return jax.jit(merge, out_shardings=everywhere, donate_argnums=0)(state["frozen"], state["params"])
+    return merge_factors(combine(state["frozen"], state["params"]), lora.scale, add_product_in_place)
 
 
 def _abstract(leaf: Any, sharding: Any) -> jax.ShapeDtypeStruct:

@@ -6,6 +6,7 @@ W + (alpha / r) · A·B (section 4.1 there). B starts at zero, so training start
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -58,15 +59,29 @@ def initial_factors(abstract_factors: Params, seed: int) -> Params:
     return jax.tree.unflatten(structure, [draw(i, path, leaf) for i, (path, leaf) in enumerate(leaves)])
 
 
-def merge_factors(params: Params, scale: float) -> Params:
-    """The tree without factors that computes the same: W + scale · A·B, in float32."""
+def add_product(kernel: jax.Array, a: jax.Array, b: jax.Array, scale: float) -> jax.Array:
+    """W + scale · A·B, in float32."""
+    return kernel + scale * _product(a, b).reshape(kernel.shape)
+
+
+def add_product_in_place(kernel: jax.Array, a: jax.Array, b: jax.Array, scale: float) -> jax.Array:
+    """The same in the memory of the kernel, which is given up; returns when it is done."""
+    add = jax.jit(add_product, static_argnums=3, out_shardings=kernel.sharding, donate_argnums=0)
+    return add(kernel, a, b, scale).block_until_ready()
+
+
+def merge_factors(params: Params, scale: float, add: Callable[..., jax.Array] = add_product) -> Params:
+    """The tree without factors that computes the same.
+
+    Args:
+        add: with `add_product_in_place` one kernel's product is in memory at a time.
+    """
     merged: Params = {}
     for name, value in params.items():
         if isinstance(value, dict):
-            merged[name] = merge_factors(value, scale)
+            merged[name] = merge_factors(value, scale, add)
         elif name == KERNEL and FACTOR_A in params:
-            product = _product(params[FACTOR_A], params[FACTOR_B])
-            merged[name] = value + scale * product.reshape(value.shape)
+            merged[name] = add(value, params[FACTOR_A], params[FACTOR_B], scale)
         elif name not in (FACTOR_A, FACTOR_B):
             merged[name] = value
     return merged

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from unittest.mock import Mock
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,16 +17,20 @@ import orbax.checkpoint as ocp
 import pytest
 
 import prorank_jax.checkpoint
+import prorank_jax.checkpoint_params
 from prorank_jax.checkpoint import Checkpoints
 from prorank_jax.checkpoint_params import restore_params
 from prorank_jax.checkpoint_reading import DamagedCheckpointError
 from prorank_jax.config import MeshOptions
+from prorank_jax.models.lora import combine, merge_factors, split_factors
+from prorank_jax.models.transformer import abstract_params
 from prorank_jax.run_folder import CHECKPOINTS_FOLDER
 from prorank_jax.sharding import make_mesh
 from prorank_jax.stage_options import LoraOptions
 from prorank_jax.storage_faults import OutOfReachError
 from prorank_jax.train_state import init_state, train_state_shardings
 from prorank_jax.types import TrainState
+from tests.cpu.models.checkpoint_files import assert_bit_equal
 from tests.cpu.tiny import tiny_config, tiny_model
 
 ITERATOR = {"next_index": 12, "nested": {"seed": 2**31 + 5}}
@@ -290,3 +295,19 @@ def test_parameters_of_a_step_that_is_gone_are_refused(tmp_path):
             save(checkpoints, step)
     with pytest.raises(ValueError, match=r"no checkpoint of step 1; there are: 2, 3 "):
         restore_params(tmp_path, tiny_config(), LoraOptions(), step=1)
+
+
+def test_factors_are_merged_one_kernel_after_the_other(tmp_path, monkeypatch):
+    """All products at once would be a second copy of the layers."""
+    lora, (plain, params) = LoraOptions(rank=2, alpha=6.0), tiny_model()
+    shapes, _ = split_factors(nn.unbox(abstract_params(plain.clone(lora=lora))))
+    factors = jax.tree.map(lambda leaf: np.full(leaf.shape, 0.1, leaf.dtype), shapes)
+    state = TrainState(step=np.int32(1), params=factors, opt_state=np.zeros(1), frozen=params)
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        checkpoints.save(state, 1, {}, {}, {})
+    add = Mock(side_effect=prorank_jax.checkpoint_params.add_product_in_place)
+    monkeypatch.setattr(prorank_jax.checkpoint_params, "add_product_in_place", add)
+    restored = restore_params(tmp_path, tiny_config(), lora)
+    expected = jax.jit(lambda whole: merge_factors(whole, lora.scale))(combine(params, factors))
+    assert_bit_equal(restored, expected)
+    assert add.call_count == 7

@@ -10,8 +10,16 @@ import pytest
 
 from prorank_jax.config import LoraOptions
 from prorank_jax.models.attention import prompt_layout
-from prorank_jax.models.lora import combine, initial_factors, merge_factors, split_factors
+from prorank_jax.models.lora import (
+    add_product,
+    add_product_in_place,
+    combine,
+    initial_factors,
+    merge_factors,
+    split_factors,
+)
 from prorank_jax.models.transformer import abstract_params
+from tests.cpu.models.checkpoint_files import assert_bit_equal
 from tests.cpu.tiny import random_batch, tiny_model
 
 LORA = LoraOptions(rank=3, alpha=12.0)
@@ -37,6 +45,31 @@ def test_merged_parameters_compute_what_the_factors_add(family):
     np.testing.assert_allclose(with_factors, alone, atol=2e-5)
     before, _ = jax.jit(lambda p: plain.apply({"params": p}, batch.tokens, layout))(params)
     assert np.abs(np.asarray(with_factors - before)).max() > 0.1  # the factors did something
+
+
+def test_one_product_at_a_time_merges_to_the_same_bits():
+    plain, params = tiny_model(dim=48, mlp_dim=80)
+    whole = combine(params, random_factors(plain.clone(lora=LORA)))
+    at_once = jax.jit(lambda whole: merge_factors(whole, LORA.scale))(whole)
+    kernels = [layer["kernel"] for part in ("attention", "mlp") for layer in params["layers"][part].values()]
+    present = []
+
+    def add(kernel, *factors_and_scale):
+        merged = add_product_in_place(kernel, *factors_and_scale)
+        present.append((kernel.is_deleted(), merged.is_ready()))
+        return merged
+
+    assert_bit_equal(merge_factors(whole, LORA.scale, add), at_once)
+    assert present == [(True, True)] * len(kernels)
+
+
+def test_a_merge_in_place_takes_the_memory_of_one_product():
+    kernel, a, b = (jax.ShapeDtypeStruct(s, jnp.float32) for s in ((3, 64, 80), (3, 64, 4), (3, 4, 80)))
+    size = 3 * 64 * 80 * 4
+    merge = jax.jit(add_product, static_argnums=3, donate_argnums=0).lower(kernel, a, b, 2.0)
+    memory = merge.compile().memory_analysis()
+    assert memory.alias_size_in_bytes == size
+    assert memory.temp_size_in_bytes <= size
 
 
 def test_every_linear_map_has_factors_and_nothing_else_has():
