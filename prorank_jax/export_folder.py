@@ -7,6 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import flax.linen as nn
+import jax
+
 from prorank_jax.abandoned import is_abandoned
 from prorank_jax.chat_templates import make_chat_frame
 from prorank_jax.config_checks import require_choice
@@ -16,12 +19,15 @@ from prorank_jax.model_identity import check_unchanged, model_identity
 from prorank_jax.model_prompt import own_settings, prompt_settings_of
 from prorank_jax.models.export import EXPORT_DTYPES, made_whole, save_params
 from prorank_jax.models.tokenizer import load_tokenizer, save_tokenizer
+from prorank_jax.models.transformer import Transformer, abstract_params
+from prorank_jax.models.weights import host_sharding
 from prorank_jax.pretrained import Pretrained, open_pretrained
 from prorank_jax.processes import has_peers
 from prorank_jax.prompt_settings import SETTINGS_FILE, PromptSettings, check_whole, read_prompt_settings
 from prorank_jax.prompts import AnswerTokens, PromptRenderer, make_renderer
 from prorank_jax.relevance_template import JOINT, pair_ids, with_relevance_template
 from prorank_jax.run_folder import UNFINISHED, write_json
+from prorank_jax.types import Params
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -89,7 +95,7 @@ def export_folder(
     renders_pairs = _renders_the_same(prepared, model.tokenizer, settings)
     has_peers()  # the workers of a pod that were started by hand would wait for one another
     with made_whole(output_dir) as folder:
-        save_params(model.load_params(None), model.config, folder, dtype=dtype)
+        save_params(_params_on_host(model), model.config, folder, dtype=dtype)
         save_tokenizer(prepared if renders_pairs else model.tokenizer, folder)
         write_json(folder / SETTINGS_FILE, asdict(settings))
         write_json(
@@ -102,6 +108,12 @@ def export_folder(
         _check_prompts_survive(folder, model.tokenizer, settings)
         check_unchanged(source, identity)
     return settings
+
+
+def _params_on_host(model: Pretrained) -> Params:
+    """The parameters where a model has room that is larger than an accelerator."""
+    shapes, where = nn.unbox(abstract_params(Transformer(model.config))), host_sharding()
+    return model.load_params(jax.tree.map(lambda _: where, shapes))
 
 
 def generation_config(tokenizer: PreTrainedTokenizerFast, answers: AnswerTokens) -> dict[str, Any]:

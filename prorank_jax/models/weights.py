@@ -180,3 +180,11 @@ def _without_tied_head(tensors: dict[str, StoredTensor]) -> dict[str, StoredTens
 def default_sharding() -> jax.sharding.Sharding:
     """All of an array on the first device of this process."""
     return jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+
+
+def host_sharding() -> jax.sharding.Sharding:
+    """All of an array in the host's memory; on the first device where `JAX_PLATFORMS` leaves out the CPU."""
+    try:
+        return jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
+    except RuntimeError:
+        return default_sharding()

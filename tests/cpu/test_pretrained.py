@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
 import jax
 import numpy as np
 import pytest
 
+import prorank_jax.export_folder
 from prorank_jax.checkpoint import Checkpoints
 from prorank_jax.config_files import config_to_dict, load_config
 from prorank_jax.export_folder import export_folder
 from prorank_jax.model_identity import known_as, model_identity, weights_fingerprint
 from prorank_jax.models.tokenizer import load_tokenizer, save_tokenizer
+from prorank_jax.models.weights import host_sharding
 from prorank_jax.pretrained import open_pretrained
 from prorank_jax.run_folder import (
     CHECKPOINTS_FOLDER,
@@ -101,6 +104,36 @@ def test_an_export_of_a_named_checkpoint_is_of_its_weights_and_says_so(run, tmp_
     export_folder(f"{run}@2", tmp_path / "out")
     assert_parameters(str(tmp_path / "out"), 2)
     assert "### Run 1: stage 1, 2 of 3 steps" in (tmp_path / "out" / "README.md").read_text()
+
+
+@pytest.mark.skipif(len(jax.devices()) < 2, reason="needs two devices")
+@pytest.mark.parametrize("kind", ["run", "folder"])
+def test_an_export_keeps_the_model_off_the_accelerators(kind, run, tmp_path, monkeypatch):
+    source = str(run)
+    if kind == "folder":
+        export_folder(source, tmp_path / "model")
+        source = str(tmp_path / "model")
+    cpu, accelerator = jax.devices()[:2]  # which the second one plays, before the CPU in jax's list
+    monkeypatch.setattr(
+        jax, "local_devices", lambda backend=None: [accelerator] if backend is None else [cpu]
+    )
+    save = Mock(side_effect=prorank_jax.export_folder.save_params)
+    monkeypatch.setattr(prorank_jax.export_folder, "save_params", save)
+    export_folder(source, tmp_path / "out")
+    assert {device for leaf in jax.tree.leaves(save.call_args.args[0]) for device in leaf.devices()} == {cpu}
+    assert_parameters(str(tmp_path / "out"), STEPS[-1])
+
+
+def test_without_the_cpu_among_the_platforms_the_first_device_holds_an_export(monkeypatch):
+    first = jax.devices()[-1]
+
+    def local_devices(backend=None):
+        if backend == "cpu":
+            raise RuntimeError("Unknown backend cpu. Available backends are ['cuda']")
+        return [first]
+
+    monkeypatch.setattr(jax, "local_devices", local_devices)
+    assert host_sharding().device_set == {first}
 
 
 def test_names_of_one_checkpoint_go_on_with_one_anothers_work(run, monkeypatch):
