@@ -85,7 +85,7 @@ class Projection(nn.Module):
             (*self.fan_in, *self.fan_out),
             jnp.float32,
         )
-        y = _contract(x, gathered(kernel, self.axes, x.dtype), len(self.fan_in))
+        y = _times(x, kernel, self.axes, len(self.fan_in))
         if self.lora.rank:
             y = y + self.lora.scale * self._low_rank(x)
         if self.use_bias:
@@ -103,8 +103,23 @@ class Projection(nn.Module):
         b_init = nn.with_logical_partitioning(nn.initializers.zeros, b_axes)
         a: Any = self.param(FACTOR_A, a_init, (*self.fan_in, rank), jnp.float32)
         b: Any = self.param(FACTOR_B, b_init, (rank, *self.fan_out), jnp.float32)
-        reduced = _contract(x, gathered(a, a_axes, x.dtype), len(self.fan_in))
-        return _contract(reduced, gathered(b, b_axes, x.dtype), 1)
+        reduced = _times(x, a, a_axes, len(self.fan_in))
+        return _times(reduced, b, b_axes, 1)
+
+
+def _times(x: Array, weight: Array, axes: tuple[str, ...], contracted: int) -> jax.Array:
+    """The product of x and a stored weight, which the backward pass gathers a second time.
+
+    What `gathered` gives is new to a scan over layers, which would keep it of each: a copy of all of them,
+    whole on every device of `fsdp`. Nothing is multiplied twice: the gradients need no result of the product.
+    """
+
+    # A function of its own for each call: jax knows traces by their function, and nothing of logical axes.
+    def product(x: jax.Array, weight: jax.Array) -> jax.Array:
+        return _contract(x, gathered(weight, axes, x.dtype), contracted)
+
+    result: jax.Array = jax.checkpoint(product, prevent_cse=False)(x, weight)
+    return result
 
 
 def _contract(x: Array, kernel: Array, axes: int) -> jax.Array:

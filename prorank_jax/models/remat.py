@@ -1,6 +1,6 @@
 """What a layer's forward pass keeps for the backward pass; everything else is computed a second time.
 
-No policy keeps the logits or the softmax of plain attention: see `attention`.
+No policy keeps the logits or the softmax of plain attention, or a gathered weight: see `plain` and `layers`.
 
 Named values of a layer, so that a policy can say which it keeps. With H·C = D, one value of a token has D
 numbers, except the gate and up products with F each; with splash attention `ATTENDED` includes the

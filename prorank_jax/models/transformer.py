@@ -76,7 +76,7 @@ class Transformer(nn.Module):
     Attributes:
         config: the architecture.
         compute_dtype: `float32` or `bfloat16` for matrix products; parameters stay float32.
-        remat: what is kept for the backward pass: `none` keeps everything, the others are in `remat`.
+        remat: what is kept for the backward pass: `none` keeps all but weights, the others are in `remat`.
         lora: rank and scale of the low-rank factors beside each linear map; rank 0: none.
         attention: `xla`, `splash` (TPU), `cudnn` (NVIDIA GPUs); see `attention.visibility_for` for others.
     """
