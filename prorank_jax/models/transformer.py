@@ -31,6 +31,7 @@ from prorank_jax.models.layers import (
     gathered,
     rows_at,
 )
+from prorank_jax.models.lora import combine, split_factors
 from prorank_jax.models.over_mesh import on_cpu
 from prorank_jax.models.products import wide_on_cpu, wide_product
 from prorank_jax.models.remat import POLICIES
@@ -155,8 +156,8 @@ class Transformer(nn.Module):
                 did.
             trains: whether gradients will be asked for. Without them each layer takes its parameters out of
                 the stack by number, which copies nothing; the gradient of that would add up whole stacks.
-                So training copies the stacks, and on a CPU, where memory that is touched for the first time
-                in a step costs about what is saved, it runs the whole last layer.
+                So training copies the stacks of what it trains, and on a CPU, where memory that is touched
+                for the first time in a step costs about what is saved, it runs the whole last layer.
         """
         if (trains and on_cpu()) or (prefix is not None and prefix.last is None):
             before = None if prefix is None else prefix.stacked
@@ -181,21 +182,26 @@ class Transformer(nn.Module):
                 lambda stack: jax.lax.dynamic_index_in_dim(stack, number, keepdims=False), stacks
             )
 
-        def run_whole(x: jax.Array, layer: tuple[Any, KeyValues | None]) -> tuple[jax.Array, KeyValues]:
-            return run(x, layer, visible)
-
+        numbers = jnp.arange(c.layers - 1)
         x = wide_on_cpu(self._embed(tokens))
         if trains:
+            # Without `jax.checkpoint` a scan would stack what it takes by number.
+            factors_only = self.lora.rank > 0 and self.remat != "none"
+            trained, frozen = split_factors(params) if factors_only else (params, {})
+
+            def run_whole(x: jax.Array, layer: tuple[Any, Any, Any]) -> tuple[jax.Array, KeyValues]:
+                number, own, before = layer
+                return run(x, (combine(own, numbered(frozen, number)), before), visible)
+
             if self.remat != "none":
                 run_whole = jax.checkpoint(run_whole, policy=POLICIES[self.remat], prevent_cse=False)
-            but_last = jax.tree.map(lambda stack: stack[:-1], params)
-            x, stacked = jax.lax.scan(run_whole, x, (but_last, before))
-            last_params = jax.tree.map(lambda stack: stack[-1], params)
+            but_last = jax.tree.map(lambda stack: stack[:-1], trained)
+            x, stacked = jax.lax.scan(run_whole, x, (numbers, but_last, before))
+            own = jax.tree.map(lambda stack: stack[-1], trained)
+            last_params = combine(own, numbered(frozen, c.layers - 1))
         else:
             x, stacked = jax.lax.scan(
-                lambda x, number: run_whole(x, numbered((params, before), number)),
-                x,
-                jnp.arange(c.layers - 1),
+                lambda x, number: run(x, numbered((params, before), number), visible), x, numbers
             )
             last_params = numbered(params, c.layers - 1)
         last_layer = (last_params, before_last)

@@ -16,9 +16,10 @@ from jax.sharding import Mesh
 
 from prorank_jax.aot.jaxpr_flops import count_flops
 from prorank_jax.config import REMAT_POLICIES, MeshOptions
-from prorank_jax.models import layers, plain, row_parts
+from prorank_jax.models import layers, plain, row_parts, transformer
 from prorank_jax.models.attention import prompt_layout
-from prorank_jax.models.lora import FACTOR_A, FACTOR_B, KERNEL
+from prorank_jax.models.lora import FACTOR_A, FACTOR_B, KERNEL, combine, split_factors
+from prorank_jax.models.remat import POLICIES
 from prorank_jax.models.transformer import Transformer, abstract_params
 from prorank_jax.sharding import logical_axes, logical_rules, make_mesh
 from prorank_jax.stage_options import LoraOptions
@@ -119,16 +120,16 @@ def loss_of(model: Transformer, mesh: Mesh | None) -> Callable[[Params], jax.Arr
     return loss_on_mesh
 
 
-def stacked_in_scans(jaxpr: core.Jaxpr) -> Iterator[Any]:
-    """What the scans of a jaxpr collect, those inside other equations too."""
+def equations(jaxpr: core.Jaxpr, name: str) -> Iterator[Any]:
+    """Those of one primitive, inside other equations too."""
     for equation in jaxpr.eqns:
-        if equation.primitive.name == "scan":
-            yield from (made.aval for made in equation.outvars[equation.params["num_carry"] :])
+        if equation.primitive.name == name:
+            yield equation
         for inner in jax.tree.leaves(
             list(equation.params.values()), is_leaf=lambda leaf: isinstance(leaf, core.ClosedJaxpr)
         ):
             if isinstance(inner, core.ClosedJaxpr | core.Jaxpr):
-                yield from stacked_in_scans(inner.jaxpr if isinstance(inner, core.ClosedJaxpr) else inner)
+                yield from equations(inner.jaxpr if isinstance(inner, core.ClosedJaxpr) else inner, name)
 
 
 def copies_of_weights(dtype: str, remat: str, devices: int) -> list[tuple[int, ...]]:
@@ -139,7 +140,8 @@ def copies_of_weights(dtype: str, remat: str, devices: int) -> list[tuple[int, .
     leaves = jax.tree_util.tree_leaves_with_path(params["layers"])
     weights = [leaf for path, leaf in leaves if path[-1].key in (KERNEL, FACTOR_A, FACTOR_B)]
     sizes = {leaf[:count].size for leaf in weights for count in range(1, len(leaf) + 1)}
-    stacked = [aval.shape for aval in stacked_in_scans(traced.jaxpr)]
+    scans = equations(traced.jaxpr, "scan")
+    stacked = [made.aval.shape for scan in scans for made in scan.outvars[scan.params["num_carry"] :]]
     assert [shape for shape in stacked if WIDTH in shape]
     return [shape for shape in stacked if WIDTH not in shape and np.prod(shape) in sizes]
 
@@ -149,6 +151,37 @@ def copies_of_weights(dtype: str, remat: str, devices: int) -> list[tuple[int, .
 @pytest.mark.parametrize("remat", REMAT_POLICIES)
 def test_no_policy_keeps_a_copy_of_a_layers_weights(remat, dtype, devices):
     assert not copies_of_weights(dtype, remat, devices)
+
+
+def gradients_of_factors(remat: str) -> tuple[Any, Params, Params]:
+    """The traced step of a fine-tuning on an accelerator, the factors, and what stays."""
+    model, params = model_with_factors("float32", remat)
+    factors, rest = split_factors(params)
+    loss = loss_of(model, None)
+    step = jax.jit(jax.grad(lambda factors, rest: loss(combine(rest, factors))))
+    return step.trace(factors, rest), factors, rest
+
+
+@pytest.mark.parametrize("remat", POLICIES)
+def test_stacks_of_weights_that_are_not_trained_are_not_copied(remat):
+    step, factors, rest = gradients_of_factors(remat)
+    sliced = {equation.invars[0].aval.shape for equation in equations(step.jaxpr.jaxpr, "slice")}
+    of_factors, of_rest = (
+        {leaf.shape for leaf in jax.tree.leaves(tree["layers"])} for tree in (factors, rest)
+    )
+    assert of_factors <= sliced
+    assert not sliced & (of_rest - of_factors)
+
+
+@pytest.mark.parametrize("remat", ["mlp", "full"])
+def test_taking_frozen_weights_by_number_changes_no_gradient(remat, monkeypatch):
+    by_number, factors, rest = gradients_of_factors(remat)
+    monkeypatch.setattr(transformer, "split_factors", lambda params: (params, {}))
+    copied, _, _ = gradients_of_factors(remat)
+    assert count_flops(by_number.jaxpr) == count_flops(copied.jaxpr)
+    results = (jax.tree.leaves(step.lower().compile()(factors, rest)) for step in (by_number, copied))
+    for got, wanted in zip(*results, strict=True):
+        np.testing.assert_array_equal(got, wanted)
 
 
 def gather_once(monkeypatch: pytest.MonkeyPatch) -> None:
