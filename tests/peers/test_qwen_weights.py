@@ -1,7 +1,7 @@
 """Real Qwen2.5 weights: logits against transformers, prompts and scores against mxbai-rerank.
 
-Small random models have not what training has made of these: large activations, large biases of queries and
-keys, 28 layers that add up rounding. Each side holds 7 GB in float32, one after the other.
+Random weights are no test of what training makes of them, nor a few layers one of how rounding adds up over
+28. Each side holds 7 GB in float32, one after the other.
 
 `make peers-qwen` sets PRORANK_QWEN, the GGUF file, and PRORANK_PEER_PYTHON.
 """
@@ -24,10 +24,10 @@ from prorank_jax.sharding import make_mesh
 from tests.peers.test_mxbai_scores import ask_package, compare, make_cases
 from tests.peers.test_transformers_logits import (
     PEER_PYTHON,
-    SENTENCES,
     largest_difference,
     our_logits,
     peer_logits,
+    sentence_batch,
 )
 
 pytestmark = [pytest.mark.peers, pytest.mark.slow]
@@ -46,11 +46,7 @@ def qwen() -> Path:
 
 def test_logits(qwen, tmp_path, record_property):
     """transformers reads the same GGUF file by code of its own."""
-    ids = load_tokenizer(str(qwen))(list(SENTENCES))["input_ids"]
-    lengths = np.array([len(row) for row in ids], np.int32)
-    tokens = np.zeros((len(ids), lengths.max()), np.int32)
-    for row, values in zip(tokens, ids, strict=True):
-        row[: len(values)] = values
+    tokens, lengths = sentence_batch(qwen)
     theirs = peer_logits(qwen.parent, tokens, lengths, tmp_path, "--gguf-file", qwen.name)
     config = load_model_config(qwen)
     ours = np.asarray(our_logits(load_params(qwen, config), tokens, lengths, config=config))

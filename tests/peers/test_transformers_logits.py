@@ -93,6 +93,16 @@ def test_fresh_random_checkpoints(tmp_path, shard_size, record_property):
         assert largest_difference(logits, expected["logits"], expected["lengths"], record_property) <= PARITY
 
 
+def sentence_batch(file: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens [B, T] int32 of the sentences in a model's own ids, and lengths [B] int32."""
+    ids = load_tokenizer(str(file))(list(SENTENCES))["input_ids"]
+    lengths = np.array([len(row) for row in ids], np.int32)
+    tokens = np.zeros((len(ids), lengths.max()), np.int32)
+    for row, values in zip(tokens, ids, strict=True):
+        row[: len(values)] = values
+    return tokens, lengths
+
+
 @pytest.fixture(scope="module")
 def smollm2():
     """SmolLM2-135M with a batch of real sentences: file, config, params, tokens, lengths."""
@@ -100,12 +110,7 @@ def smollm2():
     if file is None:
         pytest.skip(f"{SMOLLM2_SOURCE} is neither installed nor in the cache")
     config = load_model_config(file)
-    ids = load_tokenizer(str(file))(list(SENTENCES))["input_ids"]
-    lengths = np.array([len(row) for row in ids], np.int32)
-    tokens = np.zeros((len(ids), lengths.max()), np.int32)
-    for row, values in zip(tokens, ids, strict=True):
-        row[: len(values)] = values
-    return file, config, load_params(file, config), tokens, lengths
+    return file, config, load_params(file, config), *sentence_batch(file)
 
 
 @pytest.mark.slow
