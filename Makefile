@@ -30,7 +30,7 @@ help:
 	@echo "make aot       what every config of configs/tpu needs of its TPU: half an hour; needs no TPU"
 	@echo "make aot-gpu   what every config of configs/gpu needs of its GPU: minutes; needs no GPU"
 	@echo "make peers     compare with transformers and mxbai-rerank, in an environment of their own"
-	@echo "make peers-qwen  the same with a real Qwen2.5 of 1.5 billion parameters: 1.1 GB to fetch, 10 GB of memory"
+	@echo "make peers-qwen  the same with a real Qwen2.5 of 1.5 billion parameters: 1.1 GB to fetch, 12 GB of memory"
 	@echo "make launchers run each launcher for two steps with SmolLM2: three minutes"
 	@echo "make lint      ruff, mypy, import rules, shellcheck"
 	@echo "make setup     only install into $(VENV)"
