@@ -7,6 +7,7 @@ would be read back unnoticed: each step holds fingerprints of what was saved, wh
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import logging
@@ -21,6 +22,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from prorank_jax.checkpoint_reading import DamagedCheckpointError, compare_digests, read_items
+from prorank_jax.frozen_weights import are_apart, bytes_of, read_frozen, save_frozen
 from prorank_jax.killed_saves import delete_killed_saves
 from prorank_jax.launching import AgreedOutageError
 from prorank_jax.processes import gather_texts, leads, succeed_together
@@ -95,7 +97,8 @@ class Checkpoints:
     ) -> None:
         """Saves everything a resumed run needs as `step`; does nothing if that step is saved already.
 
-        An older step is deleted when this one is complete, never before.
+        An older step is deleted when this one is complete, never before. What low-rank factors leave frozen
+        is saved with the first step, beside it, and not again.
 
         Raises:
             OSError: a full disk or another fault of storage, at this save or an earlier one that went on
@@ -103,17 +106,23 @@ class Checkpoints:
         """
         if step == self.latest():
             return
-        content = ocp.args.Composite(
-            state=ocp.args.StandardSave(state),
-            iterator=ocp.args.JsonSave(iterator),
-            config=ocp.args.JsonSave(config),
-            model=ocp.args.JsonSave(model),
-            digests=ocp.args.JsonSave(state_digests(state) | {"iterator": _text_digest(iterator)}),
-        )
+        self.wait()  # for what decides where the frozen weights go: whether there is a complete step
         with within_reach(self._folder / str(step)):
+            steps = list(self._manager.all_steps())
+            apart = are_apart(self._folder, state.frozen, steps)
+            changing = dataclasses.replace(state, frozen={}) if apart else state
+            content = ocp.args.Composite(
+                state=ocp.args.StandardSave(changing),
+                iterator=ocp.args.JsonSave(iterator),
+                config=ocp.args.JsonSave(config),
+                model=ocp.args.JsonSave(model),
+                digests=ocp.args.JsonSave(state_digests(state) | {"iterator": _text_digest(iterator)}),
+            )
             # Orbax tells of a full disk too, but once for each of the files it could not write.
             if "://" not in str(self._folder):
-                check_room(self._folder, sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + SPARE_BYTES)
+                check_room(self._folder, bytes_of(changing if steps else state) + SPARE_BYTES)
+            if apart and not steps:  # what is there without a step may be of another start
+                save_frozen(self._folder, state.frozen)
             self._manager.save(step, args=content)
 
     def restore(self, step: int, like: TrainState) -> Restored:
@@ -131,13 +140,18 @@ class Checkpoints:
 
     def _read(self, step: int, like: TrainState) -> tuple[Restored, dict[str, int]]:
         """A step and the fingerprints that were saved with it; waits for no other process."""
+        apart = are_apart(self._folder, like.frozen, [step])
+        changing = dataclasses.replace(like, frozen={}) if apart else like
         wanted = ocp.args.Composite(
-            state=ocp.args.StandardRestore(like),
+            state=ocp.args.StandardRestore(changing),
             iterator=ocp.args.JsonRestore(),
             digests=ocp.args.JsonRestore(),
         )
         restored = read_items(self._folder / str(step), wanted)
-        return Restored(restored["state"], restored["iterator"]), restored["digests"]
+        state = restored["state"]
+        if apart:
+            state = dataclasses.replace(state, frozen=read_frozen(self._folder, like.frozen))
+        return Restored(state, restored["iterator"]), restored["digests"]
 
     def _compare(self, step: int, restored: Restored, expected: dict[str, int]) -> None:
         """Refuses what is not as it was saved; every process calls it, for each holds a part of the state."""

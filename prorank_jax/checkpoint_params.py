@@ -8,9 +8,11 @@ from typing import Any
 import flax.linen as nn
 import jax
 import orbax.checkpoint as ocp
+from etils import epath
 from jax.sharding import NamedSharding, PartitionSpec
 
 from prorank_jax.checkpoint_reading import DamagedCheckpointError, compare_digests, read_items
+from prorank_jax.frozen_weights import are_apart, read_frozen
 from prorank_jax.models.config import ModelConfig
 from prorank_jax.models.lora import add_product_in_place, combine, merge_factors, split_factors
 from prorank_jax.models.transformer import Transformer, abstract_params
@@ -60,23 +62,32 @@ def _abstract(leaf: Any, sharding: Any) -> jax.ShapeDtypeStruct:
 
 def _restore_state(output_dir: Path, item: dict[str, Any], named: int | None) -> dict[str, Any]:
     """Some parts of the state of the checkpoint of this step, or of the newest one."""
-    folder = (output_dir / CHECKPOINTS_FOLDER).absolute()
+    folder = epath.Path((output_dir / CHECKPOINTS_FOLDER).absolute())
     with ocp.CheckpointManager(folder) as manager:
         step = manager.latest_step() if named is None else named
         if step is None:
             raise ValueError(f"{output_dir}: holds no complete checkpoint; let the run train on")
         check_step(str(output_dir), step, manager.all_steps())
-        how = ocp.args.PyTreeRestore(
-            item=item,
-            restore_args=ocp.checkpoint_utils.construct_restore_args(item),
-            partial_restore=True,
-        )
-        wanted = ocp.args.Composite(state=how, digests=ocp.args.JsonRestore())
         try:
-            restored = read_items(folder / str(step), wanted)
-            compare_digests(folder / str(step), state_digests(restored["state"]), restored["digests"])
+            return _read_state(folder, step, item)
         except DamagedCheckpointError as error:
             raise DamagedCheckpointError(
                 f"{error}; take its folder away to use the step before it, or name another one as RUN@STEP"
             ) from error
-    return restored["state"]
+
+
+def _read_state(folder: epath.Path, step: int, item: dict[str, Any]) -> dict[str, Any]:
+    apart = are_apart(folder, item.get("frozen", {}), [step])
+    changing = {name: tree for name, tree in item.items() if not (apart and name == "frozen")}
+    how = ocp.args.PyTreeRestore(
+        item=changing,
+        restore_args=ocp.checkpoint_utils.construct_restore_args(changing),
+        partial_restore=True,
+    )
+    wanted = ocp.args.Composite(state=how, digests=ocp.args.JsonRestore())
+    restored = read_items(folder / str(step), wanted)
+    state: dict[str, Any] = restored["state"]
+    if apart:
+        state["frozen"] = read_frozen(folder, item["frozen"])
+    compare_digests(folder / str(step), state_digests(state), restored["digests"])
+    return state

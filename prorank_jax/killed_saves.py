@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from etils import epath
 
 from prorank_jax.remote_files import entries_of, forget_listings, has_no_folders
+from prorank_jax.run_folder import FROZEN_FOLDER
 
 UNFINISHED_STEP = ".orbax-checkpoint-tmp"
 # In a bucket, whose objects cannot be renamed, a save writes under the step's own name, and this last of all.
@@ -42,7 +43,8 @@ def _killed_in_bucket(folder: epath.Path) -> Iterator[epath.Path]:
     """
     forget_listings(folder)
     for step in entries_of(folder) if folder.is_dir() else ():
-        if not step.name.isdecimal() or (step / COMPLETE_MARKER).exists():
+        is_saved_by_us = step.name.isdecimal() or step.name == FROZEN_FOLDER
+        if not is_saved_by_us or (step / COMPLETE_MARKER).exists():
             continue
         if _was_begun_only(step):
             yield step

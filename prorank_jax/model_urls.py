@@ -9,7 +9,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from prorank_jax.remote_files import fetch_file, fetch_folder, open_url, url_slug, with_url_errors
-from prorank_jax.run_folder import CHECKPOINTS_FOLDER, REPORT_FILE, TOKENIZER_FOLDER
+from prorank_jax.run_folder import CHECKPOINTS_FOLDER, FROZEN_FOLDER, REPORT_FILE, TOKENIZER_FOLDER
 from prorank_jax.run_names import RUN_FILES, check_step, is_run_directory, parts_of
 
 FETCHED, DESCRIBED = "models", "model_descriptions"
@@ -103,13 +103,16 @@ def _is_of_a_model(name: str) -> bool:
 
 
 def _fetch_run(there: epath.Path, here: Path, chosen: int | None) -> None:
+    has_frozen = (there / CHECKPOINTS_FOLDER / FROZEN_FOLDER).is_dir()
+    needed = (str(chosen), FROZEN_FOLDER) if has_frozen else (str(chosen),)
+
     def is_needed(name: str) -> bool:
         parts = name.split("/")
         if parts[0] == CHECKPOINTS_FOLDER:
-            return len(parts) == 1 or parts[1] == str(chosen)
+            return len(parts) == 1 or parts[1] in needed
         return name in (*RUN_FILES, REPORT_FILE) or parts[0] == TOKENIZER_FOLDER
 
     fetch_folder(there, here, is_needed)
-    for step in (here / CHECKPOINTS_FOLDER).glob("*"):
-        if step.name != str(chosen):  # of an earlier fetch; the URL may hold another run by now
-            shutil.rmtree(step)
+    for folder in (here / CHECKPOINTS_FOLDER).glob("*"):
+        if folder.name not in needed:  # of an earlier fetch; the URL may hold another run by now
+            shutil.rmtree(folder)

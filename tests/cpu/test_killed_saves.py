@@ -12,7 +12,9 @@ import pytest
 from etils import epath
 
 from prorank_jax import killed_saves
+from prorank_jax.frozen_weights import save_frozen
 from prorank_jax.killed_saves import COMPLETE_MARKER, STEP_METADATA, delete_killed_saves
+from prorank_jax.run_folder import FROZEN_FOLDER
 
 BEGUN = {"init_timestamp_nsecs": 1796023091949067131, "commit_timestamp_nsecs": None}
 ENDED = BEGUN | {"commit_timestamp_nsecs": 1796023092916654674}
@@ -41,6 +43,23 @@ def test_a_save_that_orbax_did_not_end_goes_and_one_that_it_ended_stays(tmp_path
     assert (tmp_path / "8" / STEP_METADATA).is_file()
     delete_killed_saves(epath.Path(tmp_path))
     assert sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*")) == complete
+
+
+def test_frozen_weights_that_orbax_did_not_end_go_and_those_that_it_ended_stay(tmp_path, monkeypatch):
+    kind = ocp.path.atomicity.CommitFileTemporaryPath
+    default = Mock(return_value=kind)
+    monkeypatch.setattr(ocp.path.atomicity_defaults, "get_default_temporary_path_class", default)
+    for name in ("ended", "killed"):
+        (tmp_path / name).mkdir()
+    save_frozen(epath.Path(tmp_path / "ended"), {"a": np.arange(8.0)})
+    monkeypatch.setattr(kind, "finalize", Mock(side_effect=SystemExit))
+    with pytest.raises(SystemExit):
+        save_frozen(epath.Path(tmp_path / "killed"), {"a": np.arange(8.0)})
+    for name in ("ended", "killed"):
+        assert (tmp_path / name / FROZEN_FOLDER / STEP_METADATA).is_file()
+        delete_killed_saves(epath.Path(tmp_path / name))
+    assert (tmp_path / "ended" / FROZEN_FOLDER / "weights").is_dir()
+    assert not (tmp_path / "killed" / FROZEN_FOLDER).exists()
 
 
 def write_step(folder: Path, metadata: object | None, *more: str) -> Path:

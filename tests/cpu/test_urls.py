@@ -120,6 +120,20 @@ def test_of_a_run_only_the_newest_checkpoint_comes(tmp_path, cache):
     assert [path.name for path in (here / "checkpoints").iterdir()] == ["4"]
 
 
+def test_frozen_weights_come_with_a_checkpoint_and_go_with_their_run(tmp_path, cache):
+    there = tmp_path / "run"
+    write_run(there, (4, 8))
+    (there / "checkpoints/frozen/weights").mkdir(parents=True)
+    (there / "checkpoints/frozen/weights/array").write_text("of all steps")
+    here = fetch_model(f"file://{there}@4", cache)
+    assert sorted(path.name for path in (here / "checkpoints").iterdir()) == ["4", "frozen"]
+    assert (here / "checkpoints/frozen/weights/array").read_text() == "of all steps"
+    shutil.rmtree(there)
+    write_run(there, (4,))  # another run took its place, which trains all parameters
+    here = fetch_model(f"file://{there}@4", cache)
+    assert not (here / "checkpoints/frozen").exists()
+
+
 def test_of_a_run_a_named_checkpoint_comes(tmp_path, cache):
     there = tmp_path / "run"
     write_run(there, (4, 8))

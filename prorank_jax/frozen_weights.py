@@ -1,0 +1,51 @@
+"""What low-rank factors leave frozen is saved once for a run, beside the checkpoints that need it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from etils import epath
+
+from prorank_jax.checkpoint_reading import read_items
+from prorank_jax.processes import leads, succeed_together
+from prorank_jax.run_folder import FROZEN_FOLDER
+from prorank_jax.types import Params
+
+_WEIGHTS = "weights"
+
+
+def are_apart(checkpoints: epath.Path, frozen: Params, steps: list[int]) -> bool:
+    """Whether the steps of a run leave its frozen weights to the folder beside them.
+
+    They do, but for a run that an earlier version began: each of its steps holds them itself.
+    """
+    return bool(frozen) and (not steps or (checkpoints / FROZEN_FOLDER).exists())
+
+
+def save_frozen(checkpoints: epath.Path, frozen: Params) -> None:
+    """Saves them in the place of what is there; returns when they are complete. Every process calls it."""
+    folder = checkpoints / FROZEN_FOLDER
+    with succeed_together():
+        if leads() and folder.exists():
+            folder.rmtree()
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+        checkpointer.save(folder, args=ocp.args.Composite(**{_WEIGHTS: ocp.args.StandardSave(frozen)}))
+
+
+def read_frozen(checkpoints: epath.Path, like: Params) -> Params:
+    """Reads them into the shapes and shardings of `like`; waits for no other process.
+
+    Raises:
+        DamagedCheckpointError: they cannot be read anywhere.
+        OSError: this machine cannot read them at present.
+    """
+    how = ocp.args.Composite(**{_WEIGHTS: ocp.args.StandardRestore(like)})
+    weights: Params = read_items(checkpoints / FROZEN_FOLDER, how)[_WEIGHTS]
+    return weights
+
+
+def bytes_of(tree: Any) -> int:
+    """What a tree of arrays takes on a disk, at most."""
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
