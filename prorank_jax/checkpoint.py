@@ -22,11 +22,19 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from prorank_jax.checkpoint_reading import DamagedCheckpointError, compare_digests, read_items
-from prorank_jax.frozen_weights import are_apart, bytes_of, read_frozen, save_frozen
 from prorank_jax.killed_saves import delete_killed_saves
 from prorank_jax.launching import AgreedOutageError
 from prorank_jax.processes import gather_texts, leads, succeed_together
 from prorank_jax.run_folder import CHECKPOINTS_FOLDER
+from prorank_jax.saved_state import (
+    are_apart,
+    bytes_of,
+    joined,
+    parts_to_read,
+    parts_to_save,
+    read_frozen,
+    save_frozen,
+)
 from prorank_jax.state_digest import state_digests
 from prorank_jax.storage_faults import check_room, within_reach
 from prorank_jax.types import TrainState
@@ -112,7 +120,7 @@ class Checkpoints:
             apart = are_apart(self._folder, state.frozen, steps)
             changing = dataclasses.replace(state, frozen={}) if apart else state
             content = ocp.args.Composite(
-                state=ocp.args.StandardSave(changing),
+                **{name: ocp.args.StandardSave(part) for name, part in parts_to_save(changing).items()},
                 iterator=ocp.args.JsonSave(iterator),
                 config=ocp.args.JsonSave(config),
                 model=ocp.args.JsonSave(model),
@@ -142,13 +150,15 @@ class Checkpoints:
         """A step and the fingerprints that were saved with it; waits for no other process."""
         apart = are_apart(self._folder, like.frozen, [step])
         changing = dataclasses.replace(like, frozen={}) if apart else like
+        folder = self._folder / str(step)
+        parts = parts_to_read(folder, changing)
         wanted = ocp.args.Composite(
-            state=ocp.args.StandardRestore(changing),
+            **{name: ocp.args.StandardRestore(part) for name, part in parts.items()},
             iterator=ocp.args.JsonRestore(),
             digests=ocp.args.JsonRestore(),
         )
-        restored = read_items(self._folder / str(step), wanted)
-        state = restored["state"]
+        restored = read_items(folder, wanted)
+        state = joined(restored)
         if apart:
             state = dataclasses.replace(state, frozen=read_frozen(self._folder, like.frozen))
         return Restored(state, restored["iterator"]), restored["digests"]

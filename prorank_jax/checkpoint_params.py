@@ -12,13 +12,13 @@ from etils import epath
 from jax.sharding import NamedSharding, PartitionSpec
 
 from prorank_jax.checkpoint_reading import DamagedCheckpointError, compare_digests, read_items
-from prorank_jax.frozen_weights import are_apart, read_frozen
 from prorank_jax.models.config import ModelConfig
 from prorank_jax.models.lora import add_product_in_place, combine, merge_factors, split_factors
 from prorank_jax.models.transformer import Transformer, abstract_params
 from prorank_jax.models.weights import default_sharding
 from prorank_jax.run_folder import CHECKPOINTS_FOLDER
 from prorank_jax.run_names import check_step
+from prorank_jax.saved_state import STATE_ITEM, are_apart, read_frozen
 from prorank_jax.stage_options import LoraOptions
 from prorank_jax.state_digest import state_digests
 from prorank_jax.types import Params
@@ -84,9 +84,9 @@ def _read_state(folder: epath.Path, step: int, item: dict[str, Any]) -> dict[str
         restore_args=ocp.checkpoint_utils.construct_restore_args(changing),
         partial_restore=True,
     )
-    wanted = ocp.args.Composite(state=how, digests=ocp.args.JsonRestore())
+    wanted = ocp.args.Composite(**{STATE_ITEM: how}, digests=ocp.args.JsonRestore())
     restored = read_items(folder / str(step), wanted)
-    state: dict[str, Any] = restored["state"]
+    state: dict[str, Any] = restored[STATE_ITEM]
     if apart:
         state["frozen"] = read_frozen(folder, item["frozen"])
     compare_digests(folder / str(step), state_digests(state), restored["digests"])

@@ -11,7 +11,13 @@ from typing import Any
 
 from prorank_jax.models.sources import resolve_source
 from prorank_jax.pretrained import read_run_config
-from prorank_jax.run_folder import CHECKPOINTS_FOLDER, CONFIG_FILE, MODEL_CONFIG_FILE, TOKENIZER_FOLDER
+from prorank_jax.run_folder import (
+    CHECKPOINTS_FOLDER,
+    CONFIG_FILE,
+    MODEL_CONFIG_FILE,
+    OPTIMIZER_ITEM,
+    TOKENIZER_FOLDER,
+)
 from prorank_jax.run_names import is_run_directory, named_step, saved_steps, split_step
 from prorank_jax.storage_faults import is_unfinished
 
@@ -112,7 +118,9 @@ def _saved_step(source: str, run: Path) -> int:
 
 
 def _files_of_weights(run: Path, step: int) -> list[Path]:
-    files = _files_of((run / CHECKPOINTS_FOLDER / str(step)).rglob("*"))
+    folder = run / CHECKPOINTS_FOLDER / str(step)
+    # No model is made of the optimizer's, and from a URL they are not fetched.
+    files = _files_of(path for path in folder.rglob("*") if folder / OPTIMIZER_ITEM not in path.parents)
     return [*files, *run.glob(MODEL_CONFIG_FILE)]
 
 

@@ -9,7 +9,13 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from prorank_jax.remote_files import fetch_file, fetch_folder, open_url, url_slug, with_url_errors
-from prorank_jax.run_folder import CHECKPOINTS_FOLDER, FROZEN_FOLDER, REPORT_FILE, TOKENIZER_FOLDER
+from prorank_jax.run_folder import (
+    CHECKPOINTS_FOLDER,
+    FROZEN_FOLDER,
+    OPTIMIZER_ITEM,
+    REPORT_FILE,
+    TOKENIZER_FOLDER,
+)
 from prorank_jax.run_names import RUN_FILES, check_step, is_run_directory, parts_of
 
 FETCHED, DESCRIBED = "models", "model_descriptions"
@@ -109,7 +115,7 @@ def _fetch_run(there: epath.Path, here: Path, chosen: int | None) -> None:
     def is_needed(name: str) -> bool:
         parts = name.split("/")
         if parts[0] == CHECKPOINTS_FOLDER:
-            return len(parts) == 1 or parts[1] in needed
+            return len(parts) == 1 or (parts[1] in needed and OPTIMIZER_ITEM not in parts[2:3])
         return name in (*RUN_FILES, REPORT_FILE) or parts[0] == TOKENIZER_FOLDER
 
     fetch_folder(there, here, is_needed)

@@ -29,6 +29,7 @@ UNFINISHED = ".unfinished-"  # begins the name of a folder that is being made
 DATA_FOLDER = "data"
 CHECKPOINTS_FOLDER = "checkpoints"
 FROZEN_FOLDER = "frozen"  # among the checkpoints, with low-rank factors
+OPTIMIZER_ITEM = "optimizer"  # of a checkpoint: what only training reads
 TOKENIZER_FOLDER = "tokenizer"
 MODEL_CONFIG_FILE = "model_config.json"
 # What may differ when a run goes on: where it lives, what it shows, and the machine it runs on, with how a

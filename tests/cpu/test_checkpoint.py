@@ -187,7 +187,7 @@ def test_whichever_file_is_damaged_what_is_restored_is_what_was_saved(tmp_path, 
     assert any("process_0/d/" in name for name in fallen_back)  # the arrays themselves
 
 
-@pytest.mark.parametrize("half", ["state", "iterator", "digests", ""])
+@pytest.mark.parametrize("half", ["state", "optimizer", "iterator", "digests", ""])
 def test_a_half_deleted_step_is_skipped(tmp_path, half):
     with Checkpoints(tmp_path, keep=3) as checkpoints:
         for step in (1, 2):

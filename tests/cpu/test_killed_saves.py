@@ -12,9 +12,9 @@ import pytest
 from etils import epath
 
 from prorank_jax import killed_saves
-from prorank_jax.frozen_weights import save_frozen
 from prorank_jax.killed_saves import COMPLETE_MARKER, STEP_METADATA, delete_killed_saves
 from prorank_jax.run_folder import FROZEN_FOLDER
+from prorank_jax.saved_state import save_frozen
 
 BEGUN = {"init_timestamp_nsecs": 1796023091949067131, "commit_timestamp_nsecs": None}
 ENDED = BEGUN | {"commit_timestamp_nsecs": 1796023092916654674}

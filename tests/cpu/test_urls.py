@@ -104,6 +104,8 @@ def write_run(folder: Path, steps: tuple[int, ...]) -> None:
         (folder / "checkpoints" / str(step) / "state").mkdir(parents=True)
         (folder / "checkpoints" / str(step) / "_CHECKPOINT_METADATA").write_text("{}")
         (folder / "checkpoints" / str(step) / "state" / "array").write_text(f"of step {step}")
+        (folder / "checkpoints" / str(step) / "optimizer").mkdir()
+        (folder / "checkpoints" / str(step) / "optimizer" / "array").write_text("moments")
 
 
 def test_of_a_run_only_the_newest_checkpoint_comes(tmp_path, cache):
@@ -113,6 +115,7 @@ def test_of_a_run_only_the_newest_checkpoint_comes(tmp_path, cache):
     assert is_run_directory(here)
     assert [path.name for path in (here / "checkpoints").iterdir()] == ["8"]
     assert (here / "checkpoints/8/state/array").read_text() == "of step 8"
+    assert not (here / "checkpoints/8/optimizer").exists()
     assert not (here / "metrics.jsonl").exists()
     shutil.rmtree(there)
     write_run(there, (4,))  # another run took its place

@@ -19,8 +19,9 @@ import yaml
 
 from prorank_jax.config_files import config_to_dict, load_config
 from prorank_jax.metrics_log import METRICS_FILE, read_lines
-from prorank_jax.run_folder import CHECKPOINTS_FOLDER, DATA_FOLDER, REPORT_FILE
+from prorank_jax.run_folder import CHECKPOINTS_FOLDER, DATA_FOLDER, OPTIMIZER_ITEM, REPORT_FILE
 from prorank_jax.run_report import PROBES_FILE
+from prorank_jax.saved_state import STATE_ITEM
 from tests.cpu.tiny_run import LAUNCHER
 
 SPEEDS = {"prompts_per_second", "tokens_per_second", "model_tflops", "compilations"}
@@ -128,7 +129,7 @@ def contents(folder: Path, steps: int) -> dict[str, Any]:
 
     last = folder / CHECKPOINTS_FOLDER / str(steps)
     with ocp.StandardCheckpointer() as reader:
-        state = reader.restore(last / "state")
+        state = [reader.restore(last / item) for item in (STATE_ITEM, OPTIMIZER_ITEM)]
     metrics = [
         {name: value for name, value in record.items() if name not in SPEEDS}
         for record in read_lines(folder / METRICS_FILE)

@@ -89,9 +89,10 @@ OTHER_TEMPLATE = (
 )
 
 
-def final_state(output_dir: Path) -> Any:
+def saved_state(output_dir: Path, step: int) -> Any:
+    saved = output_dir / "checkpoints" / str(step)
     with ocp.StandardCheckpointer() as reader:
-        return reader.restore(output_dir / "checkpoints" / str(STEPS) / "state")
+        return [reader.restore(saved / item) for item in ("state", "optimizer")]
 
 
 def without_speeds(output_dir: Path) -> list[dict[str, Any]]:
@@ -102,7 +103,7 @@ def without_speeds(output_dir: Path) -> list[dict[str, Any]]:
 def assert_same_run(ours: Path, theirs: Path) -> None:
     assert without_speeds(ours) == without_speeds(theirs)
     assert read_lines(ours / PROBES_FILE) == read_lines(theirs / PROBES_FILE)
-    mine, expected = jax.tree.leaves(final_state(ours)), jax.tree.leaves(final_state(theirs))
+    mine, expected = jax.tree.leaves(saved_state(ours, STEPS)), jax.tree.leaves(saved_state(theirs, STEPS))
     assert len(mine) == len(expected) > 10
     for a, b in zip(mine, expected, strict=True):
         assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
@@ -254,7 +255,7 @@ def test_a_run_goes_on_with_nothing_but_the_examples_it_began_with(workshop, tmp
 def test_a_finished_run_can_be_run_again(workshop, uninterrupted):
     kept = [METRICS_FILE, PROBES_FILE, "config.yaml"]
     before = [(uninterrupted / name).read_bytes() for name in kept]
-    state = final_state(uninterrupted)
+    state = saved_state(uninterrupted, STEPS)
     first = json.loads((uninterrupted / REPORT_FILE).read_text())
     said = io.StringIO()
     report = train(load_config(None, fields_of(workshop, uninterrupted)), Console(file=said, width=120))
@@ -264,7 +265,7 @@ def test_a_finished_run_can_be_run_again(workshop, uninterrupted):
     assert run(workshop, uninterrupted)["probes"] == first["probes"]
     (uninterrupted / REPORT_FILE).write_text(json.dumps(first))
     assert [(uninterrupted / name).read_bytes() for name in kept] == before
-    jax.tree.map(np.testing.assert_array_equal, final_state(uninterrupted), state)
+    jax.tree.map(np.testing.assert_array_equal, saved_state(uninterrupted, STEPS), state)
     assert report["after"]["step"] == STEPS
 
 
@@ -378,6 +379,5 @@ def test_numbers_gone_bad_stop_the_run_and_leave_its_checkpoint(workshop):
     assert "optimizer.learning_rate" in str(caught.value)
     records = read_lines(folder / METRICS_FILE)
     assert [record["skipped"] for record in records] == [0, 1, 1, 1, 1, 1]
-    with ocp.StandardCheckpointer() as reader:
-        state = reader.restore(folder / "checkpoints" / "4" / "state")
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state) if leaf.dtype.kind == "f")
+    leaves = jax.tree.leaves(saved_state(folder, 4))
+    assert all(np.isfinite(leaf).all() for leaf in leaves if leaf.dtype.kind == "f")

@@ -1,4 +1,4 @@
-"""The frozen weights of a run with low-rank factors are saved once, and come back with each checkpoint."""
+"""What only training reads, and what never changes, lies apart, and comes back with each checkpoint."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from prorank_jax.checkpoint import SPARE_BYTES, Checkpoints
 from prorank_jax.checkpoint_params import restore_params
 from prorank_jax.checkpoint_reading import DamagedCheckpointError
 from prorank_jax.config import MeshOptions
-from prorank_jax.frozen_weights import bytes_of
 from prorank_jax.models.lora import combine, merge_factors
-from prorank_jax.run_folder import CHECKPOINTS_FOLDER, FROZEN_FOLDER
+from prorank_jax.run_folder import CHECKPOINTS_FOLDER, FROZEN_FOLDER, OPTIMIZER_ITEM
+from prorank_jax.saved_state import STATE_ITEM, bytes_of
 from prorank_jax.sharding import make_mesh
 from prorank_jax.stage_options import LoraOptions
 from prorank_jax.train_state import init_state, train_state_shardings
@@ -72,8 +72,9 @@ def merged(state: TrainState) -> dict:
 
 
 def as_an_earlier_version(monkeypatch) -> None:
-    """Frozen weights in each step."""
+    """All of a state in one item of each step."""
     monkeypatch.setattr(prorank_jax.checkpoint, "are_apart", lambda *_: False)
+    monkeypatch.setattr(prorank_jax.checkpoint, "parts_to_save", lambda state: {STATE_ITEM: state})
 
 
 def test_they_are_saved_with_the_first_step_only(tmp_path):
@@ -87,6 +88,7 @@ def test_they_are_saved_with_the_first_step_only(tmp_path):
         saved = reader.restore(tmp_path / CHECKPOINTS_FOLDER / "3" / "state")
     assert not jax.tree.leaves(saved["frozen"])
     assert len(jax.tree.leaves(saved["params"])) == len(jax.tree.leaves(some_state(3).params))
+    assert not jax.tree.leaves(saved["opt_state"])
 
 
 @pytest.mark.parametrize("devices", [1, 8])
@@ -103,13 +105,20 @@ def test_every_step_comes_back_whole_on_any_mesh(tmp_path, devices):
         assert_bit_equal(restore_params(tmp_path, tiny_config(), LORA, step=step), merged(some_state(step)))
 
 
-def test_all_trained_parameters_leave_nothing_apart(tmp_path):
+@pytest.mark.parametrize("optimizer", [optax.adam(0.1), optax.sgd(0.1)], ids=["moments", "nothing"])
+def test_where_all_is_trained_only_the_optimizers_state_lies_apart(tmp_path, optimizer):
     model, params = tiny_model()
-    optimizer = optax.sgd(0.1)
     shardings = train_state_shardings(model, optimizer, make_mesh(MeshOptions(), jax.devices()[:1]))
     state = init_state(jax.device_put(params, shardings.params), model, optimizer, shardings)
-    save(tmp_path, state.replace(step=jnp.int32(1)))
-    assert not (tmp_path / CHECKPOINTS_FOLDER / FROZEN_FOLDER).exists()
+    state = state.replace(step=jax.device_put(jnp.int32(1), shardings.step))
+    save(tmp_path, state)
+    step = tmp_path / CHECKPOINTS_FOLDER / "1"
+    assert not (step.parent / FROZEN_FOLDER).exists()
+    assert (step / OPTIMIZER_ITEM).exists() == bool(jax.tree.leaves(state.opt_state))
+    with Checkpoints(tmp_path, keep=5) as checkpoints:
+        assert_same_state(checkpoints.restore(1, abstract(state)).state, state)
+    shutil.rmtree(step / OPTIMIZER_ITEM, ignore_errors=True)  # as what was fetched from a URL
+    assert_bit_equal(restore_params(tmp_path, tiny_config(), LoraOptions()), params)
 
 
 def test_what_a_start_left_that_saved_no_step_is_replaced(tmp_path):
@@ -156,6 +165,8 @@ def test_a_run_of_an_earlier_version_goes_on_in_its_way(tmp_path):
         save(tmp_path, some_state(1))
     save(tmp_path, some_state(2))
     assert not (tmp_path / CHECKPOINTS_FOLDER / FROZEN_FOLDER).exists()
+    items = [(tmp_path / CHECKPOINTS_FOLDER / name / OPTIMIZER_ITEM).exists() for name in ("1", "2")]
+    assert items == [False, True]
     for step in (1, 2):
         with Checkpoints(tmp_path, keep=5) as checkpoints:
             assert_same_state(checkpoints.restore(step, abstract(some_state(step))).state, some_state(step))

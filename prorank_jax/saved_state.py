@@ -1,7 +1,13 @@
-"""What low-rank factors leave frozen is saved once for a run, beside the checkpoints that need it."""
+"""How a training state lies among checkpoints: what only training reads, and what never changes, apart.
+
+A step's item `state` has what a model is made of; `optimizer` has its moments, so that who only wants the
+model need not fetch them. What low-rank factors leave frozen is saved once for a run, beside its steps.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -10,10 +16,31 @@ from etils import epath
 
 from prorank_jax.checkpoint_reading import read_items
 from prorank_jax.processes import leads, succeed_together
-from prorank_jax.run_folder import FROZEN_FOLDER
-from prorank_jax.types import Params
+from prorank_jax.run_folder import FROZEN_FOLDER, OPTIMIZER_ITEM
+from prorank_jax.types import Params, TrainState
 
+STATE_ITEM = "state"
 _WEIGHTS = "weights"
+
+
+def parts_to_save(state: TrainState) -> dict[str, Any]:
+    """The items of a step that hold a state."""
+    if not jax.tree.leaves(state.opt_state):  # Orbax saves no tree without an array
+        return {STATE_ITEM: state}
+    return {STATE_ITEM: dataclasses.replace(state, opt_state={}), OPTIMIZER_ITEM: state.opt_state}
+
+
+def parts_to_read(step: epath.Path, like: TrainState) -> dict[str, Any]:
+    """The same of a step that is there; those of earlier versions hold all in one item."""
+    return parts_to_save(like) if (step / OPTIMIZER_ITEM).exists() else {STATE_ITEM: like}
+
+
+def joined(items: Mapping[str, Any]) -> TrainState:
+    """The state whose parts were read."""
+    state: TrainState = items[STATE_ITEM]
+    if OPTIMIZER_ITEM not in items:
+        return state
+    return dataclasses.replace(state, opt_state=items[OPTIMIZER_ITEM])
 
 
 def are_apart(checkpoints: epath.Path, frozen: Params, steps: list[int]) -> bool:
