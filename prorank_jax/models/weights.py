@@ -108,31 +108,36 @@ def _open_tensors(path: Path, config: ModelConfig) -> tuple[str, dict[str, Store
 def _load_parameter(
     key: Key, layout: str, stored: list[StoredTensor], sharding: jax.sharding.Sharding
 ) -> jax.Array:
-    """One parameter, [N, …] if stacked, each device's part read from the layers it needs."""
-    parts: dict[str, np.ndarray] = {}
-
+    """One parameter, [N, …] if stacked: each tensor is read once, for the parts of all devices here."""
     shape = key.full_shape(len(stored))
-
-    def part(index: tuple[slice, ...] | None) -> np.ndarray:
-        # Devices that hold the same part (replicas) share one host copy.
-        name = repr(index)
-        if name not in parts:
-            parts[name] = _read_part(key, layout, stored, index or (slice(None),) * len(shape))
-        return parts[name]
-
-    return jax.make_array_from_callback(shape, sharding, part)
+    whole = (slice(None),) * len(shape)
+    wanted = [index or whole for index in sharding.addressable_devices_indices_map(shape).values()]
+    # Devices that hold the same part (replicas) share one host copy.
+    parts = _read_parts(key, layout, stored, {repr(index): index for index in wanted})
+    return jax.make_array_from_callback(shape, sharding, lambda index: parts[repr(index or whole)])
 
 
-def _read_part(key: Key, layout: str, stored: list[StoredTensor], index: tuple[slice, ...]) -> np.ndarray:
-    if not key.stacked:
-        return np.array(key.from_stored(stored[0].read(), layout)[index], dtype=np.float32)
-    within = index[1:]
-    chosen = stored[index[0]]
-    sizes = (len(range(*cut.indices(size))) for cut, size in zip(within, key.shape, strict=True))
-    part = np.empty((len(chosen), *sizes), dtype=np.float32)
-    for row, tensor in zip(part, chosen, strict=True):
-        row[...] = key.from_stored(tensor.read(), layout)[within]
-    return part
+def _read_parts(
+    key: Key, layout: str, stored: list[StoredTensor], wanted: dict[str, tuple[slice, ...]]
+) -> dict[str, np.ndarray]:
+    shape = key.full_shape(len(stored))
+    parts = {name: np.empty(_sizes(index, shape), np.float32) for name, index in wanted.items()}
+    for number, tensor in enumerate(stored):
+        values: np.ndarray | None = None
+        for name, index in wanted.items():
+            layers, within = (index[0], index[1:]) if key.stacked else (slice(1), index)
+            chosen = range(*layers.indices(len(stored)))
+            if number not in chosen:
+                continue
+            if values is None:
+                values = key.from_stored(tensor.read(), layout)
+            rows = parts[name] if key.stacked else parts[name][None]
+            rows[chosen.index(number)] = values[within]
+    return parts
+
+
+def _sizes(index: tuple[slice, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(len(range(*cut.indices(size))) for cut, size in zip(index, shape, strict=True))
 
 
 def _check_complete(

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from unittest.mock import Mock
+
 import gguf
+import jax
 import numpy as np
 import pytest
 from gguf import GGMLQuantizationType as Kind
 
+from prorank_jax.config import MeshOptions
+from prorank_jax.models import gguf_header, gguf_weights
+from prorank_jax.models.transformer import Transformer
 from prorank_jax.models.weights import load_model_config, load_params
+from prorank_jax.sharding import make_mesh
+from prorank_jax.train_state import pretrained_shardings
 from tests.cpu.models.checkpoint_files import (
     GGUF_NAMES,
     assert_bit_equal,
@@ -21,6 +29,21 @@ def test_gguf_float32_is_bit_equal_to_safetensors(golden, tmp_path):
     file = write_gguf(golden, tmp_path / "model.gguf")
     assert load_model_config(file) == golden.config
     assert_bit_equal(load_params(file, golden.config), golden.params)
+
+
+def test_a_tensor_is_made_whole_once_whatever_number_of_devices_gets_parts_of_it(
+    golden, tmp_path, monkeypatch
+):
+    file = write_gguf(golden, tmp_path / "model.gguf")
+    mesh = make_mesh(MeshOptions(data=1, fsdp=len(jax.devices())))
+    shardings = pretrained_shardings(Transformer(golden.config), mesh)
+    read = Mock(side_effect=gguf_weights._read)
+    monkeypatch.setattr(gguf_weights, "_read", read)
+    assert_bit_equal(load_params(file, golden.config, shardings), golden.params)
+    tensors = gguf_header.read_header(file).tensors
+    assert sorted(call.args[1].offset for call in read.call_args_list) == sorted(
+        tensor.offset for tensor in tensors.values()
+    )
 
 
 @pytest.mark.parametrize("kind", [Kind.Q8_0, Kind.Q4_1, Kind.BF16])
