@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ from prorank_jax.types import Batch
 
 # A batch has all its rows up to this width; beyond it fewer, as attention's memory grows with the square.
 FULL_BATCH_WIDTH = 512
-_LEAST_WIDTH = 32
+WIDTH_STEP = 32
 # What a batch costs beside its tokens, in tokens: weights are read once more, products are smaller. It keeps
 # a plan from a batch for each width, of which every one is another program to compile.
 _BATCH_OVERHEAD = 512
@@ -42,25 +42,29 @@ class BatchShapes:
         """The least B that holds so many prompts."""
         return self.rows[bisect_left(self.rows, prompts)]
 
+    def has_room(self, rows: int, width: int) -> bool:
+        """Whether B·T² stays within that of a full batch of FULL_BATCH_WIDTH."""
+        return rows * width**2 <= self.rows[-1] * FULL_BATCH_WIDTH**2
+
     def most_rows(self, width: int) -> int:
-        """B of a full batch of this width: B·T² stays within that of a batch of FULL_BATCH_WIDTH."""
-        bound = self.rows[-1] * FULL_BATCH_WIDTH**2
-        fitting = [rows for rows in self.rows if rows * width**2 <= bound]
+        """B of a full batch of this width; the fewest where none has room."""
+        fitting = [rows for rows in self.rows if self.has_room(rows, width)]
         return fitting[-1] if fitting else self.rows[0]
 
 
-def make_batch_shapes(max_length: int, batch_size: int, ways: int) -> BatchShapes:
-    """Widths in steps of 32 up to 256, then four an octave; rows in powers of two times `ways`.
+def make_batch_shapes(max_length: int, batch_size: int, ways: int, step: int = WIDTH_STEP) -> BatchShapes:
+    """Widths in steps of `step` up to 256, then twice as long ones in each octave; rows in powers of two.
 
     Args:
         max_length: of a prompt, in tokens.
         batch_size: B of a full batch; rounded up to a multiple of `ways`.
-        ways: over how many devices the rows of a batch are split.
+        ways: over how many devices the rows of a batch are split; they are multiples of it.
+        step: at most 256, a power of two. Half of it is about the padding of a prompt.
     """
-    widths, width = [], _LEAST_WIDTH
+    widths, width = [], step
     while width < max_length:
         widths.append(width)
-        width += max(32, 2 ** (width.bit_length() - 3))
+        width += step * 2 ** max(0, width.bit_length() - 8)
     most = -(-batch_size // ways) * ways
     powers = range((most // ways).bit_length())
     rows = sorted({*(ways * 2**power for power in powers), most})
@@ -76,25 +80,41 @@ def plan_batches(lengths: Sequence[int], shapes: BatchShapes, config: ModelConfi
     """
     order = np.argsort(-np.asarray(lengths, np.int64), kind="stable")
     widths = [shapes.width_for(lengths[place]) for place in order]
-    overhead = forward_flops(config, _BATCH_OVERHEAD, 0)
-    least = [0.0] + [math.inf] * len(order)  # FLOPs of the first so many prompts
-    starts = [0] * len(least)  # of the last batch among them
-    for first, width in enumerate(widths):
-        of_row = forward_flops(config, width, width)
-        for rows in shapes.rows[: shapes.rows.index(shapes.most_rows(width)) + 1]:
-            end = min(first + rows, len(order))
-            flops = least[first] + rows * of_row + overhead
-            if flops < least[end]:
-                least[end], starts[end] = flops, first
-    cuts = [len(order)]
-    while cuts[-1]:
-        cuts.append(starts[cuts[-1]])
-    spans = [slice(first, end) for end, first in itertools.pairwise(cuts)]
+    overhead = batch_overhead(config)
+
+    def batches_from(first: int) -> Iterable[tuple[int, float]]:
+        of_row = forward_flops(config, widths[first], widths[first])
+        for rows in shapes.rows[: shapes.rows.index(shapes.most_rows(widths[first])) + 1]:
+            yield min(first + rows, len(order)), rows * of_row + overhead
 
     def memory(span: slice) -> int:
         return shapes.rows_for(span.stop - span.start) * widths[span.start] ** 2
 
+    spans = cheapest_cuts(len(order), batches_from)
     return [order[span] for span in sorted(spans, key=memory, reverse=True)]
+
+
+def batch_overhead(config: ModelConfig) -> int:
+    """What a batch costs beside its tokens, in FLOPs."""
+    return forward_flops(config, _BATCH_OVERHEAD, 0)
+
+
+def cheapest_cuts(count: int, batches_from: Callable[[int], Iterable[tuple[int, float]]]) -> list[slice]:
+    """How to cut `count` things in a row into batches that cost the least together.
+
+    Args:
+        batches_from: of the batches that begin at a place: where each ends, and what it costs.
+    """
+    least = [0.0] + [math.inf] * count  # cost of the first so many things
+    starts = [0] * len(least)  # of the last batch among them
+    for first in range(count):
+        for end, cost in batches_from(first):
+            if least[first] + cost < least[end]:
+                least[end], starts[end] = least[first] + cost, first
+    cuts = [count]
+    while cuts[-1]:
+        cuts.append(starts[cuts[-1]])
+    return [slice(first, end) for end, first in itertools.pairwise(cuts)]
 
 
 def plan_flops(

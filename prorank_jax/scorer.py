@@ -13,7 +13,14 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from prorank_jax.batch_shapes import make_batch_shapes, pad_batch, plan_batches, plan_flops
+from prorank_jax.batch_shapes import (
+    WIDTH_STEP,
+    batch_overhead,
+    make_batch_shapes,
+    pad_batch,
+    plan_batches,
+    plan_flops,
+)
 from prorank_jax.config import ATTENTION_IMPLEMENTATIONS, COMPUTE_DTYPES
 from prorank_jax.config_checks import require, require_choice
 from prorank_jax.input_checks import Pair
@@ -99,7 +106,10 @@ class PairScorer:
                 other and that is less work. It pays for many pairs: more shapes are compiled.
         """
         self._ways = mesh.shape["data"] * mesh.shape["fsdp"]
-        self.shapes = make_batch_shapes(max_length, batch_size, self._ways)
+        # Many pairs on a CPU take hours, beside which it compiles in no time.
+        is_fine = share_prefixes and mesh.devices.flat[0].platform == "cpu"
+        step = WIDTH_STEP // 2 if is_fine else WIDTH_STEP
+        self.shapes = make_batch_shapes(max_length, batch_size, self._ways, step)
         self.compiled_shapes: set[tuple[int, ...]] = set()
         self._starting = threading.Lock()
         self._in_flight: deque[jax.Array] = deque()
@@ -173,14 +183,16 @@ class PairScorer:
 
     def _batches(self, prompts: Sequence[np.ndarray], queries: Sequence[str]) -> Iterator[Batch | ListBatch]:
         """The prompts in batches of static shapes; `examples` has their places."""
-        plans = plan_batches([len(prompt) for prompt in prompts], self.shapes, self._config)
-        lists = plan_lists(prompts, queries, self.shapes, self._ways) if self._list_step else None
+        shapes, config = self.shapes, self._config
+        plans = plan_batches([len(prompt) for prompt in prompts], shapes, config)
+        lists = plan_lists(prompts, queries, shapes, self._ways, config) if self._list_step else None
         if lists is not None:
-            shared = sum(plan.flops(self._config) for plan in lists)
-            if shared < plan_flops(plans, prompts, self.shapes, self._config):
+            overhead = batch_overhead(config)
+            shared = sum(plan.flops(config) + overhead for plan in lists)
+            if shared < plan_flops(plans, prompts, shapes, config) + overhead * len(plans):
                 yield from (pad_lists(plan, prompts) for plan in lists)
                 return
-        yield from (pad_batch(prompts, places, self.shapes) for places in plans)
+        yield from (pad_batch(prompts, places, shapes) for places in plans)
 
     def _start(self, batch: Batch | ListBatch) -> jax.Array:
         # jax lets threads compute at once, but does not say that all devices then get their programs in one

@@ -7,12 +7,12 @@ prompts are padded to its longest, and four of them already spare three quarters
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from prorank_jax.batch_shapes import BatchShapes
+from prorank_jax.batch_shapes import BatchShapes, batch_overhead, cheapest_cuts
 from prorank_jax.flops import forward_flops
 from prorank_jax.models.config import ModelConfig
 from prorank_jax.types import ListBatch
@@ -71,9 +71,16 @@ def make_lists(prompts: Sequence[np.ndarray], queries: Sequence[str]) -> list[Pr
 
 
 def plan_lists(
-    prompts: Sequence[np.ndarray], queries: Sequence[str], shapes: BatchShapes, ways: int
+    prompts: Sequence[np.ndarray],
+    queries: Sequence[str],
+    shapes: BatchShapes,
+    ways: int,
+    config: ModelConfig,
 ) -> list[ListPlan] | None:
-    """Which lists share a batch, the longest first; None where no list fits a batch.
+    """Which lists share a batch, so that the work is the least there is; None where no list fits a batch.
+
+    Lists that follow each other by the length of their prompts share one, as in `plan_batches`. The batch
+    that takes the most memory comes first.
 
     Args:
         shapes: of batches of single prompts; one of lists has no more rows, and the same widths.
@@ -82,18 +89,25 @@ def plan_lists(
     counts = [rows // LIST_SIZE for rows in shapes.rows if rows % (LIST_SIZE * ways) == 0]
     if not counts:
         return None
-    left = sorted(make_lists(prompts, queries), key=lambda one: (-one.rest, -one.shared))
-    widest = shapes.width_for(max((one.shared for one in left), default=0))
-    plans = []
-    while left:
-        width = shapes.width_for(left[0].rest)
-        most = shapes.most_rows(widest + width) // LIST_SIZE
-        fitting = [count for count in counts if count <= most] or counts[:1]
-        chosen, left = left[: fitting[-1]], left[fitting[-1] :]
-        rows = next(count for count in fitting if count >= len(chosen))
+    lists = sorted(make_lists(prompts, queries), key=lambda one: (-one.rest, -one.shared))
+    overhead = batch_overhead(config)
+
+    def plan(first: int, rows: int) -> ListPlan:
+        chosen = lists[first : first + rows]
         prefix = shapes.width_for(max(one.shared for one in chosen))
-        plans.append(ListPlan(chosen, rows, prefix, width))
-    return plans
+        return ListPlan(chosen, rows, prefix, shapes.width_for(chosen[0].rest))
+
+    def batches_from(first: int) -> Iterator[tuple[int, float]]:
+        for rows in counts:
+            batch = plan(first, rows)
+            if rows == counts[0] or shapes.has_room(rows * LIST_SIZE, batch.prefix + batch.width):
+                yield first + len(batch.lists), batch.flops(config) + overhead
+
+    def rows_of(span: slice) -> int:
+        return next(rows for rows in counts if rows >= span.stop - span.start)
+
+    plans = [plan(span.start, rows_of(span)) for span in cheapest_cuts(len(lists), batches_from)]
+    return sorted(plans, key=lambda one: one.rows * (one.prefix + one.width) ** 2, reverse=True)
 
 
 def pad_lists(plan: ListPlan, prompts: Sequence[np.ndarray]) -> ListBatch:

@@ -12,8 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import prorank_jax.scorer
+from prorank_jax import batch_shapes
 from prorank_jax.batch_shapes import FULL_BATCH_WIDTH, make_batch_shapes
 from prorank_jax.config import MeshOptions
+from prorank_jax.flops import forward_flops
 from prorank_jax.models.transformer import abstract_params
 from prorank_jax.scorer import PairScorer
 from prorank_jax.sharding import make_mesh, state_shardings
@@ -21,6 +23,7 @@ from prorank_jax.shared_prefix import LIST_SIZE, ListPlan, make_lists, pad_lists
 from tests.cpu.tiny import ANSWERS, VOCABULARY, tiny_model
 
 EXACT = 1e-5
+CONFIG = tiny_model()[0].config
 PREFIX, REST = 40, 24
 PAIRS = [(str(query), str(document)) for query in range(5) for document in range(9)]
 
@@ -54,12 +57,14 @@ def whole_prompts(batch) -> dict[int, list[int]]:
 def test_every_prompt_is_there_once_and_whole(groups, batch_size, ways):
     prompts, queries = make_prompts(groups)
     shapes = make_batch_shapes(600, batch_size, ways)
-    plans = plan_lists(prompts, queries, shapes, ways)
+    plans = plan_lists(prompts, queries, shapes, ways, CONFIG)
     if plans is None:
         assert all(rows % (LIST_SIZE * ways) for rows in shapes.rows)
         return
     found: dict[int, list[int]] = {}
     least = min(rows for rows in shapes.rows if rows % (LIST_SIZE * ways) == 0)
+    areas = [plan.rows * (plan.prefix + plan.width) ** 2 for plan in plans]
+    assert areas == sorted(areas, reverse=True)
     for plan in plans:
         batch = pad_lists(plan, prompts)
         rows = plan.rows * LIST_SIZE
@@ -74,6 +79,47 @@ def test_every_prompt_is_there_once_and_whole(groups, batch_size, ways):
         assert found.keys().isdisjoint(part)
         found |= part
     assert found == {place: prompt.tolist() for place, prompt in enumerate(prompts)}
+
+
+def every_cut(lists, counts, shapes):
+    """All the ways to cut lists sorted by length into batches that may be."""
+    if not lists:
+        yield []
+        return
+    for rows in counts:
+        chosen = lists[:rows]
+        prefix = shapes.width_for(max(one.shared for one in chosen))
+        plan = ListPlan(chosen, rows, prefix, shapes.width_for(chosen[0].rest))
+        if rows == counts[0] or rows * LIST_SIZE * (prefix + plan.width) ** 2 <= bound_of(shapes):
+            for others in every_cut(lists[rows:], counts, shapes):
+                yield [plan, *others]
+
+
+def bound_of(shapes) -> int:
+    return shapes.rows[-1] * FULL_BATCH_WIDTH**2
+
+
+def cost_of(plans) -> int:
+    overhead = forward_flops(CONFIG, batch_shapes._BATCH_OVERHEAD, 0)
+    return sum(plan.flops(CONFIG) + overhead for plan in plans)
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 300), st.lists(st.integers(1, 300), min_size=1, max_size=4)),
+        min_size=1,
+        max_size=7,
+    ),
+    st.sampled_from([4, 12, 16]),
+)
+def test_no_other_cut_is_less_work(groups, batch_size):
+    prompts, queries = make_prompts(groups)
+    shapes = make_batch_shapes(600, batch_size, 1)
+    lists = sorted(make_lists(prompts, queries), key=lambda one: (-one.rest, -one.shared))
+    counts = [rows // LIST_SIZE for rows in shapes.rows if rows % LIST_SIZE == 0]
+    plans = plan_lists(prompts, queries, shapes, 1, CONFIG)
+    assert plans is not None
+    assert cost_of(plans) == min(cost_of(cut) for cut in every_cut(lists, counts, shapes))
 
 
 @given(groups)
@@ -147,6 +193,12 @@ def test_prompts_that_share_nothing_are_scored_alone(expected):
     scores = scorer.score(render, mixed)
     assert {len(shape) for shape in scorer.compiled_shapes} == {2}
     np.testing.assert_allclose(scores, [expected[pair] for pair in mixed], rtol=0, atol=EXACT)
+
+
+def test_many_pairs_on_a_cpu_are_padded_less():
+    few, many = make_scorer(False).shapes.widths, make_scorer(True).shapes.widths
+    assert few == (32, 64, 96)
+    assert many == (16, 32, 48, 64, 80, 96)
 
 
 def test_lists_are_scored_where_that_is_less_work():
