@@ -68,8 +68,9 @@ class OurSide:
         }
 
     def check(self) -> dict[str, Any]:
-        """The loss of each step of a round, from the initial weights."""
-        return {"values": self._train()}
+        """The first step's gradient norm, and the loss of each step of a round, from the initial weights."""
+        metrics = self._train()
+        return {"values": [metrics[0]["grad_norm"], *(one["loss"] for one in metrics)]}
 
     def run_round(self) -> dict[str, Any]:
         """The steps of a round: batches by the pipeline, and their prompts from texts."""
@@ -87,21 +88,21 @@ class OurSide:
         """What large products reach here."""
         return {"facts": {"peak_flops": measured_matmul_flops(self.settings["dtype"])}}
 
-    def _train(self) -> list[float]:
+    def _train(self) -> list[dict[str, float]]:
         self.batches.set_state(self.start)
         lists = iter(self.settings["lists"])
-        losses = []
+        metrics = []
         for batch in itertools.islice(self.batches, self.settings["steps"]):
             texts = list(itertools.islice(lists, self.settings["lists_per_step"]))
-            losses.append(self._step(rendered_now(batch, texts, self.run.renderer)))
+            metrics.append(self._step(rendered_now(batch, texts, self.run.renderer)))
         jax.block_until_ready(self.state)
-        return [float(loss) for loss in jax.device_get(losses)]
+        return [{name: float(value) for name, value in one.items()} for one in jax.device_get(metrics)]
 
-    def _step(self, batch: ListBatch) -> jax.Array:
+    def _step(self, batch: ListBatch) -> dict[str, jax.Array]:
         with jax.set_mesh(self.run.mesh):
             on_mesh = put_batch(batch, self.run.mesh)
             self.state, metrics, _ = self.run.stage.step(self.state, None, on_mesh, self.key)
-        return metrics["loss"]
+        return metrics
 
 
 def rendered_now(batch: ListBatch, lists: Sequence[dict[str, Any]], renderer: PromptRenderer) -> ListBatch:

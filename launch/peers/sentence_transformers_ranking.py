@@ -27,11 +27,19 @@ from side import MODEL_FOLDER, read_settings, serve
 from stepper import Stepper
 from stop_after_step import StopAfterStep
 from torch.utils.data import SequentialSampler
-from torch_device import computed_dtype, forget_peak, set_up_torch, torch_facts, torch_peak_bytes
+from torch_device import (
+    computed_dtype,
+    forget_peak,
+    set_up_torch,
+    torch_facts,
+    torch_peak_bytes,
+    tuning_options,
+)
 from tuning import fastest
 
 Settings = dict[str, Any]
-_LEAST_PAIRS = 4
+# Each would end an epoch of the trainer, where it makes its iterators anew.
+_ROUNDS_OF_AN_EPOCH = 100
 
 
 class RecordedLoss(ListNetLoss):
@@ -98,9 +106,10 @@ class SentenceTransformersSide:
         }
 
     def check(self) -> dict[str, Any]:
-        """The loss of each step of a round, from the initial weights."""
+        """The first step's gradient norm, and the loss of each step of a round, from the initial weights."""
+        norm = self._gradient_norm()
         self.run_round()
-        return {"values": [float(value) for value in self.loss.values]}
+        return {"values": [norm, *(float(value) for value in self.loss.values)]}
 
     def run_round(self) -> dict[str, Any]:
         """The steps of a round."""
@@ -113,31 +122,45 @@ class SentenceTransformersSide:
         }
 
     def _choose_pairs_at_once(self) -> tuple[int, dict[str, float]]:
-        """The fastest of 4, 8, ... and all pairs of a step, by forward and backward passes of the first."""
-        batch = self.settings["lists"][: self.settings["lists_per_step"]]
-        inputs = [[one["query"] for one in batch], [one["documents"] for one in batch]]
-        labels = [torch.tensor(one["labels"], device=self.model.device) for one in batch]
-        on_gpu = self.model.device.type == "cuda"
-        bfloat16 = self.settings["dtype"] == "bfloat16"
-        self.model.train()
+        """The fastest of 1, 2, 4, ... and all pairs of a step, by the first one's forward and backward."""
 
         def run(pairs: int) -> None:
             self.loss.mini_batch_size = pairs
-            with torch.autocast(self.model.device.type, torch.bfloat16, enabled=bfloat16):
-                loss = self.loss(inputs, labels)
-            loss.backward()
+            self._run_backward()
             self.model.zero_grad()
-            if on_gpu:
+            if torch.cuda.is_available():
                 torch.cuda.synchronize()
 
-        chosen, seconds = fastest(list(_powers(sum(len(one["documents"]) for one in batch))), run)
+        pairs = sum(len(one["documents"]) for one in self._first_lists())
+        chosen, seconds = fastest(list(_powers(pairs)), run, **tuning_options())
         self.loss.mini_batch_size = chosen
         return chosen, seconds
 
+    def _gradient_norm(self) -> float:
+        """Of the first step's loss, before it is clipped."""
+        self._run_backward()
+        norms = [
+            torch.linalg.vector_norm(p.grad.float()) for p in self.model.parameters() if p.grad is not None
+        ]
+        self.model.zero_grad()
+        return float(torch.linalg.vector_norm(torch.stack(norms)))
+
+    def _run_backward(self) -> None:
+        lists, device = self._first_lists(), self.model.device
+        inputs = [[one["query"] for one in lists], [one["documents"] for one in lists]]
+        labels = [torch.tensor(one["labels"], device=device) for one in lists]
+        self.model.train()
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.settings["dtype"] == "bfloat16"):
+            loss = self.loss(inputs, labels)
+        loss.backward()
+
+    def _first_lists(self) -> list[Settings]:
+        return self.settings["lists"][: self.settings["lists_per_step"]]
+
 
 def _powers(most: int) -> Iterator[int]:
-    """4, 8, 16, ... below `most`, then `most`."""
-    pairs = _LEAST_PAIRS
+    """1, 2, 4, ... below `most`, then `most`."""
+    pairs = 1
     while pairs < most:
         yield pairs
         pairs *= 2
@@ -168,7 +191,8 @@ def make_trainer(
         save_strategy="no",
         disable_tqdm=True,
     )
-    columns = {name: [one[name] for one in settings["lists"]] for name in ("query", "documents", "labels")}
+    lists = settings["lists"] * _ROUNDS_OF_AN_EPOCH
+    columns = {name: [one[name] for one in lists] for name in ("query", "documents", "labels")}
     data = Dataset.from_dict(columns)
     return InOrder(model=model, args=options, train_dataset=data, loss=loss, callbacks=[callback])
 

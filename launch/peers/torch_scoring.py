@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 import numpy as np
-from torch_device import forget_peak, torch_peak_bytes
+from torch_device import forget_peak, torch_peak_bytes, tuning_options
 from tuning import fastest
 
 
@@ -24,7 +24,7 @@ class TorchScoringSide:
         """Chooses the batch size."""
         sample = [self.pairs[place] for place in self.settings["tuning"]]
         sizes = self.settings["batch_sizes"]
-        self.batch_size, seconds = fastest(sizes, lambda size: self.scores(sample, size))
+        self.batch_size, seconds = fastest(sizes, lambda size: self.scores(sample, size), **tuning_options())
         forget_peak()
         return {
             "facts": {"batch_size": self.batch_size, "seconds_by_batch_size": seconds},

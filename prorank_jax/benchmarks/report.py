@@ -107,7 +107,7 @@ def result_table(result: BenchmarkResult) -> Table:
             f"{side.seconds:.3g}",
             f"{side.compile_seconds:.3g}",
             "" if memory is None else f"{memory / GIB:.2f}",
-            "" if share is None else f"{share:.0%}",
+            "" if share is None else f"{share:.0%} of {side.facts['peak_flops'] / 1e9:,.0f} GFLOP/s",
         )
     return table
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from prorank_jax.benchmarks.environments import has_cuda
 from prorank_jax.benchmarks.options import ATTENTION_HELP, BenchmarkOptions, attention_of
 from prorank_jax.benchmarks.peer_model import QWEN2_THIRD, PeerModel, export_peer_model
 from prorank_jax.benchmarks.work import shared_settings, write_settings
@@ -21,10 +22,13 @@ from prorank_jax.evaluation.first_stage import counted_queries, make_first_stage
 from prorank_jax.evaluation.names import PARTS, naming, parse_dataset
 from prorank_jax.flops import read_flops
 from prorank_jax.input_checks import Pair
+from prorank_jax.machine import may_use_nvidia
 from prorank_jax.models.config import ModelConfig
 from prorank_jax.shared_prefix import shared_length
 
 CHECKED_PAIRS = 20
+# What the peer may choose from; it stops where one is slower than the best so far.
+CPU_BATCHES, GPU_BATCHES = (1, 2, 4, 8, 16, 32), (8, 16, 32, 64, 128, 256)
 
 
 @dataclass(frozen=True)
@@ -36,14 +40,14 @@ class ScoringWork:
         top_k: candidates of each, by BM25.
         batch_size: of our side.
         attention: of our side, as `model.attention` of a run.
-        peer_batches: batch sizes of the peer, which takes the fastest before the rounds.
+        peer_batches: ascending batch sizes of the peer, which takes the fastest before the rounds.
     """
 
     queries: int = 50
     top_k: int = 20
     batch_size: int = 32
     attention: str = "xla"
-    peer_batches: tuple[int, ...] = (4, 8, 16, 32)
+    peer_batches: tuple[int, ...] = CPU_BATCHES
 
     def __post_init__(self) -> None:
         for name in ("queries", "top_k", "batch_size"):
@@ -51,6 +55,13 @@ class ScoringWork:
         require_choice("attention", self.attention, ATTENTION_IMPLEMENTATIONS)
         valid = bool(self.peer_batches) and min(self.peer_batches) >= 1
         require(valid, "peer_batches", self.peer_batches, "name at least one whole number above 0")
+        object.__setattr__(self, "peer_batches", tuple(sorted(set(self.peer_batches))))
+
+
+BATCHES_HELP = (
+    f"batch sizes that the peer tries first ({' '.join(map(str, CPU_BATCHES))}; "
+    f"with an NVIDIA GPU {' '.join(map(str, GPU_BATCHES))})"
+)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -61,7 +72,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--top_k", type=int, help=f"candidates of each query, by BM25 ({ScoringWork.top_k})")
     add("--batch_size", type=int, default=ScoringWork.batch_size, help="of our side (%(default)s)")
     add("--attention", help=ATTENTION_HELP)
-    add("--peer_batches", type=int, nargs="+", help="batch sizes that the peer tries first (4 8 16 32)")
+    add("--peer_batches", type=int, nargs="+", help=BATCHES_HELP)
 
 
 def work_from(given: argparse.Namespace) -> ScoringWork:
@@ -70,7 +81,10 @@ def work_from(given: argparse.Namespace) -> ScoringWork:
     Raises:
         ValueError: a value that cannot work.
     """
-    default = ScoringWork(queries=2, top_k=5, peer_batches=(2, 4)) if given.quick else ScoringWork()
+    on_gpu = has_cuda() and may_use_nvidia()
+    default = ScoringWork(peer_batches=GPU_BATCHES if on_gpu else CPU_BATCHES)
+    if given.quick:
+        default = ScoringWork(queries=2, top_k=5, peer_batches=(2, 4))
     return ScoringWork(
         queries=default.queries if given.queries is None else given.queries,
         top_k=default.top_k if given.top_k is None else given.top_k,

@@ -6,13 +6,20 @@ import json
 import numpy as np
 import pytest
 
+from prorank_jax.benchmarks import scoring_work
 from prorank_jax.benchmarks.peer_model import (
     QWEN2_THIRD,
     QWEN2_THIRD_CONFIG,
     export_peer_model,
     read_peer_model,
 )
-from prorank_jax.benchmarks.scoring_work import ScoringWork, least_flops, write_scoring_work
+from prorank_jax.benchmarks.scoring_work import (
+    CPU_BATCHES,
+    GPU_BATCHES,
+    ScoringWork,
+    least_flops,
+    write_scoring_work,
+)
 from prorank_jax.flops import layer_weights, score_step_flops
 from prorank_jax.prompt_settings import PromptSettings, read_prompt_settings
 from prorank_jax.reranker import Reranker
@@ -117,6 +124,14 @@ def test_command_line():
     assert options.max_length == 99
     assert size.queries == 7
     assert size.top_k < ScoringWork.top_k
+
+
+@pytest.mark.parametrize("on_gpu", [True, False])
+def test_the_peer_may_choose_larger_batches_on_a_gpu(on_gpu, monkeypatch):
+    monkeypatch.setattr(scoring_work, "has_cuda", lambda: on_gpu)
+    monkeypatch.setattr(scoring_work, "may_use_nvidia", lambda: on_gpu)
+    assert comparison("scoring")[2].peer_batches == (GPU_BATCHES if on_gpu else CPU_BATCHES)
+    assert comparison("scoring --peer_batches 32 8 8")[2].peer_batches == (8, 32)
 
 
 @pytest.mark.parametrize(
