@@ -21,7 +21,7 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
-from prorank_jax.checkpoint_reading import DamagedCheckpointError, compare_digests, read_items
+from prorank_jax.checkpoint_reading import DamagedCheckpointError, compare_digests
 from prorank_jax.killed_saves import delete_killed_saves
 from prorank_jax.launching import AgreedOutageError
 from prorank_jax.processes import gather_texts, leads, succeed_together
@@ -29,10 +29,11 @@ from prorank_jax.run_folder import CHECKPOINTS_FOLDER
 from prorank_jax.saved_state import (
     are_apart,
     bytes_of,
-    joined,
-    parts_to_read,
+    check_frozen,
+    drop_frozen,
+    is_of_frozen,
     parts_to_save,
-    read_frozen,
+    read_step,
     save_frozen,
 )
 from prorank_jax.state_digest import state_digests
@@ -126,10 +127,12 @@ class Checkpoints:
                 model=ocp.args.JsonSave(model),
                 digests=ocp.args.JsonSave(state_digests(state) | {"iterator": _text_digest(iterator)}),
             )
+            if apart and not steps:
+                drop_frozen(self._folder)
             # Orbax tells of a full disk too, but once for each of the files it could not write.
             if "://" not in str(self._folder):
                 check_room(self._folder, bytes_of(changing if steps else state) + SPARE_BYTES)
-            if apart and not steps:  # what is there without a step may be of another start
+            if apart and not steps:
                 save_frozen(self._folder, state.frozen)
             self._manager.save(step, args=content)
 
@@ -142,29 +145,20 @@ class Checkpoints:
             DamagedCheckpointError: in all of them, where one cannot read it or it is not what was saved.
             OSError: this machine cannot read it at present.
         """
-        restored, expected = _refused_by_all(partial(self._read, step, like))
-        _refused_by_all(partial(self._compare, step, restored, expected))
+        restored, expected, apart = _refused_by_all(partial(self._read, step, like))
+        _refused_by_all(partial(self._compare, step, restored, expected, apart))
         return restored
 
-    def _read(self, step: int, like: TrainState) -> tuple[Restored, dict[str, int]]:
-        """A step and the fingerprints that were saved with it; waits for no other process."""
-        apart = are_apart(self._folder, like.frozen, [step])
-        changing = dataclasses.replace(like, frozen={}) if apart else like
-        folder = self._folder / str(step)
-        parts = parts_to_read(folder, changing)
-        wanted = ocp.args.Composite(
-            **{name: ocp.args.StandardRestore(part) for name, part in parts.items()},
-            iterator=ocp.args.JsonRestore(),
-            digests=ocp.args.JsonRestore(),
-        )
-        restored = read_items(folder, wanted)
-        state = joined(restored)
-        if apart:
-            state = dataclasses.replace(state, frozen=read_frozen(self._folder, like.frozen))
-        return Restored(state, restored["iterator"]), restored["digests"]
+    def _read(self, step: int, like: TrainState) -> tuple[Restored, dict[str, int], bool]:
+        """A step, the fingerprints that were saved with it, and whether its frozen weights lie beside it."""
+        others = {"iterator": ocp.args.JsonRestore(), "digests": ocp.args.JsonRestore()}
+        items, apart = read_step(self._folder, step, like, others)
+        return Restored(items["state"], items["iterator"]), items["digests"], apart
 
-    def _compare(self, step: int, restored: Restored, expected: dict[str, int]) -> None:
+    def _compare(self, step: int, restored: Restored, expected: dict[str, int], apart: bool) -> None:
         """Refuses what is not as it was saved; every process calls it, for each holds a part of the state."""
+        if apart:
+            check_frozen(self._folder, restored.state.frozen, expected)
         found = state_digests(restored.state) | {"iterator": _text_digest(restored.iterator)}
         compare_digests(self._folder / str(step), found, expected)
 
@@ -174,7 +168,7 @@ class Checkpoints:
         Damaged steps above it are renamed, so that they can be saved anew. Every process calls it.
 
         Raises:
-            ValueError: every step is damaged; nothing was changed.
+            ValueError: every step is damaged, or what all of them need; nothing was changed.
             OSError: this machine cannot read a step at present, or the processes see other steps; nothing
                 was changed.
         """
@@ -183,6 +177,8 @@ class Checkpoints:
             try:
                 restored = self.restore(step, like)
             except DamagedCheckpointError as error:
+                if is_of_frozen(self._folder, error):
+                    raise
                 _log.warning("skipping a damaged checkpoint: %s", error)
                 damaged.append(step)
             else:

@@ -11,16 +11,22 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.sharding import NamedSharding, PartitionSpec
 
-from prorank_jax.checkpoint_reading import DamagedCheckpointError, compare_digests, read_items
+from prorank_jax.checkpoint_reading import (
+    DamagedCheckpointError,
+    compare_digests,
+    read_items,
+    refusing_damage,
+)
 from prorank_jax.models.config import ModelConfig
 from prorank_jax.models.lora import add_product_in_place, combine, merge_factors, split_factors
 from prorank_jax.models.transformer import Transformer, abstract_params
 from prorank_jax.models.weights import default_sharding
 from prorank_jax.run_folder import CHECKPOINTS_FOLDER
 from prorank_jax.run_names import check_step
-from prorank_jax.saved_state import STATE_ITEM, are_apart, read_frozen
+from prorank_jax.saved_state import STATE_ITEM, are_apart, check_frozen, is_of_frozen, read_frozen
 from prorank_jax.stage_options import LoraOptions
 from prorank_jax.state_digest import state_digests
+from prorank_jax.storage_faults import within_reach
 from prorank_jax.types import Params
 
 
@@ -71,13 +77,16 @@ def _restore_state(output_dir: Path, item: dict[str, Any], named: int | None) ->
         try:
             return _read_state(folder, step, item)
         except DamagedCheckpointError as error:
+            if is_of_frozen(folder, error):
+                raise
             raise DamagedCheckpointError(
                 f"{error}; take its folder away to use the step before it, or name another one as RUN@STEP"
             ) from error
 
 
 def _read_state(folder: epath.Path, step: int, item: dict[str, Any]) -> dict[str, Any]:
-    apart = are_apart(folder, item.get("frozen", {}), [step])
+    with refusing_damage(folder / str(step)), within_reach(folder):
+        apart = are_apart(folder, item.get("frozen", {}), [step])
     changing = {name: tree for name, tree in item.items() if not (apart and name == "frozen")}
     how = ocp.args.PyTreeRestore(
         item=changing,
@@ -89,5 +98,6 @@ def _read_state(folder: epath.Path, step: int, item: dict[str, Any]) -> dict[str
     state: dict[str, Any] = restored[STATE_ITEM]
     if apart:
         state["frozen"] = read_frozen(folder, item["frozen"])
+        check_frozen(folder, state["frozen"], restored["digests"])
     compare_digests(folder / str(step), state_digests(state), restored["digests"])
     return state

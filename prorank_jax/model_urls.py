@@ -109,7 +109,7 @@ def _is_of_a_model(name: str) -> bool:
 
 
 def _fetch_run(there: epath.Path, here: Path, chosen: int | None) -> None:
-    has_frozen = (there / CHECKPOINTS_FOLDER / FROZEN_FOLDER).is_dir()
+    has_frozen = chosen is not None and (there / CHECKPOINTS_FOLDER / FROZEN_FOLDER).is_dir()
     needed = (str(chosen), FROZEN_FOLDER) if has_frozen else (str(chosen),)
 
     def is_needed(name: str) -> bool:

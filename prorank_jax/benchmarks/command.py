@@ -156,7 +156,8 @@ def compare_sides(
 
     def show(side: str, number: int, done: Round) -> None:
         kind = "warm-up" if number < options.warmup else f"round {number - options.warmup + 1}"
-        console.print(f"{side}: {kind}, {done.seconds:.3g} s", highlight=False)
+        compiled = f", {done.compiled_again} programs compiled in it" if done.compiled_again else ""
+        console.print(f"{side}: {kind}, {done.seconds:.3g} s{compiled}", highlight=False)
 
     first, second = commands
     sides: list[SideProcess] = []

@@ -1,4 +1,7 @@
-"""One point of a growth curve as a compiled step with random weights and tokens: time depends on neither."""
+"""One point of a growth curve as a compiled step with random weights and tokens.
+
+Its time depends on neither, but in stage 1 on how far the completions of a group differ (`--temperature`).
+"""
 
 from __future__ import annotations
 

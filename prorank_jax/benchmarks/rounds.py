@@ -23,11 +23,15 @@ class Side(Protocol):
 
 @dataclass(frozen=True)
 class Round:
-    """One measured round: seconds, units of work, and the peak memory so far in bytes (None: unknown)."""
+    """One measured round: seconds, units of work, and the peak memory so far in bytes (None: unknown).
+
+    A side that counts them says how many programs it compiled in that time: none, after a warm-up.
+    """
 
     seconds: float
     units: float
     peak_bytes: int | None = None
+    compiled_again: int = 0
 
     @property
     def speed(self) -> float:
@@ -55,7 +59,12 @@ def read_round(side: str, answer: Answer) -> Round:
         if not isinstance(value, int | float) or not 0 < value < math.inf:
             raise ValueError(f"{side}: {name}={value!r} in its answer to round; a number above 0 is due")
     peak = answer.get("peak_bytes")
-    return Round(float(answer["seconds"]), float(answer["units"]), None if peak is None else int(peak))
+    return Round(
+        float(answer["seconds"]),
+        float(answer["units"]),
+        None if peak is None else int(peak),
+        int(answer.get("compiled_again", 0)),
+    )
 
 
 def alternate(

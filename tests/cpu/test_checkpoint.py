@@ -30,6 +30,7 @@ from prorank_jax.stage_options import LoraOptions
 from prorank_jax.storage_faults import OutOfReachError
 from prorank_jax.train_state import init_state, train_state_shardings
 from prorank_jax.types import TrainState
+from tests.cpu.damage import cut_off, files_of, flip_a_bit
 from tests.cpu.models.checkpoint_files import assert_bit_equal
 from tests.cpu.tiny import tiny_config, tiny_model
 
@@ -119,20 +120,6 @@ def test_a_killed_save_that_cannot_be_deleted_is_told_of_and_stops_nothing(tmp_p
         assert checkpoints.latest() == 4
     (told,) = (record.getMessage() for record in caplog.records if record.name == "prorank_jax.killed_saves")
     assert told.startswith(f"{left}: left by a killed save, and cannot be deleted")
-
-
-def files_of(step: Path) -> list[Path]:
-    return [file.relative_to(step) for file in sorted(step.rglob("*")) if file.is_file()]
-
-
-def flip_a_bit(file: Path) -> None:
-    content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 1
-    file.write_bytes(content)
-
-
-def cut_off(file: Path) -> None:
-    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
 
 def test_a_data_position_that_is_not_what_was_saved_is_damage(tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 from functools import cache
 from pathlib import Path
@@ -13,6 +15,7 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 import pytest
+from etils import epath
 
 import prorank_jax.checkpoint
 import prorank_jax.checkpoint_params
@@ -27,6 +30,7 @@ from prorank_jax.sharding import make_mesh
 from prorank_jax.stage_options import LoraOptions
 from prorank_jax.train_state import init_state, train_state_shardings
 from prorank_jax.types import TrainState
+from tests.cpu.damage import cut_off, files_of, flip_a_bit
 from tests.cpu.models.checkpoint_files import assert_bit_equal
 from tests.cpu.tiny import tiny_config, tiny_model
 
@@ -138,13 +142,59 @@ def test_weights_of_another_start_are_noticed(tmp_path):
     for folder in (tmp_path, tmp_path / "other"):
         (folder / CHECKPOINTS_FOLDER / FROZEN_FOLDER).rename(folder / FROZEN_FOLDER)
     (tmp_path / "other" / FROZEN_FOLDER).rename(tmp_path / CHECKPOINTS_FOLDER / FROZEN_FOLDER)
-    with (
-        Checkpoints(tmp_path, keep=5) as checkpoints,
-        pytest.raises(DamagedCheckpointError, match=r"frozen/.* is not what was saved"),
-    ):
-        checkpoints.restore(1, abstract(some_state(1)))
-    with pytest.raises(DamagedCheckpointError, match=r"frozen/.* is not what was saved"):
+    told = r"checkpoints/frozen: frozen/.* is not what was saved; all checkpoints need it: bring it back"
+    with Checkpoints(tmp_path, keep=5) as checkpoints, pytest.raises(DamagedCheckpointError, match=told):
+        checkpoints.restore_newest(abstract(some_state(1)))
+    assert (tmp_path / CHECKPOINTS_FOLDER / "1").is_dir()  # it is intact, and not set aside
+    with pytest.raises(DamagedCheckpointError, match=told) as caught:
         restore_params(tmp_path, tiny_config(), LORA)
+    assert "take its folder away" not in str(caught.value)
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, flip_a_bit, cut_off])
+def test_whichever_file_of_them_is_damaged_no_step_is_set_aside(tmp_path, damage):
+    save(tmp_path / "intact", some_state(1), some_state(2))
+    refused = set()
+    for number, file in enumerate(files_of(tmp_path / "intact" / CHECKPOINTS_FOLDER / FROZEN_FOLDER)):
+        folder = tmp_path / str(number)
+        shutil.copytree(tmp_path / "intact", folder)
+        damage(folder / CHECKPOINTS_FOLDER / FROZEN_FOLDER / file)
+        with Checkpoints(folder, keep=5) as checkpoints:
+            try:
+                found = checkpoints.restore_newest(abstract(some_state(2)))
+            except ValueError:
+                refused.add(str(file))
+            else:
+                assert found is not None
+                assert found[1] == 2
+                assert_same_state(found[0].state, some_state(2))
+        assert {"1", "2"} <= {path.name for path in (folder / CHECKPOINTS_FOLDER).iterdir()}
+        shutil.rmtree(folder)
+    assert any("/d/" in name for name in refused)  # the arrays themselves
+
+
+@pytest.mark.parametrize("place", [f"{FROZEN_FOLDER}/weights", f"2/{OPTIMIZER_ITEM}"])
+def test_a_passing_fault_of_the_disk_is_no_damage(tmp_path, place, monkeypatch):
+    """`exists` would say that nothing is there, and an intact step would be read in the wrong way."""
+    save(tmp_path, some_state(1), some_state(2))
+    kind = type(epath.Path(tmp_path))
+    look = kind.stat
+
+    def fail_once(path, *given):
+        if str(path).endswith(f"{place}/_METADATA"):
+            monkeypatch.setattr(kind, "stat", look)
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+        return look(path, *given)
+
+    monkeypatch.setattr(kind, "stat", fail_once)
+    with Checkpoints(tmp_path, keep=5) as checkpoints:
+        with pytest.raises(OSError, match=r"[Ss]tale") as caught:
+            checkpoints.restore_newest(abstract(some_state(2)))
+        assert not isinstance(caught.value, ValueError)
+        assert not list(tmp_path.rglob("*.damaged"))
+        found = checkpoints.restore_newest(abstract(some_state(2)))
+    assert found is not None
+    assert found[1] == 2
 
 
 def test_without_them_a_step_is_no_use(tmp_path):

@@ -62,3 +62,9 @@ def test_the_ratio_is_of_speeds_and_its_median_is_of_pairs():
 def test_a_round_without_time_or_work_is_refused(answer):
     with pytest.raises(ValueError, match=r"torch: (seconds|units)=.*a number above 0"):
         read_round("torch", answer)
+
+
+def test_programs_that_a_side_compiled_in_a_round_are_known():
+    answer = {"seconds": 1.0, "units": 2}
+    assert read_round("ours", answer).compiled_again == 0
+    assert read_round("ours", answer | {"compiled_again": 3}).compiled_again == 3
