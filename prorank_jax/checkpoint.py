@@ -173,17 +173,20 @@ class Checkpoints:
                 was changed.
         """
         damaged: list[int] = []
+        of_frozen: DamagedCheckpointError | None = None
         for step in self._steps_seen_by_all():
             try:
                 restored = self.restore(step, like)
             except DamagedCheckpointError as error:
-                if is_of_frozen(self._folder, error):
-                    raise
                 _log.warning("skipping a damaged checkpoint: %s", error)
+                if is_of_frozen(self._folder, error):
+                    of_frozen = error  # unless an older step agrees with them
                 damaged.append(step)
             else:
                 self._set_aside(damaged)
                 return restored, step
+        if of_frozen is not None:
+            raise of_frozen
         if damaged:
             raise ValueError(
                 f"{self._folder}: none of the checkpoints {sorted(damaged)} can be read; bring one back "

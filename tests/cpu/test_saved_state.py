@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 from functools import cache
@@ -171,6 +172,20 @@ def test_whichever_file_of_them_is_damaged_no_step_is_set_aside(tmp_path, damage
         assert {"1", "2"} <= {path.name for path in (folder / CHECKPOINTS_FOLDER).iterdir()}
         shutil.rmtree(folder)
     assert any("/d/" in name for name in refused)  # the arrays themselves
+
+
+def test_a_step_with_a_damaged_fingerprint_of_them_is_set_aside(tmp_path):
+    """The step before it says that the weights themselves are intact."""
+    save(tmp_path, some_state(1), some_state(2))
+    (digests,) = (file for file in (tmp_path / CHECKPOINTS_FOLDER / "2" / "digests").rglob("metadata"))
+    content = json.loads(digests.read_text())
+    content["frozen/embedding"] ^= 1
+    digests.write_text(json.dumps(content))
+    with Checkpoints(tmp_path, keep=5) as checkpoints:
+        found = checkpoints.restore_newest(abstract(some_state(1)))
+    assert found is not None
+    assert found[1] == 1
+    assert (tmp_path / CHECKPOINTS_FOLDER / "2.damaged").is_dir()
 
 
 @pytest.mark.parametrize("place", [f"{FROZEN_FOLDER}/weights", f"2/{OPTIMIZER_ITEM}"])
