@@ -115,8 +115,9 @@ class Checkpoints:
         """
         if step == self.latest():
             return
-        self.wait()  # for what decides where the frozen weights go: whether there is a complete step
         with within_reach(self._folder / str(step)):
+            # Whether there is a complete step decides where the frozen weights go.
+            self._manager.wait_until_finished()
             steps = list(self._manager.all_steps())
             apart = are_apart(self._folder, state.frozen, steps)
             changing = dataclasses.replace(state, frozen={}) if apart else state
