@@ -63,7 +63,7 @@ def test_scoring(peer, tiny_folder, tmp_path, peer_python):
 def test_ranking(tiny_folder, tmp_path, peer_python):
     size = RankingWork(lists=2, list_size=3, steps=2, remat="none")
     result = compare("ranking", "sentence-transformers", size, tiny_folder, tmp_path, peer_python)
-    assert result.agreement.values == 2
+    assert result.agreement.values == 1 + size.steps  # a gradient norm, and losses
     assert result.agreement.largest_difference <= 1e-4
-    assert result.peer.facts["pairs_at_once"] in (4, 6)
+    assert result.peer.facts["pairs_at_once"] in (1, 2, 4, 6)
     assert result.ours.rounds[0].units == result.peer.rounds[0].units == 4
