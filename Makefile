@@ -22,7 +22,7 @@ help:
 	@echo "make demo-long the same with more steps: about half an hour"
 	@echo "make test      tests on the CPU: six minutes on two cores"
 	@echo "make test-runs whole runs, killed, moved, in several processes, and the commands of README and docs: nine minutes"
-	@echo "make test-robustness  kill runs at a hundred random moments: about twenty minutes"
+	@echo "make test-robustness  kill runs at 150 random moments: about half an hour"
 	@echo "make test-tpu  compile the training and scoring steps for TPU; needs no TPU"
 	@echo "make test-tpu-device  compare attention, scoring and both stages on a TPU with the CPU"
 	@echo "make test-cuda compare attention, scoring and both stages on an NVIDIA GPU with the CPU"
