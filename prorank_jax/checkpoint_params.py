@@ -96,8 +96,8 @@ def _read_state(folder: epath.Path, step: int, item: dict[str, Any]) -> dict[str
     wanted = ocp.args.Composite(**{STATE_ITEM: how}, digests=ocp.args.JsonRestore())
     restored = read_items(folder / str(step), wanted)
     state: dict[str, Any] = restored[STATE_ITEM]
+    compare_digests(folder / str(step), state_digests(state), restored["digests"])
     if apart:
         state["frozen"] = read_frozen(folder, item["frozen"])
         check_frozen(folder, state["frozen"], restored["digests"])
-    compare_digests(folder / str(step), state_digests(state), restored["digests"])
     return state

@@ -94,9 +94,14 @@ def _dtype_of(given: argparse.Namespace) -> str:
     return given.dtype or ("bfloat16" if may_use_accelerator() else "float32")
 
 
+def uses_nvidia() -> bool:
+    """Whether both sides will compute on an NVIDIA GPU."""
+    return has_cuda() and may_use_nvidia()
+
+
 def attention_of(given: argparse.Namespace) -> str:
     """What a parsed command line asks of our side; on NVIDIA GPUs cuDNN's attention, where it can."""
-    can_use_cudnn = has_cuda() and may_use_nvidia() and _dtype_of(given) == "bfloat16"
+    can_use_cudnn = uses_nvidia() and _dtype_of(given) == "bfloat16"
     return given.attention or ("cudnn" if can_use_cudnn else "xla")
 
 

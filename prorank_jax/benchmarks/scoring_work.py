@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from prorank_jax.benchmarks.environments import has_cuda
-from prorank_jax.benchmarks.options import ATTENTION_HELP, BenchmarkOptions, attention_of
+from prorank_jax.benchmarks.options import ATTENTION_HELP, BenchmarkOptions, attention_of, uses_nvidia
 from prorank_jax.benchmarks.peer_model import QWEN2_THIRD, PeerModel, export_peer_model
 from prorank_jax.benchmarks.work import shared_settings, write_settings
 from prorank_jax.config import ATTENTION_IMPLEMENTATIONS
@@ -22,7 +21,6 @@ from prorank_jax.evaluation.first_stage import counted_queries, make_first_stage
 from prorank_jax.evaluation.names import PARTS, naming, parse_dataset
 from prorank_jax.flops import read_flops
 from prorank_jax.input_checks import Pair
-from prorank_jax.machine import may_use_nvidia
 from prorank_jax.models.config import ModelConfig
 from prorank_jax.shared_prefix import shared_length
 
@@ -81,8 +79,7 @@ def work_from(given: argparse.Namespace) -> ScoringWork:
     Raises:
         ValueError: a value that cannot work.
     """
-    on_gpu = has_cuda() and may_use_nvidia()
-    default = ScoringWork(peer_batches=GPU_BATCHES if on_gpu else CPU_BATCHES)
+    default = ScoringWork(peer_batches=GPU_BATCHES if uses_nvidia() else CPU_BATCHES)
     if given.quick:
         default = ScoringWork(queries=2, top_k=5, peer_batches=(2, 4))
     return ScoringWork(

@@ -123,13 +123,17 @@ def kill_at(config: Path, folder: Path, cache: Path, moment: Moment) -> bool:
     return code != 0
 
 
-def contents(folder: Path, steps: int) -> dict[str, Any]:
-    """What must not differ: metrics without speeds, probes, the last state byte by byte, where data stood."""
+def saved_state(step: Path) -> list[Any]:
+    """The state in the folder of a checkpoint, as it lies there."""
     import orbax.checkpoint as ocp
 
-    last = folder / CHECKPOINTS_FOLDER / str(steps)
     with ocp.StandardCheckpointer() as reader:
-        state = [reader.restore(last / item) for item in (STATE_ITEM, OPTIMIZER_ITEM)]
+        return [reader.restore(step / item) for item in (STATE_ITEM, OPTIMIZER_ITEM)]
+
+
+def contents(folder: Path, steps: int) -> dict[str, Any]:
+    """What must not differ: metrics without speeds, probes, the last state byte by byte, where data stood."""
+    last = folder / CHECKPOINTS_FOLDER / str(steps)
     metrics = [
         {name: value for name, value in record.items() if name not in SPEEDS}
         for record in read_lines(folder / METRICS_FILE)
@@ -141,7 +145,7 @@ def contents(folder: Path, steps: int) -> dict[str, Any]:
     return {
         "metrics": metrics,
         "probes": read_lines(folder / PROBES_FILE),
-        "state": [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state)],
+        "state": [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(saved_state(last))],
         "iterator": json.loads((last / "iterator" / "metadata").read_text()),
     }
 

@@ -15,7 +15,6 @@ from unittest.mock import Mock
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
 from rich.console import Console
 
@@ -34,6 +33,7 @@ from prorank_jax.sharding import make_mesh
 from prorank_jax.train import train
 from tests.cpu.shared_programs import sharing_programs
 from tests.cpu.tiny_run import STEPS, tiny_fields, write_collection, write_model_folder
+from tests.runs.killed_runs import saved_state
 
 SPEEDS = {"prompts_per_second", "tokens_per_second", "model_tflops", "compilations"}
 LOGGED = {"step", "reward", "format_rate", "accuracy", "entropy", "kl", "tied_groups", "clip_fraction"}
@@ -89,10 +89,8 @@ OTHER_TEMPLATE = (
 )
 
 
-def saved_state(output_dir: Path, step: int) -> Any:
-    saved = output_dir / "checkpoints" / str(step)
-    with ocp.StandardCheckpointer() as reader:
-        return [reader.restore(saved / item) for item in ("state", "optimizer")]
+def final_state(output_dir: Path) -> Any:
+    return saved_state(output_dir / "checkpoints" / str(STEPS))
 
 
 def without_speeds(output_dir: Path) -> list[dict[str, Any]]:
@@ -103,7 +101,7 @@ def without_speeds(output_dir: Path) -> list[dict[str, Any]]:
 def assert_same_run(ours: Path, theirs: Path) -> None:
     assert without_speeds(ours) == without_speeds(theirs)
     assert read_lines(ours / PROBES_FILE) == read_lines(theirs / PROBES_FILE)
-    mine, expected = jax.tree.leaves(saved_state(ours, STEPS)), jax.tree.leaves(saved_state(theirs, STEPS))
+    mine, expected = jax.tree.leaves(final_state(ours)), jax.tree.leaves(final_state(theirs))
     assert len(mine) == len(expected) > 10
     for a, b in zip(mine, expected, strict=True):
         assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
@@ -255,7 +253,7 @@ def test_a_run_goes_on_with_nothing_but_the_examples_it_began_with(workshop, tmp
 def test_a_finished_run_can_be_run_again(workshop, uninterrupted):
     kept = [METRICS_FILE, PROBES_FILE, "config.yaml"]
     before = [(uninterrupted / name).read_bytes() for name in kept]
-    state = saved_state(uninterrupted, STEPS)
+    state = final_state(uninterrupted)
     first = json.loads((uninterrupted / REPORT_FILE).read_text())
     said = io.StringIO()
     report = train(load_config(None, fields_of(workshop, uninterrupted)), Console(file=said, width=120))
@@ -265,7 +263,7 @@ def test_a_finished_run_can_be_run_again(workshop, uninterrupted):
     assert run(workshop, uninterrupted)["probes"] == first["probes"]
     (uninterrupted / REPORT_FILE).write_text(json.dumps(first))
     assert [(uninterrupted / name).read_bytes() for name in kept] == before
-    jax.tree.map(np.testing.assert_array_equal, saved_state(uninterrupted, STEPS), state)
+    jax.tree.map(np.testing.assert_array_equal, final_state(uninterrupted), state)
     assert report["after"]["step"] == STEPS
 
 
@@ -379,5 +377,5 @@ def test_numbers_gone_bad_stop_the_run_and_leave_its_checkpoint(workshop):
     assert "optimizer.learning_rate" in str(caught.value)
     records = read_lines(folder / METRICS_FILE)
     assert [record["skipped"] for record in records] == [0, 1, 1, 1, 1, 1]
-    leaves = jax.tree.leaves(saved_state(folder, 4))
+    leaves = jax.tree.leaves(saved_state(folder / "checkpoints" / "4"))
     assert all(np.isfinite(leaf).all() for leaf in leaves if leaf.dtype.kind == "f")

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from prorank_jax.benchmarks import scoring_work
+from prorank_jax.benchmarks import options
 from prorank_jax.benchmarks.peer_model import (
     QWEN2_THIRD,
     QWEN2_THIRD_CONFIG,
@@ -128,8 +128,8 @@ def test_command_line():
 
 @pytest.mark.parametrize("on_gpu", [True, False])
 def test_the_peer_may_choose_larger_batches_on_a_gpu(on_gpu, monkeypatch):
-    monkeypatch.setattr(scoring_work, "has_cuda", lambda: on_gpu)
-    monkeypatch.setattr(scoring_work, "may_use_nvidia", lambda: on_gpu)
+    monkeypatch.setattr(options, "has_cuda", lambda: on_gpu)
+    monkeypatch.setattr(options, "may_use_nvidia", lambda: on_gpu)
     assert comparison("scoring")[2].peer_batches == (GPU_BATCHES if on_gpu else CPU_BATCHES)
     assert comparison("scoring --peer_batches 32 8 8")[2].peer_batches == (8, 32)
 
