@@ -52,23 +52,31 @@ class BatchShapes:
         return fitting[-1] if fitting else self.rows[0]
 
 
-def make_batch_shapes(max_length: int, batch_size: int, ways: int, step: int = WIDTH_STEP) -> BatchShapes:
-    """Widths in steps of `step` up to 256, then twice as long ones in each octave; rows in powers of two.
+def make_batch_shapes(max_length: int, batch_size: int, ways: int) -> BatchShapes:
+    """Widths as in `width_ladder`; rows in powers of two.
 
     Args:
         max_length: of a prompt, in tokens.
         batch_size: B of a full batch; rounded up to a multiple of `ways`.
         ways: over how many devices the rows of a batch are split; they are multiples of it.
-        step: at most 256, a power of two. Half of it is about the padding of a prompt.
     """
-    widths, width = [], step
-    while width < max_length:
-        widths.append(width)
-        width += step * 2 ** max(0, width.bit_length() - 8)
     most = -(-batch_size // ways) * ways
     powers = range((most // ways).bit_length())
     rows = sorted({*(ways * 2**power for power in powers), most})
-    return BatchShapes(rows=tuple(rows), widths=(*widths, max_length))
+    return BatchShapes(rows=tuple(rows), widths=width_ladder(max_length))
+
+
+def width_ladder(most: int, *, whole: bool = False) -> tuple[int, ...]:
+    """Ascending lengths up to `most`: steps of 32 up to 256, then twice as long ones in each octave.
+
+    Args:
+        whole: ends with the next such length instead of with `most` itself.
+    """
+    widths, width = [], WIDTH_STEP
+    while width < most:
+        widths.append(width)
+        width += WIDTH_STEP * 2 ** max(0, width.bit_length() - 8)
+    return (*widths, width if whole else most)
 
 
 def plan_batches(lengths: Sequence[int], shapes: BatchShapes, config: ModelConfig) -> list[np.ndarray]:

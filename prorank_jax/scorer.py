@@ -14,8 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from prorank_jax.batch_shapes import (
-    WIDTH_STEP,
-    batch_overhead,
+    FULL_BATCH_WIDTH,
     make_batch_shapes,
     pad_batch,
     plan_batches,
@@ -27,11 +26,11 @@ from prorank_jax.input_checks import Pair
 from prorank_jax.look_ahead import results_ahead
 from prorank_jax.models.attention import check_implementation
 from prorank_jax.models.transformer import Transformer
+from prorank_jax.packing import pad_packed, plan_packed
 from prorank_jax.process_rows import put_whole_batch
 from prorank_jax.prompts import AnswerTokens
-from prorank_jax.shared_prefix import pad_lists, plan_lists
-from prorank_jax.steps import make_list_score_step, make_score_step
-from prorank_jax.types import Batch, ListBatch, Params
+from prorank_jax.steps import make_packed_score_step, make_score_step
+from prorank_jax.types import Batch, PackedBatch, Params
 
 # As `rendering` makes them.
 RenderWindow = Callable[[Sequence[Pair]], Sequence[Sequence[int] | np.ndarray]]
@@ -39,6 +38,9 @@ RenderWindow = Callable[[Sequence[Pair]], Sequence[Sequence[int] | np.ndarray]]
 WINDOW = 1024
 # Of all threads together: one that runs, and one that is there when it ends.
 BATCHES_IN_FLIGHT = 2
+# Of a packed row on a CPU, whose caches longer ones outgrow: 1.15 ms a token at 2,048 and at 3,072 of them,
+# 1.29 at 8,192 (eight layers of Qwen2.5-0.5B's shape, two cores of an AMD EPYC).
+CPU_ROW_TOKENS = 3072
 
 
 @dataclass(frozen=True)
@@ -103,13 +105,14 @@ class PairScorer:
             max_length: of a prompt in tokens.
             batch_size: prompts of a full batch.
             share_prefixes: compute what the prompts of a query share once, where its pairs follow each
-                other and that is less work. It pays for many pairs: more shapes are compiled.
+                other, and pack prompts into rows, where that is less work. It pays for many pairs: more
+                shapes are compiled.
         """
         self._ways = mesh.shape["data"] * mesh.shape["fsdp"]
-        # Many pairs on a CPU take hours, beside which it compiles in no time.
-        is_fine = share_prefixes and mesh.devices.flat[0].platform == "cpu"
-        step = WIDTH_STEP // 2 if is_fine else WIDTH_STEP
-        self.shapes = make_batch_shapes(max_length, batch_size, self._ways, step)
+        self.shapes = make_batch_shapes(max_length, batch_size, self._ways)
+        room = self.shapes.rows[-1] // self._ways * FULL_BATCH_WIDTH
+        on_cpu = mesh.devices.flat[0].platform == "cpu"
+        self._row_tokens = min(room, CPU_ROW_TOKENS) if on_cpu else room
         self.compiled_shapes: set[tuple[int, ...]] = set()
         self._starting = threading.Lock()
         self._in_flight: deque[jax.Array] = deque()
@@ -117,7 +120,7 @@ class PairScorer:
         self._mesh = mesh
         self._config = model.config
         self._step = make_score_step(model, answers, mesh)
-        self._list_step = make_list_score_step(model, answers, mesh) if share_prefixes else None
+        self._packed_step = make_packed_score_step(model, answers, mesh) if share_prefixes else None
 
     def score(
         self, render: RenderWindow, pairs: Sequence[Pair], on_scored: Callable[[int], None] | None = None
@@ -181,20 +184,20 @@ class PairScorer:
                     filler = [np.zeros(width, np.int32)] * rows
                     jax.block_until_ready(self._start(pad_batch(filler, range(rows), self.shapes)))
 
-    def _batches(self, prompts: Sequence[np.ndarray], queries: Sequence[str]) -> Iterator[Batch | ListBatch]:
+    def _batches(
+        self, prompts: Sequence[np.ndarray], queries: Sequence[str]
+    ) -> Iterator[Batch | PackedBatch]:
         """The prompts in batches of static shapes; `examples` has their places."""
         shapes, config = self.shapes, self._config
         plans = plan_batches([len(prompt) for prompt in prompts], shapes, config)
-        lists = plan_lists(prompts, queries, shapes, self._ways, config) if self._list_step else None
-        if lists is not None:
-            overhead = batch_overhead(config)
-            shared = sum(plan.flops(config) + overhead for plan in lists)
-            if shared < plan_flops(plans, prompts, shapes, config) + overhead * len(plans):
-                yield from (pad_lists(plan, prompts) for plan in lists)
+        if self._packed_step is not None:
+            packed = plan_packed(prompts, queries, shapes, self._ways, config, self._row_tokens)
+            if sum(plan.flops(config) for plan in packed) < plan_flops(plans, prompts, shapes, config):
+                yield from (pad_packed(plan, prompts) for plan in packed)
                 return
         yield from (pad_batch(prompts, places, shapes) for places in plans)
 
-    def _start(self, batch: Batch | ListBatch) -> jax.Array:
+    def _start(self, batch: Batch | PackedBatch) -> jax.Array:
         # jax lets threads compute at once, but does not say that all devices then get their programs in one
         # order, without which two batches could wait for each other's collectives.
         with self._starting:
@@ -203,14 +206,14 @@ class PairScorer:
             self._in_flight.append(self._compute(batch))
             return self._in_flight[-1]
 
-    def _compute(self, batch: Batch | ListBatch) -> jax.Array:
+    def _compute(self, batch: Batch | PackedBatch) -> jax.Array:
         if isinstance(batch, Batch):
             self.compiled_shapes.add(batch.tokens.shape)
             return self._step(self._params, put_whole_batch(batch, self._mesh))
-        assert self._list_step is not None
-        rows, _, width = batch.tokens.shape
-        self.compiled_shapes.add((rows, batch.prefix.shape[1], width))
-        return self._list_step(self._params, put_whole_batch(batch, self._mesh))
+        assert self._packed_step is not None
+        shape = (*batch.tokens.shape, batch.starts.shape[1], batch.width, batch.prefix_width)
+        self.compiled_shapes.add(shape)
+        return self._packed_step(self._params, put_whole_batch(batch, self._mesh))
 
 
 def _wait_for(result: jax.Array) -> None:

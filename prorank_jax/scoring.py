@@ -10,10 +10,11 @@ import jax.numpy as jnp
 
 from prorank_jax.models.attention import TokenLayout, prompt_layout
 from prorank_jax.models.key_values import LayerKeyValues
+from prorank_jax.models.packed import packed_layout
 from prorank_jax.models.reading import states_behind
 from prorank_jax.models.transformer import Transformer
 from prorank_jax.prompts import AnswerTokens
-from prorank_jax.types import Array, Batch, ListBatch, Params
+from prorank_jax.types import Array, Batch, ListBatch, PackedBatch, Params
 
 
 def relevance_scores(model: Transformer, params: Params, batch: Batch, answers: AnswerTokens) -> jax.Array:
@@ -27,9 +28,11 @@ def relevance_scores(model: Transformer, params: Params, batch: Batch, answers: 
     return score_from_hidden(model, params, last[:, 0], answers)
 
 
-def list_scores(model: Transformer, params: Params, batch: ListBatch, answers: AnswerTokens) -> jax.Array:
-    """Scores of each prompt of each list: [Q, K] float32; what its prompts share runs once. For inference."""
-    return score_from_hidden(model, params, list_states(model, params, batch), answers)
+def packed_scores(model: Transformer, params: Params, batch: PackedBatch, answers: AnswerTokens) -> jax.Array:
+    """Scores behind each segment of packed rows: [R, E] float32. For inference."""
+    ends = jnp.asarray(batch.starts) + jnp.asarray(batch.lengths)
+    last, _ = states_behind(model, params, batch.tokens, packed_layout(batch), ends)
+    return score_from_hidden(model, params, last, answers)
 
 
 def score_from_hidden(model: Transformer, params: Params, last: Array, answers: AnswerTokens) -> jax.Array:

@@ -19,7 +19,7 @@ from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from prorank_jax.config import MeshOptions
-from prorank_jax.types import Batch, ListBatch
+from prorank_jax.types import Batch, ListBatch, PackedBatch
 
 MESH_AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")
@@ -177,7 +177,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-AnyBatch = TypeVar("AnyBatch", Batch, ListBatch)
+AnyBatch = TypeVar("AnyBatch", Batch, ListBatch, PackedBatch)
 
 
 def put_batch(batch: AnyBatch, mesh: Mesh) -> AnyBatch:

@@ -25,7 +25,7 @@ from prorank_jax.policy_gradient import (
 from prorank_jax.prompts import AnswerTokens
 from prorank_jax.rewards import RewardFunction
 from prorank_jax.rollouts import choose_greedily, sample_completions, uniform_draws
-from prorank_jax.scoring import list_scores, relevance_scores
+from prorank_jax.scoring import packed_scores, relevance_scores
 from prorank_jax.sharding import (
     AnyBatch,
     batch_sharding,
@@ -43,7 +43,7 @@ from prorank_jax.train_state import (
     train_state_shardings,
     updates_made,
 )
-from prorank_jax.types import Batch, ListBatch, Params, Rollout, TrainState
+from prorank_jax.types import Batch, PackedBatch, Params, Rollout, TrainState
 
 GrpoStep = Callable[[TrainState, Params | None, Batch, jax.Array], tuple[TrainState, Metrics, jax.Array]]
 
@@ -182,16 +182,13 @@ def make_score_step(
     return _jit_scores(scores, model, mesh)
 
 
-def make_list_score_step(
+def make_packed_score_step(
     model: Transformer, answers: AnswerTokens, mesh: Mesh
-) -> Callable[[Params, ListBatch], jax.Array]:
-    """Builds the jitted `(params, batch) → scores [Q, K] float32`.
+) -> Callable[[Params, PackedBatch], jax.Array]:
+    """Builds the jitted `(params, batch) → scores [R, E] float32` behind each segment of packed rows."""
 
-    What the prompts of a list share runs once.
-    """
-
-    def scores(params: Params, batch: ListBatch) -> jax.Array:
-        return list_scores(model, params, batch, answers)
+    def scores(params: Params, batch: PackedBatch) -> jax.Array:
+        return packed_scores(model, params, batch, answers)
 
     return _jit_scores(scores, model, mesh)
 

@@ -92,6 +92,34 @@ class ListBatch:
 
 
 @flax.struct.dataclass
+class PackedBatch:
+    """Prompts of any length behind each other in R rows of T tokens; what some start with is there once.
+
+    A row holds up to E segments: a whole prompt, what several prompts of one query start with, or the rest of
+    one of those. A filler segment is the row's first token, which belongs to the first one.
+
+    Attributes:
+        tokens: [R, T] int32 token ids; anything behind the last segment.
+        segments: [R, T] int32 the segment of each token; any behind the last one.
+        starts: [R, E] int32 place of each segment's first token.
+        lengths: [R, E] int32 its tokens, at least 1.
+        prefixes: [R, E] int32 the segment that it follows; -1 for none.
+        examples: [R, E] int32 position of the example that ends with it; -1 where none does.
+        width: at least the longest segment.
+        prefix_width: at least the longest that another one follows; 0 where none does.
+    """
+
+    tokens: Array
+    segments: Array
+    starts: Array
+    lengths: Array
+    prefixes: Array
+    examples: Array
+    width: int = flax.struct.field(pytree_node=False)
+    prefix_width: int = flax.struct.field(pytree_node=False)
+
+
+@flax.struct.dataclass
 class Rollout:
     """The sampled completions of a batch of prompts, and what they earned.
 

@@ -14,6 +14,14 @@ from prorank_jax.models.fused import (
     OneSequence,
     fused_attention,
 )
+from prorank_jax.models.packed import (
+    PackedLayout,
+    PackedRows,
+    packed_attention,
+    packed_rows,
+    prefix_lengths,
+    visibility_at_ends,
+)
 from prorank_jax.models.plain import (
     CausalBlocks,
     causal_attention,
@@ -23,7 +31,7 @@ from prorank_jax.models.plain import (
 from prorank_jax.models.splash import LANES, PrefixCausal, splash_attention
 from prorank_jax.types import Array
 
-Visibility = Array | PrefixCausal | CausalBlocks | OneSequence
+Visibility = Array | PrefixCausal | CausalBlocks | OneSequence | PackedRows
 """Who sees whom: a mask [B, Q, S] bool, or what stands in its place where the order is known."""
 
 PROMPT_SEGMENT = 0
@@ -83,7 +91,25 @@ def visibility(queries: TokenLayout, keys: TokenLayout) -> jax.Array:
     return same_sequence & not_later & (key_segments != PADDING_SEGMENT)
 
 
-def visibility_for(implementation: str, layout: TokenLayout, prefix: TokenLayout | None) -> Visibility:
+def visibility_at(places: Array, layout: TokenLayout | PackedLayout, prefix: TokenLayout | None) -> jax.Array:
+    """Who the tokens at some places of each row see: [B, R] int32 → [B, R, S] bool.
+
+    Args:
+        places: of packed rows, those of the last token of each segment.
+        prefix: layout of the prefix, whose keys stand first; None without one.
+    """
+    if isinstance(layout, PackedLayout):
+        return visibility_at_ends(layout)
+    read = TokenLayout(
+        jnp.take_along_axis(jnp.asarray(layout.positions), places, axis=1),
+        jnp.take_along_axis(jnp.asarray(layout.segments), places, axis=1),
+    )
+    return visibility(read, layout if prefix is None else concatenate_layouts(prefix, layout))
+
+
+def visibility_for(
+    implementation: str, layout: TokenLayout | PackedLayout, prefix: TokenLayout | None
+) -> Visibility:
     """Who sees whom, in the form that the implementation takes.
 
     Where a row is one sequence in order, plain attention leaves out blocks that causality hides. The kernels
@@ -95,8 +121,10 @@ def visibility_for(implementation: str, layout: TokenLayout, prefix: TokenLayout
         implementation: `xla`, `splash`, `cudnn`, or, on every backend, `splash_interpreted`, which is slow,
             and `cudnn_emulated`, which is the same around jax's own attention.
         layout: of the queries, whose own keys stand behind those of the prefix.
-        prefix: layout of the prefix; None without one.
+        prefix: layout of the prefix; None without one, as packed rows are.
     """
+    if isinstance(layout, PackedLayout):
+        return packed_rows(layout, visibility_for(implementation, *_segments_apart(layout)))
     queries = layout.positions.shape[1]
     in_order = layout.sequences is not None and (prefix is None or prefix.sequences == 1)
     prefix_visible = None if prefix is None else jnp.asarray(prefix.segments) != PADDING_SEGMENT
@@ -110,6 +138,14 @@ def visibility_for(implementation: str, layout: TokenLayout, prefix: TokenLayout
         kernel = "cudnn" if implementation == "cudnn" else "xla"
         return OneSequence(_real_tokens(layout), None if prefix is None else _real_tokens(prefix), kernel)
     return visibility(layout, layout if prefix is None else concatenate_layouts(prefix, layout))
+
+
+def _segments_apart(layout: PackedLayout) -> tuple[TokenLayout, TokenLayout | None]:
+    """The layout of segments as rows of their own [R·E, S], and of what they follow [R·E, P]."""
+    before = prefix_lengths(layout).reshape(-1)
+    own = prompt_layout(jnp.asarray(layout.lengths).reshape(-1), layout.width)
+    own = TokenLayout(own.positions + before[:, None], own.segments, sequences=1)
+    return own, prompt_layout(before, layout.prefix_width) if layout.prefix_width else None
 
 
 def _real_tokens(layout: TokenLayout) -> jax.Array:
@@ -129,6 +165,8 @@ def attend(query: Array, key: Array, value: Array, visible: Visibility) -> jax.A
         return splash_attention(query, key, value, visible)
     if isinstance(visible, OneSequence):
         return fused_attention(query, key, value, visible)
+    if isinstance(visible, PackedRows):
+        return packed_attention(query, key, value, visible, attend)
     if isinstance(visible, CausalBlocks):
         return causal_attention(query, key, value, visible)
     return dot_product_attention(query, key, value, visible)

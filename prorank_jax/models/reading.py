@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from prorank_jax.models.attention import TokenLayout
 from prorank_jax.models.key_values import LayerKeyValues
+from prorank_jax.models.packed import PackedLayout
 from prorank_jax.models.transformer import Transformer
 from prorank_jax.types import Array, Params
 
@@ -17,7 +18,7 @@ def states_behind(
     model: Transformer,
     params: Params,
     tokens: Array,
-    layout: TokenLayout,
+    layout: TokenLayout | PackedLayout,
     lengths: Array | None,
     *prefix: Any,
     trains: bool = False,

@@ -17,9 +17,8 @@ import jax.numpy as jnp
 from prorank_jax.models.attention import (
     TokenLayout,
     Visibility,
-    concatenate_layouts,
     prompt_layout,
-    visibility,
+    visibility_at,
     visibility_for,
 )
 from prorank_jax.models.config import ModelConfig
@@ -33,6 +32,7 @@ from prorank_jax.models.layers import (
 )
 from prorank_jax.models.lora import combine, split_factors
 from prorank_jax.models.over_mesh import on_cpu
+from prorank_jax.models.packed import PackedLayout
 from prorank_jax.models.products import wide_on_cpu, wide_product
 from prorank_jax.models.remat import POLICIES
 from prorank_jax.models.rotary import rotary_angles
@@ -112,7 +112,7 @@ class Transformer(nn.Module):
     def __call__(
         self,
         tokens: Array,
-        layout: TokenLayout,
+        layout: TokenLayout | PackedLayout,
         prefix: KeyValues | None = None,
         prefix_layout: TokenLayout | None = None,
     ) -> tuple[jax.Array, KeyValues]:
@@ -137,7 +137,7 @@ class Transformer(nn.Module):
     def states_at(
         self,
         tokens: Array,
-        layout: TokenLayout,
+        layout: TokenLayout | PackedLayout,
         places: Array | None,
         prefix: LayerKeyValues | None = None,
         prefix_layout: TokenLayout | None = None,
@@ -208,9 +208,7 @@ class Transformer(nn.Module):
         if places is None:
             x, last = run(x, last_layer, visible)
         else:
-            read = TokenLayout(rows_at(layout.positions, places), rows_at(layout.segments, places))
-            keys = layout if prefix_layout is None else concatenate_layouts(prefix_layout, layout)
-            x, last = run(x, last_layer, visibility(read, keys), places)
+            x, last = run(x, last_layer, visibility_at(places, layout, prefix_layout), places)
         return self.final_norm(x), LayerKeyValues(stacked, last)
 
     def _embed(self, tokens: Array) -> jax.Array:

@@ -13,9 +13,12 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import pytest
 from jax.experimental import topologies
 from jax.sharding import Mesh
 
+from prorank_jax.aot.hlo import parse_program
+from prorank_jax.aot.traffic import program_traffic
 from prorank_jax.config import GrpoOptions, MeshOptions, OptimizerOptions
 from prorank_jax.models.config import ModelConfig
 from prorank_jax.models.transformer import Transformer, abstract_params
@@ -23,9 +26,9 @@ from prorank_jax.optimizer import make_optimizer, make_schedule
 from prorank_jax.prompts import AnswerTokens
 from prorank_jax.rewards import answer_reward
 from prorank_jax.sharding import batch_sharding, make_mesh, replicated
-from prorank_jax.steps import make_grpo_step, make_score_step
+from prorank_jax.steps import make_grpo_step, make_packed_score_step, make_score_step
 from prorank_jax.train_state import init_state, train_state_shardings
-from prorank_jax.types import Batch
+from prorank_jax.types import Batch, PackedBatch
 
 ROWS, WIDTH = 64, 512
 ANSWERS = AnswerTokens(zero=15, one=16, end=151645)
@@ -95,10 +98,23 @@ def test_stage_1_compiles_with_heads_over_tensor():
     assert kernels_in(program) == 2  # forward, and one fused backward: nothing runs twice
 
 
-def score_program(attention: str, rows: int, width: int, shape: ModelConfig = SHAPE) -> Any:
-    mesh, model = mesh_of(FSDP), Transformer(shape, "bfloat16", attention=attention)
+def packed(mesh: Mesh, rows: int, tokens: int, segments: int, width: int, prefix_width: int) -> PackedBatch:
+    of_tokens = [on_rows(mesh, rows, tokens) for _ in range(2)]
+    of_segments = [on_rows(mesh, rows, segments) for _ in range(4)]
+    return PackedBatch(*of_tokens, *of_segments, width=width, prefix_width=prefix_width)
+
+
+def scoring_program(
+    make_step: Any, attention: str, mesh: Mesh, batch: Any, shape: ModelConfig = SHAPE
+) -> Any:
+    model = Transformer(shape, "bfloat16", attention=attention)
     params = abstract_state(model, make_optimizer(OptimizerOptions(), 100), mesh).params
-    return compiled(make_score_step(model, ANSWERS, mesh), mesh, params, prompts(mesh, rows, width))
+    return compiled(make_step(model, ANSWERS, mesh), mesh, params, batch)
+
+
+def score_program(attention: str, rows: int, width: int, shape: ModelConfig = SHAPE) -> Any:
+    mesh = mesh_of(FSDP)
+    return scoring_program(make_score_step, attention, mesh, prompts(mesh, rows, width), shape)
 
 
 def test_scoring_keeps_no_whole_logits_with_either_attention():
@@ -113,3 +129,26 @@ def test_scoring_keeps_no_whole_logits_with_either_attention():
 def test_heads_of_128_and_odd_lengths_compile():
     shape = dataclasses.replace(SHAPE, head_dim=128)
     assert kernels_in(score_program("splash", 64, 1_000, shape)) == 1
+
+
+@pytest.mark.parametrize("options", [FSDP, TENSOR], ids=["fsdp", "tensor"])
+def test_packed_rows_move_no_more_between_chips_than_padded_ones(options):
+    """Of as many tokens: to take prompts out of their rows and put them back is a chip's own affair."""
+    mesh = mesh_of(options)
+    ways = mesh.shape["data"] * mesh.shape["fsdp"]
+    rows = packed(mesh, ways, tokens=32 * WIDTH, segments=32, width=WIDTH, prefix_width=128)
+    programs = {
+        "packed": scoring_program(make_packed_score_step, "splash", mesh, rows),
+        "padded": scoring_program(make_score_step, "splash", mesh, prompts(mesh, 32 * ways, WIDTH)),
+    }
+    traffic = {
+        name: program_traffic(parse_program(program.as_text()), mesh.size)
+        for name, program in programs.items()
+    }
+    needed = {name: program.memory_analysis().temp_size_in_bytes for name, program in programs.items()}
+    for name, moved in traffic.items():
+        print(f"{name}: {moved.hbm / 1e9:.2f} GB of memory traffic, {needed[name] / 2**30:.2f} GiB temporary")
+    assert kernels_in(programs["packed"]) == 1
+    assert traffic["packed"].sent == pytest.approx(traffic["padded"].sent, rel=1e-3)
+    assert traffic["packed"].hbm < 1.3 * traffic["padded"].hbm
+    assert needed["packed"] < 1.1 * needed["padded"]

@@ -1,0 +1,208 @@
+"""Which prompts stand behind each other in a packed row, so that next to nothing is padded."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from prorank_jax.batch_shapes import (
+    FULL_BATCH_WIDTH,
+    BatchShapes,
+    width_ladder,
+)
+from prorank_jax.flops import forward_flops
+from prorank_jax.models.config import ModelConfig
+from prorank_jax.models.packed import NO_PREFIX
+from prorank_jax.shared_prefix import PromptGroup, make_groups
+from prorank_jax.types import PackedBatch
+
+_TRIED = 9  # lengths of rows: they span an octave
+
+
+@dataclass(eq=False)
+class _Row:
+    """What stands in a row: prompts of some groups, each behind its group's start."""
+
+    tokens: int = 0
+    segments: int = 0
+    width: int = 0
+    prefix_width: int = 0
+    parts: list[tuple[PromptGroup, list[int]]] = field(default_factory=list)  # members by number
+
+    def start_of(self, group: PromptGroup) -> int:
+        """Tokens to be added before the next prompt of a group."""
+        return 0 if self.parts and self.parts[-1][0] is group else group.shared
+
+    def add(self, group: PromptGroup, member: int) -> None:
+        if not (self.parts and self.parts[-1][0] is group):
+            self.parts.append((group, []))
+            self.tokens += group.shared
+            self.segments += int(group.shared > 0)
+            self.prefix_width = max(self.prefix_width, group.shared)
+            self.width = max(self.width, group.shared)
+        self.parts[-1][1].append(member)
+        self.tokens += group.rests[member]
+        self.segments += 1
+        self.width = max(self.width, group.rests[member])
+
+
+@dataclass(frozen=True, eq=False)
+class PackedPlan:
+    """The rows of one batch, and its static shape.
+
+    Attributes:
+        rows: at most R.
+        count: R.
+        tokens: T of a row.
+        segments: E of a row.
+        width: S of a segment.
+        prefix_width: P of a segment that others follow; 0 where none does.
+    """
+
+    rows: list[_Row]
+    count: int
+    tokens: int
+    segments: int
+    width: int
+    prefix_width: int
+
+    def flops(self, config: ModelConfig) -> int:
+        """FLOPs of the layers, padding included."""
+        attention = forward_flops(config, self.width, self.prefix_width + self.width)
+        attention -= forward_flops(config, self.width, 0)
+        return self.count * (forward_flops(config, self.tokens, 0) + self.segments * attention)
+
+    @property
+    def area(self) -> int:
+        """What the memory of attention grows with."""
+        return self.segments * (self.prefix_width + self.width) ** 2
+
+
+def plan_packed(
+    prompts: Sequence[np.ndarray],
+    queries: Sequence[str],
+    shapes: BatchShapes,
+    ways: int,
+    config: ModelConfig,
+    most_tokens: int,
+) -> list[PackedPlan]:
+    """Which prompts share a row, and which rows a batch, so that the work is small.
+
+    Prompts of a query stand together, behind what they share. Rows are of one length where several are full;
+    which one is found by trying. The batch that takes the most memory comes first.
+
+    Args:
+        shapes: of batches of padded prompts, whose memory a packed one keeps to.
+        ways: over how many devices rows are split; a batch has one for each.
+        most_tokens: of a row that holds more than one prompt.
+    """
+    groups = sorted(make_groups(prompts, queries), key=lambda one: -one.rests[0])
+    longest = max(group.shared + group.rests[0] for group in groups)
+    total = sum(group.shared + sum(group.rests) for group in groups)
+    ladder = width_ladder(max(most_tokens, longest))
+    most = ladder[-1]
+    batches = -(-total // (most * ways))
+    least = min(max(longest, -(-total // (batches * ways))), most)
+    area = shapes.rows[-1] // ways * FULL_BATCH_WIDTH**2
+    tried = ladder[bisect_left(ladder, least) :][:_TRIED]
+    plans = [_plan(groups, budget, area, ways, ladder) for budget in tried]
+    least_work = min(plans, key=lambda plan: sum(one.flops(config) for one in plan))
+    return sorted(least_work, key=lambda one: one.area, reverse=True)
+
+
+def _plan(
+    groups: Sequence[PromptGroup], budget: int, area: int, ways: int, ladder: Sequence[int]
+) -> list[PackedPlan]:
+    rows = list(_fill_rows(groups, budget, area))
+    return [_of_rows(rows[start : start + ways], ways, ladder) for start in range(0, len(rows), ways)]
+
+
+def _of_rows(rows: list[_Row], ways: int, ladder: Sequence[int]) -> PackedPlan:
+    def most(name: str) -> int:
+        return max(getattr(row, name) for row in rows)
+
+    return PackedPlan(
+        rows=rows,
+        count=ways,
+        tokens=ladder[bisect_left(ladder, most("tokens"))],
+        segments=_few_counts(most("segments")),
+        width=_in_steps(most("width")),
+        prefix_width=_in_steps(most("prefix_width")),
+    )
+
+
+def _in_steps(length: int) -> int:
+    """The next of a few lengths, 0 for 0."""
+    return width_ladder(length, whole=True)[-1] if length else 0
+
+
+def _few_counts(count: int) -> int:
+    """The next of a few numbers of segments: all up to 8, then four in each octave."""
+    step = 1 << max(0, (count - 1).bit_length() - 3)
+    return -(-count // step) * step
+
+
+def _fill_rows(groups: Sequence[PromptGroup], budget: int, area: int) -> Iterator[_Row]:
+    """Rows of at most `budget` tokens; of a group, the longest prompt that still has room comes next."""
+    row = _Row()
+    for group in groups:
+        members = list(range(len(group.places)))
+        while members:
+            room = budget - row.tokens - row.start_of(group)
+            first = bisect_left(members, -room, key=lambda member: -group.rests[member])
+            if first < len(members) and _keeps_to(area, row, group, members[first]):
+                row.add(group, members.pop(first))
+            else:
+                yield row
+                row = _Row()
+    yield row
+
+
+def _keeps_to(area: int, row: _Row, group: PromptGroup, member: int) -> bool:
+    if not row.parts:
+        return True
+    width = max(row.width, group.shared, group.rests[member]) + max(row.prefix_width, group.shared)
+    return (row.segments + 2) * width**2 <= area
+
+
+def pad_packed(plan: PackedPlan, prompts: Sequence[np.ndarray]) -> PackedBatch:
+    """The batch of a plan."""
+    table = (plan.count, plan.segments)
+    batch = PackedBatch(
+        tokens=np.zeros((plan.count, plan.tokens), np.int32),
+        segments=np.zeros((plan.count, plan.tokens), np.int32),
+        starts=np.zeros(table, np.int32),
+        lengths=np.ones(table, np.int32),
+        prefixes=np.full(table, NO_PREFIX, np.int32),
+        examples=np.full(table, -1, np.int32),
+        width=plan.width,
+        prefix_width=plan.prefix_width,
+    )
+    for number, row in enumerate(plan.rows):
+        for segment, (tokens, prefix, example) in enumerate(_segments(row, prompts)):
+            start = batch.starts[number, segment - 1] + batch.lengths[number, segment - 1] if segment else 0
+            batch.tokens[number, start : start + len(tokens)] = tokens
+            batch.segments[number, start : start + len(tokens)] = segment
+            batch.starts[number, segment] = start
+            batch.lengths[number, segment] = len(tokens)
+            batch.prefixes[number, segment] = prefix
+            batch.examples[number, segment] = example
+    return batch
+
+
+def _segments(row: _Row, prompts: Sequence[np.ndarray]) -> Iterator[tuple[np.ndarray, int, int]]:
+    """Of each segment: its tokens, the one that it follows, and the prompt that ends with it."""
+    made = 0
+    for group, members in row.parts:
+        prefix = NO_PREFIX
+        if group.shared:
+            prefix = made
+            yield prompts[group.places[0]][: group.shared], NO_PREFIX, -1
+            made += 1
+        for member in members:
+            place = group.places[member]
+            yield prompts[place][group.shared :], prefix, place
+            made += 1

@@ -1,0 +1,176 @@
+"""Packed rows hold every prompt whole, keep to their sizes, and give the scores of the prompts alone."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import prorank_jax.scorer
+from prorank_jax.batch_shapes import FULL_BATCH_WIDTH, make_batch_shapes, width_ladder
+from prorank_jax.config import MeshOptions
+from prorank_jax.models.transformer import abstract_params
+from prorank_jax.packing import PackedPlan, pad_packed, plan_packed
+from prorank_jax.scorer import PairScorer
+from prorank_jax.sharding import make_mesh, state_shardings
+from prorank_jax.types import PackedBatch
+from tests.cpu.grouped_prompts import groups, make_prompts
+from tests.cpu.tiny import ANSWERS, VOCABULARY, tiny_model
+
+EXACT = 1e-5
+CONFIG = tiny_model()[0].config
+PREFIX, REST = 40, 24
+PAIRS = [(str(query), str(document)) for query in range(5) for document in range(9)]
+
+
+def whole_prompts(batch: PackedBatch) -> dict[int, list[int]]:
+    """place → its prompt, as a batch has it."""
+
+    def tokens_of(row: int, segment: int) -> list[int]:
+        start = batch.starts[row, segment]
+        end = start + batch.lengths[row, segment]
+        assert (batch.segments[row, start:end] == segment).all()
+        return batch.tokens[row, start:end].tolist()
+
+    found: dict[int, list[int]] = {}
+    for row, segment in np.argwhere(batch.examples >= 0).tolist():
+        prefix = int(batch.prefixes[row, segment])
+        head = [] if prefix < 0 else tokens_of(row, prefix)
+        assert prefix < 0 or batch.prefixes[row, prefix] < 0  # what is shared follows nothing itself
+        found[int(batch.examples[row, segment])] = head + tokens_of(row, segment)
+    return found
+
+
+@given(groups, st.integers(1, 64), st.sampled_from([1, 2, 8]), st.sampled_from([64, 512, 4096]))
+def test_every_prompt_is_there_once_and_whole(groups, batch_size, ways, most_tokens):
+    prompts, queries = make_prompts(groups)
+    shapes = make_batch_shapes(600, batch_size, ways)
+    plans = plan_packed(prompts, queries, shapes, ways, CONFIG, most_tokens)
+    found: dict[int, list[int]] = {}
+    assert [plan.area for plan in plans] == sorted((plan.area for plan in plans), reverse=True)
+    for plan in plans:
+        batch = pad_packed(plan, prompts)
+        assert batch.tokens.shape == (ways, plan.tokens)
+        assert batch.starts.shape == (ways, plan.segments)
+        assert plan.tokens <= max(most_tokens, *map(len, prompts))
+        assert (batch.starts + batch.lengths <= plan.tokens).all()
+        assert batch.lengths.min() >= 1
+        assert batch.lengths.max() <= plan.width
+        followed = np.take_along_axis(batch.lengths, np.maximum(batch.prefixes, 0), axis=1)
+        assert followed[batch.prefixes >= 0].max(initial=0) <= plan.prefix_width
+        part = whole_prompts(batch)
+        assert found.keys().isdisjoint(part)
+        found |= part
+    assert found == {place: prompt.tolist() for place, prompt in enumerate(prompts)}
+
+
+@given(groups, st.integers(1, 64), st.sampled_from([1, 2]))
+def test_attention_takes_no_more_memory_than_a_full_batch(groups, batch_size, ways):
+    prompts, queries = make_prompts(groups)
+    shapes = make_batch_shapes(600, batch_size, ways)
+    for plan in plan_packed(prompts, queries, shapes, ways, CONFIG, 4096):
+        for row in plan.rows:
+            segments = sum(len(members) + (group.shared > 0) for group, members in row.parts)
+            area = segments * (row.width + row.prefix_width) ** 2
+            fits = area <= shapes.rows[-1] // ways * FULL_BATCH_WIDTH**2
+            assert fits or sum(len(members) for _, members in row.parts) == 1
+
+
+def test_full_rows_have_next_to_no_filler_and_one_shape():
+    """A thousand prompts of fifty queries, as an evaluation's window has them."""
+    rng = np.random.default_rng(0)
+    drawn = [(50, rng.integers(150, 460, 20).tolist()) for _ in range(50)]
+    prompts, queries = make_prompts(drawn)
+    shapes = make_batch_shapes(512, 32, 1)
+    plans = plan_packed(prompts, queries, shapes, 1, CONFIG, 4096)
+    room = sum(plan.tokens for plan in plans)
+    least = sum(shared + sum(rests) for shared, rests in drawn)
+    again = 50 * sum(len(row.parts) for plan in plans for row in plan.rows) - 50 * 50
+    assert least + again <= room <= 1.02 * (least + again)
+    assert again <= 0.02 * least
+    assert len({plan.tokens for plan in plans}) <= 2
+
+
+def test_few_prompts_are_dealt_to_rows_of_about_one_length():
+    """More than a row holds: two halves, rather than a full row and a rest."""
+    prompts, queries = make_prompts([(50, [300] * 20)])
+    plans = plan_packed(prompts, queries, make_batch_shapes(512, 32, 1), 1, CONFIG, 4096)
+    assert [plan.tokens for plan in plans] == [3584, 3072]  # 11 and 9 prompts of 300, and 50 before each
+
+
+def render(pairs) -> list[list[int]]:
+    """The query's number decides the first tokens, the document's the others and how many."""
+    prompts = []
+    for query, document in pairs:
+        head = np.random.default_rng(int(query)).integers(0, VOCABULARY, PREFIX + int(query))
+        rng = np.random.default_rng(1000 + 100 * int(query) + int(document))
+        prompts.append([*head, *rng.integers(0, VOCABULARY, rng.integers(1, REST))])
+    return prompts
+
+
+def make_scorer(share_prefixes: bool, devices: int = 1, attention: str = "xla", **axes: int) -> PairScorer:
+    model, params = tiny_model(max_positions=128)
+    mesh = make_mesh(MeshOptions(**axes), jax.devices()[:devices])
+    params = jax.device_put(params, state_shardings(abstract_params(model), mesh))
+    return PairScorer(
+        model.clone(attention=attention),
+        params,
+        ANSWERS,
+        mesh,
+        max_length=96,
+        batch_size=16,
+        share_prefixes=share_prefixes,
+    )
+
+
+@pytest.fixture(scope="module")
+def expected() -> dict[tuple[str, str], float]:
+    """The scores of prompts alone; the tests of the scorer compare those with whole logits."""
+    scorer = make_scorer(False)
+    scores = scorer.score(render, PAIRS)
+    assert {len(shape) for shape in scorer.compiled_shapes} == {2}
+    return dict(zip(PAIRS, scores.tolist(), strict=True))
+
+
+@pytest.mark.parametrize(("devices", "axes"), [(1, {}), (4, {"data": 2, "tensor": 2})])
+def test_scores_are_those_of_the_prompts_alone(devices, axes, expected, monkeypatch):
+    monkeypatch.setattr(prorank_jax.scorer, "plan_flops", lambda *_: math.inf)  # packing is less work
+    scorer, told = make_scorer(True, devices, **axes), []
+    scores = scorer.score(render, PAIRS, told.append)
+    assert {len(shape) for shape in scorer.compiled_shapes} == {5}  # packed rows were scored
+    np.testing.assert_allclose(scores, [expected[pair] for pair in PAIRS], rtol=0, atol=EXACT)
+    assert np.ptp(scores) > 0.1
+    assert sum(told) == len(PAIRS)
+
+
+def test_prompts_of_other_queries_are_packed_whole(expected, monkeypatch):
+    monkeypatch.setattr(prorank_jax.scorer, "plan_flops", lambda *_: math.inf)
+    scorer = make_scorer(True)
+    mixed = sorted(PAIRS, key=lambda pair: pair[1])  # no query follows itself
+    scores = scorer.score(render, mixed)
+    assert {shape[-1] for shape in scorer.compiled_shapes} == {0}  # nothing is shared
+    np.testing.assert_allclose(scores, [expected[pair] for pair in mixed], rtol=0, atol=EXACT)
+
+
+def test_the_work_of_packed_rows_is_counted_as_it_is_done():
+    """A token of a row runs once, and attention pads each segment and what it follows."""
+    weights = sum(
+        leaf.size
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tiny_model()[1]["layers"])
+        if path[-1].key == "kernel"
+    )
+    plan = PackedPlan(rows=[], count=2, tokens=300, segments=6, width=64, prefix_width=48)
+    attention = CONFIG.layers * 2 * 2 * CONFIG.heads * CONFIG.head_dim * 64 * (48 + 64)
+    assert plan.flops(CONFIG) == 2 * (2 * weights * 300 + 6 * attention)
+
+
+@pytest.mark.parametrize("most", [1, 64, 65, 256, 300, 5000])
+def test_a_ladder_ends_where_it_is_told(most):
+    exact, whole = width_ladder(most), width_ladder(most, whole=True)
+    assert exact[-1] == most
+    assert whole[:-1] == exact[:-1]
+    assert most <= whole[-1] <= max(most + 31, most * 9 // 8)
