@@ -95,10 +95,18 @@ def score_step_flops(config: ModelConfig, rows: int, width: int) -> int:
     return rows * read_flops(config, width, width, read=1)
 
 
-def list_score_flops(config: ModelConfig, lists: int, documents: int, prefix: int, rest: int) -> int:
-    """FLOPs of scoring lists of `documents` prompts that share `prefix` tokens and have `rest` more."""
+def list_score_flops(
+    config: ModelConfig, lists: int, documents: int, prefix: int, rest: int, row_tokens: int | None = None
+) -> int:
+    """FLOPs of scoring lists of `documents` prompts that share `prefix` tokens and have `rest` more.
+
+    Args:
+        row_tokens: of a list's packed row; None: each prompt is padded.
+    """
     shared = read_flops(config, prefix, prefix, read=0)
-    return lists * (shared + documents * read_flops(config, rest, prefix + rest, read=1))
+    tokens = documents * rest if row_tokens is None else row_tokens
+    attention = documents * _attention_flops(config, rest, prefix + rest, 1)
+    return lists * (shared + _matrix_flops(config, tokens, documents) + attention)
 
 
 def ranking_step_flops(
@@ -111,6 +119,7 @@ def ranking_step_flops(
     low_rank: bool = False,
     uses_reference: bool = False,
     reads_answer: bool = False,
+    row_tokens: int | None = None,
 ) -> int:
     """FLOPs of one step on lists of `documents` prompts that share `prefix` tokens and have `rest` more.
 
@@ -120,11 +129,15 @@ def ranking_step_flops(
 
     Args:
         reads_answer: whether a term of the loss reads what follows an answer, as well as the prompt's end.
+        row_tokens: of a list's packed row, in which the weights multiply no padding, while attention pads
+            each document to `rest` tokens; None: all pads them.
     """
+    read, tokens = 2 if reads_answer else 1, documents * rest if row_tokens is None else row_tokens
     count = trained_flops(config, prefix, prefix, 0, low_rank)
-    count += documents * trained_flops(config, rest, prefix + rest, 2 if reads_answer else 1, low_rank)
+    count += (1 + _matrix_factor(low_rank)) * _matrix_flops(config, tokens, documents * read)
+    count += (1 + BACKWARD_FACTOR) * documents * _attention_flops(config, rest, prefix + rest, read)
     if uses_reference:
-        count += list_score_flops(config, 1, documents, prefix, rest)
+        count += list_score_flops(config, 1, documents, prefix, rest, row_tokens)
     return lists * count
 
 

@@ -17,6 +17,8 @@ from prorank_jax.records import Example
 from prorank_jax.types import ListBatch
 
 NO_EXAMPLE = -1
+# Packed rows come in so many lengths at most, each of which is compiled for each width of documents.
+PACKED_LENGTHS = 8
 
 
 def index_lists(example_set: ExampleSet, options: RankingOptions, max_length: int) -> ListIndex:
@@ -66,7 +68,8 @@ class _ListSource:
     ) -> None:
         self._example_set, self._index, self._order = example_set, index, order
         self._list_size, self._rows = options.list_size, rows
-        self._max_length = index.max_length - _answer_room(options)
+        self._room, self._packs = _answer_room(options), options.packing
+        self._max_length = index.max_length - self._room
         self._plans = functools.lru_cache(maxsize=2)(order.epoch)
         self._planning = threading.Lock()
 
@@ -79,14 +82,16 @@ class _ListSource:
             queries = self._plans(epoch)[position]
         # All lists decide the static length, which every process must agree on.
         members = self._order.members(queries, epoch)
-        length = self._order.bucket(self._rest_lengths(members))
-        return self._assemble(members[self._rows], length)
+        lengths = self._rest_lengths(members)
+        width = self._order.bucket(lengths)
+        row_tokens = packed_tokens(np.maximum(lengths, 1 + self._room), width) if self._packs else None
+        return self._assemble(members[self._rows], width, row_tokens)
 
     def _rest_lengths(self, members: np.ndarray) -> np.ndarray:
         """Of each prompt, and the answer it may get; 0 where there is no prompt: [Q, K + borrowed]."""
         return np.where(members >= 0, self._index.lengths_beside_first(members), 0)
 
-    def _assemble(self, members: np.ndarray, length: int) -> ListBatch:
+    def _assemble(self, members: np.ndarray, length: int, row_tokens: int | None) -> ListBatch:
         queries, width = members.shape
         batch = ListBatch(
             prefix=np.full((queries, self._index.prefix_width), PADDING_TOKEN, np.int32),
@@ -98,6 +103,7 @@ class _ListSource:
             mask=(members >= 0) & (np.arange(width) < self._list_size),
             in_batch=(members >= 0) & (np.arange(width) >= self._list_size),
             examples=members.astype(np.int32),
+            row_tokens=row_tokens,
         )
         for row in range(queries):
             self._fill(batch, row, members[row])
@@ -117,6 +123,22 @@ class _ListSource:
             if batch.mask[row, place]:
                 batch.grades[row, place] = example.grade
                 batch.teacher[row, place] = example.score
+
+
+def packed_tokens(lengths: np.ndarray, width: int) -> int | None:
+    """The static length of rows in which the documents of a list stand behind each other.
+
+    Args:
+        lengths: [Q, K] tokens of all documents of a batch.
+        width: S that each would be padded to.
+
+    Returns:
+        None where hardly less than K·S.
+    """
+    padded = lengths.shape[1] * width
+    share = -(-padded // PACKED_LENGTHS)
+    tokens = -(-int(lengths.sum(axis=1).max()) // share) * share
+    return tokens if tokens < padded else None
 
 
 def _prompt(own: Example, other: Example, max_length: int) -> np.ndarray:

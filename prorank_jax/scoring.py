@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from prorank_jax.models.attention import TokenLayout, prompt_layout
 from prorank_jax.models.key_values import LayerKeyValues
-from prorank_jax.models.packed import packed_layout
+from prorank_jax.models.packed import packed_layout, packed_lists_layout, segment_order
 from prorank_jax.models.reading import states_behind
 from prorank_jax.models.transformer import Transformer
 from prorank_jax.prompts import AnswerTokens
@@ -81,9 +81,31 @@ def _states_of_lists(
     # Where lists share nothing, a place is outside its row: it is moved into it, and nobody reads the state.
     shared = jnp.maximum(batch.prefix_lengths, 1)[:, None]
     _, keyvalues = states_behind(model, params, batch.prefix, prefix_layout, shared, trains=trains)
+    if batch.row_tokens is not None:
+        return _packed_states(model, params, batch, lengths, (keyvalues, prefix_layout), trains)
     rest = _rest_of(batch, keyvalues, prefix_layout)
     flat = lengths.reshape(-1, lengths.shape[-1])
     states, _ = states_behind(model, params, rest.tokens, rest.layout, flat, *rest.prefix, trains=trains)
+    return states.reshape(*lengths.shape, -1)
+
+
+def _packed_states(
+    model: Transformer,
+    params: Params,
+    batch: ListBatch,
+    lengths: Array,
+    prefix: tuple[LayerKeyValues, TokenLayout],
+    trains: bool,
+) -> jax.Array:
+    """`_states_of_lists` with the documents of a list in one row, behind each other."""
+    queries, _, width = batch.tokens.shape
+    assert batch.row_tokens is not None
+    layout = packed_lists_layout(batch.lengths, batch.prefix_lengths, width, batch.row_tokens)
+    slots = segment_order(layout).slots
+    tokens = jnp.take_along_axis(jnp.asarray(batch.tokens).reshape(queries, -1), slots, axis=1)
+    behind = jnp.asarray(layout.starts)[:, :, None] + lengths  # [Q, K, R]
+    places = behind.reshape(queries, -1)
+    states, _ = states_behind(model, params, tokens, layout, places, *prefix, trains=trains)
     return states.reshape(*lengths.shape, -1)
 
 

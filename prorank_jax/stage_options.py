@@ -87,6 +87,9 @@ class RankingOptions:
     `teacher_logit` for their sigmoid."""
     preference_beta: float = 0.1
     """Sharpness of `preference`: the smaller, the further scores move from the initial model's."""
+    packing: bool = True
+    """Puts a list's documents behind each other where that leaves out an eighth of its tokens or more, which
+    would be padding: the weights then multiply none. The same scores and gradients, up to rounding."""
 
     def __post_init__(self) -> None:
         require(bool(self.losses.strip()), "ranking.losses", self.losses, "name a loss, e.g. listwise=1")

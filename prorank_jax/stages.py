@@ -191,6 +191,7 @@ def _ranking(parts: Parts) -> Stage:
             low_rank=config.lora.rank > 0,
             uses_reference=objective.uses_reference,
             reads_answer=objective.format_coefficient > 0,
+            row_tokens=batch.row_tokens,
         )
         real = batch.mask | batch.in_batch  # short lists have empty places
         tokens = np.sum(batch.lengths * real) + np.sum(batch.prefix_lengths)

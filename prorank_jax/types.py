@@ -78,6 +78,8 @@ class ListBatch:
         mask: [Q, K] bool, true for a document of the query's own list.
         in_batch: [Q, K] bool, true for a document borrowed from another query of the batch.
         examples: [Q, K] int32 position of the example in its data set; -1 where there is none.
+        row_tokens: at least what each list's `lengths` sum to, if its documents shall stand behind each other
+            in a row of so many tokens; None: each is padded to S.
     """
 
     prefix: Array
@@ -89,6 +91,7 @@ class ListBatch:
     mask: Array
     in_batch: Array
     examples: Array
+    row_tokens: int | None = flax.struct.field(pytree_node=False, default=None)
 
 
 @flax.struct.dataclass

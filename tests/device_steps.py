@@ -78,16 +78,18 @@ def prompts(rows: int = ROWS, width: int = WIDTH) -> Batch:
 def lists() -> ListBatch:
     rng = np.random.default_rng(2)
     shape, width = (2, DOCUMENTS), WIDTH - PREFIX
+    lengths = rng.integers(1, width, shape).astype(np.int32)  # a place is left for an answer
     return ListBatch(
         prefix=rng.integers(8, 1024, (2, PREFIX)).astype(np.int32),
         prefix_lengths=np.array([PREFIX - 3, 0], np.int32),
         tokens=rng.integers(8, 1024, (*shape, width)).astype(np.int32),
-        lengths=rng.integers(1, width, shape).astype(np.int32),  # a place is left for an answer
+        lengths=lengths,
         grades=np.tile(np.array([1, 0, 0, 0], np.float32), (2, 1)),
         teacher=np.full(shape, np.nan, np.float32),
         mask=np.ones(shape, bool),
         in_batch=np.zeros(shape, bool),
         examples=np.zeros(shape, np.int32),
+        row_tokens=int((lengths + 1).sum(axis=1).max()),  # packed, as training does by itself
     )
 
 

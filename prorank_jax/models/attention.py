@@ -19,8 +19,8 @@ from prorank_jax.models.packed import (
     PackedRows,
     packed_attention,
     packed_rows,
+    packed_visibility,
     prefix_lengths,
-    visibility_at_ends,
 )
 from prorank_jax.models.plain import (
     CausalBlocks,
@@ -95,11 +95,15 @@ def visibility_at(places: Array, layout: TokenLayout | PackedLayout, prefix: Tok
     """Who the tokens at some places of each row see: [B, R] int32 → [B, R, S] bool.
 
     Args:
-        places: of packed rows, those of the last token of each segment.
         prefix: layout of the prefix, whose keys stand first; None without one.
     """
     if isinstance(layout, PackedLayout):
-        return visibility_at_ends(layout)
+        seen = packed_visibility(layout, places)
+        if prefix is None:
+            return seen
+        before = (jnp.asarray(prefix.segments) != PADDING_SEGMENT)[:, None]
+        before = jnp.broadcast_to(before, (*seen.shape[:2], before.shape[2]))
+        return jnp.concatenate([before, seen], axis=2)
     read = TokenLayout(
         jnp.take_along_axis(jnp.asarray(layout.positions), places, axis=1),
         jnp.take_along_axis(jnp.asarray(layout.segments), places, axis=1),
@@ -121,10 +125,10 @@ def visibility_for(
         implementation: `xla`, `splash`, `cudnn`, or, on every backend, `splash_interpreted`, which is slow,
             and `cudnn_emulated`, which is the same around jax's own attention.
         layout: of the queries, whose own keys stand behind those of the prefix.
-        prefix: layout of the prefix; None without one, as packed rows are.
+        prefix: layout of the prefix; None without one. All segments of a packed row follow it.
     """
     if isinstance(layout, PackedLayout):
-        return packed_rows(layout, visibility_for(implementation, *_segments_apart(layout)))
+        return packed_rows(layout, visibility_for(implementation, *_segments_apart(layout, prefix)))
     queries = layout.positions.shape[1]
     in_order = layout.sequences is not None and (prefix is None or prefix.sequences == 1)
     prefix_visible = None if prefix is None else jnp.asarray(prefix.segments) != PADDING_SEGMENT
@@ -140,12 +144,19 @@ def visibility_for(
     return visibility(layout, layout if prefix is None else concatenate_layouts(prefix, layout))
 
 
-def _segments_apart(layout: PackedLayout) -> tuple[TokenLayout, TokenLayout | None]:
+def _segments_apart(
+    layout: PackedLayout, prefix: TokenLayout | None
+) -> tuple[TokenLayout, TokenLayout | None]:
     """The layout of segments as rows of their own [R·E, S], and of what they follow [R·E, P]."""
-    before = prefix_lengths(layout).reshape(-1)
+    segments = layout.starts.shape[1]
     own = prompt_layout(jnp.asarray(layout.lengths).reshape(-1), layout.width)
-    own = TokenLayout(own.positions + before[:, None], own.segments, sequences=1)
-    return own, prompt_layout(before, layout.prefix_width) if layout.prefix_width else None
+    if prefix is not None:
+        prefix = jax.tree.map(lambda rows: jnp.repeat(rows, segments, axis=0), prefix)
+        before = _real_tokens(prefix)
+    else:
+        before = prefix_lengths(layout).reshape(-1)
+        prefix = prompt_layout(before, layout.prefix_width) if layout.prefix_width else None
+    return TokenLayout(own.positions + before[:, None], own.segments, sequences=1), prefix
 
 
 def _real_tokens(layout: TokenLayout) -> jax.Array:

@@ -14,6 +14,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from prorank_jax.models.key_values import for_rows
 from prorank_jax.types import Array, PackedBatch
 
 NO_PREFIX = -1
@@ -49,16 +50,34 @@ class PackedRows:
     """Who sees whom in packed rows: a token sees its own segment up to itself, and the one that it follows.
 
     Attributes:
-        places: [R, E, S] int32 the row's token at each place of each padded segment.
-        prefix_places: [R, E, P] int32 of the segment that it follows; None where none follows another.
-        slots: [R, T] int32 of each token, its place among all E·S of its row.
+        order: of tokens in their row, and in segments.
+        prefix_places: [R, E, P] int32 the row's token at each place of the segment that each one follows;
+            None where none follows another.
         apart: who sees whom where segments are rows of their own, [R·E, S] behind [R·E, P].
     """
 
-    places: Array
+    order: SegmentOrder
     prefix_places: Array | None
-    slots: Array
     apart: Any
+
+
+@flax.struct.dataclass
+class SegmentOrder:
+    """The tokens of packed rows in the order of padded segments, and back.
+
+    Attributes:
+        places: [R, E·S] int32 the row's token at each place of each segment; any at padding.
+        is_token: [R, E·S] bool, false at padding.
+        slots: [R, T] int32 where each token stands among those; any at filler.
+        is_placed: [R, T] bool, false at filler.
+        segments: E.
+    """
+
+    places: Array
+    is_token: Array
+    slots: Array
+    is_placed: Array
+    segments: int = flax.struct.field(pytree_node=False)
 
 
 def packed_layout(batch: PackedBatch) -> PackedLayout:
@@ -87,30 +106,54 @@ def _of_prefix(lengths: jax.Array, prefixes: jax.Array) -> jax.Array:
     return jnp.where(prefixes == NO_PREFIX, 0, taken)
 
 
+def packed_lists_layout(lengths: Array, before: Array, width: int, tokens: int) -> PackedLayout:
+    """The layout of rows [Q, T] with the documents of a list each, all of which follow the same prefix.
+
+    Args:
+        lengths: [Q, K] int32 tokens of each document, at least 1.
+        before: [Q] int32 tokens of the prefix, which is no part of the row.
+        width: S, at least the longest document.
+        tokens: T, at least what a list's documents have together.
+    """
+    lengths = jnp.asarray(lengths)
+    ends = jnp.cumsum(lengths, axis=1)
+    starts = ends - lengths
+    place = jnp.arange(tokens, dtype=jnp.int32)
+    segments = (place[:, None] >= ends[:, None, :-1]).sum(axis=-1, dtype=jnp.int32)  # [Q, T]
+    first = jnp.take_along_axis(starts, segments, axis=1) - jnp.asarray(before)[:, None]
+    none = jnp.full_like(starts, NO_PREFIX)
+    return PackedLayout(place - first, segments, starts, lengths, none, width, prefix_width=0)
+
+
+def segment_order(layout: PackedLayout) -> SegmentOrder:
+    """Where the tokens of rows stand in segments padded to `layout.width`."""
+    tokens, width = layout.positions.shape[1], layout.width
+    starts, lengths = jnp.asarray(layout.starts), jnp.asarray(layout.lengths)
+    rows, segments = starts.shape
+    offsets = jnp.arange(width, dtype=jnp.int32)
+    within = jnp.arange(tokens, dtype=jnp.int32) - jnp.take_along_axis(starts, layout.segments, axis=1)
+    return SegmentOrder(
+        places=jnp.minimum(starts[:, :, None] + offsets, tokens - 1).reshape(rows, -1),
+        is_token=(offsets < lengths[:, :, None]).reshape(rows, -1),
+        slots=jnp.asarray(layout.segments) * width + jnp.clip(within, 0, width - 1),
+        is_placed=within < jnp.take_along_axis(lengths, layout.segments, axis=1),
+        segments=segments,
+    )
+
+
 def packed_rows(layout: PackedLayout, apart: Any) -> PackedRows:
     """Who sees whom in rows of a layout.
 
     Args:
         apart: the same where segments are rows of their own.
     """
-    tokens = layout.positions.shape[1]
-    starts, prefixes = jnp.asarray(layout.starts), jnp.asarray(layout.prefixes)
-
-    def places(first: jax.Array, width: int) -> jax.Array:
-        return jnp.minimum(first[:, :, None] + jnp.arange(width, dtype=jnp.int32), tokens - 1)
-
-    first = jnp.take_along_axis(starts, layout.segments, axis=1)  # [R, T]
-    within = jnp.clip(jnp.arange(tokens, dtype=jnp.int32) - first, 0, layout.width - 1)
     of_prefix = None
     if layout.prefix_width:
-        followed = jnp.take_along_axis(starts, jnp.maximum(prefixes, 0), axis=1)
-        of_prefix = places(followed, layout.prefix_width)
-    return PackedRows(
-        places=places(starts, layout.width),
-        prefix_places=of_prefix,
-        slots=jnp.asarray(layout.segments) * layout.width + within,
-        apart=apart,
-    )
+        prefixes = jnp.maximum(jnp.asarray(layout.prefixes), 0)
+        first = jnp.take_along_axis(jnp.asarray(layout.starts), prefixes, axis=1)
+        followed = first[:, :, None] + jnp.arange(layout.prefix_width, dtype=jnp.int32)
+        of_prefix = jnp.minimum(followed, layout.positions.shape[1] - 1)
+    return PackedRows(segment_order(layout), of_prefix, apart)
 
 
 def packed_attention(
@@ -119,27 +162,34 @@ def packed_attention(
     """Grouped-query attention within packed rows.
 
     Args:
-        query: [R, T, H, C]; key, value: [R, T, J, C], H a multiple of J; one dtype.
+        query: [R, T, H, C]; key, value: [R, P + T, J, C], H a multiple of J, those of a prefix that all
+            segments of a row follow first; one dtype.
         attend: attention of rows apart, by `seen.apart`.
 
     Returns:
         [R, T, H, C] in that dtype. What stands at filler is finite and means nothing.
     """
-    rows, segments, width = seen.places.shape
+    rows, tokens = query.shape[:2]
+    segments = seen.order.segments
 
-    def taken(tokens: Array, places: Array) -> jax.Array:
-        """[R, T, heads, C] → [R·E, places, heads, C]."""
-        found = _tokens_at(tokens, places.reshape(rows, -1))
-        return found.reshape(rows * segments, places.shape[2], *tokens.shape[2:])
+    def apart(of_row: Array) -> jax.Array:
+        """[R, T, heads, C] → [R·E, S, heads, C]."""
+        found = take_apart(jnp.asarray(of_row), seen.order)
+        return found.reshape(rows * segments, -1, *of_row.shape[2:])
 
-    def with_prefix(tokens: Array) -> jax.Array:
-        own = taken(tokens, seen.places)
-        if seen.prefix_places is None:
+    def with_prefix(of_row: Array) -> jax.Array:
+        own = apart(of_row[:, of_row.shape[1] - tokens :])
+        if of_row.shape[1] > tokens:
+            before = for_rows(jnp.asarray(of_row[:, : of_row.shape[1] - tokens]), rows * segments)
+        elif seen.prefix_places is not None:
+            found = _tokens_at(of_row, seen.prefix_places.reshape(rows, -1))
+            before = found.reshape(rows * segments, -1, *of_row.shape[2:])
+        else:
             return own
-        return jnp.concatenate([taken(tokens, seen.prefix_places), own], axis=1)
+        return jnp.concatenate([before, own], axis=1)
 
-    mixed = attend(taken(query, seen.places), with_prefix(key), with_prefix(value), seen.apart)
-    return _tokens_at(mixed.reshape(rows, segments * width, *query.shape[2:]), seen.slots)
+    mixed = attend(apart(query), with_prefix(key), with_prefix(value), seen.apart)
+    return put_together(mixed.reshape(rows, -1, *query.shape[2:]), seen.order)
 
 
 def _tokens_at(tokens: Array, places: Array) -> jax.Array:
@@ -149,11 +199,58 @@ def _tokens_at(tokens: Array, places: Array) -> jax.Array:
     )
 
 
-def visibility_at_ends(layout: PackedLayout) -> jax.Array:
-    """Who the last token of each segment sees, of all of its row: [R, E, T] bool."""
+@jax.custom_vjp
+def take_apart(tokens: jax.Array, order: SegmentOrder) -> jax.Array:
+    """Tokens of rows as padded segments: [R, T, heads, C] → [R, E·S, heads, C]; anything at padding.
+
+    The gradient is gathered too, of what nothing was read from nothing comes; left to itself it would be
+    scattered and added, slowly, as if a token stood in several places.
+    """
+    return _tokens_at(tokens, order.places)
+
+
+def _take_apart_forward(tokens: jax.Array, order: SegmentOrder) -> tuple[jax.Array, SegmentOrder]:
+    return take_apart(tokens, order), order
+
+
+def _take_apart_backward(order: SegmentOrder, gradient: jax.Array) -> tuple[jax.Array, None]:
+    return _where(order.is_placed, _tokens_at(gradient, order.slots)), None
+
+
+take_apart.defvjp(_take_apart_forward, _take_apart_backward)
+
+
+@jax.custom_vjp
+def put_together(segments: jax.Array, order: SegmentOrder) -> jax.Array:
+    """The inverse of `take_apart`: [R, E·S, heads, C] → [R, T, heads, C]; anything at filler."""
+    return _tokens_at(segments, order.slots)
+
+
+def _put_together_forward(segments: jax.Array, order: SegmentOrder) -> tuple[jax.Array, SegmentOrder]:
+    return put_together(segments, order), order
+
+
+def _put_together_backward(order: SegmentOrder, gradient: jax.Array) -> tuple[jax.Array, None]:
+    return _where(order.is_token, _tokens_at(gradient, order.places)), None
+
+
+put_together.defvjp(_put_together_forward, _put_together_backward)
+
+
+def _where(real: Array, gradient: jax.Array) -> jax.Array:
+    return jnp.where(real[:, :, None, None], gradient, jnp.zeros((), gradient.dtype))
+
+
+def packed_visibility(layout: PackedLayout, places: Array) -> jax.Array:
+    """Who the tokens at some places of each row see, of all of it: [R, N] int32 → [R, N, T] bool."""
     tokens = jnp.arange(layout.positions.shape[1], dtype=jnp.int32)
-    starts, lengths = (jnp.asarray(table)[:, :, None] for table in (layout.starts, layout.lengths))
-    within = (starts <= tokens) & (tokens < starts + lengths)
-    prefixes = jnp.asarray(layout.prefixes)[:, :, None]
-    followed = jnp.take_along_axis(within, jnp.maximum(prefixes, 0), axis=1)
-    return within | (followed & (prefixes != NO_PREFIX))
+    starts, prefixes = jnp.asarray(layout.starts), jnp.asarray(layout.prefixes)
+
+    def of(table: jax.Array, segments: jax.Array) -> jax.Array:
+        return jnp.take_along_axis(table, segments, axis=1)[:, :, None]
+
+    own = jnp.take_along_axis(jnp.asarray(layout.segments), places, axis=1)  # [R, N]
+    followed = jnp.maximum(of(prefixes, own)[..., 0], 0)
+    end = of(starts, followed) + of(jnp.asarray(layout.lengths), followed)
+    of_prefix = (of(prefixes, own) != NO_PREFIX) & (of(starts, followed) <= tokens) & (tokens < end)
+    return of_prefix | ((of(starts, own) <= tokens) & (tokens <= jnp.asarray(places)[:, :, None]))

@@ -88,12 +88,15 @@ def random_lists(seed: int) -> ListBatch:
         prefix=rng.integers(0, VOCABULARY, (lists, prefix)).astype(np.int32),
         prefix_lengths=rng.integers(2, prefix + 1, lists).astype(np.int32),
         tokens=rng.integers(0, VOCABULARY, (lists, documents, rest)).astype(np.int32),
-        lengths=rng.integers(1, rest + 1, (lists, documents)).astype(np.int32),
+        lengths=np.minimum(rng.integers(1, rest + 1, (lists, documents)), rest - np.arange(documents)).astype(
+            np.int32
+        ),
         grades=rng.integers(0, 3, (lists, documents)).astype(np.float32),
         teacher=rng.normal(size=(lists, documents)).astype(np.float32),
         mask=mask,
         in_batch=np.zeros((lists, documents), bool),
         examples=np.arange(lists * documents, dtype=np.int32).reshape(lists, documents),
+        row_tokens=documents * rest - 2 if seed % 2 else None,  # packed and padded ones in turn
     )
 
 

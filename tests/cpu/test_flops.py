@@ -10,7 +10,13 @@ import pytest
 
 import prorank_jax.flops
 from prorank_jax.config import GrpoOptions
-from prorank_jax.flops import forward_flops, grpo_step_flops, layer_weights, read_flops
+from prorank_jax.flops import (
+    forward_flops,
+    grpo_step_flops,
+    layer_weights,
+    ranking_step_flops,
+    read_flops,
+)
 from prorank_jax.models.attention import prompt_layout
 from prorank_jax.models.transformer import Transformer
 from tests.cpu.tiny import tiny_config
@@ -99,3 +105,18 @@ def test_a_peak_is_the_products_over_their_time(backend, dtype, monkeypatch):
     monkeypatch.setattr(prorank_jax.flops.time, "perf_counter", lambda: next(clock))
     products = 4 * 2 * 64**3 if backend == "cpu" else 8 * 2 * 32**3
     assert prorank_jax.flops.measured_matmul_flops(dtype) == products / 2
+
+
+@pytest.mark.parametrize("low_rank", [False, True])
+def test_packed_rows_leave_out_the_products_of_weights_with_padding(low_rank):
+    """Attention pads documents all the same."""
+    config = dataclasses.replace(WIDE, layers=3)
+    sizes = (config, 2, 8, 48, 100)
+    changes = {"low_rank": low_rank, "uses_reference": True, "reads_answer": True}
+    padded = ranking_step_flops(*sizes, **changes)
+    assert ranking_step_flops(*sizes, **changes, row_tokens=800) == padded
+    products = (2 if low_rank else 3) + 1  # of what is trained, and of the reference
+    of_last_layer = 2 * config.dim * config.head_dim * config.kv_heads  # keys and values
+    per_token = 2 * (2 * layer_weights(config) + of_last_layer)
+    saved = padded - ranking_step_flops(*sizes, **changes, row_tokens=700)
+    assert saved == 2 * 100 * products * per_token

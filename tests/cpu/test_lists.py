@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+
+import jax
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from prorank_jax.config import RankingOptions
-from prorank_jax.lists import index_lists, list_iterator
+from prorank_jax.lists import index_lists, list_iterator, packed_tokens
 from prorank_jax.types import Candidate, Document, RankingGroup
 from tests.cpu.data_fixtures import WordRenderer, listed
 
@@ -137,12 +142,47 @@ def test_the_losses_decide_which_lists_can_teach(options, kept):
     assert [int(examples.queries[members[0]]) for members in index.members] == kept
 
 
+@given(
+    st.integers(1, 4).flatmap(
+        lambda k: st.lists(st.lists(st.integers(1, 90), min_size=k, max_size=k), min_size=1, max_size=5)
+    ),
+    st.integers(0, 20),
+)
+def test_packed_rows_hold_every_list_and_leave_out_an_eighth_or_more(lengths, spare):
+    held = np.array(lengths)
+    width = int(held.max()) + spare
+    tokens, padded = packed_tokens(held, width), held.shape[1] * width
+    longest = held.sum(axis=1).max()
+    if tokens is None:
+        assert longest > padded - -(-padded // 8)
+    else:
+        assert longest <= tokens < padded
+        assert tokens % -(-padded // 8) == 0
+
+
+@pytest.mark.parametrize("held_format", [0.0, 0.1])
+def test_lists_are_packed_unless_told_otherwise(held_format):
+    examples, sizes = listed(GROUPS), {"list_size": 5, "format_coefficient": held_format}
+    packed = batches(examples, RankingOptions(**sizes), lists=3)
+    padded = batches(examples, RankingOptions(**sizes, packing=False), lists=3)
+    rows = set()
+    for _ in range(6):
+        one, other = next(packed), next(padded)
+        assert other.row_tokens is None
+        jax.tree.map(np.testing.assert_array_equal, dataclasses.replace(one, row_tokens=None), other)
+        if one.row_tokens is not None:
+            rows.add(one.row_tokens)
+            assert (one.lengths + (held_format > 0)).sum(axis=1).max() <= one.row_tokens
+    assert rows
+
+
 def test_processes_get_parts_of_the_same_batches():
     examples, options = listed(GROUPS), RankingOptions(list_size=4, in_batch_negatives=1)
     whole = batches(examples, options, lists=4)
     parts = [batches(examples, options, lists=4, rows=rows) for rows in np.split(np.arange(4), 2)]
     for _ in range(5):
         batch, (first, second) = next(whole), [next(part) for part in parts]
+        assert first.row_tokens == second.row_tokens == batch.row_tokens  # one program for all
         for name in ("prefix", "tokens", "lengths", "grades", "teacher", "mask", "in_batch", "examples"):
             joined = np.concatenate([getattr(first, name), getattr(second, name)])
             np.testing.assert_array_equal(joined, getattr(batch, name))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+from contextlib import nullcontext
 from functools import partial
 
 import jax
@@ -59,6 +60,18 @@ def random_lists(seed: int = 0, lists: int = Q) -> ListBatch:
     )
 
 
+def packed(lists: ListBatch) -> ListBatch:
+    """The same lists, each list's documents in one row, with room for an answer behind each, and filler."""
+    return dataclasses.replace(lists, row_tokens=int(lists.lengths.sum(axis=1).max()) + K + 2)
+
+
+def as_they_are(lists: ListBatch) -> ListBatch:
+    return lists
+
+
+either_way = pytest.mark.parametrize("laid_out", [as_they_are, packed])
+
+
 def as_prompts(lists: ListBatch) -> Batch:
     """Every prompt of the lists by itself, prefix and rest joined."""
     rows = []
@@ -108,17 +121,20 @@ def with_factors(params, seed: int = 5):
     return model, factors
 
 
+@either_way
 @pytest.mark.parametrize(("family", "tied"), [("qwen2", True), ("qwen3", False), ("llama", True)])
-def test_shared_prefix_scores_are_those_of_whole_prompts(family, tied):
+def test_shared_prefix_scores_are_those_of_whole_prompts(family, tied, laid_out):
     model, params = tiny_model(family, tied=tied)
-    lists = random_lists()
+    lists = laid_out(random_lists())
     apart = jax.jit(lambda params: relevance_scores(model, params, as_prompts(lists), ANSWERS))(params)
     np.testing.assert_allclose(scores(model, params, lists).ravel(), apart, atol=1e-5)
 
 
-def test_gradients_flow_through_the_shared_prefix_as_through_whole_prompts():
+@either_way
+@pytest.mark.parametrize("devices", [0, 1, 2], ids=["no mesh", "one device", "two devices"])
+def test_gradients_flow_through_the_shared_prefix_as_through_whole_prompts(laid_out, devices):
     model, params = tiny_model()
-    lists = random_lists()
+    lists = laid_out(random_lists())
     weights = np.random.default_rng(1).normal(size=(Q, K)).astype(np.float32)
 
     def shared(params):
@@ -128,14 +144,17 @@ def test_gradients_flow_through_the_shared_prefix_as_through_whole_prompts():
     def apart(params):
         return (relevance_scores(model, params, as_prompts(lists), ANSWERS).reshape(Q, K) * weights).sum()
 
-    ours, wanted = (jax.jit(jax.grad(f))(params) for f in (shared, apart))
+    mesh = jax.set_mesh(make_mesh(MeshOptions(), jax.devices()[:devices])) if devices else nullcontext()
+    with mesh:  # of CPUs, for which the whole last layer is run
+        ours, wanted = (jax.jit(jax.grad(f))(params) for f in (shared, apart))
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(wanted), strict=True):
         np.testing.assert_allclose(a, b, atol=2e-5 * float(jnp.abs(b).max() + 1))
 
 
-def test_an_answer_behind_a_prompt_is_read_as_a_prompt_with_that_answer():
+@either_way
+def test_an_answer_behind_a_prompt_is_read_as_a_prompt_with_that_answer(laid_out):
     model, params = tiny_model()
-    lists = random_lists()
+    lists = laid_out(random_lists())
     answers = np.random.default_rng(2).integers(0, VOCABULARY, (Q, K)).astype(np.int32)
     apart = as_prompts(lists)
     tokens = np.pad(apart.tokens, ((0, 0), (0, 1)))
@@ -155,6 +174,7 @@ def test_an_answer_behind_a_prompt_is_read_as_a_prompt_with_that_answer():
     np.testing.assert_allclose(at_answer.ravel(), wanted, atol=1e-5)
 
 
+@either_way
 @pytest.mark.parametrize(
     "goal",
     [
@@ -162,9 +182,9 @@ def test_an_answer_behind_a_prompt_is_read_as_a_prompt_with_that_answer():
         objective(0.3, 0.5, pairwise=1.0, listwise=1.0, margin_mse=0.1, info_nce=1.0, preference=1.0),
     ],
 )
-def test_the_losses_are_those_of_the_scores_and_parts_add_up_to_the_batch(goal):
+def test_the_losses_are_those_of_the_scores_and_parts_add_up_to_the_batch(goal, laid_out):
     model, params = tiny_model()
-    lists = random_lists()
+    lists = laid_out(random_lists())
     lists.in_batch[1, 2], lists.mask[1, 2] = True, False
     reference = jax.tree.map(lambda leaf: leaf * 1.1, params) if goal.uses_reference else None
     results = []
@@ -185,14 +205,15 @@ def test_the_losses_are_those_of_the_scores_and_parts_add_up_to_the_batch(goal):
     assert_moved_alike(params, state.params, whole.params)
 
 
-def test_devices_and_parts_give_what_one_device_gives_at_once():
+@either_way
+def test_devices_and_parts_give_what_one_device_gives_at_once(laid_out):
     model, params = tiny_model()
     goal = objective(0.2, listwise=1.0)
     reference = jax.tree.map(lambda leaf: leaf * 1.1, params)
     one, state = build(model, params, goal)
-    expected, wanted = one(state, reference, random_lists())
+    expected, wanted = one(state, reference, random_lists())  # padded
     step, state = build(model, params, goal, devices=2, parts=2)
-    got, metrics = step(state, reference, random_lists())
+    got, metrics = step(state, reference, laid_out(random_lists()))
     for name, value in wanted.items():
         np.testing.assert_allclose(metrics[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
     assert_moved_alike(params, got.params, expected.params)

@@ -99,7 +99,8 @@ def test_the_work_of_a_ranking_step_counts_what_the_config_adds(changes, costs):
     batch = next(stage.batches())
     lists, documents, rest = batch.tokens.shape
     assert (lists, documents) == (2, 2)
-    counted = ranking_step_flops(MODEL.config, lists, documents, batch.prefix.shape[1], rest, **costs)
+    sizes = (MODEL.config, lists, documents, batch.prefix.shape[1], rest)
+    counted = ranking_step_flops(*sizes, row_tokens=batch.row_tokens, **costs)
     assert stage.work(batch).flops == counted
 
 

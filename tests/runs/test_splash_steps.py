@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -103,11 +105,13 @@ def lists() -> ListBatch:
     )
 
 
-def test_lists_after_a_shared_prefix_give_the_same_states_and_gradients():
+@pytest.mark.parametrize("row_tokens", [None, REST + 100])
+def test_lists_after_a_shared_prefix_give_the_same_states_and_gradients(row_tokens):
     batch = lists()
+    kernel_batch = dataclasses.replace(batch, row_tokens=row_tokens)
     weights = np.random.default_rng(5).normal(size=(2, 2, 16)).astype(np.float32)
 
-    def of(attention: str):
+    def of(attention: str, batch: ListBatch):
         model, params = model_with(attention)
 
         def weighted(params):
@@ -117,7 +121,9 @@ def test_lists_after_a_shared_prefix_give_the_same_states_and_gradients():
         return jax.jit(jax.grad(weighted, has_aux=True))(params)
 
     for ours, theirs in zip(
-        jax.tree.leaves(of("splash_interpreted")), jax.tree.leaves(of("xla")), strict=True
+        jax.tree.leaves(of("splash_interpreted", kernel_batch)),
+        jax.tree.leaves(of("xla", batch)),
+        strict=True,
     ):
         assert np.isfinite(ours).all()
         assert np.linalg.norm(ours - theirs) <= 2e-5 * np.linalg.norm(theirs)
