@@ -19,7 +19,8 @@ from prorank_jax.models.packed import NO_PREFIX
 from prorank_jax.shared_prefix import PromptGroup, make_groups
 from prorank_jax.types import PackedBatch
 
-_TRIED = 9  # lengths of rows: they span an octave
+_TRIED = 9  # lengths of rows: of fine steps they span an octave, of coarse ones two
+_COARSE_STEP = 128
 
 
 @dataclass(eq=False)
@@ -78,7 +79,7 @@ class PackedPlan:
     @property
     def area(self) -> int:
         """What the memory of attention grows with."""
-        return self.segments * (self.prefix_width + self.width) ** 2
+        return self.segments * self.width * (self.prefix_width + self.width)
 
 
 def plan_packed(
@@ -88,6 +89,8 @@ def plan_packed(
     ways: int,
     config: ModelConfig,
     most_tokens: int,
+    *,
+    fine: bool,
 ) -> list[PackedPlan]:
     """Which prompts share a row, and which rows a batch, so that the work is small.
 
@@ -98,50 +101,55 @@ def plan_packed(
         shapes: of batches of padded prompts, whose memory a packed one keeps to.
         ways: over how many devices rows are split; a batch has one for each.
         most_tokens: of a row that holds more than one prompt.
+        fine: whether shapes come in small steps, for devices that compute longer than they compile.
     """
     groups = sorted(make_groups(prompts, queries), key=lambda one: -one.rests[0])
     longest = max(group.shared + group.rests[0] for group in groups)
     total = sum(group.shared + sum(group.rests) for group in groups)
     ladder = width_ladder(max(most_tokens, longest))
+    ladder = ladder if fine else ladder[::-2][::-1]
     most = ladder[-1]
     batches = -(-total // (most * ways))
-    least = min(max(longest, -(-total // (batches * ways))), most)
+    least = max(longest, -(-total // (batches * ways)) // (1 if fine else 2))
     area = shapes.rows[-1] // ways * FULL_BATCH_WIDTH**2
     tried = ladder[bisect_left(ladder, least) :][:_TRIED]
-    plans = [_plan(groups, budget, area, ways, ladder) for budget in tried]
+    plans = [_plan(groups, budget, area, ways, ladder if fine else (budget,), fine) for budget in tried]
     least_work = min(plans, key=lambda plan: sum(one.flops(config) for one in plan))
     return sorted(least_work, key=lambda one: one.area, reverse=True)
 
 
 def _plan(
-    groups: Sequence[PromptGroup], budget: int, area: int, ways: int, ladder: Sequence[int]
+    groups: Sequence[PromptGroup], budget: int, area: int, ways: int, lengths: Sequence[int], fine: bool
 ) -> list[PackedPlan]:
     rows = list(_fill_rows(groups, budget, area))
-    return [_of_rows(rows[start : start + ways], ways, ladder) for start in range(0, len(rows), ways)]
+    batches = [rows[start : start + ways] for start in range(0, len(rows), ways)]
+    return [_of_rows(batch, ways, lengths, fine) for batch in batches]
 
 
-def _of_rows(rows: list[_Row], ways: int, ladder: Sequence[int]) -> PackedPlan:
+def _of_rows(rows: list[_Row], ways: int, lengths: Sequence[int], fine: bool) -> PackedPlan:
     def most(name: str) -> int:
         return max(getattr(row, name) for row in rows)
 
     return PackedPlan(
         rows=rows,
         count=ways,
-        tokens=ladder[bisect_left(ladder, most("tokens"))],
-        segments=_few_counts(most("segments")),
-        width=_in_steps(most("width")),
-        prefix_width=_in_steps(most("prefix_width")),
+        tokens=lengths[bisect_left(lengths, most("tokens"))],
+        segments=_few_counts(most("segments"), 4 if fine else 2),
+        width=_in_steps(most("width"), fine),
+        prefix_width=_in_steps(most("prefix_width"), fine),
     )
 
 
-def _in_steps(length: int) -> int:
-    """The next of a few lengths, 0 for 0."""
-    return width_ladder(length, whole=True)[-1] if length else 0
+def _in_steps(length: int, fine: bool) -> int:
+    """The next of a few lengths, 0 for 0; coarse ones are multiples of what a TPU computes at once."""
+    if fine or length <= _COARSE_STEP:
+        return width_ladder(length, whole=True)[-1] if length else 0
+    return -(-length // _COARSE_STEP) * _COARSE_STEP
 
 
-def _few_counts(count: int) -> int:
-    """The next of a few numbers of segments: all up to 8, then four in each octave."""
-    step = 1 << max(0, (count - 1).bit_length() - 3)
+def _few_counts(count: int, of_octave: int) -> int:
+    """The next of a few numbers: so many in each octave."""
+    step = max(1, (1 << (count - 1).bit_length()) // (2 * of_octave))
     return -(-count // step) * step
 
 
@@ -164,8 +172,8 @@ def _fill_rows(groups: Sequence[PromptGroup], budget: int, area: int) -> Iterato
 def _keeps_to(area: int, row: _Row, group: PromptGroup, member: int) -> bool:
     if not row.parts:
         return True
-    width = max(row.width, group.shared, group.rests[member]) + max(row.prefix_width, group.shared)
-    return (row.segments + 2) * width**2 <= area
+    width = max(row.width, group.shared, group.rests[member])
+    return (row.segments + 2) * width * (width + max(row.prefix_width, group.shared)) <= area
 
 
 def pad_packed(plan: PackedPlan, prompts: Sequence[np.ndarray]) -> PackedBatch:

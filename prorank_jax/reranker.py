@@ -103,8 +103,9 @@ class Reranker:
             compute_dtype: `float32` or `bfloat16`; scores are float32 in both.
             attention: `xla`; `splash` for the Pallas kernel on TPU, `cudnn` for cuDNN's on NVIDIA GPUs.
             mesh: None: all devices, rows split over them.
-            share_prefixes: compute what the prompts of a query share once. Less work for many documents of
-                each query, but more shapes are compiled: for evaluations, not for a few pairs.
+            share_prefixes: compute what the prompts of a query share once, and pack prompts into rows without
+                padding. Less work for many documents of each query, but more shapes are compiled: for
+                evaluations, and where `rank` gets many documents again and again, not for a few pairs.
 
         Raises:
             ValueError: there is no such model, its files do not belong together, or an argument that
@@ -226,7 +227,7 @@ class Reranker:
 
         Args:
             every_length: for prompts of all lengths, not only for the shortest texts, and for shorter
-                instructions than the reranker's own. Not what `share_prefixes` compiles for lists.
+                instructions than the reranker's own. Not the packed rows of `share_prefixes`.
 
         Raises:
             ValueError: a model whose scores are not finite.

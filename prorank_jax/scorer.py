@@ -111,8 +111,8 @@ class PairScorer:
         self._ways = mesh.shape["data"] * mesh.shape["fsdp"]
         self.shapes = make_batch_shapes(max_length, batch_size, self._ways)
         room = self.shapes.rows[-1] // self._ways * FULL_BATCH_WIDTH
-        on_cpu = mesh.devices.flat[0].platform == "cpu"
-        self._row_tokens = min(room, CPU_ROW_TOKENS) if on_cpu else room
+        self._on_cpu = mesh.devices.flat[0].platform == "cpu"
+        self._row_tokens = min(room, CPU_ROW_TOKENS) if self._on_cpu else room
         self.compiled_shapes: set[tuple[int, ...]] = set()
         self._starting = threading.Lock()
         self._in_flight: deque[jax.Array] = deque()
@@ -191,7 +191,9 @@ class PairScorer:
         shapes, config = self.shapes, self._config
         plans = plan_batches([len(prompt) for prompt in prompts], shapes, config)
         if self._packed_step is not None:
-            packed = plan_packed(prompts, queries, shapes, self._ways, config, self._row_tokens)
+            packed = plan_packed(
+                prompts, queries, shapes, self._ways, config, self._row_tokens, fine=self._on_cpu
+            )
             if sum(plan.flops(config) for plan in packed) < plan_flops(plans, prompts, shapes, config):
                 yield from (pad_packed(plan, prompts) for plan in packed)
                 return

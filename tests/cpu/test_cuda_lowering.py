@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections import Counter
 
@@ -77,13 +78,20 @@ def config(**changes: object) -> RunConfig:
     return config_from_flat(plain | changes)
 
 
-@pytest.mark.parametrize(("which", "forward", "backward"), [("score", 1, 0), ("1", 1, 1), ("2", 2, 2)])
-def test_steps_of_a_real_model_attend_through_cudnn_and_keep_no_logits(which, forward, backward):
+@pytest.mark.parametrize(
+    ("which", "packs", "forward", "backward"),
+    [("score", False, 1, 0), ("1", False, 1, 1), ("2", False, 2, 2), ("2", True, 2, 2)],
+)
+def test_steps_of_a_real_model_attend_through_cudnn_and_keep_no_logits(which, packs, forward, backward):
     chosen = config()
     mesh = make_mesh(MeshOptions(), jax.devices()[:1])
     program = build_program(chosen, which, resolve_shape(chosen.model.source), mesh)
+    *others, batch = program.arguments
+    if packs:
+        _, documents, width = batch.tokens.shape
+        batch = dataclasses.replace(batch, row_tokens=documents * width * 3 // 4)
     with jax.set_mesh(mesh):
-        text = program.step.trace(*program.arguments).lower(lowering_platforms=("cuda",)).as_text()
+        text = program.step.trace(*others, batch).lower(lowering_platforms=("cuda",)).as_text()
     # Layers are scanned, so a kernel stands once: in stage 2 for what a list shares, and for the rest.
     assert kernels(text) == Counter({FORWARD: forward, BACKWARD: backward}) - Counter()
     assert largest_logits(text) <= chosen.grpo.group_size * HEADS_PER_KV_HEAD

@@ -6,6 +6,7 @@ devices; with `--tensor-across`, these two belong to different processes.
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 
@@ -26,7 +27,8 @@ def random_prompts(pairs: list[tuple[str, str]]) -> list[list[int]]:
 
 
 def scores_here(tensor_across: bool = False) -> np.ndarray:
-    """The scores [n] float32 that this process sees."""
+    """The scores [2n] float32 that this process sees: of padded prompts, then of packed ones."""
+    import prorank_jax.scorer
     from prorank_jax.config import MeshOptions
     from prorank_jax.models.transformer import abstract_params
     from prorank_jax.scorer import PairScorer
@@ -44,10 +46,17 @@ def scores_here(tensor_across: bool = False) -> np.ndarray:
         whole = np.asarray(leaf)
         return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
 
-    scorer = PairScorer(
-        model, jax.tree.map(place, params, where), ANSWERS, mesh, max_length=LONGEST, batch_size=8
-    )
-    return scorer.score(random_prompts, [("query", str(number)) for number in range(PAIRS)])
+    params = jax.tree.map(place, params, where)
+    pairs, found = [("query", str(number)) for number in range(PAIRS)], []
+    for packs in (False, True):
+        if packs:
+            prorank_jax.scorer.plan_flops = lambda *_: math.inf  # whatever the work
+        scorer = PairScorer(
+            model, params, ANSWERS, mesh, max_length=LONGEST, batch_size=8, share_prefixes=packs
+        )
+        found.append(scorer.score(random_prompts, pairs))
+        assert {len(shape) for shape in scorer.compiled_shapes} == {5 if packs else 2}
+    return np.concatenate(found)
 
 
 if __name__ == "__main__":

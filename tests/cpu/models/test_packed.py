@@ -38,7 +38,7 @@ LONG = [(20, [150, 30]), (0, [200]), (31, [5, 170])]
 
 def packed(groups: list[tuple[int, list[int]]]) -> tuple[PackedBatch, list[np.ndarray]]:
     prompts, queries = make_prompts(groups)
-    (plan,) = plan_packed(prompts, queries, SHAPES, 1, tiny_model()[0].config, 2048)
+    (plan,) = plan_packed(prompts, queries, SHAPES, 1, tiny_model()[0].config, 2048, fine=True)
     return pad_packed(plan, prompts), prompts
 
 
