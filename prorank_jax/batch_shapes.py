@@ -66,17 +66,19 @@ def make_batch_shapes(max_length: int, batch_size: int, ways: int) -> BatchShape
     return BatchShapes(rows=tuple(rows), widths=width_ladder(max_length))
 
 
-def width_ladder(most: int, *, whole: bool = False) -> tuple[int, ...]:
-    """Ascending lengths up to `most`: steps of 32 up to 256, then twice as long ones in each octave.
+def next_width(length: int) -> int:
+    """The next multiple of 32 up to 256, and of steps twice as long in each octave beyond it."""
+    step = WIDTH_STEP << max(0, (length - 1).bit_length() - 8)
+    return -(-length // step) * step
 
-    Args:
-        whole: ends with the next such length instead of with `most` itself.
-    """
+
+def width_ladder(most: int) -> tuple[int, ...]:
+    """Ascending lengths as `next_width` has them, below `most`, and `most`."""
     widths, width = [], WIDTH_STEP
     while width < most:
         widths.append(width)
-        width += WIDTH_STEP * 2 ** max(0, width.bit_length() - 8)
-    return (*widths, width if whole else most)
+        width = next_width(width + 1)
+    return (*widths, most)
 
 
 def plan_batches(lengths: Sequence[int], shapes: BatchShapes, config: ModelConfig) -> list[np.ndarray]:

@@ -11,6 +11,8 @@ import numpy as np
 from prorank_jax.batch_shapes import (
     FULL_BATCH_WIDTH,
     BatchShapes,
+    batch_overhead,
+    next_width,
     width_ladder,
 )
 from prorank_jax.flops import forward_flops
@@ -19,7 +21,8 @@ from prorank_jax.models.packed import NO_PREFIX
 from prorank_jax.shared_prefix import PromptGroup, make_groups
 from prorank_jax.types import PackedBatch
 
-_TRIED = 9  # lengths of rows: of fine steps they span an octave, of coarse ones two
+# Lengths of rows that are tried: so many, from longer ones than a single batch would need downwards.
+_COMPARED, _SPARE = 4, 2
 _COARSE_STEP = 128
 
 
@@ -28,6 +31,7 @@ class _Row:
     """What stands in a row: prompts of some groups, each behind its group's start."""
 
     tokens: int = 0
+    prompts: int = 0
     segments: int = 0
     width: int = 0
     prefix_width: int = 0
@@ -46,8 +50,14 @@ class _Row:
             self.width = max(self.width, group.shared)
         self.parts[-1][1].append(member)
         self.tokens += group.rests[member]
+        self.prompts += 1
         self.segments += 1
         self.width = max(self.width, group.rests[member])
+
+    def close(self) -> None:
+        """A prompt that is alone in its row is one segment, for nobody shares its start."""
+        if self.prompts == 1:
+            self.segments, self.width, self.prefix_width = 1, self.tokens, 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,8 +88,13 @@ class PackedPlan:
 
     @property
     def area(self) -> int:
-        """What the memory of attention grows with."""
-        return self.segments * self.width * (self.prefix_width + self.width)
+        """What the memory of attention grows with; see `_area`."""
+        return _area(self.tokens, self.segments, self.width, self.prefix_width)
+
+
+def _area(tokens: int, segments: int, width: int, prefix_width: int) -> int:
+    """Logits of a row and head: within segments, or in the last layer of each one's end over all of it."""
+    return segments * max(width * (prefix_width + width), tokens)
 
 
 def plan_packed(
@@ -95,7 +110,8 @@ def plan_packed(
     """Which prompts share a row, and which rows a batch, so that the work is small.
 
     Prompts of a query stand together, behind what they share. Rows are of one length where several are full;
-    which one is found by trying. The batch that takes the most memory comes first.
+    which one is found by trying. The batch that takes the most memory comes first; none takes more than a
+    full padded one, unless it has a prompt to a row. No plan at all: there is nothing to pack, or no room.
 
     Args:
         shapes: of batches of padded prompts, whose memory a packed one keeps to.
@@ -103,27 +119,27 @@ def plan_packed(
         most_tokens: of a row that holds more than one prompt.
         fine: whether shapes come in small steps, for devices that compute longer than they compile.
     """
+    if not prompts:
+        return []
     groups = sorted(make_groups(prompts, queries), key=lambda one: -one.rests[0])
     longest = max(group.shared + group.rests[0] for group in groups)
     total = sum(group.shared + sum(group.rests) for group in groups)
     ladder = width_ladder(max(most_tokens, longest))
     ladder = ladder if fine else ladder[::-2][::-1]
-    most = ladder[-1]
-    batches = -(-total // (most * ways))
-    least = max(longest, -(-total // (batches * ways)) // (1 if fine else 2))
+    of_one_batch = bisect_left(ladder, -(-total // ways))
     area = shapes.rows[-1] // ways * FULL_BATCH_WIDTH**2
-    tried = ladder[bisect_left(ladder, least) :][:_TRIED]
-    plans = [_plan(groups, budget, area, ways, ladder if fine else (budget,), fine) for budget in tried]
-    least_work = min(plans, key=lambda plan: sum(one.flops(config) for one in plan))
+    plans: list[list[PackedPlan]] = []
+    for budget in reversed(ladder[: of_one_batch + _SPARE]):
+        if budget < longest or len(plans) == _COMPARED:
+            break
+        rows = sorted(_fill_rows(groups, budget, area, fine), key=lambda row: -row.width)
+        batches = [rows[start : start + ways] for start in range(0, len(rows), ways)]
+        plan = [_of_rows(batch, ways, ladder if fine else (budget,), fine) for batch in batches]
+        if all(one.area <= area or all(row.prompts == 1 for row in one.rows) for one in plan):
+            plans.append(plan)
+    overhead = batch_overhead(config)
+    least_work = min(plans, key=lambda plan: sum(one.flops(config) + overhead for one in plan), default=[])
     return sorted(least_work, key=lambda one: one.area, reverse=True)
-
-
-def _plan(
-    groups: Sequence[PromptGroup], budget: int, area: int, ways: int, lengths: Sequence[int], fine: bool
-) -> list[PackedPlan]:
-    rows = list(_fill_rows(groups, budget, area))
-    batches = [rows[start : start + ways] for start in range(0, len(rows), ways)]
-    return [_of_rows(batch, ways, lengths, fine) for batch in batches]
 
 
 def _of_rows(rows: list[_Row], ways: int, lengths: Sequence[int], fine: bool) -> PackedPlan:
@@ -134,7 +150,7 @@ def _of_rows(rows: list[_Row], ways: int, lengths: Sequence[int], fine: bool) ->
         rows=rows,
         count=ways,
         tokens=lengths[bisect_left(lengths, most("tokens"))],
-        segments=_few_counts(most("segments"), 4 if fine else 2),
+        segments=_few_counts(most("segments"), fine),
         width=_in_steps(most("width"), fine),
         prefix_width=_in_steps(most("prefix_width"), fine),
     )
@@ -143,17 +159,17 @@ def _of_rows(rows: list[_Row], ways: int, lengths: Sequence[int], fine: bool) ->
 def _in_steps(length: int, fine: bool) -> int:
     """The next of a few lengths, 0 for 0; coarse ones are multiples of what a TPU computes at once."""
     if fine or length <= _COARSE_STEP:
-        return width_ladder(length, whole=True)[-1] if length else 0
+        return next_width(length) if length else 0
     return -(-length // _COARSE_STEP) * _COARSE_STEP
 
 
-def _few_counts(count: int, of_octave: int) -> int:
-    """The next of a few numbers: so many in each octave."""
-    step = max(1, (1 << (count - 1).bit_length()) // (2 * of_octave))
+def _few_counts(count: int, fine: bool) -> int:
+    """The next of a few numbers: four in each octave, or two."""
+    step = max(1, (1 << (count - 1).bit_length()) // (8 if fine else 4))
     return -(-count // step) * step
 
 
-def _fill_rows(groups: Sequence[PromptGroup], budget: int, area: int) -> Iterator[_Row]:
+def _fill_rows(groups: Sequence[PromptGroup], budget: int, area: int, fine: bool) -> Iterator[_Row]:
     """Rows of at most `budget` tokens; of a group, the longest prompt that still has room comes next."""
     row = _Row()
     for group in groups:
@@ -161,19 +177,21 @@ def _fill_rows(groups: Sequence[PromptGroup], budget: int, area: int) -> Iterato
         while members:
             room = budget - row.tokens - row.start_of(group)
             first = bisect_left(members, -room, key=lambda member: -group.rests[member])
-            if first < len(members) and _keeps_to(area, row, group, members[first]):
+            if first < len(members) and _keeps_to(area, budget, row, group, members[first], fine):
                 row.add(group, members.pop(first))
             else:
+                row.close()
                 yield row
                 row = _Row()
+    row.close()
     yield row
 
 
-def _keeps_to(area: int, row: _Row, group: PromptGroup, member: int) -> bool:
-    if not row.parts:
-        return True
-    width = max(row.width, group.shared, group.rests[member])
-    return (row.segments + 2) * width * (width + max(row.prefix_width, group.shared)) <= area
+def _keeps_to(area: int, budget: int, row: _Row, group: PromptGroup, member: int, fine: bool) -> bool:
+    """Whether a row that gets one more prompt stays within an area; the first one always may come."""
+    width = _in_steps(max(row.width, group.shared, group.rests[member]), fine)
+    prefix_width = _in_steps(max(row.prefix_width, group.shared), fine)
+    return not row.parts or _area(budget, _few_counts(row.segments + 2, fine), width, prefix_width) <= area
 
 
 def pad_packed(plan: PackedPlan, prompts: Sequence[np.ndarray]) -> PackedBatch:
@@ -206,6 +224,10 @@ def _segments(row: _Row, prompts: Sequence[np.ndarray]) -> Iterator[tuple[np.nda
     made = 0
     for group, members in row.parts:
         prefix = NO_PREFIX
+        if row.prompts == 1:
+            place = group.places[members[0]]
+            yield prompts[place], NO_PREFIX, place
+            return
         if group.shared:
             prefix = made
             yield prompts[group.places[0]][: group.shared], NO_PREFIX, -1

@@ -42,6 +42,7 @@ FREE_FIELDS = (
     "train.accumulation",
     "model.remat",
     "model.attention",
+    "ranking.packing",
     "probe.batch_size",
     "checkpoint.",
     "mesh.",

@@ -194,7 +194,8 @@ class PairScorer:
             packed = plan_packed(
                 prompts, queries, shapes, self._ways, config, self._row_tokens, fine=self._on_cpu
             )
-            if sum(plan.flops(config) for plan in packed) < plan_flops(plans, prompts, shapes, config):
+            work = sum(plan.flops(config) for plan in packed)
+            if packed and work < plan_flops(plans, prompts, shapes, config):
                 yield from (pad_packed(plan, prompts) for plan in packed)
                 return
         yield from (pad_batch(prompts, places, shapes) for places in plans)

@@ -61,7 +61,7 @@ def answered_list_hidden(
     The answer is one more token of the same forward pass, which no prompt sees. For training.
 
     Args:
-        batch: `tokens` has a free place behind the longest prompt.
+        batch: `tokens` has a free place behind the longest prompt, `row_tokens`, if there, one for each.
         answers: [Q, K] int32 token ids.
     """
     behind = jnp.arange(batch.tokens.shape[-1]) == batch.lengths[..., None]  # [Q, K, S]

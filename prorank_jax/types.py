@@ -78,8 +78,9 @@ class ListBatch:
         mask: [Q, K] bool, true for a document of the query's own list.
         in_batch: [Q, K] bool, true for a document borrowed from another query of the batch.
         examples: [Q, K] int32 position of the example in its data set; -1 where there is none.
-        row_tokens: at least what each list's `lengths` sum to, if its documents shall stand behind each other
-            in a row of so many tokens; None: each is padded to S.
+        row_tokens: at least what each list's `lengths` sum to, with one more for each document where an
+            answer will follow it, if documents shall stand behind each other in a row of so many tokens;
+            None: each is padded to S.
     """
 
     prefix: Array

@@ -52,7 +52,7 @@ class OurSide:
         self.start = self.batches.get_state()
         ahead = [next(self.batches) for _ in range(settings["steps"])]
         self.state = run.init_state(run.load_initial_params())
-        for batch in {batch.tokens.shape: batch for batch in ahead}.values():
+        for batch in {(batch.tokens.shape, batch.row_tokens): batch for batch in ahead}.values():
             self._step(batch)
         jax.block_until_ready(self.state)
         self.state = None  # before its successor takes as much memory

@@ -7,9 +7,7 @@ from hypothesis import strategies as st
 
 from tests.cpu.tiny import VOCABULARY
 
-groups = st.lists(
-    st.tuples(st.integers(0, 300), st.lists(st.integers(1, 300), min_size=1, max_size=9)), min_size=1
-)
+groups = st.lists(st.tuples(st.integers(0, 300), st.lists(st.integers(1, 300), min_size=1, max_size=9)))
 
 
 def make_prompts(groups: list[tuple[int, list[int]]]) -> tuple[list[np.ndarray], list[str]]:

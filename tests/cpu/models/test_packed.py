@@ -27,6 +27,7 @@ from prorank_jax.packing import pad_packed, plan_packed
 from prorank_jax.scoring import packed_scores, relevance_scores
 from prorank_jax.types import PackedBatch
 from tests.cpu.grouped_prompts import make_prompts
+from tests.cpu.test_packing import REAL
 from tests.cpu.tiny import ANSWERS, VOCABULARY, tiny_model
 
 EXACT = 1e-5
@@ -38,7 +39,7 @@ LONG = [(20, [150, 30]), (0, [200]), (31, [5, 170])]
 
 def packed(groups: list[tuple[int, list[int]]]) -> tuple[PackedBatch, list[np.ndarray]]:
     prompts, queries = make_prompts(groups)
-    (plan,) = plan_packed(prompts, queries, SHAPES, 1, tiny_model()[0].config, 2048, fine=True)
+    (plan,) = plan_packed(prompts, queries, SHAPES, 1, REAL, 2048, fine=True)
     return pad_packed(plan, prompts), prompts
 
 
