@@ -221,13 +221,13 @@ def pad_packed(plan: PackedPlan, prompts: Sequence[np.ndarray]) -> PackedBatch:
 
 def _segments(row: _Row, prompts: Sequence[np.ndarray]) -> Iterator[tuple[np.ndarray, int, int]]:
     """Of each segment: its tokens, the one that it follows, and the prompt that ends with it."""
+    if row.prompts == 1:
+        ((group, (member,)),) = row.parts
+        yield prompts[group.places[member]], NO_PREFIX, group.places[member]
+        return
     made = 0
     for group, members in row.parts:
         prefix = NO_PREFIX
-        if row.prompts == 1:
-            place = group.places[members[0]]
-            yield prompts[place], NO_PREFIX, place
-            return
         if group.shared:
             prefix = made
             yield prompts[group.places[0]][: group.shared], NO_PREFIX, -1

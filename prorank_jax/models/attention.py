@@ -154,7 +154,7 @@ def _segments_apart(
         prefix = jax.tree.map(lambda rows: jnp.repeat(rows, segments, axis=0), prefix)
         before = _real_tokens(prefix)
     else:
-        before = prefix_lengths(layout).reshape(-1)
+        before = prefix_lengths(layout.lengths, layout.prefixes).reshape(-1)
         prefix = prompt_layout(before, layout.prefix_width) if layout.prefix_width else None
     return TokenLayout(own.positions + before[:, None], own.segments, sequences=1), prefix
 

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from prorank_jax.models.over_mesh import over_mesh
+from prorank_jax.models.reorder import reorder
 from prorank_jax.types import Array
 
 # Shorter rows use plain attention: a block of the kernel would be mostly padding, and their logits are small.
@@ -105,30 +106,3 @@ def position_order(prefix_lengths: jax.Array, prefix: int, own: int) -> tuple[ja
     sources = jnp.where(places < real, places, moved_back)
     moved_on = jnp.where(places < prefix, places + own, places - prefix + real)
     return sources, jnp.where(places < real, places, moved_on)
-
-
-@jax.custom_vjp
-def reorder(rows: jax.Array, sources: jax.Array, targets: jax.Array) -> jax.Array:
-    """Rows [B, T, heads, C] in the order of `sources` [B, T], whose inverse is `targets`.
-
-    The gradient is gathered too; left to itself it would be scattered and added, slowly, as if a slot could
-    be asked for twice.
-    """
-    del targets
-    return jnp.take_along_axis(rows, sources[:, :, None, None], axis=1, mode="promise_in_bounds")
-
-
-def _reorder_forward(
-    rows: jax.Array, sources: jax.Array, targets: jax.Array
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return reorder(rows, sources, targets), (sources, targets)
-
-
-def _reorder_backward(
-    orders: tuple[jax.Array, jax.Array], gradient: jax.Array
-) -> tuple[jax.Array, None, None]:
-    sources, targets = orders
-    return reorder(gradient, targets, sources), None, None
-
-
-reorder.defvjp(_reorder_forward, _reorder_backward)

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from prorank_jax.models.key_values import for_rows
+from prorank_jax.models.reorder import reorder
 from prorank_jax.types import Array, PackedBatch
 
 NO_PREFIX = -1
@@ -82,27 +83,23 @@ class SegmentOrder:
 
 def packed_layout(batch: PackedBatch) -> PackedLayout:
     """The layout of a batch's rows."""
-    starts, prefixes = jnp.asarray(batch.starts), jnp.asarray(batch.prefixes)
-    before = _of_prefix(jnp.asarray(batch.lengths), prefixes)
+    starts = jnp.asarray(batch.starts)
+    before = prefix_lengths(batch.lengths, batch.prefixes)
     first = jnp.take_along_axis(starts - before, batch.segments, axis=1)
     return PackedLayout(
         positions=jnp.arange(batch.tokens.shape[1], dtype=jnp.int32) - first,
         segments=batch.segments,
         starts=starts,
         lengths=batch.lengths,
-        prefixes=prefixes,
+        prefixes=batch.prefixes,
         width=batch.width,
         prefix_width=batch.prefix_width,
     )
 
 
-def prefix_lengths(layout: PackedLayout) -> jax.Array:
+def prefix_lengths(lengths: Array, prefixes: Array) -> jax.Array:
     """Tokens of the segment that each one follows: [R, E] int32, 0 where it follows none."""
-    return _of_prefix(jnp.asarray(layout.lengths), jnp.asarray(layout.prefixes))
-
-
-def _of_prefix(lengths: jax.Array, prefixes: jax.Array) -> jax.Array:
-    taken = jnp.take_along_axis(lengths, jnp.maximum(prefixes, 0), axis=1)
+    taken = jnp.take_along_axis(jnp.asarray(lengths), jnp.maximum(prefixes, 0), axis=1)
     return jnp.where(prefixes == NO_PREFIX, 0, taken)
 
 
@@ -199,46 +196,14 @@ def _tokens_at(tokens: Array, places: Array) -> jax.Array:
     )
 
 
-@jax.custom_vjp
 def take_apart(tokens: jax.Array, order: SegmentOrder) -> jax.Array:
-    """Tokens of rows as padded segments: [R, T, heads, C] → [R, E·S, heads, C]; anything at padding.
-
-    The gradient is gathered too, of what nothing was read from nothing comes; left to itself it would be
-    scattered and added, slowly, as if a token stood in several places.
-    """
-    return _tokens_at(tokens, order.places)
+    """Tokens of rows as padded segments: [R, T, heads, C] → [R, E·S, heads, C]; anything at padding."""
+    return reorder(tokens, order.places, order.slots, order.is_placed)
 
 
-def _take_apart_forward(tokens: jax.Array, order: SegmentOrder) -> tuple[jax.Array, SegmentOrder]:
-    return take_apart(tokens, order), order
-
-
-def _take_apart_backward(order: SegmentOrder, gradient: jax.Array) -> tuple[jax.Array, None]:
-    return _where(order.is_placed, _tokens_at(gradient, order.slots)), None
-
-
-take_apart.defvjp(_take_apart_forward, _take_apart_backward)
-
-
-@jax.custom_vjp
 def put_together(segments: jax.Array, order: SegmentOrder) -> jax.Array:
     """The inverse of `take_apart`: [R, E·S, heads, C] → [R, T, heads, C]; anything at filler."""
-    return _tokens_at(segments, order.slots)
-
-
-def _put_together_forward(segments: jax.Array, order: SegmentOrder) -> tuple[jax.Array, SegmentOrder]:
-    return put_together(segments, order), order
-
-
-def _put_together_backward(order: SegmentOrder, gradient: jax.Array) -> tuple[jax.Array, None]:
-    return _where(order.is_token, _tokens_at(gradient, order.places)), None
-
-
-put_together.defvjp(_put_together_forward, _put_together_backward)
-
-
-def _where(real: Array, gradient: jax.Array) -> jax.Array:
-    return jnp.where(real[:, :, None, None], gradient, jnp.zeros((), gradient.dtype))
+    return reorder(segments, order.slots, order.places, order.is_token)
 
 
 def packed_visibility(layout: PackedLayout, places: Array) -> jax.Array:

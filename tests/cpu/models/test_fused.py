@@ -21,7 +21,8 @@ from prorank_jax.models.attention import (
     prompt_layout,
     visibility_for,
 )
-from prorank_jax.models.fused import SHORTEST_ROW, OneSequence, position_order, reorder
+from prorank_jax.models.fused import SHORTEST_ROW, OneSequence, position_order
+from prorank_jax.models.reorder import reorder
 from prorank_jax.reranker import Reranker
 from prorank_jax.sharding import make_mesh
 from tests.cpu.models.attention_rows import assert_close, random_rows, values_and_gradients
