@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import threading
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ import numpy as np
 
 from prorank_jax.batch_order import BalancedOrder, EpochPlan, choose_buckets
 from prorank_jax.examples import Example, ExampleSet, build_examples, open_dataset
+from prorank_jax.prompt_rows import RowMembers, RowPlan, plan_rows
 from prorank_jax.types import Batch
 
 __all__ = [
@@ -52,10 +54,13 @@ def make_batch(example_set: ExampleSet, positions: np.ndarray, length: int, rows
 class _BatchSource:
     """grain's random access to batches: step → this process's rows of the global batch."""
 
-    def __init__(self, example_set: ExampleSet, order: BalancedOrder, rows: np.ndarray) -> None:
+    def __init__(
+        self, example_set: ExampleSet, order: BalancedOrder, rows: np.ndarray, row_plan: RowPlan | None
+    ) -> None:
         self._example_set = example_set
         self._order = order
         self._rows = rows
+        self._row_plan = row_plan
         self._plans = functools.lru_cache(maxsize=2)(order.epoch)
         self._planning = threading.Lock()
 
@@ -65,8 +70,13 @@ class _BatchSource:
     def __getitem__(self, step: int) -> Batch:
         epoch, position = divmod(int(step), self._order.batches_per_epoch)
         plan = self._plan(epoch)
-        positions = plan.examples[position, self._rows]
-        return make_batch(self._example_set, positions, int(plan.buckets[position]), len(positions))
+        all_of_batch, width = plan.examples[position], int(plan.buckets[position])
+        positions = all_of_batch[self._rows]
+        batch = make_batch(self._example_set, positions, width, len(positions))
+        if self._row_plan is None:
+            return batch
+        rows = self._row_plan.rows_for(self._example_set.lengths[all_of_batch], width)
+        return dataclasses.replace(batch, rows=rows)
 
     def _plan(self, epoch: int) -> EpochPlan:
         with self._planning:  # otherwise each reading thread would work the same plan out
@@ -80,6 +90,7 @@ def train_iterator(
     seed: int,
     buckets: Sequence[int],
     rows: np.ndarray | None = None,
+    members: RowMembers | None = None,
     start_step: int = 0,
 ) -> grain.DatasetIterator[Batch]:
     """An endless iterator over this process's part of the training batches.
@@ -92,6 +103,7 @@ def train_iterator(
         batch_size: rows B of the global batch over all processes, even.
         buckets: static lengths T, ascending; see `choose_buckets`.
         rows: those of this process, see `process_rows.rows_of_process`; None: all.
+        members: which prompts stand behind each other in a step; None: each is padded by itself.
         start_step: the step whose batch comes first.
 
     Raises:
@@ -101,7 +113,9 @@ def train_iterator(
     if not 0 <= start_step < ENDLESS:
         raise ValueError(f"start_step={start_step}: must be at least 0")
     order = BalancedOrder(example_set.lengths, example_set.labels, buckets, batch_size, seed)
-    source = _BatchSource(example_set, order, np.arange(batch_size) if rows is None else rows)
+    mine = np.arange(batch_size) if rows is None else rows
+    row_plan = None if members is None else plan_rows(order, example_set.lengths, members)
+    source = _BatchSource(example_set, order, mine, row_plan)
     read_ahead = grain.ReadOptions(num_threads=READ_AHEAD_THREADS, prefetch_buffer_size=READ_AHEAD_BATCHES)
     batches = grain.MapDataset.source(source).to_iter_dataset(read_ahead)
     iterator = iter(batches)

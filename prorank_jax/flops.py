@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from prorank_jax.config import GrpoOptions
 from prorank_jax.continuations import MOST_DISTINCT
 from prorank_jax.models.config import ModelConfig
+from prorank_jax.types import PromptRows
 
 # Size and number of the products that a peak is measured with.
 _CPU_PEAK, _ACCELERATOR_PEAK = (2048, 4), (8192, 32)
@@ -68,9 +69,15 @@ def _matrix_factor(low_rank: bool) -> int:
 
 
 def grpo_step_flops(
-    config: ModelConfig, options: GrpoOptions, rows: int, width: int, *, low_rank: bool = False
+    config: ModelConfig,
+    options: GrpoOptions,
+    prompts: int,
+    width: int,
+    rows: PromptRows | None = None,
+    *,
+    low_rank: bool = False,
 ) -> int:
-    """FLOPs of one GRPO step on `rows` prompts padded to `width` tokens, heads included.
+    """FLOPs of one GRPO step on `prompts` prompts padded to `width` tokens, heads included.
 
     A fused update is one forward and one backward pass over prompts and completions, of which those that
     differ are fed: a group counts with at most `MOST_DISTINCT`. Where one has more, as before a policy has
@@ -78,16 +85,30 @@ def grpo_step_flops(
     own pass, a KL term adds the reference's. With low-rank factors the backward pass leaves out the frozen
     matrices' own gradients. The factors themselves are not counted, nor what remat recomputes, the forward
     pass that accumulation repeats, or decoding beyond the second token.
+
+    Args:
+        rows: of prompts behind each other, in which the weights multiply hardly any padding, and what all
+            begin with once, while attention pads each to `width`; None: all is padded.
     """
     later = min(options.group_size, MOST_DISTINCT) * (options.max_new_tokens - 1)
     head = 2 * config.dim * config.vocab_size * (1 + later)
-    passes = ((width, width, 1), (later, width + later, later))  # of a prompt, its last token is read
-    forward = head + sum(read_flops(config, *sizes) for sizes in passes)
-    trained = (1 + _matrix_factor(low_rank)) * head
-    trained += sum(trained_flops(config, *sizes, low_rank) for sizes in passes)
+    matrices, attention = _prompt_flops(config, prompts, width, rows)
+    matrices += prompts * (head + _matrix_flops(config, later, later))
+    attention += prompts * _attention_flops(config, later, width + later, later)
+    trained = (1 + _matrix_factor(low_rank)) * matrices + (1 + BACKWARD_FACTOR) * attention
     updates = options.updates_per_rollout
     only_forward = (1 if updates > 1 else 0) + (updates if options.kl_coefficient > 0 else 0)
-    return rows * (updates * trained + only_forward * forward)
+    return updates * trained + only_forward * (matrices + attention)
+
+
+def _prompt_flops(config: ModelConfig, prompts: int, width: int, rows: PromptRows | None) -> tuple[int, int]:
+    """Of the pass over a batch of prompts, of each of which the last token is read: matrices, attention."""
+    if rows is None:
+        return prompts * _matrix_flops(config, width, 1), prompts * _attention_flops(config, width, width, 1)
+    count = prompts // rows.prompts
+    attention = prompts * _attention_flops(config, width - rows.shared, width, 1)
+    attention += count * _attention_flops(config, rows.shared, rows.shared, 0)
+    return count * _matrix_flops(config, rows.tokens, rows.prompts), attention
 
 
 def score_step_flops(config: ModelConfig, rows: int, width: int) -> int:

@@ -17,7 +17,7 @@ from prorank_jax.batch_shapes import (
 )
 from prorank_jax.flops import forward_flops
 from prorank_jax.models.config import ModelConfig
-from prorank_jax.models.packed import NO_PREFIX
+from prorank_jax.models.packed_layout import NO_PREFIX
 from prorank_jax.shared_prefix import PromptGroup, make_groups
 from prorank_jax.types import PackedBatch
 

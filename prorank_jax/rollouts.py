@@ -23,6 +23,7 @@ from prorank_jax.models.attention import (
 from prorank_jax.models.key_values import LayerKeyValues
 from prorank_jax.models.reading import states_behind
 from prorank_jax.models.transformer import Transformer
+from prorank_jax.prompt_pass import prompt_states
 from prorank_jax.sampling import sample_categorical
 from prorank_jax.types import Array, Batch, Params
 
@@ -56,9 +57,8 @@ def read_prompts(
     Args:
         trains: whether gradients will be asked for; see `Transformer.states_at`.
     """
-    lengths = batch.lengths[:, None]
-    last, keyvalues = states_behind(model, params, batch.tokens, _layout(batch), lengths, trains=trains)
-    return Prompt(_head(model, params, last[:, 0], temperature), keyvalues)
+    last, keyvalues = prompt_states(model, params, batch, trains=trains)
+    return Prompt(_head(model, params, last, temperature), keyvalues)
 
 
 def completion_logits(

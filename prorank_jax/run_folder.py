@@ -42,6 +42,7 @@ FREE_FIELDS = (
     "train.accumulation",
     "model.remat",
     "model.attention",
+    "grpo.packing",
     "ranking.packing",
     "probe.batch_size",
     "checkpoint.",

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from prorank_jax.models.attention import TokenLayout, prompt_layout
 from prorank_jax.models.key_values import LayerKeyValues
-from prorank_jax.models.packed import packed_layout, packed_lists_layout, segment_order
+from prorank_jax.models.packed_layout import packed_layout, packed_lists_layout, segment_order
 from prorank_jax.models.reading import states_behind
 from prorank_jax.models.transformer import Transformer
 from prorank_jax.prompts import AnswerTokens

@@ -169,7 +169,8 @@ def _assemble(config: RunConfig, opened: _Opened, examples: ExampleSet, held_out
     shardings = train_state_shardings(model, optimizer, mesh)
     answers = renderer.answer_tokens
     schedule = make_schedule(config.optimizer, config.updates)
-    stage = make_stage(Parts(config, model, optimizer, schedule, answers, mesh, examples), buckets)
+    alike = len(renderer.prefix)
+    stage = make_stage(Parts(config, model, optimizer, schedule, answers, mesh, examples, alike), buckets)
     stage.batches()  # refuses examples that make no batch
 
     def start(params: Params) -> TrainState:

@@ -20,6 +20,7 @@ from prorank_jax.learning_signs import Goals
 from prorank_jax.lists import index_lists, list_iterator
 from prorank_jax.models.transformer import Transformer
 from prorank_jax.process_rows import rows_of_process
+from prorank_jax.prompt_rows import RowMembers, choose_members
 from prorank_jax.prompts import AnswerTokens
 from prorank_jax.ranking_losses import learns_level
 from prorank_jax.ranking_objective import make_objective
@@ -79,7 +80,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Parts:
-    """What a stage is built from."""
+    """What a stage is built from; `begins_alike` is the number of tokens that every prompt begins with."""
 
     config: RunConfig
     model: Transformer
@@ -88,6 +89,7 @@ class Parts:
     answers: AnswerTokens
     mesh: Mesh
     examples: ExampleSet
+    begins_alike: int
 
 
 def make_stage(parts: Parts, buckets: tuple[int, ...]) -> Stage:
@@ -127,7 +129,8 @@ def _warmup(parts: Parts, buckets: tuple[int, ...]) -> Stage:
 
     def work(batch: Batch) -> Work:
         rows, width = config.train.batch_size, batch.tokens.shape[1]
-        flops = grpo_step_flops(parts.model.config, grpo, rows, width, low_rank=config.lora.rank > 0)
+        low_rank = config.lora.rank > 0
+        flops = grpo_step_flops(parts.model.config, grpo, rows, width, batch.rows, low_rank=low_rank)
         share = len(batch.lengths) / rows
         return Work(rows, round(np.sum(batch.lengths) / share), flops)
 
@@ -139,6 +142,7 @@ def _warmup(parts: Parts, buckets: tuple[int, ...]) -> Stage:
             seed=config.train.seed,
             buckets=buckets,
             rows=rows_of_process(parts.mesh, config.train.batch_size),
+            members=_row_members(parts) if grpo.packing else None,
         ),
         work=work,
         uses_reference=grpo.kl_coefficient > 0 and not config.lora.rank,
@@ -157,6 +161,12 @@ def _warmup(parts: Parts, buckets: tuple[int, ...]) -> Stage:
             greatest_accuracy=greatest_sampled_accuracy(grpo),
         ),
     )
+
+
+def _row_members(parts: Parts) -> RowMembers | None:
+    train, mesh = parts.config.train, parts.mesh
+    ways = mesh.shape["data"] * mesh.shape["fsdp"]
+    return choose_members(train.batch_size, train.accumulation, ways, parts.begins_alike)
 
 
 def _ranking(parts: Parts) -> Stage:

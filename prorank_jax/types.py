@@ -45,6 +45,22 @@ class RankingGroup:
     candidates: tuple[Candidate, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class PromptRows:
+    """How the prompts of a batch stand behind each other in rows while the layers run.
+
+    Attributes:
+        prompts: n of each row, neighbours in the batch; n divides B.
+        shared: tokens that all prompts of the batch begin with, and that stand in a row once; fewer than any
+            prompt has.
+        tokens: of a row, at least what its prompts have.
+    """
+
+    prompts: int
+    shared: int
+    tokens: int
+
+
 @flax.struct.dataclass
 class Batch:
     """Prompts of one static length, padded on the right.
@@ -54,12 +70,14 @@ class Batch:
         lengths: [B] int32 real tokens of each row, at least 1.
         labels: [B] int32, 1 where the document is relevant, else 0.
         examples: [B] int32 position of the example in its data set; -1 for a filler row.
+        rows: how a training step runs the prompts without their padding; None: with it.
     """
 
     tokens: Array
     lengths: Array
     labels: Array
     examples: Array
+    rows: PromptRows | None = flax.struct.field(pytree_node=False, default=None)
 
 
 @flax.struct.dataclass

@@ -5,6 +5,7 @@ What tests/cuda and tests/tpu_device share; tests/cpu/test_device_checks.py trie
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import flax.linen as nn
@@ -20,16 +21,18 @@ from prorank_jax.grpo import group_advantages
 from prorank_jax.models.config import ModelConfig
 from prorank_jax.models.transformer import Transformer, abstract_params
 from prorank_jax.policy_gradient import replayed_gradients
+from prorank_jax.prompt_rows import RowMembers
 from prorank_jax.prompts import AnswerTokens
 from prorank_jax.ranking_losses import LossOptions, make_losses
 from prorank_jax.ranking_step import RankingObjective, make_ranking_step
 from prorank_jax.sharding import logical_axes, logical_rules, make_mesh, put_batch
 from prorank_jax.steps import make_grpo_step, make_score_step
 from prorank_jax.train_state import Policy, init_state, train_state_shardings
-from prorank_jax.types import Batch, ListBatch, Rollout
+from prorank_jax.types import Batch, ListBatch, PromptRows, Rollout
 
 ANSWERS = AnswerTokens(zero=3, one=5, end=7)
 ROWS, WIDTH, PREFIX, DOCUMENTS = 8, 512, 64, 4
+SHARED = 8  # tokens that all prompts begin with
 COMPLETIONS = (6, 3)  # of a prompt, and tokens of each
 # Of bfloat16's rounding through four layers, on scores that are about 1 apart; norms of gradients likewise.
 SCORE_TOLERANCE, NORM_TOLERANCE = 0.06, 0.05
@@ -72,7 +75,10 @@ def prompts(rows: int = ROWS, width: int = WIDTH) -> Batch:
     rng = np.random.default_rng(1)
     lengths = rng.integers(width // 3, width + 1, rows).astype(np.int32)
     order = np.arange(rows, dtype=np.int32)
-    return Batch(rng.integers(8, 1024, (rows, width)).astype(np.int32), lengths, order % 2, order)
+    tokens = rng.integers(8, 1024, (rows, width)).astype(np.int32)
+    tokens[:, :SHARED] = tokens[0, :SHARED]
+    in_rows = PromptRows(rows, SHARED, RowMembers(rows, 1, SHARED).tokens(lengths))  # as training has them
+    return Batch(tokens, lengths, order % 2, order, in_rows)
 
 
 def lists() -> ListBatch:
@@ -203,7 +209,7 @@ def assert_alike(ours: Learned, exact: Learned, tolerance: float, of_norm: float
 
 def check_warmup(device, kernel: str, batch: Batch) -> None:
     """Loss, metrics and gradients of given completions are those of float32 on the host."""
-    exact, slopes = learned_on(cpu(), "xla", "float32", batch)
+    exact, slopes = learned_on(cpu(), "xla", "float32", dataclasses.replace(batch, rows=None))
     assert exact["kl"] > 0.01
 
     for attention in (kernel, "xla"):

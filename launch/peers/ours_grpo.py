@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from our_facts import our_facts
+from our_prompts import padded_batch, plan_of_rows
 from plain_grpo import first_update, norm_of, plain_log_probs, plain_step, share_in_moment
 from side import MODEL_FOLDER, read_settings, serve
 
@@ -47,6 +48,7 @@ class OurSide:
     def load(self, work: Path) -> dict[str, Any]:
         """Reads what is to be done; `prepare` loads the weights."""
         self.work, self.settings = work, read_settings(work)
+        self.row_plan = plan_of_rows(self.settings)
         return {"facts": our_facts(self.settings)}
 
     def prepare(self) -> dict[str, Any]:
@@ -95,12 +97,11 @@ class OurSide:
         self.state = None  # before others take as much memory
         self.own = self._compared_with_plain(model, load_weights, begin)
         self.state = begin()
-        rows = settings["prompts_per_step"]
         return {
             "facts": {
                 "remat": model.remat,
                 "attention": model.attention,
-                "flops_per_round": grpo_step_flops(model.config, options, rows, settings["width"]),
+                "flops_per_round": self._flops_of_a_round(model, options),
             },
             "compile_seconds": compiled,
         }
@@ -163,10 +164,16 @@ class OurSide:
                 break
         return batches[number], state, metrics, np.asarray(completions)
 
+    def _flops_of_a_round(self, model: Transformer, options: GrpoOptions) -> int:
+        rows = self._inputs(0)[0].rows
+        return grpo_step_flops(
+            model.config, options, self.settings["prompts_per_step"], self.settings["width"], rows
+        )
+
     def _inputs(self, number: int) -> tuple[Batch, jax.Array]:
         batches = self.settings["batches"]
         batch = batches[number % len(batches)]
-        rows = padded_batch(batch["prompts"], batch["labels"], self.settings["width"])
+        rows = padded_batch(batch["prompts"], batch["labels"], self.settings["width"], self.row_plan)
         key = jax.random.fold_in(jax.random.key(self.settings["seed"]), number)
         where = batch_sharding(self.mesh), replicated(self.mesh)
         return jax.device_put((rows, key), where)
@@ -194,19 +201,6 @@ def grpo_options(settings: Settings) -> GrpoOptions:
 def answer_tokens(settings: Settings) -> AnswerTokens:
     """The ids of the answers and of the end of a turn."""
     return AnswerTokens(**settings["answers"])
-
-
-def padded_batch(prompts: list[list[int]], labels: list[int], width: int) -> Batch:
-    """Prompts as rows of `width` tokens, padded on the right."""
-    tokens = np.zeros((len(prompts), width), np.int32)
-    for row, prompt in zip(tokens, prompts, strict=True):
-        row[: len(prompt)] = prompt
-    return Batch(
-        tokens=tokens,
-        lengths=np.array([len(prompt) for prompt in prompts], np.int32),
-        labels=np.array(labels, np.int32),
-        examples=np.arange(len(prompts), dtype=np.int32),
-    )
 
 
 def checked_values(model: Transformer, params: Params, settings: Settings) -> list[float]:

@@ -129,13 +129,21 @@ def write_grpo_work(options: BenchmarkOptions, size: GrpoWork, work: Path) -> di
         }
         for batch in (next(iterator) for _ in range(BATCHES))
     ]
-    settings = shared_settings(options) | grpo_settings(size, batches, renderer.answer_tokens, options.seed)
+    settings = shared_settings(options)
+    settings |= grpo_settings(
+        size, batches, renderer.answer_tokens, options.seed, begins_alike=len(renderer.prefix)
+    )
     write_settings(work, settings)
     return settings
 
 
 def grpo_settings(
-    size: GrpoWork, batches: Sequence[dict[str, Any]], answers: AnswerTokens, seed: int
+    size: GrpoWork,
+    batches: Sequence[dict[str, Any]],
+    answers: AnswerTokens,
+    seed: int,
+    *,
+    begins_alike: int = 0,
 ) -> dict[str, Any]:
     """What stage 1's sides read: the same algorithm for both, without what only one of them has.
 
@@ -144,6 +152,7 @@ def grpo_settings(
 
     Args:
         batches: `prompts`, lists of token ids, and `labels` of each step.
+        begins_alike: tokens of the template that each prompt begins with.
     """
     prompts = [prompt for batch in batches for prompt in batch["prompts"]]
     longest = max(map(len, prompts))
@@ -170,7 +179,7 @@ def grpo_settings(
         "width": -(-longest // WIDTH_MULTIPLE) * WIDTH_MULTIPLE,
         "batches": list(batches),
         "check": checked_completions(prompts[:CHECKED_PROMPTS], size.new_tokens, ends, seed),
-        "ours": {"remat": size.remat, "attention": size.attention},
+        "ours": {"remat": size.remat, "attention": size.attention, "begins_alike": begins_alike},
     }
 
 

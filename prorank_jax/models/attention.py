@@ -14,14 +14,8 @@ from prorank_jax.models.fused import (
     OneSequence,
     fused_attention,
 )
-from prorank_jax.models.packed import (
-    PackedLayout,
-    PackedRows,
-    packed_attention,
-    packed_rows,
-    packed_visibility,
-    prefix_lengths,
-)
+from prorank_jax.models.packed import PackedRows, packed_attention, packed_rows, packed_visibility
+from prorank_jax.models.packed_layout import PackedLayout, prefix_lengths
 from prorank_jax.models.plain import (
     CausalBlocks,
     causal_attention,
@@ -128,7 +122,12 @@ def visibility_for(
         prefix: layout of the prefix; None without one. All segments of a packed row follow it.
     """
     if isinstance(layout, PackedLayout):
-        return packed_rows(layout, visibility_for(implementation, *_segments_apart(layout, prefix)))
+        apart = visibility_for(implementation, *_segments_apart(layout, prefix))
+        if not layout.shared:
+            return packed_rows(layout, apart)
+        shared = jnp.full(layout.starts.shape[:1], layout.shared, jnp.int32)
+        within_shared = visibility_for(implementation, prompt_layout(shared, layout.shared), None)
+        return packed_rows(layout, apart, within_shared)
     queries = layout.positions.shape[1]
     in_order = layout.sequences is not None and (prefix is None or prefix.sequences == 1)
     prefix_visible = None if prefix is None else jnp.asarray(prefix.segments) != PADDING_SEGMENT
@@ -153,6 +152,9 @@ def _segments_apart(
     if prefix is not None:
         prefix = jax.tree.map(lambda rows: jnp.repeat(rows, segments, axis=0), prefix)
         before = _real_tokens(prefix)
+    elif layout.shared:
+        before = jnp.full(own.positions.shape[:1], layout.shared, jnp.int32)
+        prefix = prompt_layout(before, layout.shared)
     else:
         before = prefix_lengths(layout.lengths, layout.prefixes).reshape(-1)
         prefix = prompt_layout(before, layout.prefix_width) if layout.prefix_width else None

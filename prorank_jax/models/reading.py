@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from prorank_jax.models.attention import TokenLayout
 from prorank_jax.models.key_values import LayerKeyValues
-from prorank_jax.models.packed import PackedLayout
+from prorank_jax.models.packed_layout import PackedLayout
 from prorank_jax.models.transformer import Transformer
 from prorank_jax.types import Array, Params
 

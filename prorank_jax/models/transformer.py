@@ -32,7 +32,7 @@ from prorank_jax.models.layers import (
 )
 from prorank_jax.models.lora import combine, split_factors
 from prorank_jax.models.over_mesh import on_cpu
-from prorank_jax.models.packed import PackedLayout
+from prorank_jax.models.packed_layout import PackedLayout
 from prorank_jax.models.products import wide_on_cpu, wide_product
 from prorank_jax.models.remat import POLICIES
 from prorank_jax.models.rotary import rotary_angles

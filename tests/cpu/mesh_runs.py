@@ -16,16 +16,18 @@ from jax.sharding import Mesh
 from prorank_jax.config import GrpoOptions, LoraOptions, MeshOptions, OptimizerOptions
 from prorank_jax.models.transformer import Transformer
 from prorank_jax.optimizer import make_optimizer, make_schedule
+from prorank_jax.prompt_rows import RowMembers, choose_members
 from prorank_jax.ranking_losses import LossOptions, make_losses
 from prorank_jax.ranking_step import RankingObjective, make_ranking_step
 from prorank_jax.sharding import make_mesh, put_batch
 from prorank_jax.steps import make_grpo_step, make_score_step
 from prorank_jax.train_state import all_params, init_state, train_state_shardings
-from prorank_jax.types import Batch, ListBatch, TrainState
+from prorank_jax.types import Batch, ListBatch, PromptRows, TrainState
 from tests.cpu.tiny import ANSWERS, VOCABULARY, random_batch, tiny_model
 
 STEPS = 3
-ROWS = 16
+ROWS = 32
+SHARED = 2  # tokens that the prompts of stage 1 begin with
 MESHES = ((8, 1, 1), (2, 4, 1), (2, 2, 2), (1, 2, 4))
 FULL, LORA = LoraOptions(), LoraOptions(rank=2, alpha=6.0)
 OPTIMIZER = OptimizerOptions(learning_rate=3e-3, warmup_steps=1, weight_decay=0.1)
@@ -109,11 +111,16 @@ def adam_state(opt_state: Any) -> Any:
     return adam
 
 
-def stage_1_batch(number: int, *, changed_row: bool = False) -> Batch:
+def stage_1_batch(number: int, members: RowMembers | None, *, changed_row: bool = False) -> Batch:
+    """Prompts that begin alike, padded or behind each other."""
     batch = random_batch(ROWS, seed=number)
+    batch.tokens[:, :SHARED] = batch.tokens[0, :SHARED]
     if changed_row:
-        batch.tokens[3] = (batch.tokens[3] + 1) % VOCABULARY
-    return batch
+        batch.tokens[3, SHARED:] = (batch.tokens[3, SHARED:] + 1) % VOCABULARY
+    if members is None:
+        return batch
+    rows = PromptRows(members.prompts, members.shared, members.tokens(batch.lengths))
+    return dataclasses.replace(batch, rows=rows)
 
 
 class Programs(NamedTuple):
@@ -152,6 +159,8 @@ def score_step(mesh: Mesh, model: Transformer) -> Callable[..., Any]:
 def run_on(mesh: Mesh, case: Case, *, changed_row: bool = False) -> Outcome:
     """`STEPS` steps of a run that has everything: a KL term, warmup, weight decay, clipping.
 
+    One device has stage 1's prompts padded, several have them behind each other in rows.
+
     Args:
         changed_row: stage 1 sees another prompt in one row of each batch.
     """
@@ -161,9 +170,11 @@ def run_on(mesh: Mesh, case: Case, *, changed_row: bool = False) -> Outcome:
     state = init_state(jax.device_put(tiny_model()[1], whole), model, optimizer, shardings, seed=2)
     start = jax.device_get(state.params)
     metrics, completions, first_gradients = [], [], None
+    ways = mesh.shape["data"] * mesh.shape["fsdp"]
+    members = choose_members(ROWS, case.parts, ways, begins_alike=SHARED) if mesh.size > 1 else None
     for number in range(STEPS):
         if case.stage == 1:
-            batch = put_batch(stage_1_batch(number, changed_row=changed_row), mesh)
+            batch = put_batch(stage_1_batch(number, members, changed_row=changed_row), mesh)
             state, values, tokens = step(state, reference, batch, jax.random.key(number))
             completions.append(np.asarray(tokens))
         else:

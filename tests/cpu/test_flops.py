@@ -19,6 +19,7 @@ from prorank_jax.flops import (
 )
 from prorank_jax.models.attention import prompt_layout
 from prorank_jax.models.transformer import Transformer
+from prorank_jax.types import PromptRows
 from tests.cpu.tiny import tiny_config
 
 WIDE = dataclasses.replace(
@@ -64,7 +65,7 @@ def test_a_step_is_three_forwards_and_grows_only_with_the_later_tokens():
     config = tiny_config()
 
     def flops(**options):
-        return grpo_step_flops(config, GrpoOptions(**options), rows=2, width=10)
+        return grpo_step_flops(config, GrpoOptions(**options), prompts=2, width=10)
 
     head = 2 * config.dim * config.vocab_size
     forward = 2 * (read_flops(config, 10, 10, 1) + head)
@@ -81,7 +82,7 @@ def test_frozen_matrices_have_no_gradient_of_their_own():
 
     def saved(**options):
         counts = [
-            grpo_step_flops(config, GrpoOptions(**options), rows=2, width=10, low_rank=low_rank)
+            grpo_step_flops(config, GrpoOptions(**options), prompts=2, width=10, low_rank=low_rank)
             for low_rank in (False, True)
         ]
         return counts[0] - counts[1]
@@ -120,3 +121,21 @@ def test_packed_rows_leave_out_the_products_of_weights_with_padding(low_rank):
     per_token = 2 * (2 * layer_weights(config) + of_last_layer)
     saved = padded - ranking_step_flops(*sizes, **changes, row_tokens=700)
     assert saved == 2 * 100 * products * per_token
+
+
+@pytest.mark.parametrize("low_rank", [False, True])
+def test_prompts_in_rows_leave_out_padding_and_have_what_they_begin_with_once(low_rank):
+    config = dataclasses.replace(WIDE, layers=3)
+    options = GrpoOptions(max_new_tokens=1, kl_coefficient=0.1)
+
+    def flops(rows):
+        return grpo_step_flops(config, options, 8, 100, rows, low_rank=low_rank)
+
+    assert flops(PromptRows(4, 0, 400)) == flops(None)
+    in_products = (2 if low_rank else 3) + 1  # of what is trained, and of the reference
+    of_last_layer = 2 * config.dim * config.head_dim * config.kv_heads  # keys and values
+    per_token = 2 * (2 * layer_weights(config) + of_last_layer)
+    assert flops(None) - flops(PromptRows(4, 0, 300)) == 2 * 100 * in_products * per_token
+    logits = 4 * config.heads * config.head_dim * 2  # of a query and a key, in all layers but the last
+    attention = (8 * 20 * 100 - 2 * 20 * 20) * logits
+    assert flops(PromptRows(4, 0, 300)) - flops(PromptRows(4, 20, 300)) == 4 * attention

@@ -76,6 +76,7 @@ ELSEWHERE = {
     "train.max_skipped": 9,
     "model.remat": "full",
     "model.attention": "splash",
+    "grpo.packing": False,
     "ranking.packing": False,
     "probe.batch_size": 64,
     "checkpoint.keep": 5,

@@ -19,17 +19,22 @@ from prorank_jax.rollouts import choose_greedily, replay_logits, sample_completi
 from prorank_jax.sampling import sample_categorical
 from prorank_jax.stage_options import ADVANTAGES
 from prorank_jax.train_state import Policy
-from prorank_jax.types import Batch, Rollout
+from prorank_jax.types import Batch, PromptRows, Rollout
 from tests.cpu.tiny import ANSWERS, VOCABULARY, tiny_model
 
 LENGTHS = (3, 8, 3)  # rows 0 and 2 run together in the reference; row 1 has no padding
+SHARED = 2  # tokens that all begin with where they stand in a row
 
 
-def uneven_batch(seed: int = 0) -> Batch:
-    rows, width = len(LENGTHS), max(LENGTHS)
-    tokens = np.random.default_rng(seed).integers(0, VOCABULARY, (rows, width)).astype(np.int32)
-    labels = (np.arange(rows) % 2).astype(np.int32)
-    return Batch(tokens, np.array(LENGTHS, np.int32), labels, np.arange(rows, dtype=np.int32))
+def uneven_batch(seed: int = 0, *, in_rows: bool = False) -> Batch:
+    prompts, width = len(LENGTHS), max(LENGTHS)
+    tokens = np.random.default_rng(seed).integers(0, VOCABULARY, (prompts, width)).astype(np.int32)
+    labels = (np.arange(prompts) % 2).astype(np.int32)
+    rows = None
+    if in_rows:
+        tokens[:, :SHARED] = tokens[0, :SHARED]
+        rows = PromptRows(prompts, SHARED, SHARED + sum(LENGTHS) - prompts * SHARED + 1)
+    return Batch(tokens, np.array(LENGTHS, np.int32), labels, np.arange(prompts, dtype=np.int32), rows)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -159,17 +164,20 @@ def _moved(params, seed: int):
 
 
 @pytest.mark.parametrize(
-    ("family", "group", "new_tokens", "remat", "estimator"),
+    ("family", "group", "new_tokens", "remat", "estimator", "in_rows"),
     [
-        ("qwen2", 6, 2, "none", ""),
-        ("qwen2", 2, 1, "dots", "exact"),
-        ("qwen3", 5, 2, "full", "k3"),
-        ("llama", 3, 4, "dots_no_batch", "exact"),
+        ("qwen2", 6, 2, "none", "", True),
+        ("qwen2", 2, 1, "dots", "exact", False),
+        ("qwen3", 5, 2, "full", "k3", False),
+        ("llama", 3, 4, "dots_no_batch", "exact", True),
     ],
 )
-def test_fused_loss_and_gradients_equal_the_plain_reference(family, group, new_tokens, remat, estimator):
+def test_fused_loss_and_gradients_equal_the_plain_reference(
+    family, group, new_tokens, remat, estimator, in_rows
+):
     model, params = tiny_model(family, remat=remat)
-    batch, reference = uneven_batch(2), _moved(params, 1) if estimator else None
+    batch = uneven_batch(2, in_rows=in_rows)
+    reference = _moved(params, 1) if estimator else None
     policy = Policy(model, reference) if estimator else None
     options = GrpoOptions(
         group_size=group,

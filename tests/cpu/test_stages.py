@@ -38,7 +38,7 @@ GROUPS = [
 def make_parts(examples: ExampleSet, **changes: Any) -> Parts:
     mesh = make_mesh(MeshOptions(), jax.devices()[:1])
     config = config_from_flat({"train.batch_size": 2, "ranking.list_size": 2} | changes)
-    return Parts(config, MODEL, optax.sgd(1.0), optax.constant_schedule(1.0), ANSWERS, mesh, examples)
+    return Parts(config, MODEL, optax.sgd(1.0), optax.constant_schedule(1.0), ANSWERS, mesh, examples, 2)
 
 
 def test_the_warmup_step_is_built_with_the_configs_reward_and_parts(monkeypatch):
@@ -67,6 +67,19 @@ def test_the_work_of_a_warmup_step_is_that_of_all_processes(rank):
     work = make_stage(parts, (10,)).work(batch)
     assert (work.prompts, work.tokens) == (8, 2 * batch.lengths.sum())
     assert work.flops == grpo_step_flops(MODEL.config, parts.config.grpo, 8, 10, low_rank=rank > 0)
+
+
+def test_prompts_stand_in_rows_unless_the_config_says_that_they_do_not():
+    examples = MemoryExamples([4, 5, 6, 16] * 8, [0, 0, 1, 1] * 8)
+    sizes = {"train.batch_size": 8, "train.accumulation": 2}
+    stage = make_stage(make_parts(examples, **sizes), (16,))
+    batch = next(stage.batches())
+    assert batch.rows is not None
+    assert (batch.rows.prompts, batch.rows.shared) == (4, 2)
+    counted = grpo_step_flops(MODEL.config, make_parts(examples).config.grpo, 8, 16, batch.rows)
+    assert stage.work(batch).flops == counted
+    padded = make_stage(make_parts(examples, **sizes, **{"grpo.packing": False}), (16,))
+    assert next(padded.batches()).rows is None
 
 
 def test_speeds_are_of_a_second():

@@ -1,5 +1,7 @@
 """One run of several steps on one device and on eight simulated ones, in either stage: the same numbers.
 
+On one device stage 1's prompts are padded, on eight they stand behind each other in rows.
+
 What is compared, and how closely, follows from where rounding goes. Sums over devices are made in another
 order, so gradients differ by a few float32 roundings, 1e-6 of a leaf's norm. AdamW divides each entry by its
 own size: an entry that is nearly zero turns a rounding into a visible part of its step, so the way travelled
@@ -95,7 +97,7 @@ def test_a_run_whose_last_layer_is_trained_for_a_few_tokens_is_the_same(case, mo
 
 
 def test_the_criteria_would_notice_a_part_that_is_left_out():
-    """A run of which one row in sixteen differs fails every one of them."""
+    """A run of which one row in thirty-two differs fails every one of them."""
     expected = alone(1, 1, False)
     other = run_on(one_device(), Case(1), changed_row=True)
     assert worst_difference(other.first_gradients, expected.first_gradients) > 100 * RELATIVE

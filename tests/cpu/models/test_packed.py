@@ -12,11 +12,10 @@ import pytest
 from prorank_jax.batch_shapes import make_batch_shapes, pad_batch
 from prorank_jax.models.attention import visibility_for
 from prorank_jax.models.fused import OneSequence
-from prorank_jax.models.packed import (
-    PackedRows,
+from prorank_jax.models.packed import PackedRows, packed_visibility
+from prorank_jax.models.packed_layout import (
     packed_layout,
     packed_lists_layout,
-    packed_visibility,
     put_together,
     segment_order,
     take_apart,

@@ -1,0 +1,107 @@
+"""How many prompts of stage 1 stand behind each other in a row, and how long rows are: host only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from prorank_jax.batch_order import BalancedOrder
+from prorank_jax.types import PromptRows
+
+MOST_PROMPTS = 32
+# Of the tokens that the batches of a width need in their fullest row: one length for each, compiled once.
+LENGTH_QUANTILES = (0.5, 1.0)
+LENGTH_MULTIPLE = 16
+# Of the padded prompts' tokens: taking prompts apart for attention costs a CPU about half of that. And of a
+# longer row's: less is not worth a compilation.
+WORTHWHILE_SHARE = 1 / 8
+# So many batches at least, if epochs are shorter, say how long rows are.
+LOOKED_AT = 256
+
+
+@dataclass(frozen=True)
+class RowMembers:
+    """Which prompts of a batch stand in a row together.
+
+    Attributes:
+        prompts: n of each row, neighbours in their part.
+        parts: a batch is computed in; part p has the prompts p, p + parts, and so on.
+        shared: tokens that all begin with and none ends with, once in each row.
+    """
+
+    prompts: int
+    parts: int
+    shared: int
+
+    def tokens(self, lengths: np.ndarray) -> int:
+        """What the fullest row of a batch holds; `lengths` [B] are those of its prompts."""
+        rests = (lengths - self.shared).reshape(-1, self.parts).T.reshape(-1, self.prompts)
+        return self.shared + int(rests.sum(axis=1).max())
+
+
+def choose_members(batch_size: int, parts: int, ways: int, begins_alike: int) -> RowMembers | None:
+    """As many prompts to a row as one device computes at once, up to `MOST_PROMPTS`; None for one alone.
+
+    Args:
+        batch_size: B of the global batch.
+        parts: of a batch, which `ways` devices share each; both divide it.
+        begins_alike: tokens that every prompt begins with and none ends with.
+    """
+    together = batch_size // parts // ways
+    prompts = max(count for count in range(1, MOST_PROMPTS + 1) if together % count == 0)
+    return RowMembers(prompts, parts, begins_alike) if prompts > 1 else None
+
+
+@dataclass(frozen=True)
+class RowPlan:
+    """The rows of every batch of a run.
+
+    Attributes:
+        members: of a row.
+        lengths: of rows, ascending, for each static length of prompts.
+    """
+
+    members: RowMembers
+    lengths: Mapping[int, tuple[int, ...]]
+
+    def rows_for(self, lengths: np.ndarray, width: int) -> PromptRows | None:
+        """The rows of a batch; None where prompts are padded instead.
+
+        Args:
+            lengths: [B] tokens of all prompts of a batch, over all processes, which must agree.
+            width: T that each is padded to.
+        """
+        needed = self.members.tokens(lengths)
+        long_enough = [tokens for tokens in self.lengths.get(width, ()) if tokens >= needed]
+        if not long_enough:
+            return None
+        return PromptRows(self.members.prompts, self.members.shared, long_enough[0])
+
+
+def plan_rows(order: BalancedOrder, lengths: np.ndarray, members: RowMembers) -> RowPlan:
+    """Chooses the lengths of rows by the first batches, so that a run that goes on has the same ones.
+
+    Args:
+        lengths: [n] tokens of each example.
+    """
+    needed: dict[int, list[int]] = {}
+    for epoch in range(-(-LOOKED_AT // order.batches_per_epoch)):
+        plan = order.epoch(epoch)
+        for examples, width in zip(plan.examples, plan.buckets, strict=True):
+            needed.setdefault(int(width), []).append(members.tokens(lengths[examples]))
+    return RowPlan(members, {width: row_lengths(of, members.prompts * width) for width, of in needed.items()})
+
+
+def row_lengths(needed: Sequence[int], padded: int) -> tuple[int, ...]:
+    """One or two lengths of rows, ascending, by what batches need; none where padding adds hardly any.
+
+    Args:
+        needed: tokens of the fullest row of each batch.
+        padded: tokens of a row's prompts, each padded.
+    """
+    quantiles = np.quantile(needed, LENGTH_QUANTILES, method="inverted_cdf")
+    often, most = (-(-int(tokens) // LENGTH_MULTIPLE) * LENGTH_MULTIPLE for tokens in quantiles)
+    kept = (often, most) if often <= (1 - WORTHWHILE_SHARE) * most else (most,)
+    return tuple(tokens for tokens in kept if tokens <= (1 - WORTHWHILE_SHARE) * padded)
