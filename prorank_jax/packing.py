@@ -116,7 +116,7 @@ def plan_packed(
     Args:
         shapes: of batches of padded prompts, whose memory a packed one keeps to.
         ways: over how many devices rows are split; a batch has one for each.
-        most_tokens: of a row that holds more than one prompt.
+        most_tokens: of a row; no prompt has more.
         fine: whether shapes come in small steps, for devices that compute longer than they compile.
     """
     if not prompts:
@@ -124,7 +124,7 @@ def plan_packed(
     groups = sorted(make_groups(prompts, queries), key=lambda one: -one.rests[0])
     longest = max(group.shared + group.rests[0] for group in groups)
     total = sum(group.shared + sum(group.rests) for group in groups)
-    ladder = width_ladder(max(most_tokens, longest))
+    ladder = width_ladder(most_tokens)
     ladder = ladder if fine else ladder[::-2][::-1]
     of_one_batch = bisect_left(ladder, -(-total // ways))
     area = shapes.rows[-1] // ways * FULL_BATCH_WIDTH**2

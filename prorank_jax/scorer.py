@@ -13,22 +13,16 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from prorank_jax.batch_shapes import (
-    FULL_BATCH_WIDTH,
-    make_batch_shapes,
-    pad_batch,
-    plan_batches,
-    plan_flops,
-)
+from prorank_jax.batch_shapes import FULL_BATCH_WIDTH, make_batch_shapes, pad_batch
 from prorank_jax.config import ATTENTION_IMPLEMENTATIONS, COMPUTE_DTYPES
 from prorank_jax.config_checks import require, require_choice
 from prorank_jax.input_checks import Pair
 from prorank_jax.look_ahead import results_ahead
 from prorank_jax.models.attention import check_implementation
 from prorank_jax.models.transformer import Transformer
-from prorank_jax.packing import pad_packed, plan_packed
 from prorank_jax.process_rows import put_whole_batch
 from prorank_jax.prompts import AnswerTokens
+from prorank_jax.score_batches import packed_or_padded_batches, padded_batches
 from prorank_jax.steps import make_packed_score_step, make_score_step
 from prorank_jax.types import Batch, PackedBatch, Params
 
@@ -189,16 +183,10 @@ class PairScorer:
     ) -> Iterator[Batch | PackedBatch]:
         """The prompts in batches of static shapes; `examples` has their places."""
         shapes, config = self.shapes, self._config
-        plans = plan_batches([len(prompt) for prompt in prompts], shapes, config)
-        if self._packed_step is not None:
-            packed = plan_packed(
-                prompts, queries, shapes, self._ways, config, self._row_tokens, fine=self._on_cpu
-            )
-            work = sum(plan.flops(config) for plan in packed)
-            if packed and work < plan_flops(plans, prompts, shapes, config):
-                yield from (pad_packed(plan, prompts) for plan in packed)
-                return
-        yield from (pad_batch(prompts, places, shapes) for places in plans)
+        if self._packed_step is None:
+            return padded_batches(prompts, shapes, config)
+        rows = self._row_tokens
+        return packed_or_padded_batches(prompts, queries, shapes, self._ways, config, rows, fine=self._on_cpu)
 
     def _start(self, batch: Batch | PackedBatch) -> jax.Array:
         # jax lets threads compute at once, but does not say that all devices then get their programs in one

@@ -50,7 +50,7 @@ def scores_here(tensor_across: bool = False) -> np.ndarray:
     pairs, found = [("query", str(number)) for number in range(PAIRS)], []
     for packs in (False, True):
         if packs:
-            prorank_jax.scorer.plan_flops = lambda *_: math.inf  # whatever the work
+            prorank_jax.score_batches.plan_flops = lambda *_: math.inf  # whatever the work
         scorer = PairScorer(
             model, params, ANSWERS, mesh, max_length=LONGEST, batch_size=8, share_prefixes=packs
         )

@@ -22,7 +22,7 @@ from rich.console import Console
 
 import prorank_jax.processes
 import prorank_jax.run_report
-import prorank_jax.scorer
+import prorank_jax.score_batches
 import prorank_jax.training_loop
 from prorank_jax.command_line import run_command
 from prorank_jax.config_files import load_config
@@ -211,7 +211,7 @@ def test_the_devices_of_a_process_need_not_stand_together(workshop, alone, tmp_p
 @pytest.mark.parametrize("layout", [[], ["--tensor-across"]])
 def test_scores_in_two_processes_are_those_of_one(layout, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        prorank_jax.scorer, "plan_flops", prorank_jax.scorer.plan_flops
+        prorank_jax.score_batches, "plan_flops", prorank_jax.score_batches.plan_flops
     )  # put back at the end
     script = str(Path(scored_pairs.__file__))
     ended = wait_for(start([[script, str(tmp_path / f"{i}.npy"), *layout] for i in range(2)]))

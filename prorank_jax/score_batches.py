@@ -1,0 +1,58 @@
+"""The batches that a window of prompts is scored in: packed where that is less work, else padded."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from prorank_jax.batch_shapes import BatchShapes, pad_batch, plan_batches, plan_flops
+from prorank_jax.models.config import ModelConfig
+from prorank_jax.packing import pad_packed, plan_packed
+from prorank_jax.types import Batch, PackedBatch
+
+
+def padded_batches(
+    prompts: Sequence[np.ndarray], shapes: BatchShapes, config: ModelConfig
+) -> Iterator[Batch]:
+    """Batches of prompts by themselves; `examples` has their places."""
+    for places in plan_batches([len(prompt) for prompt in prompts], shapes, config):
+        yield pad_batch(prompts, places, shapes)
+
+
+def packed_or_padded_batches(
+    prompts: Sequence[np.ndarray],
+    queries: Sequence[str],
+    shapes: BatchShapes,
+    ways: int,
+    config: ModelConfig,
+    row_tokens: int,
+    *,
+    fine: bool,
+) -> Iterator[Batch | PackedBatch]:
+    """Batches of less work; those that do not fit into a row come first, padded, whatever the others are.
+
+    Args:
+        row_tokens: of a packed row at most.
+        shapes, ways, fine: as in `plan_packed`.
+    """
+    fits = np.array([len(prompt) <= row_tokens for prompt in prompts], bool)
+    for places in (np.flatnonzero(~fits), np.flatnonzero(fits)):
+        chosen = [prompts[place] for place in places.tolist()]
+        plans = plan_batches([len(prompt) for prompt in chosen], shapes, config)
+        batches: Iterator[Batch | PackedBatch] = (pad_batch(chosen, those, shapes) for those in plans)
+        if fits[places].all():
+            asked = [queries[place] for place in places.tolist()]
+            packed = plan_packed(chosen, asked, shapes, ways, config, row_tokens, fine=fine)
+            work = sum(plan.flops(config) for plan in packed)
+            if packed and work < plan_flops(plans, chosen, shapes, config):
+                batches = (pad_packed(plan, chosen) for plan in packed)
+        for batch in batches:
+            yield _of_places(batch, places)
+
+
+def _of_places(batch: Batch | PackedBatch, places: np.ndarray) -> Batch | PackedBatch:
+    """The batch of chosen prompts with their places among all of them."""
+    among_all = np.append(places, -1).astype(np.int32)  # the last one is what −1 reads
+    return dataclasses.replace(batch, examples=among_all[batch.examples])
