@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,8 +18,8 @@ LENGTH_MULTIPLE = 16
 # Of the padded prompts' tokens: taking prompts apart for attention costs a CPU about half of that. And of a
 # longer row's: less is not worth a compilation.
 WORTHWHILE_SHARE = 1 / 8
-# So many batches at least, if epochs are shorter, say how long rows are.
-LOOKED_AT = 256
+# So many first batches of a run say how long rows are.
+LOOKED_AT = 1024
 
 
 @dataclass(frozen=True)
@@ -87,10 +88,10 @@ def plan_rows(order: BalancedOrder, lengths: np.ndarray, members: RowMembers) ->
         lengths: [n] tokens of each example.
     """
     needed: dict[int, list[int]] = {}
-    for epoch in range(-(-LOOKED_AT // order.batches_per_epoch)):
-        plan = order.epoch(epoch)
-        for examples, width in zip(plan.examples, plan.buckets, strict=True):
-            needed.setdefault(int(width), []).append(members.tokens(lengths[examples]))
+    epochs = map(order.epoch, itertools.count())
+    batches = ((b, int(w)) for plan in epochs for b, w in zip(plan.examples, plan.buckets, strict=True))
+    for examples, width in itertools.islice(batches, LOOKED_AT):
+        needed.setdefault(width, []).append(members.tokens(lengths[examples]))
     return RowPlan(members, {width: row_lengths(of, members.prompts * width) for width, of in needed.items()})
 
 

@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 from prorank_jax.aot.hlo import parse_program
 from prorank_jax.aot.traffic import program_traffic
 from prorank_jax.config import GrpoOptions, MeshOptions, OptimizerOptions
-from prorank_jax.flops import ranking_step_flops
+from prorank_jax.flops import grpo_step_flops, ranking_step_flops
 from prorank_jax.models.config import ModelConfig
 from prorank_jax.models.transformer import Transformer, abstract_params
 from prorank_jax.optimizer import make_optimizer, make_schedule
@@ -32,7 +32,7 @@ from prorank_jax.rewards import answer_reward
 from prorank_jax.sharding import batch_sharding, make_mesh, replicated
 from prorank_jax.steps import make_grpo_step, make_packed_score_step, make_score_step
 from prorank_jax.train_state import init_state, train_state_shardings
-from prorank_jax.types import Batch, ListBatch, PackedBatch
+from prorank_jax.types import Batch, ListBatch, PackedBatch, PromptRows
 
 ROWS, WIDTH, SHARED = 64, 512, 64
 ANSWERS = AnswerTokens(zero=15, one=16, end=151645)
@@ -88,7 +88,11 @@ def prompts(mesh: Mesh, rows: int, width: int) -> Batch:
     return Batch(on_rows(mesh, rows, width), *(on_rows(mesh, rows) for _ in range(3)))
 
 
-def test_stage_1_compiles_with_heads_over_tensor():
+def in_rows(batch: Batch, prompts: int, tokens: int) -> Batch:
+    return dataclasses.replace(batch, rows=PromptRows(prompts, SHARED // 2, tokens))
+
+
+def test_stage_1_compiles_with_heads_over_tensor_and_prompts_in_rows():
     mesh, model = mesh_of(TENSOR), Transformer(SHAPE, "bfloat16", "gate", attention="splash")
     settings, grpo = OptimizerOptions(), GrpoOptions()
     optimizer = make_optimizer(settings, 100)
@@ -96,10 +100,13 @@ def test_stage_1_compiles_with_heads_over_tensor():
     step = make_grpo_step(model, optimizer, make_schedule(settings, 100), grpo, ANSWERS, reward, mesh)
     key = jax.eval_shape(lambda: jax.random.key(0))
     key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=replicated(mesh))
-    program = compiled(
-        step, mesh, abstract_state(model, optimizer, mesh), None, prompts(mesh, ROWS, WIDTH), key
-    )
+    batch = in_rows(prompts(mesh, ROWS, WIDTH), ROWS // 4, ROWS // 4 * WIDTH // 2)  # half is padding
+    program = compiled(step, mesh, abstract_state(model, optimizer, mesh), None, batch, key)
+    flops = program.cost_analysis()["flops"]
+    padded = grpo_step_flops(SHAPE, grpo, ROWS, WIDTH) / mesh.size
+    print(f"{flops:.3g} FLOPs a chip; padded, without what is computed again, at least {padded:.3g}")
     assert kernels_in(program) == 2  # forward, and one fused backward: nothing runs twice
+    assert flops < 0.9 * padded  # which executes 1.3 of that: either choice of completions is counted
 
 
 def packed(mesh: Mesh, rows: int, tokens: int, segments: int, width: int, prefix_width: int) -> PackedBatch:
