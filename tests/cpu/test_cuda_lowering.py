@@ -19,6 +19,7 @@ from prorank_jax.models.attention import prompt_layout
 from prorank_jax.models.plain import CAUSAL_BLOCK
 from prorank_jax.models.transformer import Transformer
 from prorank_jax.sharding import make_mesh
+from prorank_jax.types import Batch, ListBatch, PromptRows
 from tests.cpu.tiny import tiny_model
 
 WIDTH = 512
@@ -78,20 +79,28 @@ def config(**changes: object) -> RunConfig:
     return config_from_flat(plain | changes)
 
 
+def packed(argument: object) -> object:
+    """A step's argument, batches with prompts or documents behind each other."""
+    if isinstance(argument, Batch):
+        rows, width = argument.tokens.shape
+        return dataclasses.replace(argument, rows=PromptRows(rows, 16, rows * width // 2))
+    if isinstance(argument, ListBatch):
+        _, documents, width = argument.tokens.shape
+        return dataclasses.replace(argument, row_tokens=documents * width * 3 // 4)
+    return argument
+
+
 @pytest.mark.parametrize(
     ("which", "packs", "forward", "backward"),
-    [("score", False, 1, 0), ("1", False, 1, 1), ("2", False, 2, 2), ("2", True, 2, 2)],
+    [("score", False, 1, 0), ("1", False, 1, 1), ("1", True, 1, 1), ("2", False, 2, 2), ("2", True, 2, 2)],
 )
 def test_steps_of_a_real_model_attend_through_cudnn_and_keep_no_logits(which, packs, forward, backward):
     chosen = config()
     mesh = make_mesh(MeshOptions(), jax.devices()[:1])
     program = build_program(chosen, which, resolve_shape(chosen.model.source), mesh)
-    *others, batch = program.arguments
-    if packs:
-        _, documents, width = batch.tokens.shape
-        batch = dataclasses.replace(batch, row_tokens=documents * width * 3 // 4)
+    arguments = [packed(one) if packs else one for one in program.arguments]
     with jax.set_mesh(mesh):
-        text = program.step.trace(*others, batch).lower(lowering_platforms=("cuda",)).as_text()
+        text = program.step.trace(*arguments).lower(lowering_platforms=("cuda",)).as_text()
     # Layers are scanned, so a kernel stands once: in stage 2 for what a list shares, and for the rest.
     assert kernels(text) == Counter({FORWARD: forward, BACKWARD: backward}) - Counter()
     assert largest_logits(text) <= chosen.grpo.group_size * HEADS_PER_KV_HEAD
