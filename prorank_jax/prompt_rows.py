@@ -18,8 +18,9 @@ LENGTH_MULTIPLE = 16
 # Of the padded prompts' tokens: taking prompts apart for attention costs a CPU about half of that. And of a
 # longer row's: less is not worth a compilation.
 WORTHWHILE_SHARE = 1 / 8
-# So many first batches of a run say how long rows are.
-LOOKED_AT = 1024
+# So many first batches of a run say how long rows are, of so many epochs at most: an epoch of few batches may
+# be drawn from very many examples.
+LOOKED_AT, MOST_EPOCHS = 1024, 8
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def plan_rows(order: BalancedOrder, lengths: np.ndarray, members: RowMembers) ->
         lengths: [n] tokens of each example.
     """
     needed: dict[int, list[int]] = {}
-    epochs = map(order.epoch, itertools.count())
+    epochs = map(order.epoch, range(MOST_EPOCHS))
     batches = ((b, int(w)) for plan in epochs for b, w in zip(plan.examples, plan.buckets, strict=True))
     for examples, width in itertools.islice(batches, LOOKED_AT):
         needed.setdefault(width, []).append(members.tokens(lengths[examples]))

@@ -17,8 +17,8 @@ def plan_of_rows(settings: dict[str, Any]) -> RowPlan | None:
     if members is None:
         return None
     width = settings["width"]
-    needed = [members.tokens(lengths_of(batch["prompts"])) for batch in settings["batches"]]
-    return RowPlan(members, {width: row_lengths(needed, members.prompts * width)[-1:]})
+    most = max(members.tokens(lengths_of(batch["prompts"])) for batch in settings["batches"])
+    return RowPlan(members, {width: row_lengths([most], members.prompts * width)})
 
 
 def lengths_of(prompts: list[list[int]]) -> np.ndarray:

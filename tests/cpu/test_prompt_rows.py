@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prorank_jax.accumulation import split_into_parts
+from prorank_jax.batch_order import EpochPlan
 from prorank_jax.data import train_iterator
-from prorank_jax.prompt_rows import RowMembers, choose_members, row_lengths
+from prorank_jax.prompt_rows import RowMembers, choose_members, plan_rows, row_lengths
 from tests.cpu.data_fixtures import MemoryExamples
 
 MANY = MemoryExamples([9 + (7 * i) % 40 for i in range(400)], [int(i % 3 == 0) for i in range(400)])
@@ -54,6 +55,20 @@ def test_rows_are_of_one_length_or_two_and_of_none_where_hardly_anything_is_padd
     assert row_lengths([200] * 9 + [320], 400) == (208, 320)
     assert row_lengths([200] * 9 + [390], 400) == (208,)
     assert row_lengths([360] * 10, 400) == ()
+
+
+def test_an_epoch_of_few_batches_is_not_drawn_again_and_again():
+    class Order:
+        drawn = 0
+
+        def epoch(self, _):
+            self.drawn += 1
+            return EpochPlan(np.arange(4)[None], np.array([20]))
+
+    order = Order()
+    plan = plan_rows(order, np.array([9, 9, 9, 9]), RowMembers(4, 1, 2))
+    assert plan.lengths == {20: (32,)}
+    assert order.drawn <= 8
 
 
 def batches(count, **changes):
