@@ -88,7 +88,8 @@ def grpo_step_flops(
 
     Args:
         rows: of prompts behind each other, in which the weights multiply hardly any padding, and what all
-            begin with once, while attention pads each to `width`; None: all is padded.
+            begin with once, while attention pads each to `width` (in the last layer, the one token that is
+            read of each may see its whole row, which is not counted); None: all is padded.
     """
     later = min(options.group_size, MOST_DISTINCT) * (options.max_new_tokens - 1)
     head = 2 * config.dim * config.vocab_size * (1 + later)

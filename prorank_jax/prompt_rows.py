@@ -11,7 +11,8 @@ import numpy as np
 from prorank_jax.batch_order import BalancedOrder
 from prorank_jax.types import PromptRows
 
-MOST_PROMPTS = 32
+# Off a CPU the last layer asks all of a row for each prompt's last token, so rows are no longer than this.
+MOST_PROMPTS, MOST_TOKENS = 32, 16_384
 # Of the tokens that the batches of a width need in their fullest row: one length for each, compiled once.
 LENGTH_QUANTILES = (0.5, 1.0)
 LENGTH_MULTIPLE = 16
@@ -43,16 +44,19 @@ class RowMembers:
         return self.shared + int(rests.sum(axis=1).max())
 
 
-def choose_members(batch_size: int, parts: int, ways: int, begins_alike: int) -> RowMembers | None:
-    """As many prompts to a row as one device computes at once, up to `MOST_PROMPTS`; None for one alone.
+def members_of_rows(
+    batch_size: int, parts: int, ways: int, begins_alike: int, longest: int
+) -> RowMembers | None:
+    """As many prompts to a row as one device computes at once and a row may have; None for one alone.
 
     Args:
         batch_size: B of the global batch.
         parts: of a batch, which `ways` devices share each; both divide it.
         begins_alike: tokens that every prompt begins with and none ends with.
+        longest: of the prompts, in tokens.
     """
-    together = batch_size // parts // ways
-    prompts = max(count for count in range(1, MOST_PROMPTS + 1) if together % count == 0)
+    together, most = batch_size // parts // ways, max(1, min(MOST_PROMPTS, MOST_TOKENS // longest))
+    prompts = max(count for count in range(1, most + 1) if together % count == 0)
     return RowMembers(prompts, parts, begins_alike) if prompts > 1 else None
 
 
@@ -84,6 +88,8 @@ class RowPlan:
 
 def plan_rows(order: BalancedOrder, lengths: np.ndarray, members: RowMembers) -> RowPlan:
     """Chooses the lengths of rows by the first batches, so that a run that goes on has the same ones.
+
+    With other devices or parts it has other rows, which changes results by rounding only.
 
     Args:
         lengths: [n] tokens of each example.

@@ -31,25 +31,27 @@ def packed_or_padded_batches(
     *,
     fine: bool,
 ) -> Iterator[Batch | PackedBatch]:
-    """Batches of less work; those that do not fit into a row come first, padded, whatever the others are.
+    """Packed batches of the prompts that fit into a row, the others padded before them; or all padded.
+
+    Whichever is less work for those that fit.
 
     Args:
         row_tokens: of a packed row at most.
         shapes, ways, fine: as in `plan_packed`.
     """
     fits = np.array([len(prompt) <= row_tokens for prompt in prompts], bool)
-    for places in (np.flatnonzero(~fits), np.flatnonzero(fits)):
-        chosen = [prompts[place] for place in places.tolist()]
-        plans = plan_batches([len(prompt) for prompt in chosen], shapes, config)
-        batches: Iterator[Batch | PackedBatch] = (pad_batch(chosen, those, shapes) for those in plans)
-        if fits[places].all():
-            asked = [queries[place] for place in places.tolist()]
-            packed = plan_packed(chosen, asked, shapes, ways, config, row_tokens, fine=fine)
-            work = sum(plan.flops(config) for plan in packed)
-            if packed and work < plan_flops(plans, chosen, shapes, config):
-                batches = (pad_packed(plan, chosen) for plan in packed)
-        for batch in batches:
-            yield _of_places(batch, places)
+    short, long = ([prompts[place] for place in np.flatnonzero(of).tolist()] for of in (fits, ~fits))
+    asked = [queries[place] for place in np.flatnonzero(fits).tolist()]
+    packed = plan_packed(short, asked, shapes, ways, config, row_tokens, fine=fine)
+    padded = plan_batches([len(prompt) for prompt in short], shapes, config)
+    work = sum(plan.flops(config) for plan in packed)
+    if not packed or work >= plan_flops(padded, short, shapes, config):
+        yield from padded_batches(prompts, shapes, config)
+        return
+    for batch in padded_batches(long, shapes, config):
+        yield _of_places(batch, np.flatnonzero(~fits))
+    for plan in packed:
+        yield _of_places(pad_packed(plan, short), np.flatnonzero(fits))
 
 
 def _of_places(batch: Batch | PackedBatch, places: np.ndarray) -> Batch | PackedBatch:

@@ -20,7 +20,7 @@ from prorank_jax.learning_signs import Goals
 from prorank_jax.lists import index_lists, list_iterator
 from prorank_jax.models.transformer import Transformer
 from prorank_jax.process_rows import rows_of_process
-from prorank_jax.prompt_rows import RowMembers, choose_members
+from prorank_jax.prompt_rows import RowMembers, members_of_rows
 from prorank_jax.prompts import AnswerTokens
 from prorank_jax.ranking_losses import learns_level
 from prorank_jax.ranking_objective import make_objective
@@ -166,7 +166,8 @@ def _warmup(parts: Parts, buckets: tuple[int, ...]) -> Stage:
 def _row_members(parts: Parts) -> RowMembers | None:
     train, mesh = parts.config.train, parts.mesh
     ways = mesh.shape["data"] * mesh.shape["fsdp"]
-    return choose_members(train.batch_size, train.accumulation, ways, parts.begins_alike)
+    longest = parts.config.data.max_length
+    return members_of_rows(train.batch_size, train.accumulation, ways, parts.begins_alike, longest)
 
 
 def _ranking(parts: Parts) -> Stage:

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from prorank_jax.config import GrpoOptions, LoraOptions, MeshOptions, OptimizerOptions
 from prorank_jax.models.transformer import Transformer
 from prorank_jax.optimizer import make_optimizer, make_schedule
-from prorank_jax.prompt_rows import RowMembers, choose_members
+from prorank_jax.prompt_rows import RowMembers, members_of_rows
 from prorank_jax.ranking_losses import LossOptions, make_losses
 from prorank_jax.ranking_step import RankingObjective, make_ranking_step
 from prorank_jax.sharding import make_mesh, put_batch
@@ -171,7 +171,7 @@ def run_on(mesh: Mesh, case: Case, *, changed_row: bool = False) -> Outcome:
     start = jax.device_get(state.params)
     metrics, completions, first_gradients = [], [], None
     ways = mesh.shape["data"] * mesh.shape["fsdp"]
-    members = choose_members(ROWS, case.parts, ways, begins_alike=SHARED) if mesh.size > 1 else None
+    members = members_of_rows(ROWS, case.parts, ways, SHARED, longest=10) if mesh.size > 1 else None
     for number in range(STEPS):
         if case.stage == 1:
             batch = put_batch(stage_1_batch(number, members, changed_row=changed_row), mesh)

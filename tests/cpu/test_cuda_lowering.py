@@ -24,7 +24,8 @@ from tests.cpu.tiny import tiny_model
 
 WIDTH = 512
 HEADS_PER_KV_HEAD, LAYERS = 7, 24  # of Qwen2.5-0.5B
-KEYS = range(WIDTH, WIDTH + 65)  # of a prompt, and of a prompt and its completions
+ROW = 2 * WIDTH  # tokens of a row of prompts behind each other
+KEYS = (*range(WIDTH, WIDTH + 65), ROW)  # of a prompt, of a prompt and its completions, and of such a row
 FORWARD, BACKWARD = "__cudnn$fmhaSoftmax", "__cudnn$fmhaSoftmaxBackward"
 KERNELS = re.compile(r"@(__cudnn\$\w+)")
 FLOATS = re.compile(r"tensor<([\dx]+)xf32>")
@@ -82,8 +83,7 @@ def config(**changes: object) -> RunConfig:
 def packed(argument: object) -> object:
     """A step's argument, batches with prompts or documents behind each other."""
     if isinstance(argument, Batch):
-        rows, width = argument.tokens.shape
-        return dataclasses.replace(argument, rows=PromptRows(rows, 16, rows * width // 2))
+        return dataclasses.replace(argument, rows=PromptRows(len(argument.tokens), 16, ROW))
     if isinstance(argument, ListBatch):
         _, documents, width = argument.tokens.shape
         return dataclasses.replace(argument, row_tokens=documents * width * 3 // 4)

@@ -17,12 +17,12 @@ from tests.cpu.tiny import VOCABULARY, tiny_model
 PROMPTS, WIDTH = 6, 24
 
 
-def batch_that_begins_alike(shared: int, seed: int = 0) -> Batch:
+def batch_that_begins_alike(shared: int, seed: int = 0, width: int = WIDTH) -> Batch:
     rng = np.random.default_rng(seed)
-    tokens = rng.integers(1, VOCABULARY, (PROMPTS, WIDTH)).astype(np.int32)
+    tokens = rng.integers(1, VOCABULARY, (PROMPTS, width)).astype(np.int32)
     tokens[:, :shared] = tokens[0, :shared]
-    lengths = rng.integers(shared + 1, WIDTH, PROMPTS).astype(np.int32)
-    lengths[0], lengths[-1] = WIDTH, shared + 1  # no padding, and next to no rest
+    lengths = rng.integers(shared + 1, width, PROMPTS).astype(np.int32)
+    lengths[0], lengths[-1] = width, shared + 1  # no padding, and next to no rest
     order = np.arange(PROMPTS, dtype=np.int32)
     return Batch(tokens, lengths, order % 2, order)
 
@@ -54,11 +54,21 @@ def test_rows_give_the_states_keys_and_values_of_padded_prompts(family, prompts,
         np.testing.assert_allclose(mine[(*of_tokens, real)], padded[(*of_tokens, real)], atol=2e-5)
 
 
-@pytest.mark.parametrize(("family", "prompts", "shared", "spare"), ROWS)
-def test_rows_give_the_gradients_of_padded_prompts(family, prompts, shared, spare):
-    model, params = tiny_model(family)
-    batch = batch_that_begins_alike(shared, seed=1)
-    real = np.arange(WIDTH) < batch.lengths[:, None]
+@pytest.mark.parametrize(
+    ("attention", "width", "prompts", "shared", "spare"),
+    [
+        *(("xla", WIDTH, *rows) for _, *rows in ROWS),
+        # What all begin with is as long as blocks and kernels are for.
+        ("xla", 280, 2, 140, 0),
+        ("cudnn_emulated", 160, 2, 70, 0),
+        ("splash_interpreted", 300, 2, 130, 5),
+    ],
+)
+def test_rows_give_the_gradients_of_padded_prompts(attention, width, prompts, shared, spare):
+    model, params = tiny_model(head_dim=8, max_positions=512)
+    model = model.clone(attention=attention)
+    batch = batch_that_begins_alike(shared, 1, width)
+    real = np.arange(width) < batch.lengths[:, None]
 
     @jax.jit
     def gradient(params, batch):

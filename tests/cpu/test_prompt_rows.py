@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from prorank_jax.accumulation import split_into_parts
 from prorank_jax.batch_order import EpochPlan
 from prorank_jax.data import train_iterator
-from prorank_jax.prompt_rows import RowMembers, choose_members, plan_rows, row_lengths
+from prorank_jax.prompt_rows import RowMembers, members_of_rows, plan_rows, row_lengths
 from tests.cpu.data_fixtures import MemoryExamples
 
 MANY = MemoryExamples([9 + (7 * i) % 40 for i in range(400)], [int(i % 3 == 0) for i in range(400)])
@@ -29,12 +29,18 @@ MANY = MemoryExamples([9 + (7 * i) % 40 for i in range(400)], [int(i % 3 == 0) f
     ],
 )
 def test_a_row_has_what_a_device_computes_at_once(batch_size, parts, ways, prompts):
-    assert choose_members(batch_size, parts, ways, 5) == RowMembers(prompts, parts, 5)
+    assert members_of_rows(batch_size, parts, ways, 5, longest=512) == RowMembers(prompts, parts, 5)
+
+
+@pytest.mark.parametrize(("longest", "prompts"), [(1024, 16), (8192, 2), (3000, 4), (16_385, 0)])
+def test_a_row_of_long_prompts_has_few(longest, prompts):
+    found = members_of_rows(64, 1, 1, 5, longest)
+    assert (found.prompts if found else 0) == prompts
 
 
 @pytest.mark.parametrize(("batch_size", "parts", "ways"), [(8, 1, 8), (8, 4, 2), (74, 1, 2)])
 def test_a_prompt_alone_is_no_row(batch_size, parts, ways):
-    assert choose_members(batch_size, parts, ways, 5) is None
+    assert members_of_rows(batch_size, parts, ways, 5, longest=512) is None
 
 
 @given(st.integers(1, 4), st.integers(1, 3), st.integers(1, 3), st.data())
