@@ -21,6 +21,7 @@ from jax.sharding import Mesh
 from prorank_jax.aot.hlo import parse_program
 from prorank_jax.aot.traffic import program_traffic
 from prorank_jax.config import GrpoOptions, MeshOptions, OptimizerOptions
+from prorank_jax.continuations import MOST_DISTINCT
 from prorank_jax.flops import grpo_step_flops, ranking_step_flops
 from prorank_jax.models.config import ModelConfig
 from prorank_jax.models.transformer import Transformer, abstract_params
@@ -94,7 +95,8 @@ def in_rows(batch: Batch, prompts: int, tokens: int) -> Batch:
 
 def test_stage_1_compiles_with_heads_over_tensor_and_prompts_in_rows():
     mesh, model = mesh_of(TENSOR), Transformer(SHAPE, "bfloat16", "gate", attention="splash")
-    settings, grpo = OptimizerOptions(), GrpoOptions()
+    settings = OptimizerOptions()
+    grpo = GrpoOptions(group_size=MOST_DISTINCT)  # more compile a choice too, as in test_compile.py
     optimizer = make_optimizer(settings, 100)
     reward = answer_reward(ANSWERS, grpo.format_weight, grpo.correct_weight)
     step = make_grpo_step(model, optimizer, make_schedule(settings, 100), grpo, ANSWERS, reward, mesh)
@@ -106,7 +108,7 @@ def test_stage_1_compiles_with_heads_over_tensor_and_prompts_in_rows():
     padded = grpo_step_flops(SHAPE, grpo, ROWS, WIDTH) / mesh.size
     print(f"{flops:.3g} FLOPs a chip; padded, without what is computed again, at least {padded:.3g}")
     assert kernels_in(program) == 2  # forward, and one fused backward: nothing runs twice
-    assert flops < 0.9 * padded  # which executes 1.3 of that: either choice of completions is counted
+    assert flops < 0.7 * padded
 
 
 def packed(mesh: Mesh, rows: int, tokens: int, segments: int, width: int, prefix_width: int) -> PackedBatch:
