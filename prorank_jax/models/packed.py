@@ -83,14 +83,13 @@ def packed_attention(
         return found.reshape(rows * segments, -1, *of_row.shape[2:])
 
     def with_prefix(of_row: Array) -> jax.Array:
-        own = apart(of_row[:, of_row.shape[1] - tokens :])
-        if of_row.shape[1] > tokens:
-            before = for_rows(jnp.asarray(of_row[:, : of_row.shape[1] - tokens]), rows * segments)
+        outside = of_row.shape[1] - tokens
+        own = apart(of_row[:, outside:])
+        if outside or shared:
+            before = for_rows(jnp.asarray(of_row[:, : outside or shared]), rows * segments)
         elif seen.prefix_places is not None:
             found = _tokens_at(of_row, seen.prefix_places.reshape(rows, -1))
             before = found.reshape(rows * segments, -1, *of_row.shape[2:])
-        elif shared:
-            before = for_rows(jnp.asarray(of_row[:, :shared]), rows * segments)
         else:
             return own
         return jnp.concatenate([before, own], axis=1)

@@ -6,8 +6,6 @@ and what prompts start with alike is there once. Attention alone needs to know p
 
 from __future__ import annotations
 
-import dataclasses
-
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -107,15 +105,16 @@ def packed_prompts_layout(lengths: Array, shared: int, width: int, tokens: int) 
         width: S, at least the longest rest.
         tokens: T, at least what all begin with and a row's rests together.
     """
-    layout = _behind_each_other(jnp.asarray(lengths), shared, width, tokens, shared)
-    place = jnp.arange(tokens, dtype=jnp.int32)
-    return dataclasses.replace(layout, positions=jnp.where(place < shared, place, layout.positions))
+    return _behind_each_other(jnp.asarray(lengths), shared, width, tokens, shared)
 
 
 def _behind_each_other(
     lengths: jax.Array, before: Array | int, width: int, tokens: int, shared: int
 ) -> PackedLayout:
-    """Segments [R, E] from place `shared` on in rows of `tokens`; each follows `before` [R, 1] tokens."""
+    """Segments [R, E] from place `shared` on in rows of `tokens`; each follows `before` [R, 1] tokens.
+
+    What stands before them is counted with the first one, whose positions go on from there.
+    """
     ends = shared + jnp.cumsum(lengths, axis=1)
     starts = ends - lengths
     place = jnp.arange(tokens, dtype=jnp.int32)
