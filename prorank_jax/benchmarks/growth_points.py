@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from prorank_jax.config_checks import require, require_at_least, require_choice
 
 GROUP, LENGTH, BATCH, LIST_SIZE = "group", "length", "batch", "list_size"
@@ -28,18 +30,33 @@ class Size:
         length: of each prompt in tokens.
         batch: prompts, in stage 2 lists.
         list_size: documents K of each list, in stage 2.
+        shortest: prompts of stage 1 are this long to `length`; None: all are `length`.
+        shared: tokens that all of those begin with.
     """
 
     group: int = 16
     length: int = 128
     batch: int = 4
     list_size: int = 4
+    shortest: int | None = None
+    shared: int = 0
 
     def __post_init__(self) -> None:
         require_at_least("group", self.group, 1)
         require_at_least("length", self.length, 16)
         require_at_least("batch", self.batch, 1)
         require_at_least("list_size", self.list_size, 2)
+        shortest = self.length if self.shortest is None else self.shortest
+        require(1 <= shortest <= self.length, "shortest", shortest, f"from 1 to max_length={self.length}")
+        require(
+            0 <= self.shared < shortest, "shared", self.shared, f"less than the shortest prompt ({shortest})"
+        )
+
+    def prompt_lengths(self) -> np.ndarray:
+        """Tokens of each prompt of stage 1, spread evenly, in any order: [B] int32."""
+        shortest = self.length if self.shortest is None else self.shortest
+        spread = np.linspace(shortest, self.length, self.batch).round().astype(np.int32)
+        return np.random.default_rng(0).permutation(spread)
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from prorank_jax.benchmarks.trace_parts import (
     unplaced_share,
 )
 from prorank_jax.config import ATTENTION_IMPLEMENTATIONS, COMPUTE_DTYPES, REMAT_POLICIES
-from prorank_jax.config_checks import require_at_least, require_choice, require_new_file
+from prorank_jax.config_checks import require, require_at_least, require_choice, require_new_file
 from prorank_jax.device_memory import naming_memory
 from prorank_jax.flops import measured_matmul_flops
 from prorank_jax.models.sources import SMOLLM2_SOURCE
@@ -53,6 +53,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--group", type=int, default=16, help="completions of a prompt in stage 1 (%(default)s)")
     add("--list_size", type=int, default=4, help="documents of a list in stage 2 (%(default)s)")
     add("--max_length", type=int, default=128, help="prompt in tokens (%(default)s)")
+    add(
+        "--shortest",
+        type=int,
+        help="stage 1's prompts have this many tokens to --max_length, in rows where training would have rows"
+        " (all have --max_length)",
+    )
+    add("--shared", type=int, default=0, help="tokens that those begin with (%(default)s)")
     add("--dtype", default="float32", help=f"{' or '.join(COMPUTE_DTYPES)} (%(default)s)")
     add("--remat", default="dots_no_batch", help="what the backward pass recomputes (%(default)s)")
     add("--attention", default="xla", help=f"{', '.join(ATTENTION_IMPLEMENTATIONS)} (%(default)s)")
@@ -77,7 +84,11 @@ def run(arguments: argparse.Namespace, console: Console | None = None) -> dict[s
     output: Path | None = arguments.output
     if output is not None:
         require_new_file("output", output)
-    size = Size(arguments.group, arguments.max_length, arguments.batch, arguments.list_size)
+    shortest, shared = arguments.shortest, arguments.shared
+    only_stage_1 = "with --program 1 only: the others are measured on prompts of --max_length tokens"
+    require(arguments.program == "1" or shortest is None, "shortest", shortest, only_stage_1)
+    require(shortest is not None or not shared, "shared", shared, "with --shortest only")
+    size = Size(arguments.group, arguments.max_length, arguments.batch, arguments.list_size, shortest, shared)
     options = {
         "model.source": arguments.model,
         "model.compute_dtype": arguments.dtype,
@@ -112,7 +123,9 @@ def profile_step(point: Point, options: dict[str, Any], rounds: int, trace: Path
     program = build(point, shape, options)
     on_gpu = program.mesh.devices.flat[0].platform == "gpu"
     options_of_xla = _WITHOUT_GRAPHS if on_gpu else None
-    step = prepare(program, shape, trains=point.program != "score", compiler_options=options_of_xla)
+    lengths = point.size.prompt_lengths()
+    trains = point.program != "score"
+    step = prepare(program, shape, trains=trains, lengths=lengths, compiler_options=options_of_xla)
     text = step.compiled.as_text()
     first = filled_state(program.arguments[0])
     for _ in range(_WARMUP):

@@ -178,10 +178,29 @@ def test_the_time_of_a_small_step_is_told_by_part(tmp_path):
         run(given, Console(quiet=True))
 
 
+def test_prompts_of_different_lengths_are_profiled_in_the_rows_of_training(tmp_path):
+    folder = write_model_folder(tmp_path / "model")
+    sizes = ("--model", folder, "--batch", 4, "--max_length", 64, "--rounds", 1)
+    padded = run(arguments(*sizes), Console(quiet=True))
+    in_rows = run(arguments(*sizes, "--shortest", 24, "--shared", 8), Console(quiet=True))
+    # 24, 37, 51 and 64 tokens, of which 8 are there once: 152, in steps of 16.
+    assert in_rows["shape"] == f"{padded['shape']}, in rows of 160 tokens, 8 of them for all"
+    assert in_rows["model_flops"] < padded["model_flops"]
+    assert in_rows["parts"]["MLP"][BACKWARD] > 0
+    nearly_full = run(arguments(*sizes, "--shortest", 60), Console(quiet=True))
+    assert nearly_full["shape"] == padded["shape"]
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
         (("--program", "3"), "program='3'"),
+        (("--program", "2", "--shortest", 64), "shortest=64: with --program 1 only"),
+        (("--shared", 8), "shared=8: with --shortest only"),
+        (("--shortest", 129), "shortest=129: from 1 to max_length=128"),
+        (("--shortest", 0), "shortest=0: from 1 to max_length=128"),
+        (("--shortest", 24, "--shared", 24), r"shared=24: less than the shortest prompt \(24\)"),
+        (("--shortest", 24, "--shared", -1), "shared=-1: less than"),
         (("--rounds", 0), "rounds=0"),
         (("--dtype", "half"), "dtype='half'"),
         (("--attention", "cudnn"), r"model\.attention='cudnn': runs on NVIDIA GPUs only"),
