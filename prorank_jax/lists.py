@@ -16,7 +16,6 @@ from prorank_jax.ranking_losses import LOSSES, parse_losses, reads_teacher
 from prorank_jax.records import Example
 from prorank_jax.types import ListBatch
 
-NO_EXAMPLE = -1
 # Packed rows come in so many lengths at most, each of which is compiled for each width of documents.
 PACKED_LENGTHS = 8
 

@@ -51,8 +51,8 @@ SHAPE = ModelConfig.from_hf(
         "max_position_embeddings": 32_768,
     }
 )
-# To make a program fast: kernels and products are the same ones, a third of the time to compile; memory and its
-# traffic are not those of training.
+# To make a program fast: it has the same kernels and products in a third of the time, but not the memory and
+# its traffic that training has.
 LEAST_EFFORT = {"exec_time_optimization_effort": -1.0}
 FSDP, TENSOR = MeshOptions(data=1, fsdp=8), MeshOptions(data=2, fsdp=2, tensor=2)
 
