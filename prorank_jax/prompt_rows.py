@@ -102,6 +102,21 @@ def plan_rows(order: BalancedOrder, lengths: np.ndarray, members: RowMembers) ->
     return RowPlan(members, {width: row_lengths(of, members.prompts * width) for width, of in needed.items()})
 
 
+def plan_of_one_length(batches: Sequence[np.ndarray], width: int, begins_alike: int) -> RowPlan | None:
+    """As training on one device has rows, but all of one length; None where each would hold one prompt.
+
+    Args:
+        batches: [B] tokens of the prompts of each, all of one B.
+        width: T that each prompt is padded to.
+        begins_alike: as for `members_of_rows`.
+    """
+    members = members_of_rows(len(batches[0]), parts=1, ways=1, begins_alike=begins_alike, longest=width)
+    if members is None:
+        return None
+    most = max(members.tokens(lengths) for lengths in batches)
+    return RowPlan(members, {width: row_lengths([most], members.prompts * width)})
+
+
 def row_lengths(needed: Sequence[int], padded: int) -> tuple[int, ...]:
     """One or two lengths of rows, ascending, by what batches need; none where padding adds hardly any.
 

@@ -6,19 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from prorank_jax.prompt_rows import RowPlan, members_of_rows, row_lengths
+from prorank_jax.prompt_rows import RowPlan, plan_of_one_length
 from prorank_jax.types import Batch
 
 
 def plan_of_rows(settings: dict[str, Any]) -> RowPlan | None:
-    """As training on one device has them, but of one length: there is one program for all batches."""
-    alike, width = settings["ours"]["begins_alike"], settings["width"]
-    prompts = settings["prompts_per_step"]
-    members = members_of_rows(prompts, parts=1, ways=1, begins_alike=alike, longest=width)
-    if members is None:
-        return None
-    most = max(members.tokens(lengths_of(batch["prompts"])) for batch in settings["batches"])
-    return RowPlan(members, {width: row_lengths([most], members.prompts * width)})
+    """Of one length: there is one program for all batches."""
+    batches = [lengths_of(batch["prompts"]) for batch in settings["batches"]]
+    return plan_of_one_length(batches, settings["width"], settings["ours"]["begins_alike"])
 
 
 def lengths_of(prompts: list[list[int]]) -> np.ndarray:

@@ -29,7 +29,7 @@ from prorank_jax.stage_options import LoraOptions
 from prorank_jax.stages import make_warmup_step
 from prorank_jax.steps import make_score_step
 from prorank_jax.train_state import init_state, pretrained_shardings, train_state_shardings
-from prorank_jax.types import Batch, ListBatch, Params, TrainState
+from prorank_jax.types import Batch, ListBatch, Params, PromptRows, TrainState
 
 # Shapes depend on no token's id, so any three that a vocabulary has will do.
 ANY_ANSWERS = AnswerTokens(zero=15, one=16, end=17)
@@ -77,8 +77,13 @@ def topology_mesh(topology: Topology, config: RunConfig) -> Mesh:
     return mesh
 
 
-def build_program(config: RunConfig, which: str, shape: ModelConfig, mesh: Mesh) -> StepProgram:
+def build_program(
+    config: RunConfig, which: str, shape: ModelConfig, mesh: Mesh, rows: PromptRows | None = None
+) -> StepProgram:
     """One of `options.STEPS` for a mesh.
+
+    Args:
+        rows: of stage 1's prompts; None: each is padded.
 
     Raises:
         ValueError: sizes that do not fit each other.
@@ -86,8 +91,10 @@ def build_program(config: RunConfig, which: str, shape: ModelConfig, mesh: Mesh)
     check_sizes(config, which)
     part = config.train.batch_size // (config.train.accumulation if which != "score" else 1)
     check_batch_size("train.batch_size / train.accumulation", part, mesh)
-    builders = {"1": _warmup, "2": _ranking, "score": _scoring}
-    return builders[which](config, make_model(config, shape), mesh)
+    model = make_model(config, shape)
+    if which == "1":
+        return _warmup(config, model, mesh, rows)
+    return {"2": _ranking, "score": _scoring}[which](config, model, mesh)
 
 
 def check_sizes(config: RunConfig, which: str) -> None:
@@ -124,38 +131,46 @@ def _pretrained(model: Transformer, mesh: Mesh) -> Any:
     return jax.tree.map(lambda leaf, to: _array(leaf.shape, leaf.dtype, to), shapes, where)
 
 
-def _batch(config: RunConfig, mesh: Mesh) -> Batch:
+def _batch(config: RunConfig, mesh: Mesh, in_rows: PromptRows | None = None) -> Batch:
     rows, where = config.train.batch_size, batch_sharding(mesh)
     one = _array((rows,), jnp.int32, where)
     tokens = _array((rows, config.data.max_length), jnp.int32, where)
-    return Batch(tokens=tokens, lengths=one, labels=one, examples=one)
+    return Batch(tokens=tokens, lengths=one, labels=one, examples=one, rows=in_rows)
 
 
 def _parameters(model: Transformer) -> int:
     return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(nn.unbox(abstract_params(model))))
 
 
-def _warmup(config: RunConfig, model: Transformer, mesh: Mesh) -> StepProgram:
+def _warmup(
+    config: RunConfig, model: Transformer, mesh: Mesh, in_rows: PromptRows | None = None
+) -> StepProgram:
     optimizer = make_optimizer(config.optimizer, config.updates)
     schedule = make_schedule(config.optimizer, config.updates)
     step = make_warmup_step(config, model, optimizer, schedule, ANY_ANSWERS, mesh)
     key = jax.eval_shape(lambda: jax.random.key(0))
     uses_reference = config.grpo.kl_coefficient > 0 and not config.lora.rank
     rows, width = config.train.batch_size, config.data.max_length
+    shape = f"{rows} prompts x {width} tokens x {config.grpo.group_size} completions"
+    tokens = rows * width
+    if in_rows is not None:
+        shape += f", in rows of {in_rows.tokens} tokens, {in_rows.shared} of them for all"
+        tokens = rows // in_rows.prompts * in_rows.tokens
+    low_rank = config.lora.rank > 0
     return StepProgram(
         step=step,
         arguments=(
             _state(config, model, mesh, optimizer),
             _pretrained(model, mesh) if uses_reference else None,
-            _batch(config, mesh),
+            _batch(config, mesh, in_rows),
             _array(key.shape, key.dtype, replicated(mesh)),
         ),
         mesh=mesh,
         parameters=_parameters(model),
-        model_flops=grpo_step_flops(model.config, config.grpo, rows, width, low_rank=config.lora.rank > 0),
+        model_flops=grpo_step_flops(model.config, config.grpo, rows, width, in_rows, low_rank=low_rank),
         prompts=rows,
-        tokens=rows * width,
-        shape=f"{rows} prompts x {width} tokens x {config.grpo.group_size} completions",
+        tokens=tokens,
+        shape=shape,
     )
 
 

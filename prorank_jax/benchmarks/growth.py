@@ -122,7 +122,7 @@ def measure(
     """
     steps: list[MeasuredStep] = []
     for point, program, _ in points:
-        steps.append(prepare(program, shape, trains=point.program != "score"))
+        steps.append(prepare(program, point, shape))
         console.print(
             f"compiled {PROGRAMS[point.program]}, {AXES[point.axis]}: {point.value}", highlight=False
         )

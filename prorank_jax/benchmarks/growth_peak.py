@@ -23,7 +23,7 @@ def measure_peak(wanted: dict[str, Any]) -> int:
     options = wanted["options"]
     shape = resolve_shape(options.get("model.source", ModelOptions.source))
     program = build(point, shape, options)
-    step = prepare(program, shape, trains=point.program != "score")
+    step = prepare(program, point, shape)
     step.run(filled_state(program.arguments[0]))
     return peak_bytes()
 

@@ -46,16 +46,19 @@ class Size:
         require_at_least("length", self.length, 16)
         require_at_least("batch", self.batch, 1)
         require_at_least("list_size", self.list_size, 2)
-        shortest = self.length if self.shortest is None else self.shortest
+        shortest = self._shortest
         require(1 <= shortest <= self.length, "shortest", shortest, f"from 1 to max_length={self.length}")
         require(
             0 <= self.shared < shortest, "shared", self.shared, f"less than the shortest prompt ({shortest})"
         )
 
+    @property
+    def _shortest(self) -> int:
+        return self.length if self.shortest is None else self.shortest
+
     def prompt_lengths(self) -> np.ndarray:
         """Tokens of each prompt of stage 1, spread evenly, in any order: [B] int32."""
-        shortest = self.length if self.shortest is None else self.shortest
-        spread = np.linspace(shortest, self.length, self.batch).round().astype(np.int32)
+        spread = np.linspace(self._shortest, self.length, self.batch).round().astype(np.int32)
         return np.random.default_rng(0).permutation(spread)
 
 

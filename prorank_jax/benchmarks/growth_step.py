@@ -19,10 +19,9 @@ from prorank_jax.aot.programs import SHARED_TOKENS, StepProgram, build_program
 from prorank_jax.benchmarks.growth_points import Point, Size
 from prorank_jax.config import GrpoOptions, RunConfig
 from prorank_jax.config_files import config_from_flat
-from prorank_jax.flops import grpo_step_flops
 from prorank_jax.models.attention import check_head_size, check_implementation
 from prorank_jax.models.config import ModelConfig
-from prorank_jax.prompt_rows import RowPlan, members_of_rows, row_lengths
+from prorank_jax.prompt_rows import plan_of_one_length
 from prorank_jax.sharding import make_mesh
 from prorank_jax.types import Batch, ListBatch, PromptRows
 
@@ -94,55 +93,32 @@ def build(point: Point, shape: ModelConfig, options: dict[str, Any]) -> StepProg
     mesh = make_mesh(config.mesh, jax.devices()[:1])
     check_implementation(config.model.attention, config.model.compute_dtype, mesh)
     check_head_size(config.model.attention, shape.head_dim)
-    program = build_program(config, point.program, shape, mesh)
-    rows = rows_of(point.size) if point.program == "1" else None
-    return program if rows is None else _in_rows(program, config, shape, rows)
+    rows = _rows_of(point.size) if point.program == "1" else None
+    return build_program(config, point.program, shape, mesh, rows)
 
 
-def rows_of(size: Size) -> PromptRows | None:
+def _rows_of(size: Size) -> PromptRows | None:
     """The rows that training on one device would put stage 1's prompts in; None: it would pad them."""
     lengths = size.prompt_lengths()
-    members = members_of_rows(size.batch, 1, 1, size.shared, size.length)
-    if members is None:
-        return None
-    lengths_of_rows = row_lengths([members.tokens(lengths)], members.prompts * size.length)
-    return RowPlan(members, {size.length: lengths_of_rows}).rows_for(lengths, size.length)
-
-
-def _in_rows(program: StepProgram, config: RunConfig, shape: ModelConfig, rows: PromptRows) -> StepProgram:
-    """The same step of stage 1 on prompts behind each other."""
-    prompts, width = program.arguments[2].tokens.shape
-    return dataclasses.replace(
-        program,
-        arguments=tuple(
-            dataclasses.replace(argument, rows=rows) if isinstance(argument, Batch) else argument
-            for argument in program.arguments
-        ),
-        model_flops=grpo_step_flops(shape, config.grpo, prompts, width, rows, low_rank=config.lora.rank > 0),
-        tokens=prompts // rows.prompts * rows.tokens,
-        shape=f"{program.shape}, in rows of {rows.tokens} tokens, {rows.shared} of them for all",
-    )
+    plan = plan_of_one_length([lengths], size.length, size.shared)
+    return None if plan is None else plan.rows_for(lengths, size.length)
 
 
 def prepare(
     program: StepProgram,
+    point: Point,
     shape: ModelConfig,
-    *,
-    trains: bool,
-    lengths: np.ndarray | None = None,
     compiler_options: dict[str, str] | None = None,
 ) -> MeasuredStep:
-    """Compiles a step, with options of XLA's, and makes its batch.
-
-    Args:
-        lengths: [B] int32, of stage 1's prompts; None: as long as they may be.
+    """Compiles a point's step, with options of XLA's, and makes its batch.
 
     Raises:
         JaxRuntimeError: it finds no room, compiled or not: whoever asks knows what helps.
     """
     _, compiled, _ = compile_program(program, compiler_options)
     plan = compiled.memory_analysis()
-    rest = tuple(_filled(argument, shape, lengths) for argument in program.arguments[1:])
+    rest = tuple(_filled(argument, point.size, shape) for argument in program.arguments[1:])
+    trains = point.program != "score"
     return MeasuredStep(compiled, rest, trains, plan.argument_size_in_bytes + plan.temp_size_in_bytes)
 
 
@@ -160,7 +136,7 @@ def filled_state(abstract: Any) -> Any:
     return jax.tree_util.tree_map_with_path(fill, abstract)
 
 
-def _filled(argument: Any, shape: ModelConfig, lengths: np.ndarray | None) -> Any:
+def _filled(argument: Any, size: Size, shape: ModelConfig) -> Any:
     """A batch of random prompts, in stage 2 as long as they may be, or a random key."""
     rng = np.random.default_rng(1)
 
@@ -168,10 +144,8 @@ def _filled(argument: Any, shape: ModelConfig, lengths: np.ndarray | None) -> An
         return rng.integers(0, shape.vocab_size, like.shape).astype(np.int32)
 
     if isinstance(argument, Batch):
-        rows, width = argument.tokens.shape
-        order = np.arange(rows, dtype=np.int32)
-        lengths = np.full(rows, width, np.int32) if lengths is None else lengths
-        return Batch(tokens(argument.tokens), lengths, order % 2, order, argument.rows)
+        order = np.arange(size.batch, dtype=np.int32)
+        return Batch(tokens(argument.tokens), size.prompt_lengths(), order % 2, order, argument.rows)
     if isinstance(argument, ListBatch):
         lists, documents, width = argument.tokens.shape
         each = (lists, documents)

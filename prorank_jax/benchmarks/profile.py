@@ -123,9 +123,7 @@ def profile_step(point: Point, options: dict[str, Any], rounds: int, trace: Path
     program = build(point, shape, options)
     on_gpu = program.mesh.devices.flat[0].platform == "gpu"
     options_of_xla = _WITHOUT_GRAPHS if on_gpu else None
-    lengths = point.size.prompt_lengths()
-    trains = point.program != "score"
-    step = prepare(program, shape, trains=trains, lengths=lengths, compiler_options=options_of_xla)
+    step = prepare(program, point, shape, options_of_xla)
     text = step.compiled.as_text()
     first = filled_state(program.arguments[0])
     for _ in range(_WARMUP):

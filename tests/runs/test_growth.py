@@ -77,7 +77,7 @@ def test_only_the_curves_that_are_asked_for_are_measured():
 def test_a_step_trains_its_state_and_takes_time_and_memory(point, model_folder):
     shape = resolve_shape(str(model_folder))
     program = build(point, shape, {})
-    step = prepare(program, shape, trains=True)
+    step = prepare(program, point, shape)
     seconds, state = step.run(filled_state(program.arguments[0]))
     again, state = step.run(state)
     assert int(state.step) == 2
