@@ -47,8 +47,8 @@ class GrpoOptions:
     mask_tied_groups: bool = True
     """Leave groups whose rewards are all equal out of the policy loss's average."""
     packing: bool = True
-    """Puts prompts behind each other in rows, and what all begin with there once, where that leaves out an
-    eighth of a batch's tokens or more. The same logits and gradients, up to rounding."""
+    """Puts prompts behind each other in rows, and what all begin with there once, where that leaves out a
+    sixteenth of a batch's tokens or more. The same logits and gradients, up to rounding."""
 
     def __post_init__(self) -> None:
         require_at_least("grpo.group_size", self.group_size, 2)

@@ -60,7 +60,8 @@ def test_rows_are_of_one_length_or_two_and_of_none_where_hardly_anything_is_padd
     assert row_lengths([300] * 9 + [320], 400) == (320,)
     assert row_lengths([200] * 9 + [320], 400) == (208, 320)
     assert row_lengths([200] * 9 + [390], 400) == (208,)
-    assert row_lengths([360] * 10, 400) == ()
+    assert row_lengths([360] * 10, 400) == (368,)
+    assert row_lengths([370] * 10, 400) == ()
 
 
 def test_an_epoch_of_few_batches_is_not_drawn_again_and_again():
