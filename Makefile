@@ -5,7 +5,8 @@ PYTHON ?= python3
 VENV := .venv
 PEERS := .venv-peers
 BIN := $(VENV)/bin
-PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
+# Python compiles what it imports, once; pip would compile all that there is, half a minute for each environment.
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --no-compile
 READY := $(VENV)/.ready
 LIBTPU := $(VENV)/libtpu
 CUDA_COMPILER := $(VENV)/cuda_compiler

@@ -34,6 +34,7 @@ from prorank_jax.sharding import batch_sharding, make_mesh, replicated
 from prorank_jax.steps import make_grpo_step, make_packed_score_step, make_score_step
 from prorank_jax.train_state import init_state, train_state_shardings
 from prorank_jax.types import Batch, ListBatch, PackedBatch, PromptRows
+from tests.tpu.effort import LEAST_EFFORT
 
 ROWS, WIDTH, SHARED = 64, 512, 64
 ANSWERS = AnswerTokens(zero=15, one=16, end=151645)
@@ -51,9 +52,6 @@ SHAPE = ModelConfig.from_hf(
         "max_position_embeddings": 32_768,
     }
 )
-# To make a program fast: it has the same kernels and products in a third of the time, but not the memory and
-# its traffic that training has.
-LEAST_EFFORT = {"exec_time_optimization_effort": -1.0}
 FSDP, TENSOR = MeshOptions(data=1, fsdp=8), MeshOptions(data=2, fsdp=2, tensor=2)
 
 
