@@ -1,8 +1,8 @@
 """The jitted steps of both stages and of scoring, compiled for eight TPU v5e chips that are not there.
 
 What runs is the compiler: it refuses a program that does not fit, and says what memory one needs; here with
-least effort, which changes that by a few percent: `make aot` says what fast programs need. No speed
-is measured here, and nothing is known of a TPU that these tests did not see.
+least effort, which changes that by a few percent: `make aot` says what fast programs need. No speed is
+measured here, and nothing is known of a TPU that these tests did not see.
 """
 
 from __future__ import annotations
