@@ -16,8 +16,8 @@ MOST_PROMPTS, MOST_TOKENS = 32, 16_384
 # Of the tokens that the batches of a width need in their fullest row: one length for each, compiled once.
 LENGTH_QUANTILES = (0.5, 1.0)
 LENGTH_MULTIPLE = 16
-# Of the padded prompts' tokens: a CPU gains from 7% less what it leaves out, from 1% hardly anything. For a TPU
-# 7% less are 6% fewer FLOPs, and 8% more memory traffic.
+# Of the padded prompts' tokens: a CPU gains from 7% less what it leaves out, from 1% hardly anything. For a
+# TPU 7% less are 6% fewer FLOPs, and 8% more memory traffic.
 WORTHWHILE_SHARE = 1 / 16
 # Of a longer row's tokens: less is not worth a compilation.
 WORTH_A_LENGTH = 1 / 8
