@@ -9,7 +9,7 @@ from tests.cpu.benchmarks.peers import load_peer
 
 @pytest.mark.parametrize(
     ("lengths", "tokens"),
-    [([60, 90], 4 * 90 - 3 * 8), ([60, 60, 60, 125], None), ([126, 125], None)],  # of four prompts of a batch
+    [([60, 90], 4 * 90 - 3 * 8), ([60, 60, 60, 127], None), ([128, 127], None)],  # of four prompts of a batch
 )
 def test_batches_are_alike(lengths, tokens):
     peer = load_peer("our_prompts")
