@@ -154,7 +154,8 @@ model: $(READY)
 fetch: model $(LIBTPU)/.ready $(PEERS)/.ready
 
 peers: model $(PEERS)/.ready
-	PRORANK_PEER_PYTHON=$(CURDIR)/$(PEERS)/bin/python $(GIVING_WAY) $(BIN)/python -m pytest tests/peers -m peers
+	PRORANK_PEER_PYTHON=$(CURDIR)/$(PEERS)/bin/python \
+		$(GIVING_WAY) $(BIN)/python -m pytest tests/peers -m peers $(PARALLEL)
 
 qwen: $(READY)
 	@$(BIN)/python -m tests.peers.qwen_weights
