@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -59,6 +60,8 @@ class Stage:
 
     Attributes:
         step: `(state, reference, batch, key) → (state, metrics, completions or None)`, jitted.
+        temporary_bytes: what a device's part of `step` takes beside these arguments; compiles it, for the
+            step too.
         batches: an iterator over this process's part of the batches, from the first step on.
         work: what a batch amounts to.
         uses_reference: whether the step wants the initial parameters.
@@ -69,6 +72,7 @@ class Stage:
     """
 
     step: TrainStep
+    temporary_bytes: Callable[..., int]
     batches: Callable[[], grain.DatasetIterator]
     work: Callable[[Any], Work]
     uses_reference: bool
@@ -109,6 +113,11 @@ def stage_buckets(config: RunConfig, lengths: np.ndarray) -> tuple[int, ...]:
     return config.data.buckets or choose_buckets(lengths, config.data.max_length)
 
 
+def _temporary_bytes(step: Any, *arguments: Any) -> int:
+    """Of a jitted step; jax keeps what is compiled here for the call with such arguments."""
+    return int(step.lower(*arguments).compile().memory_analysis().temp_size_in_bytes)
+
+
 def make_warmup_step(
     config: RunConfig,
     model: Transformer,
@@ -136,6 +145,7 @@ def _warmup(parts: Parts, buckets: tuple[int, ...]) -> Stage:
 
     return Stage(
         step=step,
+        temporary_bytes=functools.partial(_temporary_bytes, step),
         batches=lambda: train_iterator(
             parts.examples,
             batch_size=config.train.batch_size,
@@ -212,6 +222,7 @@ def _ranking(parts: Parts) -> Stage:
     losses = {name: f"loss: {name}" for name in objective.weights}
     return Stage(
         step=run,
+        temporary_bytes=lambda state, reference, batch, _: _temporary_bytes(step, state, reference, batch),
         batches=lambda: list_iterator(
             parts.examples,
             index,

@@ -15,6 +15,7 @@ from prorank_jax.bad_steps import BadSteps, pairs_of
 from prorank_jax.checkpoint import Checkpoints
 from prorank_jax.config_files import config_to_dict
 from prorank_jax.launching import Interrupted
+from prorank_jax.memory_remedies import smaller_step
 from prorank_jax.messages import say
 from prorank_jax.metrics_log import (
     METRICS_FILE,
@@ -34,6 +35,7 @@ from prorank_jax.sampled_completions import sampled_table
 from prorank_jax.setup import Run
 from prorank_jax.sharding import put_batch
 from prorank_jax.stages import Work
+from prorank_jax.step_room import StepRoom
 from prorank_jax.step_trace import TRACE_FOLDER, StepTrace
 from prorank_jax.train_state import all_params
 from prorank_jax.types import Batch, ListBatch, Params, TrainState
@@ -85,6 +87,7 @@ class TrainingLoop:
         self._pending: _Pending | None = None
         self._reference: Params | None = None
         is_float32 = run.config.model.compute_dtype == "float32"
+        self._room = StepRoom(run.stage.temporary_bytes, smaller_step(run.config, run.mesh))
         self._bad_steps = BadSteps(run.config.train.max_skipped, computes_in_float32=is_float32)
         self._state, self._done = self._resume_or_start()
         with succeed_together():
@@ -154,6 +157,7 @@ class TrainingLoop:
         config = self._run.config
         batch = next(self._batches)
         on_mesh = put_batch(batch, self._run.mesh)
+        self._room.look_at(self._state, self._reference, on_mesh, key)
         self._state, metrics, completions = self._run.stage.step(self._state, self._reference, on_mesh, key)
         stop = self._stop.says_stop()
         self._settle(log, progress)  # the step before: its metrics are read while this one runs

@@ -16,10 +16,12 @@ from prorank_jax.config_files import config_from_flat
 from prorank_jax.data import ExampleSet
 from prorank_jax.flops import grpo_step_flops, ranking_step_flops
 from prorank_jax.learning_signs import Goals
+from prorank_jax.metrics_log import CompilationCounter
 from prorank_jax.sampled_accuracy import greatest_sampled_accuracy
-from prorank_jax.sharding import make_mesh
+from prorank_jax.sharding import make_mesh, put_batch, replicated
 from prorank_jax.stages import Parts, Stage, Work, make_stage, make_warmup_step
 from prorank_jax.steps import make_grpo_step
+from prorank_jax.train_state import init_state, train_state_shardings
 from prorank_jax.types import Candidate, Document, RankingGroup
 from tests.cpu.data_fixtures import MemoryExamples, listed
 from tests.cpu.tiny import ANSWERS, random_batch, tiny_model
@@ -85,6 +87,30 @@ def test_prompts_stand_in_rows_unless_the_config_says_that_they_do_not():
 def test_speeds_are_of_a_second():
     speeds = Work(prompts=6, tokens=30, flops=9 * 10**12).speeds(3.0)
     assert speeds == {"prompts_per_second": 2.0, "tokens_per_second": 10.0, "model_tflops": 3.0}
+
+
+@pytest.mark.parametrize("changes", [{}, {"stage": 2}])
+def test_the_bytes_of_a_step_are_known_before_it_and_nothing_is_compiled_twice(changes):
+    examples = listed(GROUPS) if changes else MemoryExamples([9, 8] * 4, [0, 1] * 4)
+    parts = make_parts(examples, **changes)
+    stage = make_stage(parts, (10,))
+    model, params = tiny_model()
+    shardings = train_state_shardings(model, parts.optimizer, parts.mesh)
+    arguments = (
+        init_state(params, model, parts.optimizer, shardings, 0),
+        None,
+        put_batch(next(stage.batches()), parts.mesh),
+        jax.device_put(jax.random.key(0), replicated(parts.mesh)),
+    )
+    counter = CompilationCounter()
+    with jax.set_mesh(parts.mesh):
+        taken = stage.temporary_bytes(*arguments)
+        compiled = counter.count
+        stage.step(*arguments)
+    assert compiled > 0
+    assert counter.count == compiled
+    gradients = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+    assert gradients / 2 < taken < 1000 * gradients
 
 
 @pytest.fixture

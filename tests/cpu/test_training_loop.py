@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -79,11 +80,13 @@ def make_loop(
     module = prorank_jax.training_loop
     monkeypatch.setattr(module, "time", clock)
     monkeypatch.setattr(module, "run_probe", probe)
-    for name, value in {"signs_so_far": {}, "put_batch": None, "all_params": None}.items():
+    given = {"signs_so_far": {}, "put_batch": None, "all_params": None, "smaller_step": "lower it"}
+    for name, value in given.items():
         monkeypatch.setattr(module, name, lambda *_, value=value: value)
     stage = SimpleNamespace(
         batches=Batches,
         step=lambda state, *_: (state, {"skipped": Awaited(clock)}, None),
+        temporary_bytes=lambda *_: 1 << 60,
         work=lambda _: Work(prompts=6, tokens=30, flops=9 * 10**12),
         uses_reference=reads is not None,
         shown=(),
@@ -121,6 +124,19 @@ def test_the_speed_of_a_step_is_that_of_the_step_alone(probes, saves, tmp_path, 
         assert line["prompts_per_second"] == 6 / STEP
         assert line["tokens_per_second"] == 30 / STEP
     assert clock.now > 7 * STEP + PROBE + SAVE
+
+
+def test_a_step_that_the_machine_has_no_room_for_is_told_before_it_runs(tmp_path, monkeypatch, caplog):
+    clock = Clock()
+    started: list[float] = []
+    logged = logging.Handler()
+    logged.emit = lambda _: started.append(clock.now)
+    with caplog.at_level(logging.WARNING), monkeypatch.context() as patched:
+        logging.getLogger("prorank_jax.step_room").addHandler(logged)
+        make_loop(tmp_path, clock, {"train.steps": 3}, patched).run_to_end()
+        logging.getLogger("prorank_jax.step_room").removeHandler(logged)
+    assert caplog.text.count("or lower it") == 1
+    assert started == [Clock().now + PROBE]
 
 
 def test_a_model_that_is_its_own_reference_is_read_once(tmp_path, monkeypatch):
