@@ -126,11 +126,15 @@ def _part_loss(
     part: ListBatch,
     totals: Mapping[str, jax.Array],
     documents: jax.Array,
-    lists: int,
+    ranked: jax.Array,
     objective: RankingObjective,
     answers: AnswerTokens,
 ) -> tuple[jax.Array, Metrics]:
-    """This part's share of the whole batch's loss and metrics: parts add up."""
+    """This part's share of the whole batch's loss and metrics: parts add up.
+
+    Args:
+        totals, documents, ranked: of the whole batch; `ranked` are its lists with a relevant document.
+    """
     labels = list_labels(part)
     if objective.format_coefficient > 0:
         given = _label_answers(labels.grades, objective.relevant_grade, answers)
@@ -158,7 +162,7 @@ def _part_loss(
         metrics["kl"] = (divergence * part.mask).sum() / documents
         loss = loss + objective.kl_coefficient * metrics["kl"]
     real_scores = jnp.where(part.mask, scores, 0.0)
-    metrics["ndcg"] = list_ndcg(scores, labels.grades, labels.mask).sum() / lists
+    metrics["ndcg"] = list_ndcg(scores, labels.grades, labels.mask).sum() / ranked
     metrics["score"] = real_scores.sum() / documents
     metrics["score_square"] = jnp.square(real_scores).sum() / documents
     return loss, metrics | {"loss": loss}
@@ -189,12 +193,14 @@ def make_ranking_step(
     def gradient(state: TrainState, policy: Policy | None, batch: ListBatch) -> tuple[Params, Metrics]:
         totals = weight_totals(list_labels(batch), names, losses=objective.losses)
         documents = jnp.maximum(batch.mask.sum(), 1).astype(jnp.float32)
-        lists = batch.mask.shape[0]
+        # Where only a teacher teaches, a list may hold no relevant document, and then no order is right.
+        has_relevant = (batch.mask & (batch.grades > 0)).any(axis=-1)
+        ranked = jnp.maximum(has_relevant.sum(), 1).astype(jnp.float32)
 
         def of_part(part: ListBatch) -> tuple[Params, Metrics]:
             def loss(trained: Params) -> tuple[jax.Array, Metrics]:
                 params = combine(state.frozen, trained)
-                return _part_loss(params, model, policy, part, totals, documents, lists, objective, answers)
+                return _part_loss(params, model, policy, part, totals, documents, ranked, objective, answers)
 
             (_, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
             return jax.lax.with_sharding_constraint(gradients, shardings.params), metrics
