@@ -44,12 +44,18 @@ def _push(p: float, options: GrpoOptions) -> float:
     """The mean gradient of the log odds, away from a coin's."""
     group = options.group_size
     counts = range(1, group)  # the others tie, and push nothing
-    chances = [math.comb(group, k) * p**k * (1 - p) ** (group - k) for k in counts]
+    chances = [_chance(k, group, p) for k in counts]
     pushes = [_push_of_group(k / group, options) for k in counts]
     reward = sum(chance * push for chance, push in zip(chances, pushes, strict=True))
     counted = sum(chances) if options.mask_tied_groups else 1.0
     tokens = min(options.max_new_tokens, 2)
     return reward / (tokens * counted) - options.entropy_coefficient * (p - 0.5)
+
+
+def _chance(right: int, group: int, p: float) -> float:
+    """That so many of a group are right, by logarithms: the ways to choose them outgrow a float."""
+    ways = math.lgamma(group + 1) - math.lgamma(right + 1) - math.lgamma(group - right + 1)
+    return math.exp(ways + right * math.log(p) + (group - right) * math.log1p(-p))
 
 
 def _push_of_group(x: float, options: GrpoOptions) -> float:

@@ -84,6 +84,14 @@ def test_the_defaults_let_84_percent_be_right_and_more_entropy_lets_less():
     assert push == pytest.approx(options.entropy_coefficient * (p - 0.5))
 
 
+def test_groups_whose_subsets_outnumber_a_float_are_nearly_of_the_limit():
+    """Without ties and with 1/G gone, the balance is a quadratic equation in p."""
+    options = GrpoOptions(group_size=5000)
+    ratio = options.max_new_tokens * options.entropy_coefficient / options.correct_weight
+    limit = (1 - ratio + math.sqrt(1 + ratio**2)) / 2
+    assert greatest_sampled_accuracy(options) == pytest.approx(limit, abs=1e-4)
+
+
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
