@@ -117,7 +117,6 @@ def check_later_run(config: RunConfig, first: RunConfig) -> None:
             check_place(config)
         start = dataclasses.replace(config.model, source=first.model.source)
         _open_model(dataclasses.replace(config, model=start))
-        make_schedule(config.optimizer, config.updates)
         check_sources(config)
 
 
@@ -132,6 +131,7 @@ class _Opened(NamedTuple):
 
 
 def _open_model(config: RunConfig) -> _Opened:
+    make_schedule(config.optimizer, config.updates)  # refuses a warmup that is too long
     mesh = make_mesh(config.mesh)
     check_implementation(config.model.attention, config.model.compute_dtype, mesh)
     part = config.train.batch_size // config.train.accumulation

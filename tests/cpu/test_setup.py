@@ -7,7 +7,15 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from prorank_jax.config import DataOptions, ModelOptions, RankingOptions, RunConfig
+from prorank_jax.config import (
+    DataOptions,
+    GrpoOptions,
+    ModelOptions,
+    OptimizerOptions,
+    RankingOptions,
+    RunConfig,
+    TrainOptions,
+)
 from prorank_jax.setup import prepare_run
 
 
@@ -22,6 +30,17 @@ def test_scores_that_cannot_be_labels_are_refused_before_the_model_is_opened(tmp
     with pytest.raises(
         ValueError, match=r"^ranking\.soft_labels='teacher': the teacher's scores go from 2\.5"
     ):
+        prepare_run(config, Console(quiet=True))
+
+
+def test_a_warmup_that_is_too_long_is_refused_before_the_model_is_opened(tmp_path: Path) -> None:
+    config = RunConfig(
+        model=ModelOptions(source=str(tmp_path / "no model")),
+        train=TrainOptions(steps=5),
+        optimizer=OptimizerOptions(warmup_steps=10),
+        grpo=GrpoOptions(updates_per_rollout=2),
+    )
+    with pytest.raises(ValueError, match=r"^optimizer\.warmup_steps=10: must be below the 10 updates"):
         prepare_run(config, Console(quiet=True))
 
 
