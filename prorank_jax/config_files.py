@@ -187,8 +187,22 @@ def _for_stage(flat: dict[str, Any], stage: Any) -> dict[str, Any]:
     common = {
         name: value for name, value in flat.items() if name.partition(".")[0] not in STAGE_SECTIONS.values()
     }
+    return common | _in_section(flat, stage)
+
+
+def _in_section(flat: dict[str, Any], stage: Any) -> dict[str, Any]:
     prefix = f"{STAGE_SECTIONS.get(stage)}."
-    return common | {name[len(prefix) :]: value for name, value in flat.items() if name.startswith(prefix)}
+    return {name[len(prefix) :]: value for name, value in flat.items() if name.startswith(prefix)}
+
+
+def read_for_stage(path: str | Path, stage: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The fields of a file as they are for one stage, and those of them that its section says.
+
+    Raises:
+        ValueError: as `load_config`, of names and types.
+    """
+    flat = _read_yaml(Path(path))
+    return _for_stage(flat, stage), _in_section(flat, stage)
 
 
 def config_from_flat(flat: dict[str, Any], origin: str = "config") -> RunConfig:

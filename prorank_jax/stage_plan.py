@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from prorank_jax.config import RunConfig
-from prorank_jax.config_files import SHORT_NAMES, STAGE_SECTIONS, load_config, parse_command_line
+from prorank_jax.config_files import (
+    SHORT_NAMES,
+    STAGE_SECTIONS,
+    load_config,
+    parse_command_line,
+    read_for_stage,
+)
+from prorank_jax.source_names import is_url
 
 BOTH_STAGES = "both"
 _STAGE = "--stage"
+_START = "model.source"
 
 
 def arguments_of_stage(stage: int, arguments: Sequence[str]) -> list[str]:
@@ -63,20 +72,44 @@ def planned_runs(arguments: Sequence[str]) -> tuple[RunConfig, ...]:
         return (load_config(file, overrides),)
     _refuse_other_start(shared)
     first, second = (_run_of(stage, shared) for stage in STAGE_SECTIONS)
-    if first.output_dir == second.output_dir:
+    if _place(first.output_dir) == _place(second.output_dir):
         first, second = (
-            replace(run, output_dir=f"{run.output_dir.rstrip('/')}/{STAGE_SECTIONS[run.stage]}")
-            for run in (first, second)
+            replace(run, output_dir=_inside(run.output_dir, run.stage)) for run in (first, second)
         )
+    _refuse_other_start_in_file(shared, first.output_dir)
     return first, replace(second, model=replace(second.model, source=first.output_dir))
+
+
+def _inside(folder: str, stage: int) -> str:
+    return f"{folder.rstrip('/')}/{STAGE_SECTIONS[stage]}"
+
+
+def _place(name: str) -> str:
+    """Equal for two spellings of one folder, `runs/x` and `./runs/x/`."""
+    return name.rstrip("/") if is_url(name) else str(Path(name).expanduser().resolve())
 
 
 def _refuse_other_start(arguments: Sequence[str]) -> None:
     prefix = f"--{STAGE_SECTIONS[2]}."
     for argument in arguments:
         name = argument.removeprefix(prefix).partition("=")[0]
-        if argument.startswith(prefix) and SHORT_NAMES.get(name, name) == "model.source":
-            raise ValueError(
-                f"{argument}: with --stage both, stage 2 starts from stage 1's result; "
-                "leave it out, or run --stage 2 by itself"
-            )
+        if argument.startswith(prefix) and SHORT_NAMES.get(name, name) == _START:
+            raise _other_start(argument)
+
+
+def _refuse_other_start_in_file(arguments: Sequence[str], first: str) -> None:
+    """What a file's section may say is its own stage 1, wherever `--output_dir` has put that since."""
+    file, _ = parse_command_line(arguments_of_stage(2, arguments))
+    if file is None:
+        return
+    said = read_for_stage(file, 2)[1].get(_START)
+    own = read_for_stage(file, 1)[0].get("output_dir", RunConfig.output_dir)
+    if said is not None and _place(said) not in map(_place, (first, own, _inside(own, 1))):
+        raise _other_start(f"{file}: {STAGE_SECTIONS[2]}.{_START}={said!r}")
+
+
+def _other_start(named: str) -> ValueError:
+    return ValueError(
+        f"{named}: with --stage both, stage 2 starts from stage 1's result; leave it out, or run --stage 2 "
+        "by itself"
+    )

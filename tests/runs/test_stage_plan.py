@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import jax
 import pytest
@@ -42,9 +43,33 @@ def test_folders_of_their_own_are_kept():
     assert (first.output_dir, second.output_dir) == ("runs/stage1", "runs/stage2")
 
 
+@pytest.mark.parametrize("second", ["runs/x/", "./runs/x", "runs/y/../x"])
+def test_one_folder_spelled_in_two_ways_is_one(second):
+    runs = planned_runs(["--stage=both", "--stage1.output_dir", "runs/x", "--stage2.output_dir", second])
+    assert [Path(run.output_dir).name for run in runs] == ["stage1", "stage2"]
+    urls = ["--stage1.output_dir", "gs://bucket/x", "--stage2.output_dir", "gs://bucket/x/"]
+    told = [run.output_dir for run in planned_runs(["--stage=both", *urls])]
+    assert told == ["gs://bucket/x/stage1", "gs://bucket/x/stage2"]
+
+
+def test_what_a_file_starts_stage_2_from_is_its_own_stage_1_or_refused(tmp_path):
+    file = tmp_path / "both.yaml"
+    both = ["--stage", "both", "--config", str(file)]
+    for folder in ("a", "a/stage1"):
+        file.write_text(f"output_dir: a\nstage2: {{model: {{source: {folder}}}}}\n")
+        for moved in ([], ["--output_dir", "b"]):
+            first, second = planned_runs([*both, *moved])
+            assert second.model.source == first.output_dir
+    file.write_text("model: {source: start}\nstage2: {model: {source: other}}\n")
+    with pytest.raises(ValueError, match=r"both\.yaml: stage2\.model\.source='other': with --stage both"):
+        planned_runs(both)
+    file.write_text("model: {source: start}\n")
+    assert [run.model.source for run in planned_runs(both)] == ["start", "runs/stage1"]
+
+
 def test_a_file_with_sections_serves_both(tmp_path):
     file = tmp_path / "both.yaml"
-    file.write_text("output_dir: x\ntrain: {steps: 7}\nstage2: {model: {source: other}, train: {steps: 8}}\n")
+    file.write_text("output_dir: x\ntrain: {steps: 7}\nstage2: {model: {source: x}, train: {steps: 8}}\n")
     first, second = planned_runs(["--stage", "both", "--config", str(file)])
     assert (first.output_dir, first.train.steps) == ("x/stage1", 7)
     assert (second.output_dir, second.train.steps, second.model.source) == ("x/stage2", 8, "x/stage1")
