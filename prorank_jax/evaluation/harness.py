@@ -68,6 +68,7 @@ class Evaluation:
         scores: query id → raw scores of the candidates; queries without candidates are absent.
         compared: another system, if one was asked for.
         gain_over_compared: reranked against that one in nDCG@10.
+        compared_lacks: queries that the other system does not rank at all, where it scores 0.
         ceiling: a perfect reranker of the same candidates.
         reach: what the candidates hold of the relevant documents.
         fused: reranked together with the first stage, if it was asked for.
@@ -81,6 +82,7 @@ class Evaluation:
     reach: Reach
     compared: System | None = None
     gain_over_compared: Comparison | None = None
+    compared_lacks: int = 0
     fused: Fused | None = None
 
     @property
@@ -152,9 +154,10 @@ def evaluate_collection(
     before = measure(first_stage.name, first_stage.rankings, collection)
     rankings = {query: rerank(ranking, scores.get(query)) for query, ranking in first_stage.rankings.items()}
     after = measure("reranked", rankings, collection)
-    other = None
+    other, lacking = None, 0
     if compared is not None:
         name, others = compared
+        lacking = len(rankings.keys() - others.keys())
         other = measure(name, {query: others.get(query, []) for query in rankings}, collection)
     perfect = {
         query: perfect_ranking(ranking, collection.qrels[query], top_k)
@@ -166,9 +169,10 @@ def evaluate_collection(
         gain=compare(after.main, before.main),
         scores=scores,
         ceiling=measure("ceiling", perfect, collection),
-        reach=reach(first_stage.rankings, collection.qrels, top_k),
+        reach=reach(first_stage.rankings, collection.qrels, top_k, first_stage.deepest),
         compared=other,
         gain_over_compared=compare(after.main, other.main) if other else None,
+        compared_lacks=lacking,
         fused=None if fusion is None else _fuse(fusion, collection, first_stage, scores, before, after),
     )
 

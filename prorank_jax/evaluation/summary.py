@@ -35,6 +35,7 @@ def summarize(evaluation: Evaluation) -> dict[str, Any]:
     if evaluation.compared and evaluation.gain_over_compared:
         entry["compared"] = {
             "run": evaluation.compared.name,
+            "queries_lacking": evaluation.compared_lacks,
             "metrics": means(evaluation.compared.metrics),
             **as_json(evaluation.gain_over_compared),
         }

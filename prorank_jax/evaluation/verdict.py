@@ -134,7 +134,11 @@ def _few(entry: Entry) -> str:
 
 def _compared(entry: Entry) -> str:
     other = entry.get("compared")
-    return "" if other is None else f"Against {other['run']}: {_facts(other)}."
+    if other is None:
+        return ""
+    lacking = other.get("queries_lacking")
+    count = f" It lacks {lacking} of the {entry['queries']} queries, which count as 0 for it."
+    return f"Against {other['run']}: {_facts(other)}.{count if lacking else ''}"
 
 
 def _fused(entry: Entry, first: str) -> str:

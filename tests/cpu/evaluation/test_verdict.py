@@ -111,6 +111,14 @@ def test_another_run_has_its_facts():
     )
 
 
+def test_queries_that_another_run_lacks_are_told_with_what_they_count_as():
+    other = {"run": "a.trec", "delta": 0.7, "interval": [0.6, 0.8], "p_value": 0.01, "queries_lacking": 54}
+    assert said(queries=60, compared=other)[-1].endswith(
+        "p 0.010. It lacks 54 of the 60 queries, which count as 0 for it."
+    )
+    assert "lacks" not in said(compared=other | {"queries_lacking": 0})[-1]
+
+
 def fusion(delta=0.02, p_value=0.01, tuned_on=None):
     over = {"delta": delta, "p_value": p_value, "interval": [0.0, 0.04]}
     return {
