@@ -15,7 +15,8 @@ class Reach:
     Attributes:
         recall: share of a query's relevant documents that are among its candidates, mean over the queries.
         queries_without: queries with no relevant candidate, which score 0 whatever the reranker does.
-        deepest: documents of the longest ranking, of which `top_k` are reranked.
+        deepest: documents of the longest ranking, of which `top_k` are reranked; one more than were asked
+            of a first stage that has more.
     """
 
     recall: float
@@ -32,15 +33,17 @@ def perfect_ranking(ranking: Sequence[str], grades: Grades, top_k: int) -> list[
     return best + list(ranking[top_k:])
 
 
-def reach(rankings: Mapping[str, Sequence[str]], qrels: Mapping[str, Grades], top_k: int) -> Reach:
+def reach(
+    rankings: Mapping[str, Sequence[str]], qrels: Mapping[str, Grades], top_k: int, deepest: int
+) -> Reach:
     """What the best `top_k` of each ranking hold.
 
     Args:
         rankings: at least one; each query has a document of grade 1 or higher in `qrels`.
+        deepest: see `Reach`.
     """
     shares = []
     for query, ranking in rankings.items():
         relevant = {document for document, grade in qrels[query].items() if grade > 0}
         shares.append(len(relevant & set(ranking[:top_k])) / len(relevant))
-    deepest = max(map(len, rankings.values()))
     return Reach(sum(shares) / len(shares), sum(share == 0 for share in shares), deepest)

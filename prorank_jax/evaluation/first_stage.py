@@ -32,12 +32,19 @@ class FirstStage:
         rankings: query id → document ids, best first, maybe none; the queries that count, in order.
         own_documents: rankings that had named the query itself, which was dropped.
         scores: query id → document id → score, never rising along a ranking; only a fusion reads them.
+        is_cut: whether a ranking could go on behind its last document.
     """
 
     name: str
     rankings: Mapping[str, Sequence[str]]
     own_documents: int = 0
     scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    is_cut: bool = False
+
+    @property
+    def deepest(self) -> int:
+        """Documents of the longest ranking, one more where it could go on."""
+        return max(map(len, self.rankings.values()), default=0) + self.is_cut
 
     @property
     def empty(self) -> int:
@@ -106,7 +113,8 @@ def _without_itself(
     dropped = sum(len(kept[query]) < len(documents) for query, documents in scores.items())
     cut = {query: documents[:depth] for query, documents in kept.items()}
     check_writable_ids(cut)
-    return FirstStage(name, cut, dropped, scores)
+    is_cut = depth is not None and any(len(documents) > depth for documents in scores.values())
+    return FirstStage(name, cut, dropped, scores, is_cut)
 
 
 def bm25_first_stage(collection: Collection, queries: Sequence[str], depth: int = LEAST_DEPTH) -> FirstStage:

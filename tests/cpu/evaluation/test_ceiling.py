@@ -31,5 +31,5 @@ def test_what_nobody_judged_relevant_keeps_its_order():
 def test_the_reach_of_candidates():
     rankings = {"p": ["a", "b", "c"], "q": ["a", "b"], "r": []}
     qrels = {"p": {"a": 1, "c": 2, "b": 0}, "q": {"b": 1}, "r": {"a": 1}}
-    assert reach(rankings, qrels, 1) == Reach(0.5 / 3, 2, 3)
-    assert reach(rankings, qrels, 100) == Reach(2 / 3, 1, 3)
+    assert reach(rankings, qrels, 1, 3) == Reach(0.5 / 3, 2, 3)
+    assert reach(rankings, qrels, 100, 4) == Reach(2 / 3, 1, 4)

@@ -64,6 +64,15 @@ def test_bm25_ranks_what_shares_a_word_and_ties_stand_in_corpus_order():
     assert first_stage.candidates(1) == {"q": ["z"]}
 
 
+def test_how_deep_a_ranking_is_tells_whether_more_could_be_reranked(tmp_path):
+    documents = {name: Document(name, "cat") for name in "abc"}
+    collection = Collection("c", documents, {"q": "cats", "none": "unicorn"}, {"q": {"a": 1}})
+    depths = [bm25_first_stage(collection, ["none", "q"], depth).deepest for depth in (1, 2, 3, 4)]
+    assert depths == [2, 3, 3, 3]
+    write_run(tmp_path / "run", {"q": ["a", "b"]}, "t")
+    assert run_first_stage(tmp_path / "run", collection, ["q"]).deepest == 2
+
+
 def test_a_query_that_is_a_document_is_dropped_from_its_own_ranking(tmp_path):
     collection = collection_with_a_query_in_it()
     first_stage = bm25_first_stage(collection, ["a1"], depth=1)

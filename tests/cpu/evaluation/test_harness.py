@@ -129,6 +129,7 @@ def test_the_summary_has_the_documented_fields(collection, first_stage):
         mean["reranked"] - summary["compared"]["metrics"]["ndcg@10"]
     )
     assert evaluation.compared.main["q1"] == 0
+    assert summary["compared"]["queries_lacking"] == len(first_stage.rankings.keys() - other.keys()) > 0
     records = query_records(evaluation)
     assert [record["query"] for record in records] == list(collection.queries)
     assert np.mean([record["reranked"]["map"] for record in records]) == pytest.approx(
@@ -338,7 +339,9 @@ def test_reach_and_ceiling_are_of_the_candidates(collection, first_stage):
     scorer = chunk_by_chunk(CountingScorer())
     found = evaluate_collection(scorer, collection, first_stage, top_k=2)
     rankings = first_stage.rankings
-    assert found.reach == reach(rankings, collection.qrels, 2) != reach(rankings, collection.qrels, 100)
+    deepest = max(map(len, rankings.values()))
+    assert found.reach == reach(rankings, collection.qrels, 2, deepest)
+    assert found.reach != reach(rankings, collection.qrels, 100, deepest)
     for query, ranking in rankings.items():
         best = perfect_ranking(ranking, collection.qrels[query], 2)
         assert list(found.ceiling.rankings[query]) == best
