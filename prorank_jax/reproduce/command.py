@@ -41,6 +41,7 @@ from prorank_jax.run_folder import (
     REPORT_FILE,
     only_run_in,
     write_atomically,
+    write_config,
     write_json,
     write_text_atomically,
 )
@@ -92,6 +93,8 @@ def reproduce(
             say(console, f"[{number}/{len(entries)}] {entry.title}: {_outlook(entry, jobs)}")
             adds_a_row = not all(job.is_done for job in jobs)
             for job in jobs:
+                if job.kind == TRAIN and job.entry.row == BOTH and not job.is_done:
+                    _keep_start(plan, job.entry)
                 _do(job, run)
             if adds_a_row or not commands:
                 commands = list(dict.fromkeys([*commands, options.command]))
@@ -130,6 +133,13 @@ def _do(job: Job, run: RunLauncher) -> None:
     run(job.launcher, job.arguments)
     if not job.is_done:
         raise ValueError(f"launch/{job.launcher}: ended without {job.result}; run this again")
+
+
+def _keep_start(plan: Plan, entry: Entry) -> None:
+    """The recipe of its stage 1, which may be trained again by another while these results stay."""
+    folder = plan.start_folder(entry)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_config(folder, plan.run_config(plan.first_of(entry)))
 
 
 def earlier_commands(folder: Path) -> list[str]:

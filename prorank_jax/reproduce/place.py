@@ -14,6 +14,8 @@ from prorank_jax.corpora import source_fingerprint
 from prorank_jax.evaluation.output import check_owner, read_settings
 from prorank_jax.model_identity import FINGERPRINT, known_as, model_identity
 from prorank_jax.model_prompt import open_with_prompts
+from prorank_jax.named_files import teacher_fingerprint
+from prorank_jax.negatives_run import ranking_content
 from prorank_jax.reproduce.options import ReproduceOptions
 from prorank_jax.reproduce.plan import RUN_FOLDER, Entry, Plan
 from prorank_jax.reproduce.rows import BOTH, ROWS, STAGE1, STAGE2, TRAINED
@@ -25,6 +27,7 @@ SETTINGS_FILE = "reproduce.json"
 # Of the probe's config, what decides its prompts and answers; folders of earlier versions lack the last two.
 _PROBE_FIELDS = ("data.", "train.seed", "probe.examples", "grpo.max_new_tokens")
 _PROBE_COMPUTES = ("model.compute_dtype", "model.attention")
+_CONTENT = "content of "  # which folders of earlier versions do not have
 
 
 def as_named_before(options: ReproduceOptions) -> ReproduceOptions:
@@ -66,8 +69,22 @@ def shared_settings(options: ReproduceOptions) -> dict[str, Any]:
             for name, value in probe.items()
             if name.startswith((*_PROBE_FIELDS, *_PROBE_COMPUTES))
         },
+        **_named_files(options),
     }
     return json.loads(json.dumps(settings))
+
+
+def _named_files(options: ReproduceOptions) -> dict[str, Any]:
+    """The content of the files that the recipes name beside the collection; another one is another recipe."""
+    return {
+        f"{_CONTENT}{stage}.data.{name}": content
+        for stage, recipe in (("stage1", options.stage1), ("stage2", options.stage2))
+        for name, content in {
+            "teacher_scores": teacher_fingerprint(recipe.data),
+            "negatives_run": ranking_content(recipe.data).get("negatives_run", ""),
+        }.items()
+        if content
+    }
 
 
 def check_folder(output_dir: Path, settings: dict[str, Any]) -> None:
@@ -84,6 +101,7 @@ def check_folder(output_dir: Path, settings: dict[str, Any]) -> None:
         settings = {**settings, FINGERPRINT: earlier.get(FINGERPRINT)}
     unwritten = {f"probe: {name}": value for name, value in default_fields("data.").items()}
     unwritten |= {name: settings[name] for name in (f"probe: {field}" for field in _PROBE_COMPUTES)}
+    unwritten |= {name: value for name, value in settings.items() if name.startswith(_CONTENT)}
     check_owner(output_dir, SETTINGS_FILE, settings, "ablation", unwritten)
 
 
@@ -149,6 +167,13 @@ def check_runs(plan: Plan) -> None:
     trained: Sequence[Entry] = [entry for entry in plan.entries(ROWS) if entry.row in TRAINED]
     for entry in trained:
         check_same_run(plan.run_folder(entry), plan.run_config(entry))
+        if entry.row == BOTH:
+            try:
+                check_same_run(plan.start_folder(entry), plan.run_config(plan.first_of(entry)))
+            except ValueError as error:
+                raise ValueError(
+                    f"{plan.folder(entry)}: began from a stage 1 of another recipe; delete it too ({error})"
+                ) from error
 
 
 def is_claimed(output_dir: Path) -> bool:

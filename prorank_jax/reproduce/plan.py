@@ -16,7 +16,7 @@ from prorank_jax.reproduce.rows import BASE, BOTH, STAGE1, TITLES, TRAINED
 from prorank_jax.run_folder import REPORT_FILE
 
 TRAIN, PROBE, EVALUATE = "train", "probe", "evaluate"
-PROMPTS_FOLDER, RUN_FOLDER = "prompts", "run"
+PROMPTS_FOLDER, RUN_FOLDER, START_FOLDER = "prompts", "run", "started_from"
 
 
 @dataclass(frozen=True)
@@ -111,6 +111,14 @@ class Plan:
         first = Entry(STAGE1, entry.seed) if entry.row == BOTH else Entry(BASE, None)
         run, source = self.run_folder(entry), self.model(first)
         return self._options.training_config(entry.row, entry.seed, run, source)
+
+    def first_of(self, entry: Entry) -> Entry:
+        """Stage 1 of an entry of both stages."""
+        return Entry(STAGE1, entry.seed)
+
+    def start_folder(self, entry: Entry) -> Path:
+        """Where an entry of both stages keeps the config of the stage 1 that it began from."""
+        return self.folder(entry) / START_FOLDER
 
     def probe_file(self, entry: Entry) -> Path:
         """The result of an entry's probe."""

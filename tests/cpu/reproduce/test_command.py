@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -202,6 +203,28 @@ def test_a_recipe_may_change_while_no_run_of_it_is_there(tmp_path):
         tmp_path / "out", "--seeds", "0", "--stage2.train.steps", "99", "--stage2.checkpoint.every", "5"
     )
     assert run.launchers == SEED_STEPS[3:]
+
+
+def test_rows_of_both_stages_do_not_outlive_the_recipe_of_their_stage_1(tmp_path):
+    out = tmp_path / "out"
+    work(out, "--seeds", "0")
+    shutil.rmtree(out / "stage1")
+    run, others = StandIns(), ["--seeds", "0", "--stage1.train.steps", "48"]
+    with pytest.raises(ValueError, match=r"both.seed0: began from a stage 1 of another recipe; .*64 .*, 48"):
+        work(out, *others, run=run)
+    assert run.ran == []
+    again, content, _ = work(out, "--seeds", "0")  # the recipe that they began from
+    assert again.launchers == SEED_STEPS[:3]
+    assert content["missing"] == []
+    shutil.rmtree(out / "stage1")
+    shutil.rmtree(out / "both")
+    assert work(out, *others)[0].launchers == [*SEED_STEPS[:3], *SEED_STEPS[6:]]
+
+
+def test_both_stages_of_an_earlier_version_do_not_say_what_they_began_from(tmp_path):
+    work(tmp_path / "out", "--seeds", "0")
+    shutil.rmtree(tmp_path / "out" / "both" / "seed0" / "started_from")
+    assert work(tmp_path / "out", "--seeds", "0")[0].ran == []
 
 
 def test_a_folder_that_holds_something_else_is_left_alone(tmp_path):

@@ -46,6 +46,22 @@ def test_negatives_of_what_one_seed_draws_are_refused_where_another_draws_more(
     assert work(tmp_path / "out", *given, "--only", "stage2", "--seeds", "0", "1")[0].ran
 
 
+def test_seeds_of_other_negatives_in_the_same_file_are_not_pooled(tmp_path):
+    file, out = tmp_path / "dense.trec", tmp_path / "out"
+    queries = queries_to_train_on("demo", "train", DataOptions(), 0, QueryChoice())
+    given = ["--only", "stage2", "--stage2.data.negatives_run", str(file), "--seeds", "0"]
+    write_run(file, {query: ["d"] for query in queries}, "dense")
+    work(out, *given)
+    settings = json.loads((out / place.SETTINGS_FILE).read_text())
+    write_run(file, {query: ["e", "d"] for query in queries}, "dense")
+    with pytest.raises(ValueError, match=r"content of stage2\.data\.negatives_run is '[0-9a-f]{64}' there"):
+        work(out, *given, "1")
+    kept = {name: value for name, value in settings.items() if not name.startswith("content of")}
+    assert len(kept) == len(settings) - 1
+    (out / place.SETTINGS_FILE).write_text(json.dumps(kept))  # as an earlier version left it
+    assert work(out, *given)[0].ran == []
+
+
 def test_a_teacher_of_what_one_seed_draws_is_refused_where_another_draws_none_of_it(tmp_path):
     file, run = tmp_path / "scores.tsv", StandIns()
     draws = [queries_to_train_on("demo", "train", DataOptions(), n, QueryChoice(most=1)) for n in (0, 1)]
