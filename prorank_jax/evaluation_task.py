@@ -9,6 +9,7 @@ from typing import Any
 
 from prorank_jax.collection import Choice, Named
 from prorank_jax.corpora import Collection, load_collection, source_fingerprint
+from prorank_jax.demo_collection import demo_collection
 from prorank_jax.evaluation.first_stage import (
     BM25,
     FirstStage,
@@ -25,6 +26,7 @@ from prorank_jax.evaluation.needed_documents import ids_named, texts_needed
 from prorank_jax.evaluation.options import EvaluationOptions
 from prorank_jax.evaluation.page import SHOWN_DOCUMENTS
 from prorank_jax.evaluation_scores import WHOLE
+from prorank_jax.irds import check_ir_dataset
 from prorank_jax.local_sources import local_beir_files
 from prorank_jax.source_names import CATALOGUE_PREFIX, DEMO
 from prorank_jax.trec import Scores, read_scores, scores_of
@@ -70,7 +72,7 @@ Prepared = tuple[Task, Task | None]
 
 
 def check_split(dataset: DatasetName, option: str = "dataset") -> None:
-    """Refuses a BEIR folder without the split at once, not when its turn comes.
+    """Refuses a dataset without the split, or without judgements, at once, not when its turn comes.
 
     Args:
         option: that named it.
@@ -78,8 +80,12 @@ def check_split(dataset: DatasetName, option: str = "dataset") -> None:
     Raises:
         ValueError: there is no such split.
     """
-    if dataset.source != DEMO and not dataset.source.startswith(CATALOGUE_PREFIX):
-        with naming(dataset, option):
+    with naming(dataset, option):
+        if dataset.source == DEMO:
+            demo_collection(dataset.split, PARTS.split)
+        elif dataset.source.startswith(CATALOGUE_PREFIX):
+            check_ir_dataset(dataset.source.removeprefix(CATALOGUE_PREFIX), PARTS.source)
+        else:
             local_beir_files(dataset.source, dataset.split, PARTS)
 
 

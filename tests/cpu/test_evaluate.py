@@ -339,6 +339,23 @@ def test_a_run_of_other_queries_is_nothing_to_compare_with(workshop, fake):
     assert fake.scored == 0
 
 
+@pytest.mark.parametrize(
+    ("later", "said"),
+    [
+        ("demo:nosuch", r"dataset='demo:nosuch': split='nosuch'"),
+        ("beir/nfcorpus", r"dataset='beir/nfcorpus': .*qrels"),
+        ("beir/nosuch", r"dataset='beir/nosuch': "),
+        ("two:test", r"dataset='two:test': "),
+    ],
+)
+@pytest.mark.usefixtures("workshop")
+def test_a_later_dataset_that_cannot_be_measured_is_refused_before_the_first_is(later, said, fake):
+    given = ["--model", "model", "--dataset", "one", later, "--output_dir", "out"]
+    with pytest.raises(ValueError, match=said):
+        evaluate(parse_options(given), Console(file=StringIO()))
+    assert fake.scored == 0
+
+
 @pytest.mark.usefixtures("fake")
 def test_a_run_to_compare_with_is_freed_of_the_queries_themselves_too(workshop):
     """As the first stage is: the same run on both sides gives the same figures."""
