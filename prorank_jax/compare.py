@@ -27,6 +27,7 @@ from prorank_jax.evaluation.metrics import MAIN_METRIC, METRICS, QueryMetrics, r
 from prorank_jax.evaluation.names import parse_datasets, slug
 from prorank_jax.evaluation.options import EvaluationOptions, add_options, options_from
 from prorank_jax.evaluation.output import METRICS_FILE, QUERIES_FILE, check_known
+from prorank_jax.evaluation.score_log import SCORES_FILE, check_begun
 from prorank_jax.evaluation_task import prepare, tuning_datasets
 from prorank_jax.messages import say
 from prorank_jax.model_prompt import open_with_prompts
@@ -169,6 +170,9 @@ def compare_models(options: ComparisonOptions, console: Console | None = None) -
     require_ranx()
     datasets = parse_datasets(options.evaluation.datasets)
     prepared = prepare(datasets, tuning_datasets(options.evaluation, datasets), 0, options.evaluation)
+    task = prepared[0]
+    for name in options.models:
+        check_begun(options.output_dir / slug(name) / task.dataset.slug / SCORES_FILE, task.header({}))
     for name, source in options.models.items():
         console.print(Text.assemble((name, "bold"), f": {source}"), highlight=False)
         folder = options.output_dir / slug(name)

@@ -43,8 +43,9 @@ def scored_by(scores: Mapping[str, QueryScores]) -> dict[str, int]:
 
 
 def name_differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -> str:
-    """`top_k is 100 there, 50 here`: the fields in which two headers differ; empty if in none."""
-    fields = sorted(name for name in {**saved, **current} if saved.get(name) != current.get(name))
+    """`top_k is 100 there, 50 here`: the fields in which two headers differ, hashes last; empty: in none."""
+    differing = (name for name in {**saved, **current} if saved.get(name) != current.get(name))
+    fields = sorted(differing, key=lambda name: ("fingerprint" in name, name))
     return ", ".join(f"{name} is {saved.get(name)!r} there, {current.get(name)!r} here" for name in fields)
 
 
@@ -79,10 +80,7 @@ def _read(file: Path, header: Mapping[str, Any]) -> dict[str, QueryScores]:
                 query, scores = _from_line(record)
                 done[query] = scores
         except (ValueError, TypeError, KeyError) as error:  # JSON and UTF-8 errors are ValueErrors
-            raise ValueError(
-                f"{file}, line {number}: damaged ({error}); delete the file to score again, or name another "
-                "output_dir"
-            ) from error
+            raise _damaged(file, number, error) from error
         if number == 1:
             _check_header(file, record, header)
     return done
@@ -99,6 +97,32 @@ def _check_header(file: Path, saved: Any, header: Mapping[str, Any]) -> None:
             f"{file}: belongs to another evaluation ({differences}); name another output_dir, or repeat that "
             "evaluation to resume it"
         )
+
+
+def check_begun(file: Path, part: Mapping[str, Any]) -> None:
+    """Refuses a file of scores, which need not be there, by what of its header is known before a model is.
+
+    Raises:
+        ValueError: it belongs to another evaluation (names the fields), or is damaged.
+    """
+    if not file.is_file():
+        return
+    with file.open("rb") as log:
+        first = log.readline()
+    if not first.endswith(b"\n"):
+        return  # cut off, and begun again
+    try:
+        saved = json.loads(first)
+    except ValueError as error:
+        raise _damaged(file, 1, error) from error
+    known = json.loads(json.dumps(part))
+    _check_header(file, saved, {**saved, **known} if isinstance(saved, dict) else known)
+
+
+def _damaged(file: Path, line: int, error: Exception) -> ValueError:
+    return ValueError(
+        f"{file}, line {line}: damaged ({error}); delete the file to score again, or name another output_dir"
+    )
 
 
 class ScoreLog:

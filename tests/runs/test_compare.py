@@ -190,6 +190,10 @@ def test_a_later_models_folder_of_another_evaluation_is_refused_before_any_is_me
     with pytest.raises(ValueError, match=r"one: .*belongs to another evaluation \(top_k is 3 there, 2 here"):
         compare_models(parse_options(again), Console(file=io.StringIO()))
     assert not (tmp_path / "out" / "new").exists()
+    again = [f"new={workshop / 'model'}", *before, "--queries", "2"]
+    with pytest.raises(ValueError, match=r"scores\.jsonl: .* \(queries is 12 there, 2 here, .*"):
+        compare_models(parse_options(again), Console(file=io.StringIO()))
+    assert not (tmp_path / "out" / "new").exists()
 
 
 @pytest.mark.parametrize("content", ["", "{", "{}", "[]", "null", '{"systems": []}'])
