@@ -16,6 +16,8 @@ from prorank_jax.run_facts import DataFacts, RunFacts, skipped_updates
 
 LEAST_FORMAT = 0.9
 ONE_ANSWER = 0.02
+# Nats of the answer that is sampled, over the last steps: above it both answers come, one in five at least.
+UNDECIDED, LAST_STEPS = 0.5, 10
 LEAST_QUERIES, LEAST_RELEVANT = 50, 100
 MOST_CUT = 0.2
 CLIPPED_ALWAYS = 0.95
@@ -113,6 +115,14 @@ def _one_answer(facts: RunFacts) -> str:
         return ""
     answer = "1" if last.relevant_share > 0.5 else "0"
     share = max(last.relevant_share, 1 - last.relevant_share)
+    entropies = [record.get("answer_entropy", 0.0) for record in facts.metrics[-LAST_STEPS:]]
+    entropy = sum(entropies) / max(len(entropies), 1)
+    if entropy > UNDECIDED:
+        return (
+            f"undecided so far: the greedy answer is {answer!r} to {share:.0%} of the held-out prompts, but "
+            f"sampled ones are both (answer entropy {entropy:.2f}, of at most 0.69 nats); train for more "
+            "steps (the distinction comes after the format)"
+        )
     return (
         f"the policy collapsed: it answers {answer!r} to {share:.0%} "
         "of the held-out prompts, relevant or not; raise grpo.entropy_coefficient, lower "

@@ -87,6 +87,17 @@ def test_nothing_is_said_of_before_where_that_probe_was_lost(probes):
     assert said.startswith("Finished: held-out AUC 0.800, accuracy 0.750 after (128 prompts); those before")
 
 
+@pytest.mark.parametrize(("entropy", "undecided"), [(0.67, True), (0.51, True), (0.49, False), (0.0, False)])
+def test_one_greedy_answer_is_a_collapse_only_where_the_sampled_ones_are_one_too(entropy, undecided):
+    told = [{**record, "answer_entropy": entropy} for record in WARMUP.metrics]
+    earlier = [{**record, "answer_entropy": 0.69 - entropy} for record in told[:-10]]
+    facts = changed(after(WARMUP, relevant_share=0.0), metrics=[*earlier, *told[-10:]])
+    sentence = diagnose(facts)["one answer"]
+    assert ("the policy collapsed" in sentence) == ("entropy_coefficient" in sentence) != undecided
+    assert (f"answer entropy {entropy:.2f}, of at most 0.69" in sentence) == undecided
+    assert "train for more steps" in sentence
+
+
 @pytest.mark.parametrize(
     ("facts", "kind", "remedy"),
     [
