@@ -69,8 +69,8 @@ def read_embedding_groups(
     if not kept:
         raise ValueError(
             f"{fields.source}={str(path)!r}: none of its {len(queries)} queries falls into the split "
-            f"{split!r}; give a file with more queries, or the split 'all' of another one: "
-            "data.probe_source=FILE --data.probe_split all"
+            f"{split!r}, which a hash of the query decides, about 9 to 1; give a file with more queries, "
+            "some 50, or hold out another file: --data.probe_source FILE --data.probe_split all"
         )
     if tell:
         _tell_what_is_shared(f"{path}/{split}", list(kept.values()), has_pairs=file.first is not None)

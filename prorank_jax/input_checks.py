@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 Pair = tuple[str, str]
+_TEXT = "give a str (a title and its text joined by a space)"
 
 
 def checked_pairs(pairs: Iterable[Sequence[str]]) -> list[Pair]:
@@ -39,7 +40,7 @@ def checked_documents(documents: Iterable[str]) -> list[str]:
 
 def check_query(query: object, name: str) -> None:
     """Raises a ValueError for a query that is no text or holds nothing but white space."""
-    _check_text(query, name)
+    _check_text(query, name, "give one query, a str")
     if not str(query).strip():
         raise ValueError(f"{name}={query!r}: empty, so nothing is relevant to it; give a query")
 
@@ -100,7 +101,7 @@ def _check_listed(values: object, name: str, wanted: str) -> None:
         raise ValueError(f"{name}: {type(values).__name__} is no list; give a list of {wanted}")
 
 
-def _check_text(text: object, name: str, remedy: str = "give a str (title and text joined)") -> None:
+def _check_text(text: object, name: str, remedy: str = _TEXT) -> None:
     if isinstance(text, bytes | bytearray):
         raise ValueError(f"{name}: bytes, not a text; decode it, e.g. with .decode('utf-8', 'replace')")
     if not isinstance(text, str):

@@ -83,8 +83,8 @@ def read_pair(record: dict[str, Any], place: str) -> LabelledPair:
     given = _filled_labels(record)
     if not given:
         raise ValueError(
-            f"{place}: {passage} has no {LABEL} and no {SCORE}; add one, or name a passage that is relevant "
-            f"{_POSITIVE}"
+            f"{place}: {passage} has no {LABEL} and no {SCORE}; add one, or where every {passage} is "
+            f"relevant rename the field to {_POSITIVE}"
         )
     grade, score = None, None
     for name in given:

@@ -79,7 +79,7 @@ PAIR = {"query": "q", "passage": "p", "label": 1}
     [
         (
             {"label": None},
-            "passage has no label and no score; add one, or name a passage that is relevant pos",
+            "passage has no label and no score; add one, or where every passage is relevant rename the field",
         ),
         ({"label": "1"}, "label='1' is str; write it as a number, or rename the field"),
         ({"label": [1]}, "label=[1] is list; write it as a number"),
