@@ -33,8 +33,10 @@ class StepRoom:
 
     def look_at(self, *arguments: Any) -> None:
         """Of the step with these arguments, which is compiled for it, and then not again."""
+        if not self._is_watching:
+            return
         shapes = jax.tree.structure(arguments), *map(jax.typeof, jax.tree.leaves(arguments))
-        if not self._is_watching or shapes in self._seen:
+        if shapes in self._seen:
             return
         self._seen.add(shapes)
         taken = self._temporary_bytes(*arguments) * jax.local_device_count()
